@@ -1,0 +1,49 @@
+# The same targets for people and for CI. `make demo` is the place to start.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+
+# Folders without Python yet would be an error to the checkers.
+FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer pipeline jobs tests bench deploy examples/*)))))
+
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test check format docs
+
+help:
+	@echo 'make demo     segment a picture of the world and ask for the area of the oceans'
+	@echo 'make test     the tests; PYTEST_ARGS="-k query" picks some'
+	@echo 'make check    format, lint and types'
+	@echo 'make format   put the code into shape'
+	@echo 'make docs     write docs/cli.md anew'
+	@echo 'make venv     only install into .venv; PYTHON=python3.12 picks the Python'
+
+venv: $(READY)
+
+# Installed again only when what is to be installed has changed.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo 'Swath needs Python 3.11 or newer; $(PYTHON) is' "$$($(PYTHON) --version 2>&1)."; \
+	  echo 'Name another one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)'; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/bluemarble/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/ruff format --check $(FOLDERS)
+	$(BIN)/ruff check $(FOLDERS)
+	$(BIN)/mypy $(FOLDERS)
+
+format: $(READY)
+	$(BIN)/ruff format $(FOLDERS)
+	$(BIN)/ruff check --fix $(FOLDERS)
+
+docs: $(READY)
+	$(BIN)/python -m jobs.reference docs/cli.md

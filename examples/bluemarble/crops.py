@@ -1,0 +1,80 @@
+"""Training crops: where they are cut and how they are varied. Knows no network.
+
+Half of them hold a lake, for lakes are a thousandth of the picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import bluemarble as bm
+import numpy as np
+import numpy.typing as npt
+
+LAKE_SHARE = 0.5
+LAKE_CAP_KM2 = 20_000.0
+"""Lakes are drawn by area, but none more often than one of this size: the Caspian alone is a
+quarter of all lake pixels of the training area."""
+GAIN_RANGE = 0.1
+"""Brightness is scaled by 1 +- this."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The training area's pixels and labels; nothing east of it is kept.
+
+    The validation band's labels are IGNORE: its pixels are seen at most as surroundings.
+    """
+
+    picture: bm.Uint8s
+    labels: bm.Uint8s
+    lake_pixels: npt.NDArray[np.int64]
+    """(n, 2) rows and columns of the lake pixels."""
+    lake_probs: bm.Floats
+    """(n,) probability of each to be the anchor of a crop."""
+    size_px: int
+
+    @classmethod
+    def training(cls, size_px: int) -> Crops:
+        labels = bm.with_ignored(bm.picture_labels(bm.read_mask()))
+        labels[bm.VALIDATION.slices()] = bm.IGNORE
+        ids, areas_km2 = bm.lakes(labels)
+        area = bm.TRAINING.slices()
+        ids = ids[area]
+        pixels = np.argwhere(ids > 0)
+        lake = ids[ids > 0]
+        weights = np.minimum(areas_km2, LAKE_CAP_KM2)[lake] / np.bincount(lake)[lake]
+        return cls(
+            picture=bm.read_picture()[area].copy(),
+            labels=labels[area].copy(),
+            lake_pixels=pixels,
+            lake_probs=weights / weights.sum(),
+            size_px=size_px,
+        )
+
+    def batch(self, count: int, rng: np.random.Generator) -> tuple[bm.Floats, bm.Uint8s]:
+        """(count, size, size, 3) float32 of 0 to 255 and (count, size, size) labels."""
+        pairs = [self._crop(rng) for _ in range(count)]
+        return np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
+
+    def _crop(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], bm.Uint8s]:
+        row, col = self._origin(rng)
+        window = np.s_[row : row + self.size_px, col : col + self.size_px]
+        pixels, labels = self.picture[window], self.labels[window]
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
+        if mirrored:
+            pixels, labels = pixels[:, ::-1], labels[:, ::-1]
+        gain = 1 + rng.uniform(-GAIN_RANGE, GAIN_RANGE)
+        return (pixels * gain).clip(0, 255).astype(np.float32), labels
+
+    def _origin(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Row and column of the upper left pixel."""
+        height, width = self.labels.shape
+        last_row, last_col = height - self.size_px, width - self.size_px
+        if rng.random() >= LAKE_SHARE:
+            return int(rng.integers(last_row + 1)), int(rng.integers(last_col + 1))
+        anchor = self.lake_pixels[rng.choice(len(self.lake_pixels), p=self.lake_probs)]
+        shift = rng.integers(self.size_px, size=2)
+        row, col = np.clip(anchor - shift, 0, (last_row, last_col))
+        return int(row), int(col)

@@ -1,0 +1,95 @@
+"""The console script `swath`: the group of commands, and what an error looks like.
+
+Knows no command's insides. Nothing here or at the top of a command's file imports torch, ray,
+pyarrow or duckdb, so that help and refusals come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from jobs.plan import plan
+from jobs.query import query
+from jobs.run import run
+from jobs.status import status
+from pipeline.errors import CheckpointError, SwathError, UsageError
+
+DONE, FAILED, USAGE, QUARANTINED = 0, 1, 2, 3
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=(
+        "Exit codes: 0 done; 1 failed or unfinished (the same command goes on where it stopped);"
+        " 2 the command cannot be carried out as asked; 3 done, with something in quarantine."
+    ),
+)
+@click.version_option(package_name="swath", prog_name="swath", message="%(prog)s %(version)s")
+def swath() -> None:
+    """Segment archives of satellite and aerial imagery into Parquet tables.
+
+    Results go to stdout, progress and messages to stderr.
+    """
+
+
+for _command in (plan, run, status, query):
+    swath.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code. Never returns."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = swath.main(args=arguments, prog_name="swath", standalone_mode=False)
+        sys.stdout.flush()
+    except SwathError as error:
+        code = _complain(str(error), USAGE if _is_usage(error) else FAILED)
+    except NoArgsIsHelpError as error:
+        error.show()
+        code = USAGE
+    except click.ClickException as error:
+        code = _complain(_in_one_line(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        code = _complain(_how_to_go_on(arguments), FAILED)
+    except BrokenPipeError:
+        code = _quiet_pipe()
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _is_usage(error: SwathError) -> bool:
+    return isinstance(error, (UsageError, CheckpointError))
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"swath: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _in_one_line(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    return f"{message} See: {context.command_path} --help" if context else message
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    if arguments[:1] != ["run"]:
+        return "stopped"
+    again = shlex.join(["swath", *arguments])
+    return f"stopped; what is done is kept. To go on, run the same command again: {again}"
+
+
+def _quiet_pipe() -> int:
+    # `swath query ... | head` closes our stdout. Python would flush it once more at its exit and
+    # complain, so what is left goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()

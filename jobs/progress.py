@@ -1,0 +1,72 @@
+"""The one live line of `swath run`. Knows how a terminal is rewritten, not what is computed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from typing import Self, TextIO
+
+from jobs import text
+from pipeline.receipt import Progress
+
+TERMINAL_S = 0.2
+"""Seconds between two rewritings of the line on a terminal."""
+LOG_S = 10.0
+"""Seconds between two lines in a file."""
+
+
+class ProgressLine:
+    """Called with each Progress. On a terminal one rewritten line, else a line now and then."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._terminal = stream.isatty()
+        self._pause_s = TERMINAL_S if self._terminal else LOG_S
+        self._next_s = 0.0
+        self._last: Progress | None = None
+        self._shown: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Show the last Progress, and leave the cursor on a line of its own."""
+        if self._last is not None and self._last != self._shown:
+            self._show(self._last)
+        if self._terminal and self._shown is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def __call__(self, progress: Progress) -> None:
+        self._last = progress
+        now_s = self._clock()
+        if self._shown is None or now_s >= self._next_s:
+            self._next_s = now_s + self._pause_s
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        line = render(progress)
+        if self._terminal:
+            # One column less than the terminal has, or the cursor would wrap to the next line.
+            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+        else:
+            line += "\n"
+        self._stream.write(line)
+        self._stream.flush()
+        self._shown = progress
+
+
+def render(progress: Progress) -> str:
+    """`120.0 of 480.0 Mpx, 25%, 3.10 Mpx/s, 1 min 56 s left`."""
+    share = progress.done_px / progress.total_px if progress.total_px else 1.0
+    left_s = progress.left_s
+    return ", ".join(
+        [
+            f"{progress.done_px / 1e6:,.1f} of {text.megapixels(progress.total_px / 1e6)}",
+            f"{share:.0%}",
+            f"{progress.megapixels_per_s:,.2f} Mpx/s",
+            "time left unknown" if left_s is None else f"{text.duration(left_s)} left",
+        ]
+    )

@@ -1,0 +1,82 @@
+"""`swath run`: carry a job out, with one live line. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from jobs import options, text
+from jobs.progress import ProgressLine
+from pipeline.receipt import Receipt
+
+QUARANTINED = 3
+"""Exit code: done, with something in quarantine."""
+
+
+@click.command(
+    epilog=(
+        "Exit codes: 0 done; 1 failed or unfinished (the same command goes on); 2 cannot be"
+        " carried out as asked; 3 done, with something in quarantine."
+    )
+)
+@options.inputs_arg
+@options.checkpoint_opt
+@options.output_opt
+@options.settings_options
+@options.execution_options
+@click.pass_context
+def run(
+    ctx: click.Context, inputs: tuple[str, ...], checkpoint: str, output: str, **parsed: Any
+) -> None:
+    """Segment INPUT... and leave the tables in OUT.
+
+    INPUT is an image, a folder of images or a glob; local or an fsspec URL. Stopped at any
+    moment, by Ctrl-C or a crash, the same command goes on where it was. New files in a folder are
+    added by the same command. The receipt goes to stdout, progress to stderr.
+    """
+    settings, execution = options.parse(parsed)
+    from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+
+    with ProgressLine(sys.stderr) as progress:
+        receipt = job.run(inputs, checkpoint, output, settings, execution, progress)
+    click.echo(render(receipt))
+    if receipt.failures:
+        count = text.count(len(receipt.failures), "row")
+        see = f'swath query {shlex.quote(output)} "SELECT * FROM quarantine"'
+        click.echo(f"swath: done, with {count} in quarantine: {see}", err=True)
+        ctx.exit(QUARANTINED)
+
+
+def render(receipt: Receipt) -> str:
+    """The receipt for a reader."""
+    scenes = [f"{receipt.scenes_done:,} done"]
+    scenes += [f"{receipt.scenes_partial:,} partial"] if receipt.scenes_partial else []
+    scenes += [f"{receipt.scenes_quarantined:,} quarantined"] if receipt.scenes_quarantined else []
+    stages = {"read": receipt.read_s, "segment": receipt.segment_s, "finish": receipt.finish_s}
+    spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
+    earlier = receipt.units - receipt.units_computed
+    replicas = text.count(receipt.replicas, "replica")
+    lines = [
+        ("output", receipt.output),
+        ("scenes", f"{receipt.scenes_planned:,} planned: {', '.join(scenes)}"),
+        ("quarantine", text.count(len(receipt.failures), "row")),
+        (
+            "units",
+            f"{receipt.units_computed:,} computed"
+            + (f", {earlier:,} done by earlier runs" if earlier else ""),
+        ),
+        ("windows", f"{receipt.windows_computed:,} computed"),
+        ("pixels", text.megapixels(receipt.megapixels)),
+        ("time", f"{text.duration(receipt.seconds)} ({spent})"),
+        (
+            "rate",
+            f"{receipt.megapixels_per_s:,.2f} Mpx/s per replica; bound by {receipt.bounded_by}",
+        ),
+        ("on", f"{replicas} on {receipt.device}, runner {receipt.runner}"),
+    ]
+    if receipt.pixels_without_area:
+        lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
+    return "\n".join([text.aligned(lines), *(f"note: {note}" for note in receipt.notes)])

@@ -1,0 +1,41 @@
+"""`swath status`: what an output's own records say. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import click
+
+from jobs import options, text
+from pipeline.receipt import Status
+
+
+@click.command()
+@options.output_arg
+@options.format_opt
+def status(output: str, form: str) -> None:
+    """Say how far the job in OUT has come, from its records alone.
+
+    Needs no cluster and disturbs no run. Exits with 0 whether the job is finished or not.
+    """
+    from pipeline import job  # noqa: PLC0415  so that help does not wait for it
+
+    report = job.status(output)
+    click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
+
+
+def render(report: Status) -> str:
+    """The status for a reader."""
+    share = report.megapixels_done / report.megapixels if report.megapixels else 1.0
+    given = {name: value for name, value in report.settings.items() if value is not None}
+    done = text.megapixels(report.megapixels_done)
+    lines = [
+        ("output", report.output),
+        ("state", "finished" if report.finished else "unfinished: the same `swath run` goes on"),
+        ("pixels", f"{done} of {text.megapixels(report.megapixels)} ({share:.0%})"),
+        ("units", f"{report.units_done:,} of {report.units:,}"),
+        ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
+        ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
+        ("quarantine", text.count(report.quarantined, "row")),
+        ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
+        ("runs", f"{len(report.runs):,}"),
+    ]
+    return text.aligned(lines)

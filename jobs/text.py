@@ -1,0 +1,89 @@
+"""Numbers and values as a reader or a script wants them. Knows no command."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+SIZES = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def aligned(lines: Iterable[tuple[str, str]]) -> str:
+    """Names and values in two columns."""
+    lines = list(lines)
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def megapixels(number: float) -> str:
+    return f"{number:,.1f} Mpx"
+
+
+def size(number_bytes: float) -> str:
+    """Bytes in powers of 1000: 1.2 GB."""
+    power = 0
+    while abs(number_bytes) >= 999.5 and power < len(SIZES) - 1:
+        number_bytes, power = number_bytes / 1000, power + 1
+    return f"{number_bytes:.3g} {SIZES[power]}"
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 3 h 20 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24:,} d {hours % 24} h"
+
+
+def to_json(value: Any) -> str:
+    """One JSON document on one line: see `plain`."""
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it.
+
+    NaN and infinities: null. bytes: lower-case hex, which is also how PostGIS and shapely take
+    WKB. Dates and times: ISO 8601. Durations: seconds. Whole decimals: integers.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> bool | int | float | str | None:
+    result: bool | int | float | str | None
+    match value:
+        case None | bool() | int() | str():
+            result = value
+        case float():
+            result = value if math.isfinite(value) else None
+        case Decimal():
+            result = int(value) if value == value.to_integral_value() else float(value)
+        case bytes():
+            result = value.hex()
+        case datetime() | date() | time():
+            result = value.isoformat()
+        case timedelta():
+            result = value.total_seconds()
+        case _:
+            result = str(value)
+    return result

@@ -1,0 +1,18 @@
+"""Swath's pipeline: archives of imagery in, queryable Parquet tables out.
+
+`run` and `open_output` do what the commands do. They are imported when they are asked for, because
+torch and Ray take seconds to load and SQL needs neither.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {"plan": "job", "run": "job", "status": "job", "open_output": "query"}
+
+__all__ = ["open_output", "plan", "run", "status"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"pipeline.{_HOMES[name]}"), name)

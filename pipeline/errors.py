@@ -1,0 +1,40 @@
+"""What can go wrong in the pipeline. Knows no library.
+
+    SwathError                 (segformer.errors) the root
+    +-- CheckpointError        (segformer.errors)
+    +-- UsageError             the command cannot be carried out as asked; nothing was changed
+    +-- InputError             one input cannot be processed; the others go on
+    +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
+"""
+
+from __future__ import annotations
+
+from segformer.errors import CheckpointError, SwathError
+
+__all__ = ["CheckpointError", "InputError", "SwathError", "UnfinishedError", "UsageError"]
+
+
+class UsageError(SwathError):
+    """Wrong arguments, a missing path, an output of another job. Exit code 2."""
+
+
+class InputError(SwathError):
+    """One input is at fault: it is quarantined under `stage` with this message."""
+
+    def __init__(self, message: str, *, url: str, stage: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.url = url
+        self.stage = stage
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost by the default pickling, and errors cross processes.
+        return (_input_error, (self.message, self.url, self.stage))
+
+
+class UnfinishedError(SwathError):
+    """The run ended with units left open. Exit code 1."""
+
+
+def _input_error(message: str, url: str, stage: str) -> InputError:
+    return InputError(message, url=url, stage=stage)

@@ -1,0 +1,252 @@
+"""Plan, run and status: what the commands call.
+
+The only room that sees the whole flow; each step is another room's work.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from pipeline import flow, local
+from pipeline.errors import UnfinishedError
+from pipeline.output import Job, Output, Shard
+from pipeline.plan import BATCH, Machine, Network, Planner
+from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
+from pipeline.replica import device_here
+from pipeline.settings import Execution, Settings
+from pipeline.stages import Work
+from pipeline.survey import Survey, known, survey
+from pipeline.tracker import Tally, Tracker
+from segformer import checkpoint_sha256, load_model
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Everything that is settled before the first byte is written."""
+
+    job: Job
+    output: Output | None
+    """None: there is none yet."""
+    planner: Planner
+    survey: Survey
+    recorded: list[Shard]
+    new: list[Shard]
+    notes: tuple[str, ...]
+
+
+def plan(
+    inputs: Sequence[str],
+    checkpoint: str,
+    settings: Settings | None = None,
+    execution: Execution | None = None,
+    output: str | None = None,
+) -> Estimate:
+    """What `run` with these arguments would do; what it would still do where OUT exists.
+
+    Reads headers and the checkpoint, writes nothing. Raises UsageError and CheckpointError.
+    """
+    ready = _prepare(inputs, checkpoint, settings or Settings(), execution or Execution(), output)
+    shards = ready.new
+    if ready.output is not None:
+        shards = [*_open_part(ready.output, ready.recorded), *shards]
+    return ready.planner.estimate(shards, ready.survey.inputs, ready.notes)
+
+
+def run(
+    inputs: Sequence[str],
+    checkpoint: str,
+    output: str,
+    settings: Settings | None = None,
+    execution: Execution | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Receipt:
+    """Segments the inputs into OUT, or goes on where an earlier run stopped.
+
+    on_progress is called about once a second. Raises UsageError and CheckpointError before
+    anything is written, and UnfinishedError where units are left open: run it again.
+    """
+    started, clock = datetime.now(UTC), time.monotonic()
+    execution = execution or Execution()
+    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+    out = ready.output or Output.create(output, ready.job)
+    out.store.sweep()
+    for shard in ready.new:
+        out.append(shard)
+    shards = ready.recorded + ready.new
+
+    tracker = Tracker(out, shards, on_progress or (lambda _: None))
+    units = tracker.open_units()
+    work = Work(out.store.root, out.job, ready.planner.machine.threads)
+    if units and execution.runner == "local":
+        local.run_units(work, units, tracker.poll)
+    elif units:
+        flow.run_units(work, units, execution, tracker.poll)
+    tracker.poll()
+
+    seconds = time.monotonic() - clock
+    receipt = _receipt(ready, out, execution, tracker.tally, (started, seconds))
+    out.write_receipt(started.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
+    left = tracker.open_units()
+    if left or receipt.scenes_planned != _outcomes(receipt):
+        raise UnfinishedError(
+            f"{output}: {len(left)} of {receipt.units} units have no outcome;"
+            " the same command goes on from here"
+        )
+    return receipt
+
+
+def status(output: str) -> Status:
+    """What OUT's own records say. Raises UsageError where there is no output."""
+    out = Output.open(output)
+    shards = list(out.shards())
+    committed = out.committed()
+    done = {s.shard_id: out.units_done(s.shard_id) for s in shards if s.shard_id not in committed}
+    units_done = [
+        unit
+        for shard in shards
+        for unit in shard.units
+        if shard.shard_id in committed or unit.unit_id in done[shard.shard_id]
+    ]
+    records = list(out.commit_records())
+    return Status(
+        output=output,
+        units=sum(len(shard.units) for shard in shards),
+        units_done=len(units_done),
+        shards=len(shards),
+        shards_published=len(committed),
+        scenes=sum(len(shard.scenes) + len(shard.rejected) for shard in shards),
+        scenes_published=sum(sum(record["scenes"].values()) for record in records),
+        quarantined=sum(len(record["failures"]) for record in records),
+        megapixels=sum(shard.pixels for shard in shards) / 1e6,
+        megapixels_done=sum(unit.pixels for unit in units_done) / 1e6,
+        finished=bool(shards) and len(committed) == len(shards),
+        settings=out.job.to_json(),
+        runs=tuple(out.receipts()),
+    )
+
+
+def _prepare(
+    inputs: Sequence[str],
+    checkpoint: str,
+    settings: Settings,
+    execution: Execution,
+    output: str | None,
+) -> _Prepared:
+    model = load_model(checkpoint)
+    on_cluster = execution.runner == "ray" and execution.address
+    device = flow.device_of(execution.address) if on_cluster else device_here()
+    existing = Output.find(output) if output else None
+    if settings.batch is None:
+        batch = existing.job.settings.batch if existing else BATCH[device]
+        settings = replace(settings, batch=batch)
+    job = Job(
+        settings=settings,
+        checkpoint=checkpoint if "://" in checkpoint else os.path.abspath(checkpoint),
+        checkpoint_sha256=checkpoint_sha256(checkpoint),
+        device=device,
+        class_names=model.config.class_names,
+        class_colors=model.config.class_colors,
+    )
+    if existing:
+        existing.check_same(job)
+        # The folder may have moved; its bytes are the same.
+        job = replace(existing.job, checkpoint=job.checkpoint)
+        existing = Output(existing.store, job)
+    recorded = list(existing.shards()) if existing else []
+    found = survey(
+        inputs, job.settings, model.config.num_channels, known(existing) if existing else {}
+    )
+    planner = Planner(
+        settings=job.settings,
+        execution=execution,
+        machine=_machine(device, execution),
+        network=Network(
+            classes=model.config.num_labels,
+            channels=model.config.num_channels,
+            gflop_per_window=model.config.gflop_per_window(job.settings.window),
+        ),
+    )
+    new = list(planner.shards(found.scenes, found.rejected, first=len(recorded)))
+    notes = (*model.config.notes, *found.notes)
+    return _Prepared(job, existing, planner, found, recorded, new, notes)
+
+
+def _machine(device: str, execution: Execution) -> Machine:
+    replicas = 1 if execution.runner == "local" else execution.replicas or 1
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(device, max(1, cores // replicas), replicas, memory)
+
+
+def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:
+    """The shards without what has an outcome already."""
+    committed = output.committed()
+    parts = []
+    for shard in shards:
+        if shard.shard_id not in committed:
+            done = output.units_done(shard.shard_id)
+            units = tuple(unit for unit in shard.units if unit.unit_id not in done)
+            ids = {block.scene.scene_id for unit in units for block in unit.blocks}
+            scenes = tuple(scene for scene in shard.scenes if scene.scene_id in ids)
+            parts.append(replace(shard, units=units, scenes=scenes))
+    return parts
+
+
+def _receipt(
+    ready: _Prepared,
+    out: Output,
+    execution: Execution,
+    tally: Tally,
+    when: tuple[datetime, float],
+) -> Receipt:
+    started, seconds = when
+    shards = ready.recorded + ready.new
+    records = list(out.commit_records())
+    machine = ready.planner.machine
+    scenes = {
+        name: sum(record["scenes"][name] for record in records)
+        for name in ("done", "partial", "quarantined")
+    }
+    return Receipt(
+        started=started.isoformat(timespec="seconds"),
+        seconds=seconds,
+        output=out.store.root,
+        runner=execution.runner,
+        device=machine.device,
+        replicas=machine.replicas,
+        units=sum(len(shard.units) for shard in shards),
+        units_computed=tally.units,
+        scenes_planned=sum(len(shard.scenes) + len(shard.rejected) for shard in shards),
+        scenes_done=scenes["done"],
+        scenes_partial=scenes["partial"],
+        scenes_quarantined=scenes["quarantined"],
+        failures=tuple(Failure(**f) for record in records for f in record["failures"]),
+        megapixels=tally.pixels / 1e6,
+        megapixels_per_s=tally.pixels / 1e6 / seconds / machine.replicas,
+        windows_computed=tally.windows,
+        read_s=tally.read_s,
+        segment_s=tally.segment_s,
+        finish_s=tally.finish_s,
+        bounded_by=_bounded_by(tally, execution, machine.replicas),
+        pixels_without_area=sum(record["pixels_without_area"] for record in records),
+        notes=ready.notes,
+    )
+
+
+def _outcomes(receipt: Receipt) -> int:
+    return receipt.scenes_done + receipt.scenes_partial + receipt.scenes_quarantined
+
+
+def _bounded_by(tally: Tally, execution: Execution, replicas: int) -> str:
+    """The stage whose workers were the busiest."""
+    tasks = 1.0 if execution.runner == "local" else flow.IO_CPUS / flow.TASK_CPUS
+    busy = {
+        "read": tally.read_s / tasks,
+        "segment": tally.segment_s / replicas,
+        "finish": tally.finish_s / tasks,
+    }
+    return max(busy, key=lambda stage: busy[stage])

@@ -1,0 +1,233 @@
+"""The layout of OUT: the job, the plan's shards, the unit files, the commits.
+
+    OUT/job.json  plan/<shard>.json  work/<shard>/<unit_id>.parquet  commits/<shard>.json
+        masks|statistics|scenes|quarantine/<shard>.parquet  classes.parquet  runs/<time>.json
+
+The folder is the interface: what is done is what its listings say. Knows how records are named and
+encoded, not what is done with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pipeline.errors import UsageError
+from pipeline.receipt import Failure
+from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.settings import RESULT_VERSION, Settings
+from pipeline.store import Store
+from pipeline.tables import CLASSES, SHARD_TABLES, table_of, write_table
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the rows of an output; immutable once job.json is written."""
+
+    settings: Settings
+    """With the batch settled."""
+    checkpoint: str
+    checkpoint_sha256: str
+    device: str
+    """cpu or cuda: rows are bit-equal per kind of device."""
+    class_names: tuple[str, ...]
+    class_colors: tuple[str | None, ...]
+    result_version: int = RESULT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()
+
+    def _deciding(self) -> dict[str, Any]:
+        return {
+            **self.settings.to_json(),
+            "checkpoint_sha256": self.checkpoint_sha256,
+            "device": self.device,
+            "result_version": self.result_version,
+        }
+
+    def differences(self, other: Job) -> list[str]:
+        """What `other` would decide differently, in words."""
+        mine, theirs = self._deciding(), other._deciding()
+        return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        known = {name: fields[name] for name in cls.__dataclass_fields__}
+        known["settings"] = Settings.from_json(fields["settings"])
+        known["class_names"] = tuple(fields["class_names"])
+        known["class_colors"] = tuple(fields["class_colors"])
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """An input whose header could not be read, in the version that could not be read."""
+
+    version: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole scenes and the units that cover them: what is published and committed at once."""
+
+    shard_id: str
+    scenes: tuple[Scene, ...]
+    units: tuple[Unit, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def pixels(self) -> int:
+        return sum(unit.pixels for unit in self.units)
+
+    def to_json(self) -> dict[str, Any]:
+        index = {scene.scene_id: i for i, scene in enumerate(self.scenes)}
+        return {
+            "shard": self.shard_id,
+            "scenes": [scene.to_json() for scene in self.scenes],
+            "units": [
+                [[index[b.scene.scene_id], *_numbers(b.core)] for b in unit.blocks]
+                for unit in self.units
+            ],
+            "rejected": [
+                {"version": r.version, "failure": r.failure.to_json()} for r in self.rejected
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        scenes = tuple(Scene.from_json(scene) for scene in fields["scenes"])
+        units = tuple(
+            Unit(fields["shard"], tuple(Block(scenes[i], Rect(*rect)) for i, *rect in blocks))
+            for blocks in fields["units"]
+        )
+        rejected = tuple(
+            Rejected(r["version"], Failure(**r["failure"])) for r in fields["rejected"]
+        )
+        return cls(fields["shard"], scenes, units, rejected)
+
+
+def _numbers(rect: Rect) -> list[int]:
+    return [rect.col_off, rect.row_off, rect.width, rect.height]
+
+
+class Output:
+    """An OUT that has its job.json."""
+
+    def __init__(self, store: Store, job: Job) -> None:
+        self.store = store
+        self.job = job
+
+    @classmethod
+    def open(cls, url: str) -> Self:
+        """Raises UsageError where there is no output of Swath."""
+        store = Store(url)
+        if not store.exists("job.json"):
+            raise UsageError(f"{url}: not an output of Swath (it has no job.json)")
+        return cls(store, _read_job(store, url))
+
+    @classmethod
+    def find(cls, url: str) -> Self | None:
+        """None where OUT is new. Raises UsageError where it holds something else."""
+        store = Store(url)
+        if store.exists("job.json"):
+            return cls(store, _read_job(store, url))
+        # classes.parquet alone: an earlier run was killed while it created the output.
+        if set(store.list("")) - {"classes.parquet"}:
+            raise UsageError(
+                f"{url}: holds files that are no output of Swath; name a new or empty folder"
+            )
+        return None
+
+    @classmethod
+    def create(cls, url: str, job: Job) -> Self:
+        """A new output. Raises UsageError where another run has created it meanwhile."""
+        store = Store(url)
+        store.write("classes.parquet", _classes(job))
+        if not store.create("job.json", _encode(job.to_json())):
+            raise UsageError(f"{url}: another run has just created it; wait for it to end")
+        return cls(store, job)
+
+    def check_same(self, job: Job) -> None:
+        """Raises UsageError where `job` would give other rows, naming the differences."""
+        differences = self.job.differences(job)
+        if differences:
+            raise UsageError(
+                f"{self.store.root}: belongs to a job with other settings"
+                f" ({'; '.join(differences)}); use the recorded ones or a new --output"
+            )
+
+    def shard_ids(self) -> list[str]:
+        return [name.removesuffix(".json") for name in self.store.list("plan")]
+
+    def shards(self) -> Iterator[Shard]:
+        for shard_id in self.shard_ids():
+            yield Shard.from_json(json.loads(self.store.read(f"plan/{shard_id}.json")))
+
+    def append(self, shard: Shard) -> None:
+        """Adds a shard to the plan, which is never rewritten."""
+        if not self.store.create(f"plan/{shard.shard_id}.json", _encode(shard.to_json())):
+            raise UsageError(
+                f"{self.store.root}: another run is planning on this output; wait for it to end"
+            )
+
+    def committed(self) -> set[str]:
+        return {name.removesuffix(".json") for name in self.store.list("commits")}
+
+    def commit(self, shard_id: str, record: dict[str, Any]) -> None:
+        self.store.create(f"commits/{shard_id}.json", _encode(record))
+
+    def commit_records(self) -> Iterator[dict[str, Any]]:
+        for name in self.store.list("commits"):
+            yield json.loads(self.store.read(f"commits/{name}"))
+
+    def units_done(self, shard_id: str) -> set[str]:
+        """Ids of the units of an open shard that have their file."""
+        return {name.removesuffix(".parquet") for name in self.store.list(f"work/{shard_id}")}
+
+    def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
+        self.store.create(f"runs/{name}.json", _encode(receipt))
+
+    def receipts(self) -> Iterator[dict[str, Any]]:
+        for name in self.store.list("runs"):
+            yield json.loads(self.store.read(f"runs/{name}"))
+
+
+def unit_path(unit: Unit) -> str:
+    return f"work/{unit.shard}/{unit.unit_id}.parquet"
+
+
+def table_path(table: str, shard_id: str) -> str:
+    assert table in SHARD_TABLES
+    return f"{table}/{shard_id}.parquet"
+
+
+def _read_job(store: Store, url: str) -> Job:
+    try:
+        return Job.from_json(json.loads(store.read("job.json")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{url}/job.json: not readable by this version of Swath ({error!r})"
+        ) from error
+
+
+def _classes(job: Job) -> bytes:
+    rows = [
+        {"class_id": k, "name": name, "color": color}
+        for k, (name, color) in enumerate(zip(job.class_names, job.class_colors, strict=True))
+    ]
+    file = io.BytesIO()
+    write_table(file, table_of(rows, CLASSES))
+    return file.getvalue()
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()

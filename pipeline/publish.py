@@ -1,0 +1,227 @@
+"""A shard all of whose units have an outcome: its unit files to its tables, then its commit.
+
+Can be repeated from any point: the same rows go under the same names. Masks are moved a row group
+at a time, so memory does not grow with the shard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.finish import mean_confidence, place
+from pipeline.output import Output, Shard, table_path, unit_path
+from pipeline.receipt import Failure
+from pipeline.scene import Scene
+from pipeline.tables import (
+    MASKS,
+    QUARANTINE,
+    ROW_GROUP_ROWS,
+    SCENES,
+    STATISTICS,
+    Writer,
+    read_outcome,
+    table_of,
+    write_table,
+)
+
+_KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "class_confidence"]
+_OPEN_UNITS = 32
+"""Unit files held at once while masks are put in order."""
+
+
+def publish(output: Output, shard: Shard) -> None:
+    """Writes the shard's tables, commits it, and empties its work folder."""
+    outcomes = [_outcome(output, unit_path(unit)) for unit in shard.units]
+    failures = [r.failure for r in shard.rejected]
+    failures += [Failure(**f) for outcome in outcomes for f in outcome["failures"]]
+    tiles = _tiles(output, shard)
+    by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for tile in tiles:
+        by_scene[tile["scene_id"]].append(tile)
+    for rows in by_scene.values():
+        rows.sort(key=lambda tile: (tile["tile_row"], tile["tile_col"]))
+
+    statuses = _statuses(shard, failures)
+    scenes = [_scene_row(s, statuses[s.scene_id], by_scene[s.scene_id]) for s in shard.scenes]
+    scenes += [_rejected_row(r.failure) for r in shard.rejected]
+    statistics = [row for s in shard.scenes for row in _statistics(output, s, by_scene[s.scene_id])]
+    _write_masks(output, shard, tiles)
+    for name, rows, schema in (
+        ("statistics", statistics, STATISTICS),
+        ("scenes", scenes, SCENES),
+        ("quarantine", [f.to_json() for f in failures], QUARANTINE),
+    ):
+        with output.store.writing(table_path(name, shard.shard_id)) as file:
+            write_table(file, table_of(rows, schema))
+    output.commit(shard.shard_id, _commit_record(shard, scenes, failures, outcomes))
+    clean(output, shard.shard_id)
+
+
+def clean(output: Output, shard_id: str) -> None:
+    """Empties the work folder of a committed shard."""
+    output.store.delete_folder(f"work/{shard_id}")
+
+
+def _commit_record(
+    shard: Shard,
+    scenes: list[dict[str, Any]],
+    failures: list[Failure],
+    outcomes: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What status and receipts need to know without opening a table."""
+    statuses = [row["status"] for row in scenes]
+    return {
+        "shard": shard.shard_id,
+        "units": len(shard.units),
+        "pixels": shard.pixels,
+        "scenes": {name: statuses.count(name) for name in ("done", "partial", "quarantined")},
+        "failures": [failure.to_json() for failure in failures],
+        "pixels_without_area": sum(outcome["pixels_without_area"] for outcome in outcomes),
+    }
+
+
+def _outcome(output: Output, path: str) -> dict[str, Any]:
+    with output.store.open(path) as file:
+        return read_outcome(file)
+
+
+def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
+    """Every mask tile of the shard without its mask, in the order of the table."""
+    tiles = []
+    for unit in shard.units:
+        with output.store.open(unit_path(unit)) as file:
+            rows = pq.read_table(file, columns=[*_KEYS, "bbox"]).to_pylist()
+        for index, row in enumerate(rows):
+            tiles.append({**row, "path": unit_path(unit), "index": index})
+    order = hilbert(np.array([_centre(tile["bbox"]) for tile in tiles]).reshape(-1, 2))
+    for tile, position in zip(tiles, order, strict=True):
+        tile["order"] = (int(position), tile["scene_id"], tile["tile_row"], tile["tile_col"])
+    return sorted(tiles, key=lambda tile: tile["order"])
+
+
+def _centre(bbox: dict[str, float] | None) -> tuple[float, float]:
+    if bbox is None:
+        return (math.nan, math.nan)
+    return ((bbox["xmin"] + bbox["xmax"]) / 2, (bbox["ymin"] + bbox["ymax"]) / 2)
+
+
+def hilbert(lonlat: np.ndarray) -> np.ndarray:
+    """Position of each (lon, lat) in degrees along a Hilbert curve over the world, int64.
+
+    lonlat: float64 (n, 2); a place without coordinates comes first, at -1. The classic bitwise
+    walk, 16 bits a direction (https://en.wikipedia.org/wiki/Hilbert_curve).
+    """
+    known = np.isfinite(lonlat).all(axis=1)
+    side = 1 << 16
+    span = np.array([[360.0, 180.0]])
+    cells = ((np.where(known[:, None], lonlat, 0.0) + span / 2) / span * side).astype(np.int64)
+    x, y = np.clip(cells, 0, side - 1).T
+    position = np.zeros(len(lonlat), np.int64)
+    level = side >> 1
+    while level:
+        right, upper = (x & level) > 0, (y & level) > 0
+        position += level * level * ((3 * right) ^ upper)
+        flip = ~upper & right
+        x, y = np.where(flip, side - 1 - x, x), np.where(flip, side - 1 - y, y)
+        x, y = np.where(~upper, y, x), np.where(~upper, x, y)
+        level >>= 1
+    return np.where(known, position, -1)
+
+
+def _write_masks(output: Output, shard: Shard, tiles: list[dict[str, Any]]) -> None:
+    with output.store.writing(table_path("masks", shard.shard_id)) as file:
+        writer = Writer(file, MASKS)
+        if not tiles:
+            writer.write(MASKS.empty_table())
+        for group in _row_groups(output, tiles):
+            writer.write(group)
+        writer.close()
+
+
+def _row_groups(output: Output, tiles: list[dict[str, Any]]) -> Iterator[pa.Table]:
+    units: dict[str, pa.Table] = {}
+    for start in range(0, len(tiles), ROW_GROUP_ROWS):
+        rows = []
+        for tile in tiles[start : start + ROW_GROUP_ROWS]:
+            path = tile["path"]
+            table = units.pop(path, None)
+            if table is None:
+                with output.store.open(path) as file:
+                    table = pq.read_table(file, columns=MASKS.names)
+            units[path] = table  # the most recently used stands last
+            if len(units) > _OPEN_UNITS:
+                del units[next(iter(units))]
+            rows.append(table.slice(tile["index"], 1))
+        yield pa.concat_tables(rows).combine_chunks()
+
+
+def _statuses(shard: Shard, failures: list[Failure]) -> dict[str, str]:
+    """Status of each scene: done, partial where some of its blocks failed, else quarantined."""
+    failed = Counter(failure.scene_id for failure in failures)
+    blocks = Counter(block.scene.scene_id for unit in shard.units for block in unit.blocks)
+    return {
+        scene_id: "done"
+        if not failed[scene_id]
+        else "partial"
+        if failed[scene_id] < count
+        else "quarantined"
+        for scene_id, count in blocks.items()
+    }
+
+
+def _scene_row(scene: Scene, status: str, tiles: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "scene_id": scene.scene_id,
+        "url": scene.url,
+        "width": scene.width,
+        "height": scene.height,
+        "bands": scene.bands,
+        "dtype": scene.dtype,
+        "crs": scene.crs,
+        "transform": scene.transform,
+        "datetime": scene.datetime,
+        "valid_pixels": sum(tile["valid_pixels"] for tile in tiles),
+        "status": status,
+        **place(scene, scene.rect),
+    }
+
+
+def _rejected_row(failure: Failure) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(SCENES.names)
+    return {**row, "scene_id": failure.scene_id, "url": failure.url, "status": "quarantined"}
+
+
+def _statistics(
+    output: Output, scene: Scene, tiles: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """One row per class of a scene, summed over its mask tiles in their order."""
+    valid = sum(tile["valid_pixels"] for tile in tiles)
+    classes: dict[int, dict[str, Any]] = {}
+    for tile in tiles:
+        for pixels, sums in zip(tile["class_pixels"], tile["class_confidence"], strict=True):
+            total = classes.setdefault(
+                pixels["class_id"],
+                {"pixels": 0, "area_m2": 0.0, "confidence": 0, "samples": 0},
+            )
+            total["pixels"] += pixels["pixels"]
+            total["confidence"] += sums["confidence"]
+            total["samples"] += sums["samples"]
+            if scene.crs:
+                total["area_m2"] += pixels["area_m2"]
+    for class_id, total in sorted(classes.items()):
+        yield {
+            "scene_id": scene.scene_id,
+            "class_id": class_id,
+            "class_name": output.job.class_names[class_id],
+            "pixels": total["pixels"],
+            "fraction": total["pixels"] / valid,
+            "area_m2": total["area_m2"] if scene.crs else None,
+            "mean_confidence": mean_confidence(total["confidence"], total["samples"]),
+        }

@@ -1,0 +1,144 @@
+"""What a user is told before, during and after a run. Plain numbers; knows no library."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One thing that could not be processed: a row of `quarantine`."""
+
+    scene_id: str
+    url: str
+    stage: str
+    """describe, read or segment."""
+    window: str | None
+    """The rectangle concerned, `col_off,row_off widthxheight`; None: the whole input."""
+    error: str
+    """The error's class."""
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Before: what a run would do."""
+
+    inputs: int
+    scenes: int
+    rejected: tuple[Failure, ...]
+    """Inputs whose header could not be read; they will stand in `quarantine`."""
+    units: int
+    windows: int
+    """Windows of the scenes' grids."""
+    windows_computed: int
+    """With those computed twice at block borders."""
+    megapixels: float
+    km2: float | None
+    """None: no scene has a CRS."""
+    read_bytes: int
+    """Uncompressed pixels to be read, halos included."""
+    memory_bytes: int
+    """Predicted peak of one replica's process with one unit."""
+    hours: float
+    """Of one replica, from the network's GFLOP at a nominal rate for the device."""
+    device: str
+    batch: int
+    notes: tuple[str, ...]
+    """Warnings a user should read."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """During: what has an outcome by now."""
+
+    done_px: int
+    total_px: int
+    computed_px: int
+    """Done by this run, without what earlier runs left."""
+    elapsed_s: float
+    done_units: int
+    total_units: int
+
+    @property
+    def megapixels_per_s(self) -> float:
+        return self.computed_px / 1e6 / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """None while nothing has been computed yet."""
+        if not self.computed_px:
+            return None
+        return (self.total_px - self.done_px) * self.elapsed_s / self.computed_px
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """After: what one run did. Written to runs/<time>.json."""
+
+    started: str
+    """UTC, ISO 8601."""
+    seconds: float
+    output: str
+    runner: str
+    device: str
+    replicas: int
+    units: int
+    """Units of the whole plan."""
+    units_computed: int
+    """Units this run computed; the others had an outcome already."""
+    scenes_planned: int
+    scenes_done: int
+    scenes_partial: int
+    scenes_quarantined: int
+    failures: tuple[Failure, ...]
+    """Every row of `quarantine`."""
+    megapixels: float
+    """Computed by this run."""
+    megapixels_per_s: float
+    """Per replica, over the run's whole time."""
+    windows_computed: int
+    read_s: float
+    """Summed over the units of this run, as are the next two."""
+    segment_s: float
+    finish_s: float
+    bounded_by: str
+    """The stage that kept the others waiting: read, segment or finish."""
+    pixels_without_area: int
+    """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What an output's own records say, without a cluster."""
+
+    output: str
+    units: int
+    units_done: int
+    """With an outcome, published or not."""
+    shards: int
+    shards_published: int
+    scenes: int
+    scenes_published: int
+    quarantined: int
+    """Rows of `quarantine` in published shards."""
+    megapixels: float
+    megapixels_done: float
+    finished: bool
+    settings: dict[str, Any]
+    runs: tuple[dict[str, Any], ...]
+    """The receipts, oldest first."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -1,0 +1,207 @@
+"""One loaded model: the pixels of a unit to class ids, in batches of one fixed shape.
+
+A short batch is filled with zeros, never shrunk: at a fixed shape a window's logits are bit-equal
+in any slot. Knows neither files nor Ray. Suffixes: N batch, C channels, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.errors import InputError
+from pipeline.grid import WindowGrid
+from pipeline.raster import Pixels
+from pipeline.receipt import Failure
+from pipeline.scene import Block, Rect, Unit
+from pipeline.settings import Settings
+from pipeline.stitch import Stitched, Stitcher
+from segformer import load_model
+
+TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class ReadUnit:
+    """A unit with, for each of its blocks, its pixels or why there are none."""
+
+    unit: Unit
+    blocks: tuple[Pixels | Failure, ...]
+    read_s: float
+
+
+@dataclass(frozen=True)
+class SegmentedUnit:
+    """A unit with, for each of its blocks, its class ids or why there are none."""
+
+    unit: Unit
+    blocks: tuple[Stitched | Failure, ...]
+    windows: int
+    read_s: float
+    segment_s: float
+
+
+@dataclass
+class _Job:
+    """A block under way."""
+
+    block: Block
+    pixels: Pixels
+    grid: WindowGrid
+    stitcher: Stitcher
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class _Window:
+    job: _Job
+    row: int
+    col: int
+    input_CHW: torch.Tensor
+
+
+def device_here() -> str:
+    """The kind of device a replica in this process would use."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Replica:
+    """A model on a device, ready to segment units."""
+
+    def __init__(self, checkpoint: str, settings: Settings, device: str, threads: int) -> None:
+        """settings.batch must be settled. Raises CheckpointError."""
+        assert settings.batch is not None
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        else:  # float32 means float32, and no kernel is chosen by timing
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        self._settings = settings
+        self._batch = settings.batch
+        self._device = torch.device(device)
+        self._dtype = TORCH_DTYPES[settings.dtype]
+        model = load_model(checkpoint)
+        self.classes = model.config.num_labels
+        self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
+        self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
+        scale, offset = settings.scale, settings.offset or 0.0
+        self._scale = model.normalisation.rescale if scale is None else scale
+        self._offset = offset
+        self._model = model.to(self._device, self._dtype)
+
+    def segment(self, read: ReadUnit) -> SegmentedUnit:
+        """Class ids for every block that has pixels; non-finite logits fail their block."""
+        started = time.perf_counter()
+        jobs = [
+            self._job(block, pixels) if isinstance(pixels, Pixels) else pixels
+            for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
+        ]
+        windows = 0
+        with torch.inference_mode():
+            for batch in self._batches(job for job in jobs if isinstance(job, _Job)):
+                windows += len(batch)
+                self._forward(batch)
+            done = tuple(
+                job if isinstance(job, Failure) else job.failure or job.stitcher.close()
+                for job in jobs
+            )
+        return SegmentedUnit(read.unit, done, windows, read.read_s, time.perf_counter() - started)
+
+    def _job(self, block: Block, pixels: Pixels) -> _Job:
+        scene, core, rect = block.scene, block.core, pixels.rect
+        settings = self._settings
+        grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+        top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
+        valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
+        return _Job(block, pixels, grid, Stitcher(grid, core, valid_HW, self.classes))
+
+    def _batches(self, jobs: Iterator[_Job]) -> Iterator[list[_Window]]:
+        """Windows in the order of the blocks, in full batches across blocks but for the last."""
+        batch: list[_Window] = []
+        for job in jobs:
+            rows, cols = job.grid.touching(job.block.core)
+            for row in rows:
+                for col in cols:
+                    window = None if job.failure else self._window(job, row, col)
+                    if window is None:
+                        continue
+                    batch.append(window)
+                    if len(batch) == self._batch:
+                        yield batch
+                        batch = []
+        if batch:
+            yield batch
+
+    def _window(self, job: _Job, row: int, col: int) -> _Window | None:
+        """The normalised window; None where it has no valid pixel."""
+        edge, rect = self._settings.window, job.pixels.rect
+        top = job.grid.rows.origin(row) - rect.row_off
+        left = job.grid.cols.origin(col) - rect.col_off
+        here = np.s_[top : top + edge, left : left + edge]
+        valid_HW = job.pixels.valid_HW[here]
+        if not valid_HW.any():
+            return None
+        values_CHW = np.ascontiguousarray(job.pixels.values_CHW[:, *here])
+        if not values_CHW.flags.writeable:
+            values_CHW = values_CHW.copy()
+        x_CHW = torch.from_numpy(values_CHW).to(self._device).float()
+        x_CHW = (x_CHW * self._scale + self._offset - self._mean_C11) / self._std_C11
+        # The channel mean is 0 after normalisation: what is not data says nothing.
+        valid = torch.from_numpy(np.ascontiguousarray(valid_HW)).to(self._device)
+        x_CHW = torch.where(valid & x_CHW.isfinite(), x_CHW, torch.zeros_like(x_CHW))
+        below, beside = edge - valid_HW.shape[0], edge - valid_HW.shape[1]
+        return _Window(job, row, col, torch.nn.functional.pad(x_CHW, (0, beside, 0, below)))
+
+    def _forward(self, batch: list[_Window]) -> None:
+        """Runs one batch and hands each window's logits to its block."""
+        inputs = [window.input_CHW for window in batch]
+        inputs += [torch.zeros_like(inputs[0])] * (self._batch - len(inputs))
+        logits_NKhw = self._model(torch.stack(inputs).to(self._dtype)).float()
+        for window, logits_Khw in zip(batch, logits_NKhw, strict=False):
+            job = window.job
+            if job.failure:
+                continue
+            if not bool(logits_Khw.isfinite().all()):
+                job.failure = self._non_finite(window)
+                continue
+            # A copy: a view would keep the whole batch alive.
+            job.stitcher.add(window.row, window.col, logits_Khw.clone())
+
+    def _non_finite(self, window: _Window) -> Failure:
+        job, edge = window.job, self._settings.window
+        scene = job.block.scene
+        rect = Rect(job.grid.cols.origin(window.col), job.grid.rows.origin(window.row), edge, edge)
+        remedy = (
+            "use --dtype float32 or bfloat16"
+            if self._settings.dtype == "float16"
+            else "check the checkpoint and --scale/--offset"
+        )
+        error = InputError(
+            f"{scene.url}: the network gave NaN or infinite logits in window {rect} at"
+            f" {self._settings.dtype}; {remedy}",
+            url=scene.url,
+            stage="segment",
+        )
+        return failure_of(error, job.block)
+
+
+def failure_of(error: InputError, block: Block) -> Failure:
+    """The quarantine row of a block."""
+    return Failure(
+        scene_id=block.scene.scene_id,
+        url=block.scene.url,
+        stage=error.stage,
+        window=str(block.core),
+        error=type(error.__cause__ or error).__name__,
+        message=error.message,
+    )

@@ -1,0 +1,109 @@
+"""The nouns of the flow: Scene, Rect, Block, Unit. Knows no library and no file."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+Affine6 = tuple[float, float, float, float, float, float]
+IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, order=True)
+class Rect:
+    """A pixel rectangle, in the words of rasterio's Window."""
+
+    col_off: int
+    row_off: int
+    width: int
+    height: int
+
+    @property
+    def col_end(self) -> int:
+        return self.col_off + self.width
+
+    @property
+    def row_end(self) -> int:
+        return self.row_off + self.height
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    def __str__(self) -> str:
+        return f"{self.col_off},{self.row_off} {self.width}x{self.height}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One raster on one pixel grid, as its header describes it."""
+
+    scene_id: str
+    """The path relative to its INPUT."""
+    url: str
+    version: str
+    """Identity of the bytes: the ETag, or size and modification time."""
+    width: int
+    height: int
+    bands: tuple[int, ...]
+    """The bands that feed the network, 1-based, in the order of its channels."""
+    dtype: str
+    """numpy's name of the stored type."""
+    nodata: float | None
+    """--nodata, which overrides what the file says; None: the file's own mask holds."""
+    crs: str | None
+    """What CRS.from_user_input takes: an authority code on exact match, else WKT."""
+    transform: Affine6
+    """a to f of rasterio's Affine; the identity where the file has none."""
+    datetime: str | None
+    striped: bool
+    """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def rect(self) -> Rect:
+        return Rect(0, 0, self.width, self.height)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        fields = dict(fields, bands=tuple(fields["bands"]), transform=tuple(fields["transform"]))
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit's share of one scene: the core whose mask it produces."""
+
+    scene: Scene
+    core: Rect
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one row of the flow carries: one block of a large scene, or several small scenes."""
+
+    shard: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def pixels(self) -> int:
+        return sum(block.core.pixels for block in self.blocks)
+
+    @property
+    def unit_id(self) -> str:
+        """A hash of what the unit consists of, so that a retry overwrites itself."""
+        parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def tile_transform(transform: Affine6, col_off: int, row_off: int) -> Affine6:
+    """The transform of the grid whose origin is pixel (col_off, row_off) of the given one."""
+    a, b, c, d, e, f = transform
+    return (a, b, a * col_off + b * row_off + c, d, e, d * col_off + e * row_off + f)

@@ -1,0 +1,86 @@
+"""What a job is told. Settings decide the rows and are recorded; Execution does not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from pipeline.errors import UsageError
+
+RESULT_VERSION = 1
+"""Raised whenever the same inputs and settings would give other rows."""
+MASK_TILE_PX = 512
+"""Edge of a mask tile: one row of `masks`."""
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of `run` that decide the result. Fields are named after the options."""
+
+    window: int = 512
+    """Edge of the square the network sees, in pixels."""
+    stride: int = 384
+    """Step between window origins, in pixels."""
+    dtype: str = "float32"
+    """Arithmetic of the network."""
+    batch: int | None = None
+    """Windows per forward pass; None: chosen for the device, then recorded."""
+    bands: tuple[int, ...] | None = None
+    """1-based band of each channel; None: by colour interpretation, else the first ones."""
+    scale: float | None = None
+    """stored value * scale + offset is what the checkpoint sees in place of value / 255."""
+    offset: float | None = None
+    nodata: float | None = None
+    """Overrides the nodata value of every input."""
+
+    def __post_init__(self) -> None:
+        if self.window < 32:
+            raise UsageError(f"--window {self.window}: the network needs at least 32 px")
+        if not 1 <= self.stride <= self.window:
+            raise UsageError(
+                f"--stride {self.stride}: must lie between 1 and the window of {self.window} px,"
+                " or pixels would be left out"
+            )
+        if self.dtype not in DTYPES:
+            raise UsageError(f"--dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"--batch {self.batch}: must be at least 1")
+        if self.bands is not None and (not self.bands or min(self.bands) < 1):
+            raise UsageError(f"--bands {self.bands}: bands count from 1, e.g. --bands 4,3,2")
+        if self.offset is not None and self.scale is None:
+            raise UsageError("--offset needs --scale: value * scale + offset")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        bands = fields["bands"]
+        return cls(**dict(fields, bands=None if bands is None else tuple(bands)))
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Options of `run` that do not decide the result."""
+
+    block: int | None = None
+    """Edge of a block's core in pixels, a multiple of the mask tile; None: planned."""
+    replicas: int | None = None
+    """Loaded models; None: one per GPU, or one on CPU."""
+    runner: str = "ray"
+    """"ray", or "local": a plain loop in this process."""
+    address: str | None = None
+    """A Ray cluster to join; None: one is started on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.block is not None and (self.block < MASK_TILE_PX or self.block % MASK_TILE_PX):
+            below = max(MASK_TILE_PX, self.block // MASK_TILE_PX * MASK_TILE_PX)
+            raise UsageError(
+                f"--block {self.block}: must be a multiple of the mask tile of {MASK_TILE_PX} px;"
+                f" try {below}"
+            )
+        if self.replicas is not None and self.replicas < 1:
+            raise UsageError(f"--replicas {self.replicas}: must be at least 1")
+        if self.runner not in ("ray", "local"):
+            raise UsageError(f"--runner {self.runner}: choose ray or local")

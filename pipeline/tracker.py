@@ -1,0 +1,96 @@
+"""Watches the unit files appear, publishes each shard as it becomes complete, and counts.
+
+What is done is what the listings say; no runner reports anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.output import Output, Shard, unit_path
+from pipeline.publish import clean, publish
+from pipeline.receipt import Progress
+from pipeline.scene import Unit
+from pipeline.tables import read_outcome
+
+
+@dataclass
+class Tally:
+    """Sums over the units that this run has computed."""
+
+    units: int = 0
+    pixels: int = 0
+    windows: int = 0
+    read_s: float = 0.0
+    segment_s: float = 0.0
+    finish_s: float = 0.0
+
+
+class Tracker:
+    """Call `poll` now and then while a runner works, and once when it has ended."""
+
+    def __init__(
+        self, output: Output, shards: list[Shard], on_progress: Callable[[Progress], None]
+    ) -> None:
+        self._output = output
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+        self.tally = Tally()
+        committed = output.committed()
+        for shard_id in committed:
+            clean(output, shard_id)  # a crash may have come between commit and clean-up
+        self._open = {s.shard_id: s for s in shards if s.shard_id not in committed}
+        self._done = {shard_id: output.units_done(shard_id) for shard_id in self._open}
+        self._total_px = sum(shard.pixels for shard in shards)
+        self._total_units = sum(len(shard.units) for shard in shards)
+        open_px = sum(unit.pixels for unit in self.open_units())
+        self._done_px = self._total_px - open_px
+        self._done_units = self._total_units - len(self.open_units())
+
+    def open_units(self) -> list[Unit]:
+        """Units without an outcome."""
+        return [
+            unit
+            for shard in self._open.values()
+            for unit in shard.units
+            if unit.unit_id not in self._done[shard.shard_id]
+        ]
+
+    def poll(self) -> None:
+        """Takes in what is new, publishes what is complete, and reports progress."""
+        for shard in list(self._open.values()):
+            done = self._done[shard.shard_id]
+            if len(done) < len(shard.units):
+                appeared = self._output.units_done(shard.shard_id) - done
+                for unit in shard.units:
+                    if unit.unit_id in appeared:
+                        self._count(unit)
+                done |= appeared
+            if len(done) == len(shard.units):
+                publish(self._output, shard)
+                del self._open[shard.shard_id]
+        self._on_progress(
+            Progress(
+                done_px=self._done_px,
+                total_px=self._total_px,
+                computed_px=self.tally.pixels,
+                elapsed_s=time.monotonic() - self._started,
+                done_units=self._done_units,
+                total_units=self._total_units,
+            )
+        )
+
+    def _count(self, unit: Unit) -> None:
+        with self._output.store.open(unit_path(unit)) as file:
+            outcome = read_outcome(file)
+        self._done_px += unit.pixels
+        self._done_units += 1
+        tally = self.tally
+        tally.units += 1
+        tally.pixels += unit.pixels
+        tally.windows += outcome["windows"]
+        tally.read_s += outcome["read_s"]
+        tally.segment_s += outcome["segment_s"]
+        tally.finish_s += outcome["finish_s"]

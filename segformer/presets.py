@@ -1,0 +1,32 @@
+"""The six published sizes of SegFormer: Xie et al. 2021 (arXiv 2105.15203), table 6."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from segformer.config import ModelConfig
+
+_WIDE = (64, 128, 320, 512)
+MIT: dict[str, dict[str, Any]] = {
+    "b0": {"depths": (2, 2, 2, 2), "hidden_sizes": (32, 64, 160, 256), "decoder_hidden_size": 256},
+    "b1": {"depths": (2, 2, 2, 2), "hidden_sizes": _WIDE, "decoder_hidden_size": 256},
+    "b2": {"depths": (3, 4, 6, 3), "hidden_sizes": _WIDE, "decoder_hidden_size": 768},
+    "b3": {"depths": (3, 4, 18, 3), "hidden_sizes": _WIDE, "decoder_hidden_size": 768},
+    "b4": {"depths": (3, 8, 27, 3), "hidden_sizes": _WIDE, "decoder_hidden_size": 768},
+    "b5": {"depths": (3, 6, 40, 3), "hidden_sizes": _WIDE, "decoder_hidden_size": 768},
+}
+"""What differs from ModelConfig's defaults."""
+
+
+def mit_config(
+    size: str, num_labels: int, class_names: Sequence[str] | None = None, **changes: Any
+) -> ModelConfig:
+    """The config of "b0" to "b5", for training from scratch. changes: fields of ModelConfig."""
+    if size not in MIT:
+        raise ValueError(f"size {size!r}: choose one of {', '.join(MIT)}")
+    names = tuple(class_names or (f"class_{k}" for k in range(num_labels)))
+    if len(names) != num_labels:
+        raise ValueError(f"{len(names)} class names for {num_labels} labels")
+    fields = {**MIT[size], "class_colors": (None,) * num_labels, **changes}
+    return ModelConfig(**fields, class_names=names)

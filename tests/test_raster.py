@@ -1,0 +1,580 @@
+"""The raster room against rasterio itself, on real files and on files made to be awkward."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pickle
+import struct
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from pyproj import CRS as ProjCRS
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
+
+from pipeline.describe import describe
+from pipeline.errors import InputError, UsageError
+from pipeline.raster import Pixels, gdal_env, read
+from pipeline.scene import IDENTITY, Rect, Scene
+from pipeline.settings import Settings
+
+IMAGERY = Path(__file__).resolve().parents[1] / "../shared/imagery"
+needs_imagery = pytest.mark.skipif(
+    not IMAGERY.is_dir(), reason="the folder ../shared/imagery with the awkward files is absent"
+)
+UTM = {"crs": "EPSG:32618", "transform": Affine(10, 0, 5e5, 0, -10, 4e6)}
+SCALED = Settings(scale=0.0001)
+
+
+def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
+    return describe(str(path), path.name, "v1", settings, channels)
+
+
+def write(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:
+    options = {"driver": "GTiff", **UTM, **options}
+    colours = options.pop("colours", None)
+    mask = options.pop("mask", None)
+    count, height, width = values_CHW.shape
+    with rasterio.open(
+        path, "w", count=count, height=height, width=width, dtype=values_CHW.dtype, **options
+    ) as out:
+        if colours:
+            out.colorinterp = colours
+        out.write(values_CHW)
+        if mask is not None:
+            out.write_mask(mask)
+    return path
+
+
+def opened(path: Path) -> Any:
+    """rasterio's own view of the file: the oracle."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
+    return np.random.default_rng(7).integers(1, 250, shape).astype(dtype)
+
+
+# name: bands, dtype, crs ("WKT": no authority code), striped, valid pixels
+FACTS: dict[str, tuple[tuple[int, ...], str, str | None, bool, int]] = {
+    "RGB.byte.tif": ((1, 2, 3), "uint8", "EPSG:32618", True, 383115),
+    "RGB2.byte.tif": ((1, 2, 3), "uint8", "WKT", True, 382776),
+    "RGBA.byte.tif": ((1, 2, 3), "uint8", "EPSG:32618", True, 383077),
+    "RGBA.uint16.tif": ((3, 2, 1), "uint16", "EPSG:32612", True, 127316),
+    "all-nodata.tif": ((3, 2, 1), "uint16", "EPSG:32628", True, 0),
+    "alpha.tif": ((1, 2, 3), "uint8", "EPSG:3857", False, 23188),
+    "cog_dateline.tif": ((1,), "uint16", "EPSG:32660", False, 2325 * 2355),
+    "cog_gcps.tif": ((1,), "uint16", None, False, 1280 * 837),
+    "cog_int16.tif": ((1,), "int16", "EPSG:32621", False, 3674467),
+    "cog_rgb_mask.tif": ((1, 2, 3), "uint8", "EPSG:26913", True, 86117),
+    "cogeo.tif": ((1, 2, 3), "uint8", "EPSG:3857", False, 1024 * 1024),
+    "float_nan.tif": ((1,), "float32", None, True, 5),
+    "img-8bit.jp2": ((1, 2, 3), "uint8", "EPSG:32609", False, 343 * 343),
+    "img-15bit.jp2": ((1,), "uint16", "EPSG:32631", False, 1830 * 1830),
+    "img-16bit.jp2": ((1,), "uint16", None, False, 1830 * 1830),
+    "mosaic_cog1.tif": ((1, 2, 3), "uint16", "EPSG:32618", False, 415658),
+    "pix4d_alpha_nodata.tif": ((1, 2, 3), "uint8", "EPSG:32750", True, 455325),
+    "rotated.tif": ((1,), "uint8", None, True, 150),
+    "world.rgb.tif": ((1, 2, 3), "uint8", "EPSG:4326", True, 512 * 256),
+}
+
+
+@needs_imagery
+@pytest.mark.parametrize("name", FACTS)
+def test_real_file(name: str) -> None:
+    bands, dtype, crs, striped, valid_pixels = FACTS[name]
+    scene = scene_of(IMAGERY / name, channels=len(bands))
+    assert (scene.bands, scene.dtype, scene.striped) == (bands, dtype, striped)
+    with opened(IMAGERY / name) as src:
+        expected_CHW = src.read(bands)
+        dataset_valid_HW = src.dataset_mask() != 0
+        found_crs, transform = src.crs, src.transform
+    if crs == "WKT":
+        assert scene.crs is not None
+        assert scene.crs.startswith("PROJCRS[")
+        assert rasterio.CRS.from_user_input(scene.crs) == found_crs
+        assert ProjCRS.from_user_input(scene.crs).is_projected
+    else:
+        assert scene.crs == crs
+    assert scene.transform == tuple(transform)[:6]
+    pixels = read(scene, scene.rect)
+    assert pixels.rect == scene.rect
+    assert pixels.values_CHW.dtype == dtype
+    np.testing.assert_array_equal(pixels.values_CHW, expected_CHW)
+    assert pixels.valid_HW.dtype == bool
+    # Here the selected bands are all that the dataset mask is made of.
+    np.testing.assert_array_equal(pixels.valid_HW, dataset_valid_HW)
+    assert int(pixels.valid_HW.sum()) == valid_pixels
+
+
+@needs_imagery
+@pytest.mark.parametrize(
+    "name", ["RGB.byte.tif", "RGB2.byte.tif", "alpha.tif", "cog_rgb_mask.tif", "img-8bit.jp2"]
+)
+def test_a_window_is_the_slice_of_the_whole(name: str) -> None:
+    scene = scene_of(IMAGERY / name)
+    whole = read(scene, scene.rect)
+    for rect in (
+        Rect(3, 5, 7, 1),
+        Rect(101, 67, 203, 129),
+        Rect(scene.width - 1, scene.height - 1, 1, 1),
+        Rect(0, 99, scene.width, 31),
+    ):
+        part = read(scene, rect)
+        rows, cols = slice(rect.row_off, rect.row_end), slice(rect.col_off, rect.col_end)
+        assert part.rect == rect
+        np.testing.assert_array_equal(part.values_CHW, whole.values_CHW[:, rows, cols])
+        np.testing.assert_array_equal(part.valid_HW, whole.valid_HW[rows, cols])
+
+
+@needs_imagery
+def test_corrupt_tiles_fail_where_they_are_and_only_there() -> None:
+    scene = scene_of(IMAGERY / "corrupt.tif")
+    with pytest.raises(InputError, match=r"corrupt\.tif: window 0,0 1024x1024 cannot be") as caught:
+        read(scene, scene.rect)
+    assert caught.value.stage == "read"
+    assert caught.value.url == scene.url
+    assert "\n" not in caught.value.message
+    assert "tile 3" in caught.value.message
+    good = scene_of(IMAGERY / "cogeo.tif")
+    rect = Rect(0, 0, 512, 512)
+    assert np.array_equal(read(scene, rect).values_CHW, read(good, rect).values_CHW)
+
+
+@needs_imagery
+def test_dates_are_iso_8601() -> None:
+    assert scene_of(IMAGERY / "all-nodata.tif").datetime == "2022-01-17T10:43:43"
+    assert scene_of(IMAGERY / "RGB.byte.tif").datetime is None
+
+
+# ---- bands ---------------------------------------------------------------------------------
+
+
+def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
+    values = noise(4, 20, 30)
+    blue, green, red = ColorInterp.blue, ColorInterp.green, ColorInterp.red
+    path = write(tmp_path / "a.tif", values, colours=[blue, green, red, ColorInterp.undefined])
+    scene = scene_of(path)
+    assert scene.bands == (3, 2, 1)
+    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values[[2, 1, 0]])
+    # Colours say nothing to a network of four channels.
+    assert scene_of(path, channels=4).bands == (1, 2, 3, 4)
+
+
+def test_bands_asked_for_may_repeat(tmp_path: Path) -> None:
+    values = noise(2, 9, 11)
+    scene = scene_of(write(tmp_path / "a.tif", values), Settings(bands=(2, 1, 2)))
+    assert scene.bands == (2, 1, 2)
+    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values[[1, 0, 1]])
+
+
+def test_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
+    values = noise(4, 8, 8)
+    values[3, :, :5] = 0
+    untagged = scene_of(write(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
+    assert read(untagged, untagged.rect).valid_HW.all()
+    tagged = scene_of(write(tmp_path / "b.tif", values, photometric="rgb", alpha="yes"))
+    np.testing.assert_array_equal(read(tagged, tagged.rect).valid_HW, values[3] != 0)
+
+
+def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
+    grey, alpha = ColorInterp.gray, ColorInterp.alpha
+    path = write(tmp_path / "a.tif", noise(4, 8, 8), colours=[alpha, grey, grey, grey])
+    assert scene_of(path).bands == (2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "channels", "message"),
+    [
+        (1, Settings(), 3, r"has 1 bands, but the network has 3 channels: .*--bands 1,1,1$"),
+        (2, Settings(), 3, r"has 2 bands, .*--bands 1,2,2$"),
+        (3, Settings(bands=(1, 2, 4)), 3, r"3 bands, but --bands asks for band 4: .*--bands 1,2,3"),
+        (3, Settings(bands=(1, 2)), 3, r"--bands names 2 bands, but the network has 3 channels"),
+    ],
+)
+def test_bands_that_do_not_fit(
+    tmp_path: Path, count: int, settings: Settings, channels: int, message: str
+) -> None:
+    path = write(tmp_path / "a.tif", noise(count, 8, 8))
+    with pytest.raises(UsageError, match=message):
+        scene_of(path, settings, channels)
+
+
+def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
+    with pytest.raises(UsageError, match=r"has 3 bands and 1 alpha, .*--bands 1,2,3,4$"):
+        scene_of(path, channels=4)
+    assert scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4).bands == (1, 2, 3, 4)
+
+
+def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    write(path, noise(1, 8, 8), photometric="palette")
+    for settings in (Settings(), Settings(bands=(1, 1, 1))):
+        with pytest.raises(InputError, match="gdal_translate -expand rgb") as caught:
+            scene_of(path, settings)
+        assert caught.value.stage == "describe"
+
+
+# ---- types ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_other_types_need_a_scale(tmp_path: Path, dtype: str) -> None:
+    values = noise(3, 8, 8, dtype=dtype)
+    path = write(tmp_path / "a.tif", values)
+    with pytest.raises(UsageError, match=rf"a\.tif: holds {dtype}, not uint8: .*--scale 0\.0001"):
+        scene_of(path, Settings())
+    scene = scene_of(path)
+    assert scene.dtype == dtype
+    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 8, dtype="complex64"))
+    with pytest.raises(InputError, match=r"complex numbers \(complex64\)") as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+
+
+# ---- valid ---------------------------------------------------------------------------------
+
+
+def with_nan() -> np.ndarray:
+    values = noise(3, 6, 8, dtype="float32")
+    values[:, 0] = np.nan
+    values[0, 1] = np.nan
+    values[:, 2] = -9999
+    values[0, 3] = -9999
+    return values
+
+
+def test_nan_is_never_valid(tmp_path: Path) -> None:
+    scene = scene_of(write(tmp_path / "a.tif", with_nan()))
+    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False] + [True] * 5
+    scene = scene_of(write(tmp_path / "b.tif", with_nan(), nodata=-9999))
+    pixels = read(scene, scene.rect)
+    assert pixels.valid_HW.all(axis=1).tolist() == [False, True, False, True, True, True]
+    assert pixels.valid_HW.any(axis=1).tolist() == [False, True, False, True, True, True]
+    np.testing.assert_array_equal(pixels.values_CHW, with_nan())
+
+
+@pytest.mark.parametrize("internal", [True, False])
+def test_internal_and_side_car_masks(tmp_path: Path, internal: bool) -> None:
+    mask = np.full((6, 8), 255, dtype="uint8")
+    mask[2:, 3] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal):
+        path = write(tmp_path / "a.tif", noise(3, 6, 8), mask=mask)
+    assert (tmp_path / "a.tif.msk").exists() != internal
+    scene = scene_of(path)
+    np.testing.assert_array_equal(read(scene, scene.rect).valid_HW, mask != 0)
+
+
+def test_nan_within_a_mask_of_the_file(tmp_path: Path) -> None:
+    mask = np.full((6, 8), 255, dtype="uint8")
+    mask[5] = 0
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        path = write(tmp_path / "a.tif", with_nan(), mask=mask)
+    scene = scene_of(path)
+    valid = read(scene, scene.rect).valid_HW
+    assert valid.all(axis=1).tolist() == [False, True, True, True, True, False]
+
+
+def test_a_pixel_is_valid_if_any_selected_band_is(tmp_path: Path) -> None:
+    values = noise(4, 4, 6)
+    values[:3, 0] = 0
+    values[:2, 1] = 0
+    path = write(tmp_path / "a.tif", values, nodata=0, photometric="minisblack")
+    scene = scene_of(path)
+    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False, True, True, True]
+    two = scene_of(path, Settings(bands=(1, 2)), channels=2)
+    assert read(two, two.rect).valid_HW.all(axis=1).tolist() == [False, False, True, True]
+    four = scene_of(path, channels=4)
+    with rasterio.open(path) as src:
+        np.testing.assert_array_equal(read(four, four.rect).valid_HW, src.dataset_mask() != 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [5, 7, 200])
+def test_nodata_agrees_with_rasterio(tmp_path: Path, dtype: str, nodata: int) -> None:
+    values = np.random.default_rng(nodata).integers(5, 9, (3, 40, 50)).astype(dtype)
+    path = write(tmp_path / "a.tif", values, nodata=nodata)
+    scene = scene_of(path)
+    with rasterio.open(path) as src:
+        expected = src.dataset_mask() != 0
+    assert expected.all() == (nodata == 200)
+    np.testing.assert_array_equal(read(scene, scene.rect).valid_HW, expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "rows"),
+    [
+        ("uint8", 9.0, [False, True, True]),
+        ("uint8", -9999.0, [True, True, True]),
+        ("uint8", 0.5, [True, True, True]),
+        ("uint8", float("nan"), [True, True, True]),
+        ("float32", 9.0, [False, False, True]),
+        ("float32", float("nan"), [True, False, True]),
+        ("float32", 0.1, [True, False, False]),
+        ("float32", 1e300, [True, False, True]),
+    ],
+)
+def test_nodata_option_overrides_the_file(
+    tmp_path: Path, dtype: str, nodata: float, rows: list[bool]
+) -> None:
+    values = np.full((3, 3, 4), 9, dtype=dtype)
+    values[:, 1] = np.nan if dtype == "float32" else 0
+    values[:, 2] = np.array(0.1, dtype=dtype)
+    values[1:, 2, 0] = 9 if nodata == 9 else values[1, 2, 0]
+    path = write(tmp_path / "a.tif", values, nodata=0)
+    scene = scene_of(path, Settings(scale=1.0, nodata=nodata))
+    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == rows
+
+
+def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
+    values = noise(4, 4, 4)
+    values[3, 0] = 0
+    values[:3, 1] = 0
+    path = write(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
+    scene = scene_of(path, Settings(nodata=0))
+    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [True, False, True, True]
+
+
+# ---- place and layout ----------------------------------------------------------------------
+
+
+def test_crs_is_a_code_only_on_exact_match(tmp_path: Path) -> None:
+    def crs_of(crs: str) -> str | None:
+        return scene_of(write(tmp_path / "a.tif", noise(3, 8, 8), crs=crs)).crs
+
+    assert crs_of("EPSG:3031") == "EPSG:3031"
+    assert crs_of("ESRI:54009") == "ESRI:54009"
+    odd = crs_of("+proj=utm +zone=18 +a=6378140 +b=6356750 +units=m")
+    assert odd is not None
+    assert odd.startswith("PROJCRS[")
+    assert ProjCRS.from_user_input(odd).ellipsoid.semi_major_metre == 6378140
+
+
+def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with pytest.warns(NotGeoreferencedWarning):
+        write(path, noise(3, 8, 8), transform=None)
+    scene = scene_of(path)
+    assert (scene.crs, scene.transform) == (None, IDENTITY)
+
+
+def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
+    values = noise(3, 300, 300)
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    assert not scene_of(write(tmp_path / "tiles.tif", values, **tiles)).striped
+    assert scene_of(write(tmp_path / "strips.tif", values)).striped
+    plain = {"crs": None, "transform": None}
+    for driver, name in (("PNG", "a.png"), ("JPEG", "a.jpg")):
+        with pytest.warns(NotGeoreferencedWarning):
+            path = write(tmp_path / name, values, driver=driver, **plain)
+        scene = scene_of(path, Settings())
+        assert scene.striped
+        assert (scene.crs, scene.transform, scene.bands) == (None, IDENTITY, (1, 2, 3))
+        if driver == "PNG":
+            np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+
+
+@pytest.mark.parametrize("name", ["a b.tif", "a#b?c=1.tif", "ü%20!.tif", "c:d.tif"])
+def test_any_file_name(tmp_path: Path, name: str) -> None:
+    values = noise(3, 8, 8)
+    scene = scene_of(write(tmp_path / name, values))
+    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+
+
+def test_acquisition_goes_before_the_time_of_writing(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 8))
+    with rasterio.open(path, "r+") as out:
+        out.update_tags(TIFFTAG_DATETIME="0000:00:00 00:00:00")
+    assert scene_of(path).datetime is None
+    with rasterio.open(path, "r+") as out:
+        out.update_tags(TIFFTAG_DATETIME="2024:02:29 01:02:03")
+    assert scene_of(path).datetime == "2024-02-29T01:02:03"
+    with rasterio.open(path, "r+") as out:
+        out.update_tags(ACQUISITIONDATETIME="2023-05-06T07:08:09+00:00")
+    assert scene_of(path).datetime == "2023-05-06T07:08:09+00:00"
+
+
+# ---- files at fault ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", r"the file is empty \(0 bytes\)"),
+        (b"this is no picture\n", "not recognized as being in a supported file format"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "not recognized"),
+        (b"II*\0\xff\xff\xff\x7f", "cannot be opened"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be opened"),
+    ],
+)
+def test_no_image(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.tif"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+    assert caught.value.url == str(path)
+    assert caught.value.message.count(str(path)) == 1
+    assert "\n" not in caught.value.message
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.message, again.stage) == (caught.value.message, "describe")
+
+
+def test_zero_size(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 9))
+    content = path.read_bytes()
+    width_tag = struct.pack("<HHII", 256, 3, 1, 9)
+    assert content.count(width_tag) == 1
+    path.write_bytes(content.replace(width_tag, struct.pack("<HHII", 256, 3, 1, 0)))
+    with pytest.raises(InputError, match="image") as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+
+
+def test_container_of_subdatasets(tmp_path: Path) -> None:
+    path = tmp_path / "a.gpkg"
+    for table in ("one", "two"):
+        write(path, noise(3, 8, 8), driver="GPKG", RASTER_TABLE=table, APPEND_SUBDATASET=True)
+    with pytest.raises(InputError, match=r"2 subdatasets and no bands .*gdal_translate") as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+
+
+def test_singular_transform(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
+    with pytest.raises(InputError, match="maps pixels to no area"):
+        scene_of(path)
+
+
+TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+DAMAGED: dict[str, dict[str, Any]] = {
+    "strips.tif": {},
+    "deflate.tif": {"compress": "deflate", **TILES},
+    "lzw.tif": {"compress": "lzw"},
+    "jpeg.tif": {"compress": "jpeg", "photometric": "ycbcr", **TILES},
+    "a.jpg": {"driver": "JPEG"},
+    "progressive.jpg": {"driver": "JPEG", "PROGRESSIVE": True},
+    "a.png": {"driver": "PNG"},
+    "a.jp2": {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"},
+}
+
+
+def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
+    """The file at `path`, good, and a copy of it without its last quarter."""
+    plain = {"crs": None, "transform": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        write(path, noise(3, 400, 500), **plain, **options)
+    content = path.read_bytes()
+    cut = path.with_stem("cut")
+    cut.write_bytes(content[: len(content) * 3 // 4])
+    return path, cut
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_truncated(tmp_path: Path, name: str) -> None:
+    good, cut = damaged(tmp_path / name, **DAMAGED[name])
+    scene = scene_of(good)
+    read(scene, scene.rect)
+    scene = scene_of(cut)  # the header is whole
+    for rect in (scene.rect, Rect(0, 380, 500, 20)):
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            read(scene, rect)
+        assert caught.value.stage == "read"
+        assert str(rect) in caught.value.message
+        assert str(cut) in caught.value.message
+
+
+RANDOM_BYTES = np.random.default_rng(1).integers(0, 255, 3000, dtype="uint8").tobytes()
+
+
+@pytest.mark.parametrize(
+    "patch", [b"\xff\xd9", b"\xff" * 300, RANDOM_BYTES], ids=["early end", "ff", "random"]
+)
+def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
+    """libtiff only warns and hands out grey: rasterio raises nothing (seen with GDAL 3.10)."""
+    options = {"compress": "jpeg", "photometric": "ycbcr", **TILES}
+    options.update(blockxsize=512, blockysize=512)
+    path = write(tmp_path / "a.tif", noise(3, 512, 512), **options)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(patch)] = patch
+    path.write_bytes(bytes(content))
+    with rasterio.open(path) as src:
+        src.read()
+    scene = scene_of(path)
+    with pytest.raises(InputError, match="Corrupt JPEG data"):
+        read(scene, scene.rect)
+
+
+def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 20, 30))
+    scene = scene_of(path)
+    for values, found in (
+        (noise(3, 21, 30), "30x21 uint8"),
+        (noise(3, 20, 30, dtype="uint16"), "30x20 uint16"),
+        (noise(2, 20, 30), "30x20 2 bands"),
+    ):
+        write(path, values)
+        with pytest.raises(InputError, match=rf"changed since .* is {found};") as caught:
+            read(scene, Rect(0, 0, 5, 5))
+        assert caught.value.stage == "read"
+    path.unlink()
+    with pytest.raises(InputError, match="no such file") as caught:
+        read(scene, Rect(0, 0, 5, 5))
+    assert caught.value.stage == "read"
+
+
+@pytest.mark.parametrize("rect", [Rect(-1, 0, 5, 5), Rect(0, 0, 0, 5), Rect(26, 0, 5, 5)])
+def test_a_rect_outside_is_a_mistake_of_the_caller(tmp_path: Path, rect: Rect) -> None:
+    scene = scene_of(write(tmp_path / "a.tif", noise(3, 20, 30)))
+    with pytest.raises(ValueError, match="is not inside"):
+        read(scene, rect)
+
+
+# ---- the environment -----------------------------------------------------------------------
+
+
+def test_quiet_inside_and_untouched_outside(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("rasterio._err")
+    with gdal_env() as outer, gdal_env() as inner:
+        log.warning("within")
+    assert (inner, outer) == (["within"], [])
+    assert not caplog.records
+    log.warning("without")
+    assert [record.getMessage() for record in caplog.records] == ["without"]
+
+
+def test_threads_and_overviews(tmp_path: Path) -> None:
+    values = noise(3, 512, 512)
+    path = write(tmp_path / "a.tif", values, **TILES)
+    with rasterio.open(path, "r+") as out:
+        out.build_overviews([2, 4])
+    scene = scene_of(path)
+    rects = [Rect(x, y, 100, 90) for x in (0, 201) for y in (0, 203)] * 4
+    with ThreadPoolExecutor(4) as pool:
+        parts: list[Pixels] = list(pool.map(lambda rect: read(scene, rect), rects))
+    for rect, part in zip(rects, parts, strict=True):
+        rows, cols = slice(rect.row_off, rect.row_end), slice(rect.col_off, rect.col_end)
+        np.testing.assert_array_equal(part.values_CHW, values[:, rows, cols])
+
+
+def test_scene_survives_its_journey(tmp_path: Path) -> None:
+    scene = scene_of(write(tmp_path / "a.tif", noise(3, 8, 8)), dataclasses.replace(SCALED))
+    assert Scene.from_json(scene.to_json()) == scene

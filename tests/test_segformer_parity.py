@@ -1,0 +1,220 @@
+"""The network against transformers on the same random weights, and its promises of exactness."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from segformer import MIT, CheckpointError, ModelConfig, SegFormer, load_model, mit_config
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+TOLERANCE = 1e-5
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int) -> None:
+    """Weights that keep the signal's size, and norms that are far from 1 and 0.
+
+    Fresh models would hide mistakes: their biases are 0 and their norms do nothing.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        if tensor.ndim > 1:
+            tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
+        elif name.endswith("running_var") or ("norm" in name and name.endswith("weight")):
+            tensor.uniform_(0.5, 2, generator=generator)
+        else:
+            tensor.normal_(std=0.3, generator=generator)
+
+
+def reference(size: str, num_labels: int, seed: int = 1) -> nn.Module:
+    """transformers' model with random weights, its logits centred per class, with deviation 1.
+
+    The tolerance is absolute, so the logits must be of the size that trained ones have; and
+    uncentred, one class would win everywhere.
+    """
+    fields = mit_config(size, num_labels).to_json()
+    model = SegformerForSemanticSegmentation(SegformerConfig(**fields)).eval()
+    randomise(model, seed)
+    with torch.no_grad():
+        logits_NKHW = model(pixels(256, 256)).logits
+        classifier = model.decode_head.classifier
+        classifier.bias -= logits_NKHW.mean((0, 2, 3))
+        deviation = (logits_NKHW - logits_NKHW.mean((0, 2, 3), keepdim=True)).std()
+        classifier.weight /= deviation
+        classifier.bias /= deviation
+    return model
+
+
+def pixels(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
+    """Smooth pictures with some noise: white noise alone hardly reaches the coarse scales."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 3, height // 32 + 1, width // 32 + 1, generator=generator)
+    smooth = nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return smooth + 0.3 * torch.randn(batch, 3, height, width, generator=generator)
+
+
+@torch.inference_mode()
+def assert_same_logits(ours: SegFormer, theirs: nn.Module, height: int, width: int) -> None:
+    x_NCHW = pixels(height, width)
+    logits_NKHW, expected_NKHW = ours(x_NCHW), theirs(x_NCHW).logits
+    assert logits_NKHW.shape == (1, ours.config.num_labels, -(-height // 4), -(-width // 4))
+    assert logits_NKHW.dtype == torch.float32
+    assert 0.3 < expected_NKHW.std() < 3
+    assert len(expected_NKHW.argmax(1).unique()) > 1
+    assert (logits_NKHW - expected_NKHW).abs().max() <= TOLERANCE
+    assert torch.equal(logits_NKHW.argmax(1), expected_NKHW.argmax(1))
+
+
+@pytest.mark.parametrize("num_labels", [5, 150])
+@pytest.mark.parametrize("size", ["b0", "b2"])
+def test_parity(size: str, num_labels: int, tmp_path: Path) -> None:
+    theirs = reference(size, num_labels)
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(str(tmp_path))
+    assert ours.folded
+    assert not ours.training
+    assert_same_logits(ours, theirs, 512, 512)
+    assert_same_logits(ours, theirs, 389, 517)
+    assert_same_logits(load_model(str(tmp_path), fold=False), theirs, 160, 96)
+
+
+@pytest.mark.slow
+def test_parity_of_the_largest(tmp_path: Path) -> None:
+    theirs = reference("b5", 150)
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), theirs, 512, 512)
+
+
+@pytest.mark.parametrize(
+    "size",
+    ["b1", pytest.param("b3", marks=pytest.mark.slow), pytest.param("b4", marks=pytest.mark.slow)],
+)
+def test_parity_of_the_others(size: str, tmp_path: Path) -> None:
+    theirs = reference(size, 5)
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), theirs, 128, 128)
+
+
+UNUSUAL = {
+    "num_encoder_blocks": 3,
+    "depths": [1, 2, 1],
+    "sr_ratios": [4, 2, 1],
+    "hidden_sizes": [16, 32, 48],
+    "patch_sizes": [7, 3, 3],
+    "strides": [4, 2, 2],
+    "num_attention_heads": [1, 2, 3],
+    "mlp_ratios": [4, 2, 3],
+    "decoder_hidden_size": 40,
+    "num_labels": 4,
+}
+
+
+@pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new", "relu", "silu"])
+def test_parity_of_unusual_configs(hidden_act: str, tmp_path: Path) -> None:
+    config = SegformerConfig(**UNUSUAL, hidden_act=hidden_act, layer_norm_eps=0.1)
+    theirs = SegformerForSemanticSegmentation(config).eval()
+    randomise(theirs, 3)
+    theirs.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), theirs, 97, 130)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (203, 298)])
+@torch.inference_mode()
+def test_a_window_does_not_depend_on_its_slot_its_neighbours_or_the_threads(
+    height: int, width: int
+) -> None:
+    model = SegFormer(mit_config("b0", 5)).eval()
+    randomise(model, 2)
+    model.fold()
+    x_NCHW = pixels(height, width, batch=4)
+    logits_NKHW = model(x_NCHW)
+    order = [2, 0, 3, 1]
+    assert torch.equal(model(x_NCHW[order]), logits_NKHW[order])
+    torch.set_num_threads(1)
+    assert torch.equal(model(x_NCHW), logits_NKHW)
+    others_NCHW = 5 * pixels(height, width, batch=4, seed=9)
+    for slot, window in ((0, 3), (3, 0)):
+        others_NCHW[slot] = x_NCHW[window]
+    beside_others_NKHW = model(others_NCHW)
+    assert torch.equal(beside_others_NKHW[0], logits_NKHW[3])
+    assert torch.equal(beside_others_NKHW[3], logits_NKHW[0])
+    assert not torch.equal(beside_others_NKHW[1], logits_NKHW[1])
+
+
+@pytest.mark.parametrize("size", ["b0", "b2"])
+@torch.inference_mode()
+def test_gflop_per_window_is_what_torch_counts(size: str) -> None:
+    model = SegFormer(mit_config(size, 7)).eval().fold()
+    # torch does not count its fused attention; the plain one has the same products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(pixels(256, 256))
+    counted = counter.get_total_flops() / 1e9
+    assert model.config.gflop_per_window(256) == pytest.approx(counted, rel=1e-6)
+
+
+def test_training_from_scratch_lowers_the_loss() -> None:
+    torch.manual_seed(0)
+    config = mit_config("b0", 3, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    model = SegFormer(config).train()
+    x_NCHW = pixels(64, 64, batch=4)
+    labels_NHW = (x_NCHW[:, 0, ::4, ::4] > 0).long() + (x_NCHW[:, 1, ::4, ::4] > 1).long()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        loss = nn.functional.cross_entropy(model(x_NCHW), labels_NHW)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert model.head.batch_norm.num_batches_tracked == 12
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_dropout_and_drop_path_act_in_training_only() -> None:
+    model = SegFormer(mit_config("b0", 3, drop_path_rate=0.5)).train()
+    x_NCHW = pixels(64, 64, batch=2)
+    with torch.no_grad():
+        assert not torch.equal(model(x_NCHW), model(x_NCHW))
+        model.eval()
+        assert torch.equal(model(x_NCHW), model(x_NCHW))
+
+
+def test_presets_have_the_published_sizes() -> None:
+    # Table 1 of the paper, millions of parameters with the head for 150 classes.
+    published = {"b0": 3.8, "b1": 13.7, "b2": 27.5, "b3": 47.3, "b4": 64.1, "b5": 84.7}
+    assert set(MIT) == set(published)
+    for size, millions in published.items():
+        with torch.device("meta"):
+            model = SegFormer(mit_config(size, 150))
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.12)
+
+
+def test_config_that_does_not_add_up_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"hidden size 32 does not divide into 3 attention"):
+        ModelConfig(num_attention_heads=(3, 2, 5, 8))
+    with pytest.raises(CheckpointError, match=r"sr_ratios \[8, 4\] must be 4 positive numbers"):
+        ModelConfig(sr_ratios=(8, 4))
+    with pytest.raises(CheckpointError, match=r"drop_path_rate 1.0 must lie in"):
+        ModelConfig(drop_path_rate=1.0)
