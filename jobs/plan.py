@@ -57,4 +57,6 @@ def render(estimate: Estimate) -> str:
 
 
 def _rejection(failure: Failure) -> str:
-    return f"rejected: {failure.url}: {failure.message} ({failure.stage}, {failure.error})"
+    # Most messages name the file themselves.
+    where = "" if failure.url in failure.message else f"{failure.url}: "
+    return f"rejected: {where}{failure.message} ({failure.stage}, {failure.error})"

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 ROWS_SHOWN = 50
 """Rows that `--format table` prints; the other formats print all."""
 CELL_CHARACTERS = 60
+"""Of lists and structs in a table."""
+TEXT_CHARACTERS = 300
+"""Of text in a table: the messages of `quarantine` should be readable."""
+COLUMNS_FOLDED = 8
+"""Up to so many columns are fitted to the terminal, text going on below."""
 
 
 @click.command()
@@ -80,18 +85,19 @@ def write_table(rows: pa.Table) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    fold = rows.num_columns <= COLUMNS_FOLDED
     for field in rows.schema:
         number = str(field.type).startswith(("int", "uint", "float", "double", "decimal"))
         table.add_column(
             Text(field.name),
             justify="right" if number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not fold,
+            overflow="fold" if fold else "ellipsis",
         )
     for row in _rows(rows.slice(0, ROWS_SHOWN)):
         table.add_row(*(Text(_table_cell(value)) for value in row.values()))
-    # In a file or a pipe there is no width to fit into: nothing is cut but long cells.
-    width = None if sys.stdout.isatty() else 100_000
+    # A file or a pipe has no width to fit into, and too many columns would all but vanish.
+    width = None if fold and sys.stdout.isatty() else 100_000
     Console(file=sys.stdout, width=width, color_system=None, highlight=False).print(table)
     total = text.count(rows.num_rows, "row")
     if rows.num_rows > ROWS_SHOWN:
@@ -120,8 +126,11 @@ def _table_cell(value: Any) -> str:
             # Areas keep their whole part, fractions six digits.
             return f"{value:.3f}" if abs(value) >= 1000 else f"{value:.6g}"
         case list() | dict():
-            cell = text.to_json(value)
-        case _:
-            cell = str(text.plain(value))
-    # A cell is one line, unless the column is a plan drawn with box characters.
-    return cell if len(cell) <= CELL_CHARACTERS else cell[: CELL_CHARACTERS - 1] + "…"
+            return _cut(text.to_json(value), CELL_CHARACTERS)
+    cell = str(text.plain(value)).rstrip()
+    # Text of several lines is a plan that EXPLAIN has drawn.
+    return cell if "\n" in cell else _cut(cell, TEXT_CHARACTERS)
+
+
+def _cut(cell: str, characters: int) -> str:
+    return cell if len(cell) <= characters else cell[: characters - 1] + "…"

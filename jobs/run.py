@@ -38,10 +38,10 @@ def run(
     added by the same command. The receipt goes to stdout, progress to stderr.
     """
     settings, execution = options.parse(parsed)
-    from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+    from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
     with ProgressLine(sys.stderr) as progress:
-        receipt = job.run(inputs, checkpoint, output, settings, execution, progress)
+        receipt = carry_out(inputs, checkpoint, output, settings, execution, progress)
     click.echo(render(receipt))
     if receipt.failures:
         count = text.count(len(receipt.failures), "row")

@@ -16,16 +16,17 @@ def status(output: str, form: str) -> None:
 
     Needs no cluster and disturbs no run. Exits with 0 whether the job is finished or not.
     """
-    from pipeline import job  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.status import status as ask  # noqa: PLC0415  so that help does not wait for it
 
-    report = job.status(output)
+    report = ask(output)
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
 
 
 def render(report: Status) -> str:
     """The status for a reader."""
     share = report.megapixels_done / report.megapixels if report.megapixels else 1.0
-    given = {name: value for name, value in report.settings.items() if value is not None}
+    job = report.settings
+    given = {name: value for name, value in job["settings"].items() if value is not None}
     done = text.megapixels(report.megapixels_done)
     lines = [
         ("output", report.output),
@@ -36,6 +37,8 @@ def render(report: Status) -> str:
         ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
         ("quarantine", text.count(report.quarantined, "row")),
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
+        ("checkpoint", job["checkpoint"]),
+        ("device", job["device"]),
         ("runs", f"{len(report.runs):,}"),
     ]
     return text.aligned(lines)

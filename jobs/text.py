@@ -24,7 +24,7 @@ def count(number: int, noun: str) -> str:
 
 
 def megapixels(number: float) -> str:
-    return f"{number:,.1f} Mpx"
+    return f"{number:,.1f} Mpx" if number >= 10 or number == 0 else f"{number:.3g} Mpx"
 
 
 def size(number_bytes: float) -> str:

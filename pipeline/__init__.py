@@ -4,10 +4,15 @@
 torch and Ray take seconds to load and SQL needs neither.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"plan": "job", "run": "job", "status": "job", "open_output": "query"}
+# Torch's OpenMP threads spin while they wait for each other; beside readers, or a second replica,
+# on the same cores that made a window eight times slower (docs/log.md). Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+_HOMES = {"plan": "job", "run": "job", "status": "status", "open_output": "query"}
 
 __all__ = ["open_output", "plan", "run", "status"]
 

@@ -36,7 +36,6 @@ GAUSS_PX = 0.5 / math.sqrt(3.0)
 class Ground:
     """A CRS as the way from its coordinates to longitude and latitude on its own ellipsoid."""
 
-    name: str
     transformer: pyproj.Transformer | None
     """None where the coordinates are longitude and latitude already."""
     angle_rad: float
@@ -60,7 +59,7 @@ class Ground:
         """Bool: the point lies in the domain, i.e. its longitude and latitude lead back to it."""
         lon, lat = self.lonlat(x, y)
         good = np.isfinite(lat)
-        if self.transformer is None or self.cylindrical or not good.any():
+        if self.transformer is None or self.cylindrical:
             return good
         back_x, back_y = self.transformer.transform(
             np.where(good, lon, 0.0) / self.angle_rad,
@@ -82,8 +81,7 @@ def ground(crs: str) -> Ground:
         raise ValueError(f"crs {crs!r}: pyproj does not know it ({reason})") from error
     if horizontal.is_compound:
         horizontal = horizontal.sub_crs_list[0]
-    if horizontal.is_bound and horizontal.source_crs is not None:
-        horizontal = horizontal.source_crs
+    horizontal = (horizontal.source_crs or horizontal) if horizontal.is_bound else horizontal
     geographic = horizontal.is_geographic and not horizontal.is_derived
     base = horizontal if geographic else horizontal.source_crs
     if base is None or not base.is_geographic or horizontal.ellipsoid is None:
@@ -91,20 +89,15 @@ def ground(crs: str) -> Ground:
             f"crs {crs!r} ({horizontal.type_name}) has no longitudes and latitudes behind it;"
             " give the raster a geographic or projected CRS"
         )
-    angle_rad = base.axis_info[0].unit_conversion_factor
-    a_m, f = horizontal.ellipsoid.semi_major_metre, 0.0
-    if horizontal.ellipsoid.inverse_flattening:
-        f = 1 / horizontal.ellipsoid.inverse_flattening
-    else:
-        a_m, f = WGS84_A_M, WGS84_F
+    a_m, inverse_f = horizontal.ellipsoid.semi_major_metre, horizontal.ellipsoid.inverse_flattening
+    a_m, f = (a_m, 1 / inverse_f) if inverse_f else (WGS84_A_M, WGS84_F)
     unit = horizontal.axis_info[0].unit_conversion_factor
     transformer = None
     if not geographic:
         transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True)
     return Ground(
-        name=crs,
         transformer=transformer,
-        angle_rad=angle_rad,
+        angle_rad=base.axis_info[0].unit_conversion_factor,
         unit_m=unit * WGS84_A_M if horizontal.is_geographic else unit,
         a_m=a_m,
         e2=f * (2 - f),

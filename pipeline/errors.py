@@ -1,10 +1,10 @@
 """What can go wrong in the pipeline. Knows no library.
 
-    SwathError                 (segformer.errors) the root
-    +-- CheckpointError        (segformer.errors)
-    +-- UsageError             the command cannot be carried out as asked; nothing was changed
-    +-- InputError             one input cannot be processed; the others go on
-    +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
+SwathError                 (segformer.errors) the root
++-- CheckpointError        (segformer.errors)
++-- UsageError             the command cannot be carried out as asked; nothing was changed
++-- InputError             one input cannot be processed; the others go on
++-- UnfinishedError        the run stopped before every unit had an outcome; run it again
 """
 
 from __future__ import annotations

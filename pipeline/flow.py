@@ -6,6 +6,7 @@ in one byte tensor, which Ray hands over without copying. Knows Ray, and of the 
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import threading
@@ -153,7 +154,7 @@ class UnitSource(Datasource):
                     input_files=None,
                     exec_stats=None,
                 )
-                tasks.append(ReadTask(lambda rows=rows: _plan_rows(rows), metadata))
+                tasks.append(ReadTask(functools.partial(_plan_rows, rows), metadata))
         return tasks
 
 
@@ -213,5 +214,5 @@ def pack(value: object) -> Row:
 def unpack(head: bytes, data: np.ndarray) -> Any:
     """The value that was packed; its arrays are views of `data`."""
     skeleton, offsets = pickle.loads(head)
-    memory = memoryview(np.ascontiguousarray(data))
+    memory = np.ascontiguousarray(data).data
     return pickle.loads(skeleton, buffers=[memory[start : start + n] for start, n in offsets])

@@ -1,4 +1,4 @@
-"""Plan, run and status: what the commands call.
+"""Plan and run: what the commands call.
 
 The only room that sees the whole flow; each step is another room's work.
 """
@@ -15,7 +15,7 @@ from pipeline import flow, local
 from pipeline.errors import UnfinishedError
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Machine, Network, Planner
-from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
+from pipeline.receipt import Estimate, Failure, Progress, Receipt
 from pipeline.replica import device_here
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
@@ -99,36 +99,6 @@ def run(
     return receipt
 
 
-def status(output: str) -> Status:
-    """What OUT's own records say. Raises UsageError where there is no output."""
-    out = Output.open(output)
-    shards = list(out.shards())
-    committed = out.committed()
-    done = {s.shard_id: out.units_done(s.shard_id) for s in shards if s.shard_id not in committed}
-    units_done = [
-        unit
-        for shard in shards
-        for unit in shard.units
-        if shard.shard_id in committed or unit.unit_id in done[shard.shard_id]
-    ]
-    records = list(out.commit_records())
-    return Status(
-        output=output,
-        units=sum(len(shard.units) for shard in shards),
-        units_done=len(units_done),
-        shards=len(shards),
-        shards_published=len(committed),
-        scenes=sum(len(shard.scenes) + len(shard.rejected) for shard in shards),
-        scenes_published=sum(sum(record["scenes"].values()) for record in records),
-        quarantined=sum(len(record["failures"]) for record in records),
-        megapixels=sum(shard.pixels for shard in shards) / 1e6,
-        megapixels_done=sum(unit.pixels for unit in units_done) / 1e6,
-        finished=bool(shards) and len(committed) == len(shards),
-        settings=out.job.to_json(),
-        runs=tuple(out.receipts()),
-    )
-
-
 def _prepare(
     inputs: Sequence[str],
     checkpoint: str,
@@ -137,8 +107,7 @@ def _prepare(
     output: str | None,
 ) -> _Prepared:
     model = load_model(checkpoint)
-    on_cluster = execution.runner == "ray" and execution.address
-    device = flow.device_of(execution.address) if on_cluster else device_here()
+    device = flow.device_of(execution.address) if execution.address else device_here()
     existing = Output.find(output) if output else None
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]

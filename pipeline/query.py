@@ -3,11 +3,14 @@
 DuckDB gets the tables as Arrow datasets that Python opens, and no access to files at all. Views
 over read_parquet, with the files as DuckDB's allowed_paths, would scan faster; but whoever may
 read a path may write it, and `WITH x AS (COPY ... TO 'masks/0.parquet' (USE_TMP_FILE false))`
-counts as a SELECT and overwrites it (DuckDB 2.0). Datasets prune row groups too.
+counts as a SELECT and overwrites it (DuckDB 2.0). Datasets prune row groups too, but for lower
+bounds of doubles, which DuckDB keeps to itself: NaN > 0 holds in SQL and not in Arrow. So a
+bounding box prunes by its `xmin <=` and `ymin <=` only.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import duckdb
@@ -16,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.errors import SwathError, UsageError
-from pipeline.output import Output, table_path
+from pipeline.output import Job, Output, table_path
 from pipeline.tables import CLASSES, SHARD_TABLES
 
 TABLES = (*SHARD_TABLES, "classes", "tile_statistics")
@@ -39,6 +42,24 @@ _CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
 }
 """No files, no network, no extensions, no Python variables as tables, nothing spilled to disk."""
+
+
+@dataclass(frozen=True)
+class OpenedOutput:
+    """An output to be asked from Python: `open_output(OUT).query("SELECT ...")`."""
+
+    url: str
+    job: Job
+    """Settings, checkpoint and classes, as recorded."""
+
+    def query(self, sql: str) -> pa.Table:
+        """As `query`; sees what is published at the moment of the call."""
+        return query(self.url, sql)
+
+
+def open_output(url: str) -> OpenedOutput:
+    """Raises UsageError where there is no output of Swath."""
+    return OpenedOutput(url, Output.open(url).job)
 
 
 def query(output: str, sql: str) -> pa.Table:

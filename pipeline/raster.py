@@ -83,6 +83,11 @@ for _name in ("rasterio._env", "rasterio._err"):
     logging.getLogger(_name).addFilter(_Collect())
 
 
+# Images without CRS and transform are welcome here. For the whole process: warnings.catch_warnings
+# is not safe in threads, and headers are read in several.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
 @contextmanager
 def gdal_env() -> Iterator[list[str]]:
     """GDAL as this pipeline sets it. Yields the list that GDAL's warnings go to."""
@@ -99,13 +104,8 @@ def gdal_env() -> Iterator[list[str]]:
 @contextmanager
 def open_raster(url: str) -> Iterator[tuple[Any, list[str]]]:
     """The opened rasterio dataset and GDAL's warnings since. Raises one of RASTER_ERRORS."""
-    with gdal_env() as notes:
-        with warnings.catch_warnings():
-            # Images without CRS and transform are welcome here.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            src = rasterio.open(url)
-        with src:
-            yield src, notes
+    with gdal_env() as notes, rasterio.open(url) as src:
+        yield src, notes
 
 
 def cause(error: BaseException, url: str) -> str:

@@ -84,3 +84,7 @@ class Execution:
             raise UsageError(f"--replicas {self.replicas}: must be at least 1")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
+        if self.runner == "local" and (self.address or (self.replicas or 1) > 1):
+            raise UsageError(
+                "--runner local is one replica in this process: leave --address and --replicas out"
+            )

@@ -12,6 +12,7 @@ Knows neither pixels nor the network. Suffixes: K classes, H W full resolution, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -95,7 +96,7 @@ class Stitcher:
                 return
             for key in [key for key in self._live if key[0] < rows[0]]:
                 del self._live[key]
-            for left, right in zip(self._col_cuts, self._col_cuts[1:], strict=False):
+            for left, right in pairwise(self._col_cuts):
                 self._blend(Rect(left, top, right - left, bottom - top), rows)
             self._next_strip += 1
 

@@ -9,12 +9,16 @@ Knows tensors and checkpoint folders. Knows nothing of images, scenes, windows a
 
 from __future__ import annotations
 
-from segformer.checkpoint import checkpoint_sha256, load_model, save_model
-from segformer.config import ModelConfig
-from segformer.errors import CheckpointError, SwathError
-from segformer.network import SegFormer
-from segformer.normalisation import Normalisation
-from segformer.presets import MIT, mit_config
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segformer.checkpoint import checkpoint_sha256, load_model, save_model
+    from segformer.config import ModelConfig
+    from segformer.errors import CheckpointError, SwathError
+    from segformer.network import SegFormer
+    from segformer.normalisation import Normalisation
+    from segformer.presets import MIT, mit_config
 
 __all__ = [
     "MIT",
@@ -28,3 +32,24 @@ __all__ = [
     "mit_config",
     "save_model",
 ]
+
+# Names are fetched when asked for: torch takes seconds to load, and `segformer.errors`, which the
+# commands need for their first refusal, does not need it.
+_HOMES = {
+    "MIT": "presets",
+    "CheckpointError": "errors",
+    "ModelConfig": "config",
+    "Normalisation": "normalisation",
+    "SegFormer": "network",
+    "SwathError": "errors",
+    "checkpoint_sha256": "checkpoint",
+    "load_model": "checkpoint",
+    "mit_config": "presets",
+    "save_model": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"segformer.{_HOMES[name]}"), name)

@@ -121,6 +121,7 @@ class ModelConfig:
             for name in (*PROBABILITIES, "initializer_range"):
                 if name in fields:
                     known[name] = float(fields[name])
+            stages = int(fields.get("num_encoder_blocks", len(known.get("depths", cls.depths))))
             names, notes = _class_names(fields)
             colors = _class_colors(fields.get("class_colors"), len(names))
         except (TypeError, ValueError, AttributeError) as error:
@@ -130,10 +131,10 @@ class ModelConfig:
         for name in ("hidden_act", "reshape_last_stage"):
             if name in fields:
                 known[name] = fields[name]
-        stages = int(fields.get("num_encoder_blocks", len(known.get("depths", cls.depths))))
-        if stages != len(known.get("depths", cls.depths)):
+        depths = known.get("depths", cls.depths)
+        if stages != len(depths):
             raise CheckpointError(
-                f"config.json: num_encoder_blocks {stages} contradicts depths {fields['depths']}"
+                f"config.json: num_encoder_blocks {stages} contradicts depths {list(depths)}"
             )
         return cls(**known, class_names=names, class_colors=colors, notes=notes)
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import rasterio
 from PIL import Image
 from rasterio import features
-from rasterio.transform import from_origin
 
 from pipeline.area import CellAreas
 from pipeline.scene import Rect
@@ -123,7 +122,8 @@ def lakes(labels: Uint8s) -> tuple[npt.NDArray[np.int32], Floats]:
     numbered = [(shape, k + 1) for k, (shape, _) in enumerate(shapes)]
     ids = features.rasterize(numbered, out_shape=labels.shape, dtype="int32")
     weights = np.broadcast_to(row_areas_km2(labels.shape[1], labels.shape[0]), labels.shape)
-    return ids, np.bincount(ids[water], weights[water], minlength=len(numbered) + 1)
+    areas_km2 = np.bincount(ids[water], weights[water], minlength=len(numbered) + 1)
+    return ids, areas_km2.astype(np.float64)
 
 
 def lake_at(lat: float, lon: float, ids: npt.NDArray[np.int32]) -> int:
@@ -162,7 +162,7 @@ def write_tile(path: Path, pixels: Uint8s, col: int, row: int) -> None:
         "count": 3,
         "dtype": "uint8",
         "crs": CRS,
-        "transform": from_origin(col * step - 180, 90 - row * step, step, step),
+        "transform": rasterio.Affine(step, 0, col * step - 180, 0, -step, 90 - row * step),
         "photometric": "RGB",
         "tiled": True,
         "blockxsize": 256,

@@ -11,6 +11,8 @@ import bluemarble as bm
 import numpy as np
 import numpy.typing as npt
 
+Float32s = npt.NDArray[np.float32]
+
 LAKE_SHARE = 0.5
 LAKE_CAP_KM2 = 20_000.0
 """Lakes are drawn by area, but none more often than one of this size: the Caspian alone is a
@@ -52,12 +54,12 @@ class Crops:
             size_px=size_px,
         )
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[bm.Floats, bm.Uint8s]:
+    def batch(self, count: int, rng: np.random.Generator) -> tuple[Float32s, bm.Uint8s]:
         """(count, size, size, 3) float32 of 0 to 255 and (count, size, size) labels."""
         pairs = [self._crop(rng) for _ in range(count)]
         return np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
 
-    def _crop(self, rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], bm.Uint8s]:
+    def _crop(self, rng: np.random.Generator) -> tuple[Float32s, bm.Uint8s]:
         row, col = self._origin(rng)
         window = np.s_[row : row + self.size_px, col : col + self.size_px]
         pixels, labels = self.picture[window], self.labels[window]

@@ -28,7 +28,6 @@ from segformer import SegFormer, mit_config, save_model
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoint"
-STATE = HERE / "work" / "training.pt"
 VALIDATION_TILES = bm.Box(0, -90, 60, 90)
 """The tiles that hold the validation band, with the surroundings that the job would show."""
 SAVE_STEPS = 50
@@ -57,16 +56,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     recipe = Recipe(steps=options.steps)
-    STATE.parent.mkdir(exist_ok=True)
+    state_path = HERE / "work" / f"training-{recipe.steps}.pt"
+    state_path.parent.mkdir(exist_ok=True)
     torch.manual_seed(recipe.seed)
-    names = {"class_names": bm.CLASS_NAMES, "class_colors": bm.CLASS_COLORS}
-    model = SegFormer(mit_config("b0", num_labels=len(bm.CLASS_NAMES), **names))
-    average = train(model, Crops.training(recipe.crop_px), recipe, STATE)
+    config = mit_config("b0", 3, class_names=bm.CLASS_NAMES, class_colors=bm.CLASS_COLORS)
+    model = SegFormer(config)
+    average = train(model, Crops.training(recipe.crop_px), recipe, state_path)
     offset = calibrate(average)
+    bias = average.head.classifier.bias
+    assert bias is not None
     with torch.no_grad():
-        average.head.classifier.bias[bm.INLAND_WATER] += offset
+        bias[bm.INLAND_WATER] += offset
     save_model(average, str(options.output), half=True)
-    log(f"wrote {options.output}; {STATE} can go")
+    log(f"wrote {options.output}; {state_path} can go")
 
 
 def train(model: SegFormer, crops: Crops, recipe: Recipe, state_path: Path) -> SegFormer:
@@ -171,9 +173,13 @@ def calibrate(model: SegFormer) -> float:
 def save_state(
     path: Path, step: int, model: SegFormer, average: SegFormer, optimiser: torch.optim.Optimizer
 ) -> None:
-    parts = {"model": model, "average": average, "optimiser": optimiser}
-    state = {name: part.state_dict() for name, part in parts.items()}
-    torch.save({"step": step, **state}, path.with_suffix(".partial"))
+    state = {
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    torch.save(state, path.with_suffix(".partial"))
     path.with_suffix(".partial").rename(path)
 
 

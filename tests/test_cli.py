@@ -1,0 +1,385 @@
+"""The edge: arguments in, exit codes out, results on stdout and all else on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+from rasterio.transform import Affine
+
+import pipeline.job
+from jobs import plan, run, status, text
+from jobs.cli import main
+from jobs.progress import ProgressLine, render
+from jobs.query import write_csv, write_json, write_table
+from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
+from segformer import ModelConfig, SegFormer, save_model
+
+Cli = Callable[..., tuple[int, str, str]]
+HEAVY = ("torch", "ray", "rasterio", "pyarrow", "duckdb", "rich")
+
+
+@pytest.fixture
+def swath(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process: exit code, stdout, stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes with a CRS, one of which is a text file in disguise, and a tiny checkpoint."""
+    root = tmp_path_factory.mktemp("archive")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 100, 120), np.uint8)
+    (root / "images").mkdir()
+    place = Affine(0.01, 0, 10, 0, -0.01, 50)
+    with rasterio.open(
+        root / "images" / "good.tif", "w", driver="GTiff", width=120, height=100, count=3,
+        dtype="uint8", crs="EPSG:4326", transform=place,
+    ) as file:  # fmt: skip
+        file.write(pixels)
+    (root / "images" / "text.tif").write_text("not an image")
+    config = ModelConfig(
+        depths=(1, 1, 1, 1),
+        hidden_sizes=(8, 8, 8, 8),
+        num_attention_heads=(1, 1, 1, 1),
+        decoder_hidden_size=8,
+    )
+    save_model(SegFormer(config), str(root / "checkpoint"))
+    return root
+
+
+def arguments(archive: Path) -> list[object]:
+    window = ["--window", 64, "--stride", 48, "--batch", 2, "--runner", "local"]
+    return [archive / "images", "--checkpoint", archive / "checkpoint", *window]
+
+
+def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
+    given, out = arguments(archive), archive / "out"
+
+    code, stdout, stderr = swath("plan", *given, "--format", "json")
+    assert code == 0, stderr
+    estimate = json.loads(stdout)
+    assert (estimate["scenes"], len(estimate["rejected"])) == (1, 1)
+    code, stdout, _ = swath("plan", *given)
+    assert code == 0
+    assert "rejected: " in stdout
+    assert "text.tif" in stdout
+    assert not out.exists()
+
+    code, stdout, stderr = swath("run", *given, "--output", out)
+    assert code == 3, stderr
+    assert "quarantine  1 row" in stdout
+    assert "Mpx" in stderr  # progress
+    assert f'swath query {out} "SELECT * FROM quarantine"' in stderr
+
+    code, stdout, _ = swath("status", out, "--format", "json")
+    report = json.loads(stdout)
+    assert (code, report["finished"], report["quarantined"]) == (0, True, 1)
+    code, stdout, _ = swath("status", out)
+    assert (code, "finished" in stdout) == (0, True)
+
+    sql = "SELECT scene_id, status FROM scenes ORDER BY 1"
+    code, stdout, stderr = swath("query", out, sql, "--format", "json")
+    assert (code, stderr) == (0, "")
+    assert json.loads(stdout) == [
+        {"scene_id": "good.tif", "status": "done"},
+        {"scene_id": "text.tif", "status": "quarantined"},
+    ]
+    code, _, stderr = swath("run", *given, "--output", out, "--window", 128)
+    assert code == 2
+    assert "window" in stderr
+
+    code, stdout, _ = swath("query", out, "SELECT 1 AS a, 'x,y' AS b", "--format", "csv")
+    assert (code, stdout) == (0, 'a,b\n1,"x,y"\n')
+    code, stdout, _ = swath("query", out, "SELECT 1 AS a")
+    assert code == 0
+    assert stdout.split() == ["a", "─", "1", "(1", "row)"]
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "INPUT"),
+        (["x"], "--checkpoint"),
+        (["x", "--checkpoint", "c"], "--output"),
+        (["x", "--checkpoint", "c", "--output", "o", "--window", "10"], "--window 10"),
+        (["x", "--checkpoint", "c", "--output", "o", "--window", "ten"], "'ten'"),
+        (["x", "--checkpoint", "c", "--output", "o", "--stride", "513"], "--stride 513"),
+        (["x", "--checkpoint", "c", "--output", "o", "--dtype", "int8"], "'int8'"),
+        (["x", "--checkpoint", "c", "--output", "o", "--bands", "4;3"], "'4;3'"),
+        (["x", "--checkpoint", "c", "--output", "o", "--bands", "0,1,2"], "--bands"),
+        (["x", "--checkpoint", "c", "--output", "o", "--offset", "1"], "--scale"),
+        (["x", "--checkpoint", "c", "--output", "o", "--block", "1000"], "--block 1000"),
+        (["x", "--checkpoint", "c", "--output", "o", "--replicas", "0"], "--replicas 0"),
+        (["x", "--checkpoint", "c", "--output", "o", "--runner", "dask"], "'dask'"),
+        (["x", "--checkpoint", "c", "--output", "o", "--nope"], "--nope"),
+        (["/no/such/folder", "--checkpoint", "/no/such/c", "--output", "/no/o"], "/no/such"),
+    ],
+)
+def test_wrong_arguments_end_with_2_and_one_line(swath: Cli, given: list[str], says: str) -> None:
+    code, stdout, stderr = swath("run", *given)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("swath: error: ")
+    assert says in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "query"])
+def test_what_is_no_output_ends_with_2(swath: Cli, tmp_path: Path, command: str) -> None:
+    more = ["SELECT 1"] if command == "query" else []
+    code, stdout, stderr = swath(command, tmp_path / "missing", *more)
+    assert (code, stdout) == (2, "")
+    assert stderr.count("\n") == 1
+    assert "missing" in stderr
+
+
+def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> None:
+    seen: list[Any] = []
+
+    def planned(*given: Any) -> Estimate:
+        seen.append(given)
+        return estimate()
+
+    monkeypatch.setattr(pipeline.job, "plan", planned)
+    options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
+    code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
+    assert (code, stderr) == (0, "")
+    ((inputs, checkpoint, settings, execution, output),) = seen
+    assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
+    assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
+    assert np.isnan(settings.nodata)
+    assert (execution.block, execution.replicas, execution.runner) == (1024, 2, "ray")
+
+
+def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.job, "run", interrupted)
+    code, stdout, stderr = swath("run", "a b", "--checkpoint", "c", "--output", "o")
+    assert (code, stdout) == (1, "")
+    assert "run the same command again: swath run 'a b' --checkpoint c --output o" in stderr
+    assert "Traceback" not in stderr
+
+
+def python(code: str, *more: str) -> str:
+    command = [sys.executable, "-c", code, *more]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+LOADED = """
+import sys
+from jobs.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit:
+    pass
+print("LOADED", [name for name in sys.argv[1].split(",") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["run", "x"], ["--version"]])
+def test_help_and_refusals_load_nothing_heavy(arguments: list[str]) -> None:
+    assert "LOADED []" in python(LOADED, ",".join(HEAVY), *arguments)
+
+
+@pytest.mark.parametrize("arguments", [["status", "/missing"], ["query", "/missing", "SELECT 1"]])
+def test_reading_an_output_loads_neither_torch_nor_ray(arguments: list[str]) -> None:
+    assert "LOADED []" in python(LOADED, "torch,ray", *arguments)
+
+
+FLOOD = """
+import click
+from jobs.cli import main, swath
+
+@swath.command()
+def flood():
+    for _ in range(10_000):
+        click.echo("x" * 1000)
+
+main(["flood"])
+"""
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    """The reader goes away after one byte, as `head` does after ten lines."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+VALUES = pa.table(
+    {
+        "f": [1.5, float("nan")],
+        "b": [b"\x00\xff", None],
+        "t": pa.array([0, None], pa.timestamp("us", "UTC")),
+        "s": [{"x": [1, 2]}, None],
+        "d": pa.array([None, 12], pa.decimal128(38, 0)),
+    }
+)
+
+
+def test_json_values(capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(VALUES)
+    assert json.loads(capsys.readouterr().out) == [
+        {"f": 1.5, "b": "00ff", "t": "1970-01-01T00:00:00+00:00", "s": {"x": [1, 2]}, "d": None},
+        {"f": None, "b": None, "t": None, "s": None, "d": 12},
+    ]
+    write_json(VALUES.slice(0, 0))
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_csv_values(capsys: pytest.CaptureFixture[str]) -> None:
+    write_csv(VALUES)
+    assert capsys.readouterr().out == (
+        "f,b,t,s,d\n"
+        '1.5,00ff,1970-01-01T00:00:00+00:00,"{""x"": [1, 2]}",\n'
+        "nan,,,,12\n"
+    )  # fmt: skip
+
+
+def test_a_table_for_people_is_cut_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(pa.table({"n": range(51), "text": ["[bold]" + "x" * 999] * 51, "b": [b"12"] * 51}))
+    out = capsys.readouterr().out
+    assert "(51 rows, the first 50 shown; --format csv or json prints all)" in out
+    assert "[bold]" + "x" * 293 + "…" in out
+    assert "<2 B>" in out
+    assert max(len(line) for line in out.splitlines()) < 330
+
+
+def test_parquet_goes_to_stdout(archive: Path) -> None:
+    main_module = [sys.executable, "-m", "jobs.cli"]
+    out = archive / "piped"
+    command = [*main_module, "run", *map(str, arguments(archive)), "--output", str(out)]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 3
+    ask = [*main_module, "query", str(out), "FROM classes", "--format", "parquet"]
+    result = subprocess.run(ask, capture_output=True, check=True)
+    assert pq.read_table(io.BytesIO(result.stdout)).num_rows == 2
+    assert result.stderr == b""
+
+
+class Screen(io.StringIO):
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def progress(done: int, elapsed_s: float) -> Progress:
+    return Progress(done * 10**6, 100 * 10**6, done * 10**6, elapsed_s, done, 100)
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, 31), (False, 5)])
+def test_progress_is_one_live_line_or_one_now_and_then(terminal: bool, shown: int) -> None:
+    screen, now = Screen(terminal), [0.0]
+    with ProgressLine(screen, clock=lambda: now[0]) as line:
+        for second in range(31):
+            now[0] = float(second)
+            line(progress(second, second))
+        line(progress(31, 31.0))
+    written = screen.getvalue()
+    assert written.endswith("\n")
+    if terminal:
+        assert written.count("\n") == 1
+        assert written.count("\r") == shown + 1
+    else:
+        assert "\r" not in written
+        assert written.count("\n") == shown
+    assert "31.0 of 100.0 Mpx, 31%, 1.00 Mpx/s, 1 min 9 s left" in written.splitlines()[-1]
+
+
+def test_progress_says_when_it_does_not_know() -> None:
+    assert render(progress(0, 0.0)).endswith("time left unknown")
+    with ProgressLine(Screen(terminal=True)) as line:
+        pass
+    assert line is not None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "says"),
+    [(0, "0.0 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"),
+     (86400 * 3, "3 d 0 h")],
+)  # fmt: skip
+def test_durations(seconds: float, says: str) -> None:
+    assert text.duration(seconds) == says
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1.234e9, "1.23 GB")]
+)
+def test_sizes(number: float, says: str) -> None:
+    assert text.size(number) == says
+
+
+def estimate() -> Estimate:
+    failure = Failure("b", "b.tif", "describe", None, "InputError", "not an image")
+    return Estimate(
+        inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
+        megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
+        device="cpu", batch=4, notes=("small scenes",),
+    )  # fmt: skip
+
+
+def test_the_estimate_reads_well() -> None:
+    lines = plan.render(estimate()).splitlines()
+    assert "windows   100 (computed: 125, x1.25)" in lines
+    assert "time      30 min 0 s of one replica on cpu" in lines
+    assert "area      unknown: no CRS" in lines
+    assert "note: small scenes" in lines
+    assert "rejected: b.tif: not an image (describe, InputError)" in lines
+
+
+def test_the_receipt_reads_well() -> None:
+    receipt = Receipt(
+        started="2026-01-01T00:00:00Z", seconds=65, output="OUT", runner="local", device="cpu",
+        replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2, scenes_partial=1,
+        scenes_quarantined=1, failures=estimate().rejected, megapixels=12.0,
+        megapixels_per_s=0.25, windows_computed=125, read_s=1, segment_s=60, finish_s=2,
+        bounded_by="segment", pixels_without_area=7, notes=("a note",),
+    )  # fmt: skip
+    out = run.render(receipt)
+    assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
+    assert "1 computed, 3 done by earlier runs" in out
+    assert "0.25 Mpx/s per replica; bound by segment" in out
+    assert "7 px outside their CRS's domain" in out
+    assert out.endswith("note: a note")
+
+
+def test_the_status_reads_well() -> None:
+    report = Status(
+        output="OUT", units=4, units_done=1, shards=2, shards_published=0, scenes=3,
+        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5, finished=False,
+        settings={"settings": {"window": 512, "batch": None}, "checkpoint": "C", "device": "cpu"},
+        runs=(),
+    )  # fmt: skip
+    out = status.render(report)
+    assert "2.5 Mpx of 10.0 Mpx (25%)" in out
+    assert "unfinished" in out
+    assert "window 512" in out
+    assert "batch" not in out

@@ -1,0 +1,74 @@
+"""The documents say what the commands do: help, the reference page, the README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from jobs.cli import swath
+from jobs.reference import reference
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = sorted(swath.commands)
+OPTIONS = [
+    (name, parameter.opts[0], parameter)
+    for name in COMMANDS
+    for parameter in swath.commands[name].params
+    if isinstance(parameter, click.Option)
+]
+
+
+def help_of(name: str) -> str:
+    command = swath.commands[name]
+    text = command.get_help(click.Context(command, info_name=name))
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    command = swath.commands[name]
+    assert command.help
+    assert command.get_short_help_str(limit=1000).endswith(".")
+
+
+@pytest.mark.parametrize(("name", "option", "parameter"), OPTIONS, ids=str)
+def test_every_option_has_help_and_states_its_default(
+    name: str, option: str, parameter: click.Option
+) -> None:
+    assert parameter.help, f"swath {name} {option}"
+    assert parameter.help.endswith("."), f"swath {name} {option}"
+    assert parameter.required or parameter.show_default, f"swath {name} {option}"
+
+
+@pytest.mark.parametrize("option", ["--window", "--stride", "--block"])
+def test_lengths_state_their_unit(option: str) -> None:
+    (parameter,) = (p for name, o, p in OPTIONS if name == "run" and o == option)
+    assert "in pixels" in (parameter.help or "")
+
+
+def test_exit_codes_are_in_the_help() -> None:
+    for text in (" ".join(swath.get_help(click.Context(swath)).split()), help_of("run")):
+        assert re.search(r"0 done; 1 failed or unfinished .*; 2 .*; 3 done, with", text)
+
+
+def test_options_of_run_are_those_of_the_design() -> None:
+    options = [option for name, option, _ in OPTIONS if name == "run"]
+    settled = "--checkpoint --output --window --stride --dtype --batch --bands --scale --offset"
+    settled += " --nodata --block --replicas --runner --address"
+    assert options == settled.split()
+
+
+def test_the_reference_page_is_what_the_commands_say() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_mentions_every_command(name: str) -> None:
+    assert f"swath {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_changelog_has_a_place_for_what_is_new() -> None:
+    assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

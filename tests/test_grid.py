@@ -1,0 +1,81 @@
+"""Windows, blocks and mask tiles, against their definitions spelled out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.grid import Axis, WindowGrid, cores, mask_tiles
+from pipeline.scene import Rect
+
+
+@st.composite
+def axes(draw: st.DrawFn) -> Axis:
+    window = draw(st.integers(4, 80))
+    return Axis(draw(st.integers(1, 300)), window, draw(st.integers(1, window)))
+
+
+@st.composite
+def axes_with_span(draw: st.DrawFn) -> tuple[Axis, int, int]:
+    axis = draw(axes())
+    start = draw(st.integers(0, axis.size_px - 1))
+    return axis, start, draw(st.integers(start + 1, axis.size_px))
+
+
+def definition(axis: Axis) -> list[int]:
+    """Multiples of the stride, the last one shifted back into the scene."""
+    last = max(0, axis.size_px - axis.window_px)
+    return sorted({*range(0, last, axis.stride_px), last})
+
+
+@given(axes())
+def test_origins(axis: Axis) -> None:
+    assert [axis.origin(i) for i in range(axis.count)] == definition(axis)
+
+
+@given(axes_with_span())
+def test_touching(case: tuple[Axis, int, int]) -> None:
+    axis, start, end = case
+    overlap = [i for i, o in enumerate(definition(axis)) if o < end and o + axis.window_px > start]
+    assert list(axis.touching(start, end)) == overlap
+    assert axis.span(start, end) == (
+        definition(axis)[overlap[0]],
+        min(definition(axis)[overlap[-1]] + axis.window_px, axis.size_px),
+    )
+
+
+@given(axes_with_span())
+def test_between_cuts_the_covering_windows_are_constant(case: tuple[Axis, int, int]) -> None:
+    axis, start, end = case
+    cuts = axis.cuts(start, end)
+    assert (cuts[0], cuts[-1]) == (start, end)
+    for left, right in pairwise(cuts):
+        for px in range(left, right):
+            covering = [i for i, o in enumerate(definition(axis)) if o <= px < o + axis.window_px]
+            assert list(axis.touching(left, right)) == covering
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5))
+def test_cores_and_mask_tiles_cover_every_pixel_once(w: int, h: int, cw: int, ch: int) -> None:
+    covered = np.zeros((h, w), np.uint8)
+    seen = set()
+    for core in cores(w, h, cw * 512, ch * 512):
+        for tile_col, tile_row, rect in mask_tiles(core):
+            assert (rect.col_off, rect.row_off) == (tile_col * 512, tile_row * 512)
+            assert (tile_col, tile_row) not in seen
+            seen.add((tile_col, tile_row))
+            covered[rect.row_off : rect.row_end, rect.col_off : rect.col_end] += 1
+    assert (covered == 1).all()
+
+
+def test_a_whole_scene_computes_no_window_twice() -> None:
+    grid = WindowGrid.of(10_980, 10_980, 512, 384)
+    assert grid.computed(Rect(0, 0, 10_980, 10_980)) == grid.count == 29 * 29
+
+
+def test_a_block_of_twelve_strides_costs_17_percent_more() -> None:
+    grid = WindowGrid.of(4608 * 10, 4608 * 10, 512, 384)
+    assert grid.computed(Rect(4608, 4608, 4608, 4608)) == 13 * 13

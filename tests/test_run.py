@@ -1,0 +1,316 @@
+"""Runs from end to end: the same rows whatever the division of work, and what resume leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from archives import assert_same_rows, picture, rows, stray_files, write_scene
+from PIL import Image
+
+from pipeline.errors import UsageError
+from pipeline.job import plan, run
+from pipeline.receipt import Progress, Receipt
+from pipeline.settings import Execution, Settings
+from pipeline.status import status
+from segformer import load_model, save_model
+
+SETTINGS = Settings(window=128, stride=96, batch=2)
+LOCAL = Execution(runner="local")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One scene of several blocks, a striped one, one with nodata, small and tiny ones."""
+    folder = tmp_path_factory.mktemp("archive")
+    write_scene(folder / "large.tif", 1500, 1300, seed=1)
+    write_scene(folder / "strips.tif", 900, 1100, seed=2, tiled=False)
+    hollow = np.maximum(picture(700, 600, seed=3), 1)
+    hollow[:, 50:400, 100:500] = 0
+    write_scene(folder / "sub" / "hollow.tif", 700, 600, values=hollow, nodata=0)
+    for n in range(4):
+        write_scene(folder / "small" / f"{n}.tif", 90 + 50 * n, 140, seed=10 + n)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: Path, small_checkpoint: str, tmp_path_factory: pytest.TempPathFactory):
+    """The plain loop over whole scenes: the oracle."""
+    out = tmp_path_factory.mktemp("oracle") / "out"
+    segment(archive, small_checkpoint, out, Execution(runner="local", block=4096))
+    return out
+
+
+def segment(archive: Path, checkpoint: str, out: Path, execution: Execution = LOCAL) -> Receipt:
+    return run([str(archive)], checkpoint, str(out), SETTINGS, execution)
+
+
+@pytest.mark.parametrize("block", [512, 1024, None])
+def test_same_rows_whatever_the_block(
+    archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path, block: int | None
+) -> None:
+    execution = Execution(runner="local", block=block)
+    receipt = segment(archive, small_checkpoint, tmp_path / "out", execution)
+    assert receipt.scenes_done == receipt.scenes_planned == 7
+    assert_same_rows(undisturbed, tmp_path / "out")
+    assert stray_files(tmp_path / "out") == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_same_rows_on_ray(
+    archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path, replicas: int
+) -> None:
+    seen: list[Progress] = []
+    execution = Execution(replicas=replicas, block=512)
+    out = tmp_path / "out"
+    receipt = run([str(archive)], small_checkpoint, str(out), SETTINGS, execution, seen.append)
+    assert receipt.replicas == replicas
+    assert receipt.units_computed == receipt.units > 8
+    assert seen[-1].done_px == seen[-1].total_px == seen[-1].computed_px
+    assert_same_rows(undisturbed, out)
+    assert stray_files(out) == []
+
+
+def test_a_second_run_computes_nothing(
+    archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    first = segment(archive, small_checkpoint, tmp_path / "out")
+    second = segment(archive, small_checkpoint, tmp_path / "out")
+    assert first.units_computed == first.units == second.units
+    assert second.units_computed == 0
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
+
+
+def test_added_files_are_computed_and_nothing_else(
+    archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    names = sorted(p.relative_to(archive) for p in archive.rglob("*.tif"))
+    for name in names[::2]:
+        copy_with_times(archive / name, folder / name)
+    first = segment(folder, small_checkpoint, out)
+    published = {p: p.stat().st_mtime_ns for p in (out / "masks").iterdir()}
+    for name in names[1::2]:
+        copy_with_times(archive / name, folder / name)
+    waiting = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    second = segment(folder, small_checkpoint, out)
+
+    assert waiting.scenes == len(names[1::2])
+    assert second.units_computed == second.units - first.units > 0
+    assert all(p.stat().st_mtime_ns == t for p, t in published.items())
+    assert_same_rows(undisturbed, out, "masks", "statistics", "quarantine")
+
+
+def copy_with_times(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+
+
+def test_a_changed_file_is_a_scene_of_its_own(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_scene(folder / "a.tif", 200, 150, seed=1)
+    segment(folder, small_checkpoint, out)
+    before = rows(out, "masks").to_pylist()
+    write_scene(folder / "a.tif", 260, 150, seed=2)
+    receipt = segment(folder, small_checkpoint, out)
+    after = rows(out, "masks").to_pylist()
+
+    assert receipt.scenes_done == 2
+    assert "path@version" in receipt.notes[-1]
+    assert after[0] == before[0]
+    assert after[1]["scene_id"].startswith("a.tif@")
+    assert after[1]["width"] == 260
+
+
+def test_a_vanished_file_is_quarantined(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_scene(folder / "a.tif", 200, 150)
+    doomed = write_scene(folder / "b.tif", 200, 150)
+
+    def remove(_: Progress) -> None:
+        doomed.unlink(missing_ok=True)
+
+    execution = Execution(runner="local", block=512)
+    big = write_scene(folder / "0.tif", 600, 600)  # units of its own, computed first
+    receipt = run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, remove)
+    assert big.exists()
+    assert [f.scene_id for f in receipt.failures] == ["b.tif"]
+    assert "vanished" in receipt.failures[0].message
+    statuses = {row["scene_id"]: row["status"] for row in rows(out, "scenes").to_pylist()}
+    assert statuses == {"0.tif": "done", "a.tif": "done", "b.tif": "quarantined"}
+
+
+def test_two_bad_files_among_ten_good_ones(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(10):
+        write_scene(folder / f"good{n}.tif", 150, 150, seed=n)
+    noise = np.random.default_rng(0).integers(0, 256, (3, 400, 400), dtype=np.uint8)
+    broken = write_scene(folder / "broken.tif", 400, 400, values=noise)
+    content = bytearray(broken.read_bytes())
+    content[20_000:200_000] = bytes(180_000)
+    broken.write_bytes(content)
+    (folder / "text.tif").write_text("this is no image")
+
+    options = ["--runner", "local", "--window", "128", "--stride", "96"]
+    paths = [folder, "--checkpoint", small_checkpoint, "--output", out]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "run", *paths, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    quarantine = {row["scene_id"]: row for row in rows(out, "quarantine").to_pylist()}
+    assert set(quarantine) == {"broken.tif", "text.tif"}
+    assert (quarantine["broken.tif"]["stage"], quarantine["text.tif"]["stage"]) == (
+        "read",
+        "describe",
+    )
+    assert all(str(folder) in row["message"] for row in quarantine.values())
+    scenes = rows(out, "scenes").to_pylist()
+    assert sum(row["status"] == "done" for row in scenes) == 10
+    assert sum(row["status"] == "quarantined" for row in scenes) == 2
+    assert {row["scene_id"] for row in rows(out, "masks").to_pylist()} == {
+        f"good{n}.tif" for n in range(10)
+    }
+
+
+def test_one_broken_block_leaves_a_partial_scene(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    noise = np.random.default_rng(0).integers(0, 256, (3, 1500, 600), dtype=np.uint8)
+    path = write_scene(folder / "a.tif", 600, 1500, values=noise)
+    content = bytearray(path.read_bytes())
+    content[-150_000:-50_000] = bytes(100_000)
+    path.write_bytes(content)
+    receipt = segment(folder, small_checkpoint, out, Execution(runner="local", block=512))
+    assert receipt.scenes_partial == 1
+    assert {f.stage for f in receipt.failures} == {"read"}
+    assert rows(out, "scenes")["status"].to_pylist() == ["partial"]
+    assert 0 < rows(out, "masks").num_rows < 6
+
+
+def test_non_finite_logits_are_quarantined_and_never_a_class(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
+    model = load_model(small_checkpoint, fold=False)
+    with torch.no_grad():
+        model.head.classifier.weight.fill_(3e38)  # finite, but no sum of them is
+    save_model(model, str(tmp_path / "huge"))
+    write_scene(tmp_path / "in" / "a.tif", 200, 150)
+    receipt = segment(tmp_path / "in", str(tmp_path / "huge"), tmp_path / "out")
+    assert [f.stage for f in receipt.failures] == ["segment"]
+    assert "NaN or infinite" in receipt.failures[0].message
+    assert rows(tmp_path / "out", "masks").num_rows == 0
+
+
+def test_another_job_is_refused_by_its_differences(
+    small_checkpoint: str, b0_checkpoint: str, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_scene(folder / "a.tif", 200, 150)
+    segment(folder, small_checkpoint, out)
+    with pytest.raises(UsageError, match="stride: 96 here, 64 asked for"):
+        run([str(folder)], small_checkpoint, str(out), Settings(window=128, stride=64), LOCAL)
+    with pytest.raises(UsageError, match="checkpoint_sha256"):
+        segment(folder, b0_checkpoint, out)
+    with pytest.raises(UsageError, match=r"another file as scene 'a\.tif'"):
+        segment(write_scene(tmp_path / "other" / "a.tif", 9, 9).parent, small_checkpoint, out)
+
+
+def test_a_refused_run_leaves_no_output(small_checkpoint: str, tmp_path: Path) -> None:
+    values = picture(200, 150).astype(np.uint16) * 40
+    write_scene(tmp_path / "in" / "a.tif", 200, 150, values=values)
+    with pytest.raises(UsageError, match="--scale"):
+        segment(tmp_path / "in", small_checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    scaled = Settings(window=128, stride=96, scale=1 / 40 / 255)
+    receipt = run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), scaled, LOCAL)
+    assert receipt.scenes_done == 1
+
+
+def test_uint16_scaled_to_the_same_values_gives_the_same_masks(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
+    values = picture(300, 200)
+    write_scene(tmp_path / "in8" / "a.tif", 300, 200, values=values)
+    write_scene(tmp_path / "in16" / "a.tif", 300, 200, values=values.astype(np.uint16))
+    norm = load_model(small_checkpoint).normalisation
+    scaled = Settings(window=128, stride=96, batch=2, scale=norm.rescale)
+    run([str(tmp_path / "in8")], small_checkpoint, str(tmp_path / "out8"), SETTINGS, LOCAL)
+    run([str(tmp_path / "in16")], small_checkpoint, str(tmp_path / "out16"), scaled, LOCAL)
+    assert_same_rows(tmp_path / "out8", tmp_path / "out16", "masks", "statistics")
+
+
+def test_a_folder_with_other_files_is_refused(small_checkpoint: str, tmp_path: Path) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 200, 150)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.doc").write_text("precious")
+    with pytest.raises(UsageError, match="holds files that are no output of Swath"):
+        segment(tmp_path / "in", small_checkpoint, tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["thesis.doc"]
+
+
+def test_png_and_jpeg_without_crs_have_no_areas(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    image = Image.fromarray(np.moveaxis(picture(300, 200), 0, -1))
+    image.save(folder / "a.png")
+    image.save(folder / "b.jpg")
+    receipt = segment(folder, small_checkpoint, out)
+    assert receipt.scenes_done == 2
+    for row in rows(out, "statistics").to_pylist():
+        assert row["area_m2"] is None
+    assert rows(out, "masks")["geometry"].null_count == rows(out, "masks").num_rows > 0
+
+
+def test_status_tells_what_the_records_say(
+    archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    receipt = segment(archive, small_checkpoint, tmp_path / "out")
+    told = status(str(tmp_path / "out"))
+    assert told.finished
+    assert told.units == told.units_done == receipt.units
+    assert told.scenes == told.scenes_published == 7
+    assert told.megapixels_done == pytest.approx(receipt.megapixels)
+    assert told.settings["settings"]["stride"] == 96
+    assert told.runs[0]["units_computed"] == receipt.units_computed
+    job = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert job["fingerprint"] == told.settings["fingerprint"]
+
+
+def test_statistics_are_the_sums_of_the_masks(undisturbed: Path) -> None:
+    statistics = rows(undisturbed, "statistics").to_pylist()
+    for row in statistics:
+        tiles = [
+            part
+            for tile in rows(undisturbed, "masks").to_pylist()
+            if tile["scene_id"] == row["scene_id"]
+            for part in tile["class_pixels"]
+            if part["class_id"] == row["class_id"]
+        ]
+        assert row["pixels"] == sum(part["pixels"] for part in tiles)
+        assert row["area_m2"] == pytest.approx(sum(part["area_m2"] for part in tiles), rel=1e-12)
+        assert row["area_m2"] == pytest.approx(row["pixels"] * 100, rel=2e-3)
+    fractions: dict[str, float] = {}
+    for row in statistics:
+        fractions[row["scene_id"]] = fractions.get(row["scene_id"], 0) + row["fraction"]
+    assert all(value == pytest.approx(1) for value in fractions.values())
+
+
+def test_masks_count_what_they_hold(undisturbed: Path) -> None:
+    for tile in rows(undisturbed, "masks").to_pylist():
+        ids = np.frombuffer(tile["mask"], tile["mask_dtype"])
+        assert ids.size == tile["width"] * tile["height"]
+        counts = np.bincount(ids[ids != tile["nodata"]], minlength=4)
+        assert tile["valid_pixels"] == counts.sum()
+        assert tile["majority_class"] == counts.argmax()
+        assert {p["class_id"]: p["pixels"] for p in tile["class_pixels"]} == {
+            k: n for k, n in enumerate(counts) if n
+        }

@@ -1,0 +1,369 @@
+"""Checkpoint folders: every format that loads, every fault by its message, what is written."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from segformer import (
+    CheckpointError,
+    ModelConfig,
+    Normalisation,
+    SegFormer,
+    checkpoint_sha256,
+    load_model,
+    mit_config,
+    save_model,
+)
+from segformer.folder import without_credentials
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    from transformers import SegformerForSemanticSegmentation
+
+CONFIG = mit_config(
+    "b0",
+    3,
+    class_names=["ocean", "land", "lake"],
+    class_colors=("1F77B4", None, "00FFFF"),
+    depths=(1, 1, 1, 1),
+    hidden_sizes=(8, 16, 24, 32),
+    num_attention_heads=(1, 2, 3, 4),
+    decoder_hidden_size=16,
+)
+PIXELS = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def model() -> SegFormer:
+    model = SegFormer(CONFIG).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.ndim > 1:
+                tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 2, generator=generator)
+            elif tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.2)
+    return model
+
+
+@pytest.fixture
+def folder(model: SegFormer, tmp_path: Path) -> Path:
+    save_model(model, str(tmp_path / "checkpoint"))
+    return tmp_path / "checkpoint"
+
+
+@torch.inference_mode()
+def logits(model: torch.nn.Module) -> Tensor:
+    output = model(PIXELS)
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in fields.items() if v is not ...}))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    change(tensors)
+    safetensors.torch.save_file(tensors, path)
+
+
+def refusal(folder: Path | str) -> str:
+    """The message, which must be one line and name the folder."""
+    with pytest.raises(CheckpointError) as caught:
+        load_model(str(folder))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(str(folder))
+    assert message.count(str(folder)) == 1
+    return message
+
+
+def test_what_is_saved_loads_equal_here_and_in_transformers(model: SegFormer, folder: Path) -> None:
+    again = load_model(str(folder), fold=False)
+    assert again.config == CONFIG
+    assert again.normalisation == model.normalisation
+    assert torch.equal(logits(again), logits(model))
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert theirs.config.id2label == {0: "ocean", 1: "land", 2: "lake"}
+    torch.testing.assert_close(logits(theirs), logits(model), atol=1e-5, rtol=0)
+    folded = load_model(str(folder))
+    torch.testing.assert_close(logits(folded), logits(model), atol=1e-5, rtol=0)
+
+
+def test_half_precision_is_smaller_and_widened(model: SegFormer, tmp_path: Path) -> None:
+    save_model(model, str(tmp_path / "full"))
+    save_model(model, str(tmp_path / "half"), half=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.65 * sizes[0]
+    half = load_model(str(tmp_path / "half"), fold=False)
+    assert {p.dtype for p in half.parameters()} == {torch.float32}
+    assert 0 < (logits(half) - logits(model)).abs().max() < 0.02
+    theirs = SegformerForSemanticSegmentation.from_pretrained(
+        tmp_path / "half", dtype=torch.float32
+    )
+    torch.testing.assert_close(logits(theirs), logits(half), atol=1e-5, rtol=0)
+
+
+def test_new_key_names_pickles_and_shards_give_the_same_model(folder: Path, tmp_path: Path) -> None:
+    expected = logits(load_model(str(folder)))
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
+    new_names = {name: t.contiguous() for name, t in theirs.state_dict().items()}
+    assert any(name.startswith("segformer.stages.") for name in new_names)
+    old_names = safetensors.torch.load_file(folder / "model.safetensors")
+    assert any(name.startswith("segformer.encoder.block.") for name in old_names)
+    weights = folder / "model.safetensors"
+
+    safetensors.torch.save_file(new_names, weights)
+    assert torch.equal(logits(load_model(str(folder))), expected)
+
+    weights.unlink()
+    for names in (new_names, old_names):
+        torch.save(names, folder / "pytorch_model.bin")
+        assert torch.equal(logits(load_model(str(folder))), expected)
+
+    (folder / "pytorch_model.bin").unlink()
+    theirs.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
+    assert torch.equal(logits(load_model(str(tmp_path / "sharded"))), expected)
+
+
+def test_safetensors_are_preferred_to_pickles(folder: Path) -> None:
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    load_model(str(folder))
+
+
+def test_num_batches_tracked_may_be_absent(folder: Path) -> None:
+    expected = logits(load_model(str(folder)))
+    edit_weights(folder, lambda t: t.pop("decode_head.batch_norm.num_batches_tracked"))
+    assert torch.equal(logits(load_model(str(folder))), expected)
+
+
+def test_any_fsspec_url(model: SegFormer, folder: Path) -> None:
+    url = "memory://bucket/checkpoint"
+    save_model(model, url)
+    assert torch.equal(logits(load_model(url)), logits(load_model(str(folder))))
+    assert torch.equal(logits(load_model(f"file://{folder}/")), logits(load_model(url)))
+    assert checkpoint_sha256(url) == checkpoint_sha256(str(folder))
+    fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_loading_draws_no_random_numbers(folder: Path) -> None:
+    state = torch.get_rng_state()
+    load_model(str(folder))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_sha256_follows_every_file_that_counts(folder: Path) -> None:
+    seen = {checkpoint_sha256(str(folder))}
+    (folder / "README.md").write_text("does not count")
+    assert checkpoint_sha256(str(folder)) in seen
+    edit_json(folder / "config.json", id2label={"0": "sea", "1": "land", "2": "lake"})
+    seen.add(checkpoint_sha256(str(folder)))
+    edit_json(folder / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
+    seen.add(checkpoint_sha256(str(folder)))
+    edit_weights(folder, lambda t: t["decode_head.classifier.bias"].add_(1))
+    seen.add(checkpoint_sha256(str(folder)))
+    (folder / "preprocessor_config.json").unlink()
+    seen.add(checkpoint_sha256(str(folder)))
+    assert len(seen) == 5
+    with pytest.raises(CheckpointError, match="does not exist"):
+        checkpoint_sha256(str(folder / "elsewhere"))
+
+
+# --- what is refused ---------------------------------------------------------------------------
+
+
+def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
+    assert "does not exist; give a folder with config.json" in refusal(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="is a file; give the checkpoint's folder"):
+        load_model(str(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    assert "has no weights: none of model.safetensors," in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "has no config.json; give a checkpoint folder" in refusal(folder)
+    assert "unknownfs" in refusal("unknownfs://bucket/checkpoint")
+
+
+def test_other_models_are_refused(folder: Path) -> None:
+    edit_json(folder / "config.json", architectures=["SegformerForImageClassification"])
+    assert "has no segmentation head" in refusal(folder)
+    edit_json(folder / "config.json", model_type="upernet")
+    assert "model_type is 'upernet', not 'segformer'" in refusal(folder)
+    (folder / "config.json").write_text("[1]")
+    assert "config.json is not a JSON object" in refusal(folder)
+    (folder / "config.json").write_text('{"model_type"')
+    assert "config.json is not JSON" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not supported; supported are gelu"),
+        ({"depths": [1, 1, 1]}, "num_encoder_blocks 4 contradicts depths [1, 1, 1]"),
+        ({"depths": "many"}, "a value is not what it should be"),
+        ({"sr_ratios": None}, "a value is not what it should be"),
+        ({"num_encoder_blocks": "x"}, "a value is not what it should be"),
+        ({"hidden_act": ["gelu"]}, "is not supported"),
+        ({"num_labels": 2}, "id2label names class ids 0 to 2, but num_labels is 2"),
+        ({"class_colors": ["1F77B4"]}, "3 classes but 1 class_colors"),
+        ({"class_colors": ["blue", None, None]}, "class_colors has 'BLUE'; write RRGGBB"),
+    ],
+)
+def test_bad_configs_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit_json(folder / "config.json", **changes)
+    assert message in refusal(folder)
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    for size in (0, 5, 300, len(data) - 1):
+        path.write_bytes(data[:size])
+        message = refusal(folder)
+        assert f"model.safetensors: is truncated or damaged ({size} bytes" in message
+        assert "fetch it again" in message
+    path.unlink()
+    torch.save({"a": torch.ones(100)}, folder / "pytorch_model.bin")
+    data = (folder / "pytorch_model.bin").read_bytes()
+    for size in (0, 5, len(data) // 2):
+        (folder / "pytorch_model.bin").write_bytes(data[:size])
+        assert "pytorch_model.bin: " in refusal(folder)
+
+
+class _Bomb:
+    exploded = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_explode, ())
+
+
+def _explode() -> None:
+    _Bomb.exploded = True
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": _Bomb()}, folder / "pytorch_model.bin")
+    message = refusal(folder)
+    assert "is not executed; convert it to model.safetensors" in message
+    assert not _Bomb.exploded
+    torch.save([torch.ones(3)], folder / "pytorch_model.bin")
+    assert "is not a state dict" in refusal(folder)
+
+
+def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
+    edit_weights(folder, lambda t: t.update({"decode_head.extra.weight": torch.ones(2)}))
+    assert "has the unexpected 1 key decode_head.extra.weight" in refusal(folder)
+    edit_weights(folder, lambda t: t.pop("decode_head.extra.weight"))
+    load_model(str(folder))
+    edit_weights(folder, lambda t: t.pop("segformer.encoder.block.2.0.attention.self.sr.bias"))
+    message = refusal(folder)
+    assert "lacks 1 key segformer.encoder.block.2.0.attention.self.sr.bias;" in message
+
+
+def test_missing_keys_are_named_as_in_the_file(folder: Path) -> None:
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder).state_dict()
+    del theirs["segformer.stages.2.blocks.0.attention.q_proj.weight"]
+    tensors = {name: t.contiguous() for name, t in theirs.items()}
+    safetensors.torch.save_file(tensors, folder / "model.safetensors")
+    assert "segformer.stages.2.blocks.0.attention.q_proj.weight" in refusal(folder)
+
+
+def test_another_number_of_classes_is_explained(folder: Path) -> None:
+    edit_json(folder / "config.json", id2label={"0": "a", "1": "b"}, class_colors=...)
+    message = refusal(folder)
+    assert (
+        "decode_head.classifier.weight has the shape [3, 16, 1, 1], but config.json asks for"
+        in (message)
+    )
+    assert "[2, 16, 1, 1]" in message
+    assert "(id2label has 2 classes, the weights 3)" in message
+
+
+def test_weights_that_cannot_be_computed_with_are_refused(folder: Path) -> None:
+    edit_weights(folder, lambda t: t["decode_head.classifier.bias"].fill_(float("nan")))
+    assert "3 of 3 weights are not finite" in refusal(folder)
+    name = "decode_head.linear_fuse.weight"
+    edit_weights(folder, lambda t: t.update({name: t[name].to(torch.int8)}))
+    assert "torch.int8, but quantised weights are not supported" in refusal(folder)
+
+
+def test_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    index = {"weight_map": {"a": "../outside.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "names ../outside.safetensors, which is not there" in refusal(folder)
+
+
+def test_a_folded_model_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="folded model cannot be saved; load it with fold="):
+        save_model(load_model(str(folder)), str(tmp_path / "again"))
+
+
+def test_messages_show_no_credentials() -> None:
+    url = "https://user:secret@host:9000/bucket/folder?X-Amz-Signature=secret"
+    assert without_credentials(url) == "https://host:9000/bucket/folder"
+    assert without_credentials("/a/b?c@d") == "/a/b?c@d"
+
+
+# --- classes and normalisation -----------------------------------------------------------------
+
+
+def test_missing_class_names_become_class_k_with_a_note() -> None:
+    kind = {"model_type": "segformer"}
+    config = ModelConfig.from_json({**kind, "id2label": {"0": "sea", "3": "ice", "1": ""}})
+    assert config.class_names == ("sea", "class_1", "class_2", "ice")
+    assert config.notes == (
+        "config.json names 2 of 4 classes; the others are called class_1 to class_2",
+    )
+    assert ModelConfig.from_json({**kind, "num_labels": 3}).num_labels == 3
+    assert ModelConfig.from_json(kind).num_labels == 2
+    named = ModelConfig.from_json({**kind, "id2label": {"0": "a", "1": "b"}})
+    assert (named.class_names, named.notes) == (("a", "b"), ())
+    assert named.class_colors == (None, None)
+
+
+def test_class_colors_are_written_as_rrggbb() -> None:
+    fields = {"model_type": "segformer", "class_colors": ["#1f77b4", None]}
+    assert ModelConfig.from_json(fields).class_colors == ("1F77B4", None)
+
+
+def test_normalisation_honours_the_preprocessor() -> None:
+    assert Normalisation.from_json({}, 3) == Normalisation.default(3)
+    assert Normalisation.default(3).mean[0] * 255 == pytest.approx(123.675)
+    assert Normalisation.default(3).std[2] * 255 == pytest.approx(57.375)
+    own = {"rescale_factor": 1e-4, "image_mean": [0.1] * 4, "image_std": 0.5}
+    assert Normalisation.from_json(own, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
+    plain = Normalisation.from_json({"do_rescale": False, "do_normalize": False}, 2)
+    assert plain == Normalisation(1.0, (0.0, 0.0), (1.0, 1.0))
+    with pytest.raises(CheckpointError, match="3 values of image_mean and 3 of image_std for 4"):
+        Normalisation.from_json({}, 4)
+    with pytest.raises(CheckpointError, match="must be positive"):
+        Normalisation.from_json({"image_std": [0.2, 0, 0.2]}, 3)
+    with pytest.raises(CheckpointError, match=r"4 channels and there is no preprocessor_config"):
+        Normalisation.default(4)
+
+
+def test_resizing_is_not_done_and_said_so(folder: Path) -> None:
+    assert load_model(str(folder)).config.notes == ()
+    size = {"height": 512, "width": 640}
+    edit_json(folder / "preprocessor_config.json", do_resize=True, size=size)
+    (note,) = load_model(str(folder)).config.notes
+    assert note.startswith("preprocessor_config.json resizes images to 512 x 640; Swath does not")
+    (folder / "preprocessor_config.json").unlink()
+    assert load_model(str(folder)).normalisation == Normalisation.default(3)

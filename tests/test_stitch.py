@@ -1,0 +1,126 @@
+"""The exact blend against its definition: upsample, add up, divide, argmax."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.grid import WindowGrid, cores
+from pipeline.scene import Rect
+from pipeline.stitch import CONFIDENCE_SCALE, Stitched, Stitcher, mask_dtype, nodata_value
+
+Logits = dict[tuple[int, int], torch.Tensor]
+
+
+def random_logits(grid: WindowGrid, classes: int) -> Logits:
+    generator = torch.Generator().manual_seed(0)
+    edge = -(-grid.rows.window_px // 4)
+    return {
+        (row, col): torch.randn(classes, edge, edge, generator=generator)
+        for row in range(grid.rows.count)
+        for col in range(grid.cols.count)
+    }
+
+
+def definition(grid: WindowGrid, logits: Logits, width: int, height: int) -> np.ndarray:
+    """Mean logits of every pixel, float32 (K, height, width)."""
+    edge = grid.rows.window_px
+    classes = len(logits[0, 0])
+    total = torch.zeros(classes, max(height, edge), max(width, edge))
+    count = torch.zeros(max(height, edge), max(width, edge))
+    for (row, col), low in logits.items():
+        y, x = grid.rows.origin(row), grid.cols.origin(col)
+        full = F.interpolate(low[None], size=(edge, edge), mode="bilinear", align_corners=False)
+        total[:, y : y + edge, x : x + edge] += full[0]
+        count[y : y + edge, x : x + edge] += 1
+    return (total / count)[:, :height, :width].numpy()
+
+
+def stitch(
+    grid: WindowGrid, logits: Logits, core: Rect, valid_HW: np.ndarray | None = None
+) -> Stitched:
+    classes = len(logits[0, 0])
+    if valid_HW is None:
+        valid_HW = np.ones((core.height, core.width), bool)
+    stitcher = Stitcher(grid, core, valid_HW, classes)
+    rows, cols = grid.touching(core)
+    for row in rows:
+        for col in cols:
+            stitcher.add(row, col, logits[row, col])
+    return stitcher.close()
+
+
+SHAPES = [
+    (1777, 2050, 512, 384, 5),
+    (300, 1400, 512, 384, 3),
+    (20, 20, 512, 384, 2),
+    (1100, 900, 512, 384, 40),
+    (700, 900, 64, 37, 5),  # strides that share no quarter-resolution grid
+    (1300, 1100, 518, 300, 5),  # a window whose quarter is not whole
+]
+
+
+@pytest.mark.parametrize(("width", "height", "window", "stride", "classes"), SHAPES)
+def test_argmax_equals_the_definition_and_not_the_blocks(
+    width: int, height: int, window: int, stride: int, classes: int
+) -> None:
+    grid = WindowGrid.of(width, height, window, stride)
+    logits = random_logits(grid, classes)
+    expected = definition(grid, logits, width, height).argmax(axis=0)
+    results = []
+    for block in (512, 1024, 4096):
+        ids_HW = np.zeros((height, width), np.uint8)
+        confidence = np.zeros(classes, np.int64)
+        for core in cores(width, height, block, block):
+            stitched = stitch(grid, logits, core)
+            ids_HW[core.row_off : core.row_end, core.col_off : core.col_end] = stitched.class_ids_HW
+            confidence += stitched.confidence_TK.sum(axis=0)
+        results.append((ids_HW, confidence))
+    for ids_HW, confidence in results:
+        assert (ids_HW != expected).sum() <= max(1, width * height // 100_000)
+        assert np.array_equal(ids_HW, results[0][0])
+        assert np.array_equal(confidence, results[0][1])
+
+
+def test_confidence_is_the_winners_softmax_at_the_sampled_pixels() -> None:
+    grid = WindowGrid.of(700, 600, 512, 384)
+    logits = random_logits(grid, 4)
+    stitched = stitch(grid, logits, Rect(0, 0, 700, 600))
+    mean = definition(grid, logits, 700, 600).astype(np.float64)
+    probs = np.exp(mean) / np.exp(mean).sum(axis=0)
+    sampled = probs.max(axis=0)[2::4, 2::4]
+    assert stitched.samples_TK.sum() == sampled.size
+    assert stitched.confidence_TK.sum() == pytest.approx(sampled.sum() * CONFIDENCE_SCALE, rel=1e-5)
+
+
+def test_invalid_pixels_hold_nodata_and_are_not_sampled() -> None:
+    grid = WindowGrid.of(600, 600, 512, 384)
+    logits = random_logits(grid, 3)
+    valid_HW = np.ones((600, 600), bool)
+    valid_HW[100:300, 50:250] = False
+    stitched = stitch(grid, logits, Rect(0, 0, 600, 600), valid_HW)
+    assert ((stitched.class_ids_HW == 255) == ~valid_HW).all()
+    assert stitched.samples_TK.sum() == valid_HW[2::4, 2::4].sum()
+
+
+def test_windows_without_a_valid_pixel_need_not_be_added() -> None:
+    grid = WindowGrid.of(1280, 512, 512, 384)
+    logits = random_logits(grid, 3)
+    core = Rect(0, 0, 1280, 512)
+    valid_HW = np.zeros((512, 1280), bool)
+    valid_HW[:, :384] = True  # the first window alone covers these
+    stitcher = Stitcher(grid, core, valid_HW, 3)
+    stitcher.add(0, 0, logits[0, 0])
+    assert np.array_equal(
+        stitcher.close().class_ids_HW, stitch(grid, logits, core, valid_HW).class_ids_HW
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtype", "nodata"), [(255, "uint8", 255), (256, "uint16", 65535)]
+)
+def test_mask_dtype_leaves_room_for_nodata(classes: int, dtype: str, nodata: int) -> None:
+    assert mask_dtype(classes).name == dtype
+    assert nodata_value(classes) == nodata
