@@ -17,10 +17,9 @@ from pipeline.area import CellAreas
 from pipeline.footprint import footprint
 from pipeline.grid import mask_tiles
 from pipeline.receipt import Failure
-from pipeline.replica import SegmentedUnit
 from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
-from pipeline.stitch import CONFIDENCE_SCALE, Stitched, nodata_value
 from pipeline.tables import UNIT, bbox_struct, table_of, write_table
+from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_value
 
 
 def unit_file(segmented: SegmentedUnit) -> bytes:

@@ -175,7 +175,9 @@ class SegmentStage:
     """A replica in an actor."""
 
     def __init__(self, work: Work) -> None:
-        self._replica = work.replica()
+        from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
+
+        self._replica = Replica(work)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = pack(self._replica.segment(unpack(batch["head"][0], batch["data"][0])))

@@ -17,9 +17,10 @@ from pipeline.errors import InputError
 from pipeline.grid import WindowGrid
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Unit
-from pipeline.settings import Settings
-from pipeline.stitch import Stitched, Stitcher
+from pipeline.scene import Block, Rect
+from pipeline.stages import Work
+from pipeline.stitch import Stitcher
+from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 from segformer import load_model
 
 TORCH_DTYPES = {
@@ -27,26 +28,6 @@ TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-@dataclass(frozen=True)
-class ReadUnit:
-    """A unit with, for each of its blocks, its pixels or why there are none."""
-
-    unit: Unit
-    blocks: tuple[Pixels | Failure, ...]
-    read_s: float
-
-
-@dataclass(frozen=True)
-class SegmentedUnit:
-    """A unit with, for each of its blocks, its class ids or why there are none."""
-
-    unit: Unit
-    blocks: tuple[Stitched | Failure, ...]
-    windows: int
-    read_s: float
-    segment_s: float
 
 
 @dataclass
@@ -76,11 +57,12 @@ def device_here() -> str:
 class Replica:
     """A model on a device, ready to segment units."""
 
-    def __init__(self, checkpoint: str, settings: Settings, device: str, threads: int) -> None:
-        """settings.batch must be settled. Raises CheckpointError."""
+    def __init__(self, work: Work) -> None:
+        """Loads the job's checkpoint. Raises CheckpointError."""
+        settings, device = work.job.settings, work.job.device
         assert settings.batch is not None
         if device == "cpu":
-            torch.set_num_threads(threads)
+            torch.set_num_threads(work.threads)
         else:  # float32 means float32, and no kernel is chosen by timing
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -90,7 +72,7 @@ class Replica:
         self._batch = settings.batch
         self._device = torch.device(device)
         self._dtype = TORCH_DTYPES[settings.dtype]
-        model = load_model(checkpoint)
+        model = load_model(work.job.checkpoint)
         self.classes = model.config.num_labels
         self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
         self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
@@ -193,15 +175,3 @@ class Replica:
             stage="segment",
         )
         return failure_of(error, job.block)
-
-
-def failure_of(error: InputError, block: Block) -> Failure:
-    """The quarantine row of a block."""
-    return Failure(
-        scene_id=block.scene.scene_id,
-        url=block.scene.url,
-        stage=error.stage,
-        window=str(block.core),
-        error=type(error.__cause__ or error).__name__,
-        message=error.message,
-    )

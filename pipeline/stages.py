@@ -15,10 +15,10 @@ from pipeline.grid import WindowGrid
 from pipeline.output import Job, unit_path
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
-from pipeline.replica import ReadUnit, Replica, SegmentedUnit, failure_of
 from pipeline.scene import Block, Unit
 from pipeline.settings import Settings
 from pipeline.store import Store, version_of
+from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,6 @@ class Work:
     job: Job
     threads: int
     """CPU threads of a replica."""
-
-    def replica(self) -> Replica:
-        settings = self.job.settings
-        return Replica(self.job.checkpoint, settings, self.job.device, self.threads)
 
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read."""

@@ -20,37 +20,13 @@ import torch
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect
 from pipeline.settings import MASK_TILE_PX
+from pipeline.unit import CONFIDENCE_SCALE, Stitched, mask_dtype, nodata_value
 
-CONFIDENCE_SCALE = 65535
-"""A probability of 1 as the integer in which confidences are summed."""
 _LIVE_VALUES = 1 << 20
 """Upsampled values held at once: larger pieces leave the cache."""
 _EXP_CHUNK = 1 << 14
 """A multiple of every vector width and below torch's parallel grain, so that exp() takes the same
 code path for every element."""
-
-
-@dataclass(frozen=True)
-class Stitched:
-    """The blended core of a block.
-
-    class_ids_HW: uint8, or uint16 above 255 classes; `nodata` where the scene has no data.
-    confidence_TK, samples_TK: int64, for each mask tile of the core (row by row) and class: the sum
-    of the winner's quantised probability over the sampled pixels, and how many those are.
-    """
-
-    class_ids_HW: np.ndarray
-    confidence_TK: np.ndarray
-    samples_TK: np.ndarray
-
-
-def mask_dtype(num_classes: int) -> np.dtype:
-    """uint8 leaves 255 for nodata, so 255 classes fit; beyond that uint16."""
-    return np.dtype(np.uint8) if num_classes <= 255 else np.dtype("<u2")
-
-
-def nodata_value(num_classes: int) -> int:
-    return int(np.iinfo(mask_dtype(num_classes)).max)
 
 
 class Stitcher:

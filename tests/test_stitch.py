@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from pipeline.grid import WindowGrid, cores
 from pipeline.scene import Rect
-from pipeline.stitch import CONFIDENCE_SCALE, Stitched, Stitcher, mask_dtype, nodata_value
+from pipeline.stitch import Stitcher
+from pipeline.unit import CONFIDENCE_SCALE, Stitched, mask_dtype, nodata_value
 
 Logits = dict[tuple[int, int], torch.Tensor]
 
