@@ -1,0 +1,29 @@
+"""The short version of bench/kills.py: SIGKILL of the whole tree, then the same command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from archives import write_scene
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+from kills import campaign, ok
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runner", "kills"), [("local", 8), pytest.param("ray", 3, marks=pytest.mark.ray)]
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    small_checkpoint: str, tmp_path: Path, runner: str, kills: int
+) -> None:
+    write_scene(tmp_path / "in" / "large.tif", 1500, 1300, seed=1)
+    for n in range(4):
+        write_scene(tmp_path / "in" / f"{n}.tif", 600, 500, seed=n)
+    command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--runner", runner]
+    command += ["--window", "128", "--stride", "96", "--block", "512"]
+    report = campaign(command, tmp_path, kills, seed=0)
+    assert len(report["kills"]) == kills
+    assert ok(report), report
