@@ -39,7 +39,7 @@ test: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)
 	$(BIN)/ruff check $(FOLDERS)
-	$(BIN)/mypy $(FOLDERS)
+	$(BIN)/mypy $(filter-out tests,$(FOLDERS))
 
 format: $(READY)
 	$(BIN)/ruff format $(FOLDERS)

@@ -23,16 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from outputs import differences, stray_files
 
 MARK = "SWATH_KILL_MARK"
-ORDER = {
-    "masks": ["scene_id", "tile_row", "tile_col"],
-    "statistics": ["scene_id", "class_id"],
-    "scenes": ["scene_id"],
-    "quarantine": ["scene_id", "window"],
-}
 Moment = Callable[[Path], bool]
 PHASES: dict[str, Moment] = {
     "planned": lambda out: any((out / "plan").glob("*.json")),
@@ -93,7 +86,7 @@ def campaign(command: list[str], work: Path, kills: int, seed: int) -> dict[str,
         jobs.append(
             {
                 "recomputed": recomputed,
-                "identical": same_rows(calm, out),
+                "identical": not differences(calm, out),
                 "stray_files": stray_files(out),
             }
         )
@@ -194,26 +187,6 @@ def outcomes(out: Path) -> int:
     done = {path.stem for path in out.glob("commits/*.json")}
     files = [path for path in out.glob("work/*/*.parquet") if path.parent.name not in done]
     return sum(committed) + len(files)
-
-
-def rows(out: Path, table: str) -> pa.Table:
-    files = sorted((out / table).glob("*.parquet"))
-    whole = pa.concat_tables([pq.read_table(file) for file in files])
-    return whole.sort_by([(name, "ascending") for name in ORDER[table]])
-
-
-def same_rows(one: Path, other: Path) -> bool:
-    return all(rows(one, table).equals(rows(other, table)) for table in ORDER)
-
-
-def stray_files(out: Path) -> list[str]:
-    """Files of a finished output that have no business there."""
-    shards = {file.stem for file in (out / "plan").iterdir()}
-    expected = {"job.json", "classes.parquet"}
-    expected |= {f"plan/{s}.json" for s in shards} | {f"commits/{s}.json" for s in shards}
-    expected |= {f"{table}/{s}.parquet" for s in shards for table in ORDER}
-    files = {str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()}
-    return sorted(name for name in files - expected if not name.startswith("runs/"))
 
 
 if __name__ == "__main__":

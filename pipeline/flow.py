@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,9 @@ def _cluster(work: Work, execution: Execution) -> Any:
 
 @contextmanager
 def _connected(address: str, num_cpus: int | None) -> Any:
+    if address == "local":
+        # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(
             address=address,

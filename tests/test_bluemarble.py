@@ -54,13 +54,13 @@ def test_lake_baikal_on_the_picture_grid(labels: bm.Uint8s) -> None:
 def test_training_sees_neither_the_held_out_part_nor_the_validation_band() -> None:
     from crops import Crops  # noqa: PLC0415 - needs torch-free data only, like this module
 
-    crops = Crops.training(64)
+    crops = Crops.training()
     assert crops.picture.shape == (2700, 3600, 3)
     assert (crops.picture == bm.read_picture()[:, :3600]).all()
     assert (crops.labels[bm.VALIDATION.slices()] == bm.IGNORE).all()
     assert crops.lake_pixels[:, 1].max() < 3600
-    pixels, labels = crops.batch(3, np.random.default_rng(1))
-    again, _ = crops.batch(3, np.random.default_rng(1))
+    pixels, labels = crops.batch(3, 64, np.random.default_rng(1))
+    again, _ = crops.batch(3, 64, np.random.default_rng(1))
     assert pixels.shape == (3, 64, 64, 3)
     assert labels.shape == (3, 64, 64)
     assert (pixels == again).all()

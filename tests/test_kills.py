@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from archives import write_scene
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
 from kills import campaign, ok
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from archives import assert_same_rows, picture, rows, stray_files, write_scene
+from archives import picture, write_scene
+from outputs import differences, rows, stray_files
 from PIL import Image
 
 from pipeline.errors import UsageError
@@ -58,7 +59,7 @@ def test_same_rows_whatever_the_block(
     execution = Execution(runner="local", block=block)
     receipt = segment(archive, small_checkpoint, tmp_path / "out", execution)
     assert receipt.scenes_done == receipt.scenes_planned == 7
-    assert_same_rows(undisturbed, tmp_path / "out")
+    assert differences(undisturbed, tmp_path / "out") == []
     assert stray_files(tmp_path / "out") == []
 
 
@@ -74,7 +75,7 @@ def test_same_rows_on_ray(
     assert receipt.replicas == replicas
     assert receipt.units_computed == receipt.units > 8
     assert seen[-1].done_px == seen[-1].total_px == seen[-1].computed_px
-    assert_same_rows(undisturbed, out)
+    assert differences(undisturbed, out) == []
     assert stray_files(out) == []
 
 
@@ -105,7 +106,7 @@ def test_added_files_are_computed_and_nothing_else(
     assert waiting.scenes == len(names[1::2])
     assert second.units_computed == second.units - first.units > 0
     assert all(p.stat().st_mtime_ns == t for p, t in published.items())
-    assert_same_rows(undisturbed, out, "masks", "statistics", "quarantine")
+    assert differences(undisturbed, out, "masks", "statistics", "quarantine") == []
 
 
 def copy_with_times(source: Path, target: Path) -> None:
@@ -245,7 +246,7 @@ def test_uint16_scaled_to_the_same_values_gives_the_same_masks(
     scaled = Settings(window=128, stride=96, batch=2, scale=norm.rescale)
     run([str(tmp_path / "in8")], small_checkpoint, str(tmp_path / "out8"), SETTINGS, LOCAL)
     run([str(tmp_path / "in16")], small_checkpoint, str(tmp_path / "out16"), scaled, LOCAL)
-    assert_same_rows(tmp_path / "out8", tmp_path / "out16", "masks", "statistics")
+    assert differences(tmp_path / "out8", tmp_path / "out16", "masks", "statistics") == []
 
 
 def test_a_folder_with_other_files_is_refused(small_checkpoint: str, tmp_path: Path) -> None:

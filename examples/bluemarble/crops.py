@@ -34,10 +34,9 @@ class Crops:
     """(n, 2) rows and columns of the lake pixels."""
     lake_probs: bm.Floats
     """(n,) probability of each to be the anchor of a crop."""
-    size_px: int
 
     @classmethod
-    def training(cls, size_px: int) -> Crops:
+    def training(cls) -> Crops:
         labels = bm.with_ignored(bm.picture_labels(bm.read_mask()))
         labels[bm.VALIDATION.slices()] = bm.IGNORE
         ids, areas_km2 = bm.lakes(labels)
@@ -51,17 +50,18 @@ class Crops:
             labels=labels[area].copy(),
             lake_pixels=pixels,
             lake_probs=weights / weights.sum(),
-            size_px=size_px,
         )
 
-    def batch(self, count: int, rng: np.random.Generator) -> tuple[Float32s, bm.Uint8s]:
+    def batch(
+        self, count: int, size_px: int, rng: np.random.Generator
+    ) -> tuple[Float32s, bm.Uint8s]:
         """(count, size, size, 3) float32 of 0 to 255 and (count, size, size) labels."""
-        pairs = [self._crop(rng) for _ in range(count)]
+        pairs = [self._crop(size_px, rng) for _ in range(count)]
         return np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
 
-    def _crop(self, rng: np.random.Generator) -> tuple[Float32s, bm.Uint8s]:
-        row, col = self._origin(rng)
-        window = np.s_[row : row + self.size_px, col : col + self.size_px]
+    def _crop(self, size_px: int, rng: np.random.Generator) -> tuple[Float32s, bm.Uint8s]:
+        row, col = self._origin(size_px, rng)
+        window = np.s_[row : row + size_px, col : col + size_px]
         pixels, labels = self.picture[window], self.labels[window]
         turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
         pixels, labels = np.rot90(pixels, turns), np.rot90(labels, turns)
@@ -70,13 +70,13 @@ class Crops:
         gain = 1 + rng.uniform(-GAIN_RANGE, GAIN_RANGE)
         return (pixels * gain).clip(0, 255).astype(np.float32), labels
 
-    def _origin(self, rng: np.random.Generator) -> tuple[int, int]:
+    def _origin(self, size_px: int, rng: np.random.Generator) -> tuple[int, int]:
         """Row and column of the upper left pixel."""
         height, width = self.labels.shape
-        last_row, last_col = height - self.size_px, width - self.size_px
+        last_row, last_col = height - size_px, width - size_px
         if rng.random() >= LAKE_SHARE:
             return int(rng.integers(last_row + 1)), int(rng.integers(last_col + 1))
         anchor = self.lake_pixels[rng.choice(len(self.lake_pixels), p=self.lake_probs)]
-        shift = rng.integers(self.size_px, size=2)
+        shift = rng.integers(size_px, size=2)
         row, col = np.clip(anchor - shift, 0, (last_row, last_col))
         return int(row), int(col)
