@@ -126,9 +126,7 @@ def _prepare(
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(existing.store, job)
     recorded = list(existing.shards()) if existing else []
-    found = survey(
-        inputs, job.settings, model.config.num_channels, known(existing) if existing else {}
-    )
+    found = survey(inputs, job.settings, model.config.num_channels, known(recorded))
     planner = Planner(
         settings=job.settings,
         execution=execution,

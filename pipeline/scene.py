@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 Affine6 = tuple[float, float, float, float, float, float]
@@ -96,7 +97,7 @@ class Unit:
     def pixels(self) -> int:
         return sum(block.core.pixels for block in self.blocks)
 
-    @property
+    @cached_property
     def unit_id(self) -> str:
         """A hash of what the unit consists of, so that a retry overwrites itself."""
         parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]

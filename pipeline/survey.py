@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
-from pipeline.output import Output, Rejected
+from pipeline.output import Rejected, Shard
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.settings import Settings
@@ -33,10 +33,10 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def known(output: Output) -> dict[str, tuple[str, str]]:
-    """Every input of the recorded plan."""
+def known(shards: Iterable[Shard]) -> dict[str, tuple[str, str]]:
+    """Every input of a recorded plan."""
     recorded = {}
-    for shard in output.shards():
+    for shard in shards:
         for scene in shard.scenes:
             recorded[scene.scene_id] = (scene.url, scene.version)
         for rejected in shard.rejected:

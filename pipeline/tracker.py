@@ -64,7 +64,7 @@ class Tracker:
             done = self._done[shard.shard_id]
             if len(done) < len(shard.units):
                 appeared = self._output.units_done(shard.shard_id) - done
-                for unit in shard.units:
+                for unit in shard.units if appeared else ():
                     if unit.unit_id in appeared:
                         self._count(unit)
                 done |= appeared

@@ -1,0 +1,48 @@
+"""Ctrl-C: the terminal sends SIGINT to the whole process group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from archives import write_scene
+from kills import outcomes
+from outputs import stray_files
+
+
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_ctrl_c_stops_and_says_how_to_go_on(
+    small_checkpoint: str, tmp_path: Path, runner: str
+) -> None:
+    write_scene(tmp_path / "in" / "large.tif", 2600, 2600)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
+    command += ["--checkpoint", small_checkpoint, "--output", str(out), "--runner", runner]
+    command += ["--window", "128", "--stride", "64", "--block", "512"]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(out.glob("work/*/*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stdout == ""
+    assert "run the same command again: swath run " in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert 0 < outcomes(out) < 36
+
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "done by earlier runs" in again.stdout
+    assert stray_files(out) == []
