@@ -151,7 +151,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         "replicas",
         type=int,
         metavar="N",
-        show_default="one per GPU, or one on CPU",
+        show_default="one per GPU, or one per CPU core",
         help="Loaded models at work, a count. Does not change the result.",
     ),
     _option(

@@ -45,11 +45,10 @@ def run_units(
 
     Raises UnfinishedError where Ray gives up.
     """
-    with _cluster(work, execution):
+    cpus = None if execution.address else work.replicas * work.threads + IO_CPUS
+    with _connected(execution.address or "local", cpus):
         failures: list[Exception] = []
-        writer = threading.Thread(
-            target=_write, args=(work, units, execution, failures), daemon=True
-        )
+        writer = threading.Thread(target=_write, args=(work, units, failures), daemon=True)
         writer.start()
         while writer.is_alive():
             writer.join(POLL_S)
@@ -62,18 +61,12 @@ def run_units(
             ) from failures[0]
 
 
-def device_of(address: str) -> str:
-    """The kind of device that a cluster's replicas use."""
+def devices_of(address: str) -> tuple[str, int]:
+    """The kind of device that a cluster's replicas use, and how many of them there are."""
     with _connected(address, num_cpus=None):
-        return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-
-
-@contextmanager
-def _cluster(work: Work, execution: Execution) -> Any:
-    replicas = execution.replicas or 1
-    cpus = None if execution.address else replicas * work.threads + IO_CPUS
-    with _connected(execution.address or "local", cpus):
-        yield
+        resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    return ("cuda", gpus) if gpus else ("cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS))
 
 
 @contextmanager
@@ -100,23 +93,20 @@ def _connected(address: str, num_cpus: int | None) -> Any:
         ray.shutdown()
 
 
-def _write(
-    work: Work, units: Sequence[Unit], execution: Execution, failures: list[Exception]
-) -> None:
+def _write(work: Work, units: Sequence[Unit], failures: list[Exception]) -> None:
     try:
-        _dataset(work, units, execution).write_datasink(UnitSink(work))
+        _dataset(work, units).write_datasink(UnitSink(work))
     except Exception as error:  # noqa: BLE001 - handed to the thread that waits
         failures.append(error)
 
 
-def _dataset(work: Work, units: Sequence[Unit], execution: Execution) -> ray.data.Dataset:
+def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context = DataContext.get_current()
     context.target_max_block_size = 1  # one row per Ray block
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     on_gpu = work.job.device == "cuda"
-    replicas = execution.replicas or (int(ray.cluster_resources().get("GPU", 1)) if on_gpu else 1)
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // _UNITS_PER_READ_TASK)
     )
@@ -127,7 +117,7 @@ def _dataset(work: Work, units: Sequence[Unit], execution: Execution) -> ray.dat
         batch_size=1,
         batch_format="numpy",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=replicas, max_tasks_in_flight_per_actor=2),
+        compute=ActorPoolStrategy(size=work.replicas, max_tasks_in_flight_per_actor=2),
         num_cpus=0 if on_gpu else work.threads,
         num_gpus=1 if on_gpu else 0,
     )

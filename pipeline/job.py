@@ -16,12 +16,15 @@ from pipeline.errors import UnfinishedError
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Machine, Network, Planner
 from pipeline.receipt import Estimate, Failure, Progress, Receipt
-from pipeline.replica import device_here
+from pipeline.replica import devices_here
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.survey import Survey, known, survey
 from pipeline.tracker import Tally, Tracker
 from segformer import checkpoint_sha256, load_model
+
+CPU_REPLICA_BYTES = 2_000_000_000
+"""No more replicas on a machine's CPUs than leave each this much."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ def run(
 
     tracker = Tracker(out, shards, on_progress or (lambda _: None))
     units = tracker.open_units()
-    work = Work(out.store.root, out.job, ready.planner.machine.threads)
+    machine = ready.planner.machine
+    work = Work(out.store.root, out.job, machine.replicas, machine.threads)
     if units and execution.runner == "local":
         local.run_units(work, units, tracker.poll)
     elif units:
@@ -107,7 +111,7 @@ def _prepare(
     output: str | None,
 ) -> _Prepared:
     model = load_model(checkpoint)
-    device = flow.device_of(execution.address) if execution.address else device_here()
+    device, count = flow.devices_of(execution.address) if execution.address else devices_here()
     existing = Output.find(output) if output else None
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]
@@ -130,7 +134,7 @@ def _prepare(
     planner = Planner(
         settings=job.settings,
         execution=execution,
-        machine=_machine(device, execution),
+        machine=_machine(device, count, execution),
         network=Network(
             classes=model.config.num_labels,
             channels=model.config.num_channels,
@@ -142,10 +146,16 @@ def _prepare(
     return _Prepared(job, existing, planner, found, recorded, new, notes)
 
 
-def _machine(device: str, execution: Execution) -> Machine:
-    replicas = 1 if execution.runner == "local" else execution.replicas or 1
-    cores = len(os.sched_getaffinity(0))
+def _machine(device: str, count: int, execution: Execution) -> Machine:
+    """One replica per GPU; on CPUs one thread each, for threads that wait for each other gave half
+    of what as many replicas give (docs/log.md)."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    if execution.runner == "local":
+        return Machine(device, cores, 1, memory)
+    if device == "cpu":
+        count = max(1, min(count, memory // CPU_REPLICA_BYTES))
+    replicas = execution.replicas or count
     return Machine(device, max(1, cores // replicas), replicas, memory)
 
 

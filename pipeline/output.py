@@ -53,7 +53,11 @@ class Job:
     def differences(self, other: Job) -> list[str]:
         """What `other` would decide differently, in words."""
         mine, theirs = self._deciding(), other._deciding()
-        return [f"{k}: {mine[k]} here, {theirs[k]} asked for" for k in mine if mine[k] != theirs[k]]
+        return [
+            f"{name}: {mine[name]} here, {theirs[name]} asked for"
+            for name in mine
+            if json.dumps(mine[name]) != json.dumps(theirs[name])  # nan is the same as nan
+        ]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "fingerprint": self.fingerprint}

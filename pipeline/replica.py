@@ -6,6 +6,7 @@ in any slot. Knows neither files nor Ray. Suffixes: N batch, C channels, K class
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,9 +50,11 @@ class _Window:
     input_CHW: torch.Tensor
 
 
-def device_here() -> str:
-    """The kind of device a replica in this process would use."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def devices_here() -> tuple[str, int]:
+    """The kind of device that replicas on this machine use, and how many of them there are."""
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.device_count()
+    return "cpu", len(os.sched_getaffinity(0))
 
 
 class Replica:

@@ -67,7 +67,7 @@ class Execution:
     block: int | None = None
     """Edge of a block's core in pixels, a multiple of the mask tile; None: planned."""
     replicas: int | None = None
-    """Loaded models; None: one per GPU, or one on CPU."""
+    """Loaded models; None: one per GPU, or one per CPU core."""
     runner: str = "ray"
     """"ray", or "local": a plain loop in this process."""
     address: str | None = None

@@ -27,8 +27,9 @@ class Work:
 
     output: str
     job: Job
+    replicas: int
     threads: int
-    """CPU threads of a replica."""
+    """CPU threads of each replica."""
 
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read."""

@@ -1,6 +1,6 @@
 """Training crops: where they are cut and how they are varied. Knows no network.
 
-Half of them hold a lake, for lakes are a thousandth of the picture.
+Half of them hold a lake, for lakes are 0.3 % of the picture.
 """
 
 from __future__ import annotations
