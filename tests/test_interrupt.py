@@ -19,7 +19,7 @@ from outputs import stray_files
 def test_ctrl_c_stops_and_says_how_to_go_on(
     small_checkpoint: str, tmp_path: Path, runner: str
 ) -> None:
-    write_scene(tmp_path / "in" / "large.tif", 2600, 2600)
+    write_scene(tmp_path / "in" / "large.tif", 1500, 1500)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
     command += ["--checkpoint", small_checkpoint, "--output", str(out), "--runner", runner]
@@ -40,7 +40,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     assert stdout == ""
     assert "run the same command again: swath run " in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert 0 < outcomes(out) < 36
+    assert 0 < outcomes(out) < 9
 
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
