@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pipeline.access import Access
 from pipeline.settings import DTYPES, Execution, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,6 +76,15 @@ format_opt = click.option(
     default="table",
     show_default=True,
     help="How the result is printed. json: one JSON object and nothing else on stdout.",
+)
+
+storage_opt = click.option(
+    "--storage-options",
+    metavar="JSON",
+    default=None,
+    show_default="none: the standard AWS_* variables and profiles",
+    help="What fsspec is told about remote files, without credentials:"
+    ' {"endpoint_url": "https://...", "requester_pays": true, "anon": true, "profile": "..."}.',
 )
 
 SETTINGS: tuple[Decorator[Any], ...] = (
@@ -167,6 +177,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         show_default="none: Ray is started on this machine",
         help="Ray cluster to join.",
     ),
+    storage_opt,
 )
 
 
@@ -183,8 +194,10 @@ def execution_options(command: F) -> F:
 def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
     """What click parsed, as the pipeline's nouns. UsageError for values that cannot be."""
     settings = {field.name: options[field.name] for field in fields(Settings)}
-    execution = {field.name: options[field.name] for field in fields(Execution)}
-    return Settings(**settings), Execution(**execution)
+    plain = [field.name for field in fields(Execution) if field.name != "access"]
+    execution = {name: options[name] for name in plain}
+    access = Access.parse(options["storage_options"])
+    return Settings(**settings), Execution(**execution, access=access)
 
 
 def _add(command: F, options: tuple[Decorator[Any], ...]) -> F:

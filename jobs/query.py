@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import options, text
+from pipeline.access import Access
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +38,8 @@ COLUMNS_FOLDED = 8
     " with a header. json: an array of objects and nothing else; NaN is null, binary is hex, times"
     " are ISO 8601. parquet: a Parquet file, to be redirected.",
 )
-def query(output: str, sql: str, form: str) -> None:
+@options.storage_opt
+def query(output: str, sql: str, form: str, storage_options: str | None) -> None:
     """Answer one SELECT over what OUT has published.
 
     Tables: masks, statistics, scenes, classes, quarantine, and tile_statistics (a row per mask
@@ -49,7 +51,7 @@ def query(output: str, sql: str, form: str) -> None:
     from pipeline.query import query as ask  # noqa: PLC0415  so that help does not wait for it
     from pipeline.query import write_parquet  # noqa: PLC0415
 
-    rows = ask(output, sql)
+    rows = ask(output, sql, Access.parse(storage_options))
     match form:
         case "csv":
             write_csv(rows)

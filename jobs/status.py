@@ -5,20 +5,22 @@ from __future__ import annotations
 import click
 
 from jobs import options, text
+from pipeline.access import Access
 from pipeline.receipt import Status
 
 
 @click.command()
 @options.output_arg
 @options.format_opt
-def status(output: str, form: str) -> None:
+@options.storage_opt
+def status(output: str, form: str, storage_options: str | None) -> None:
     """Say how far the job in OUT has come, from its records alone.
 
     Needs no cluster and disturbs no run. Exits with 0 whether the job is finished or not.
     """
     from pipeline.status import status as ask  # noqa: PLC0415  so that help does not wait for it
 
-    report = ask(output)
+    report = ask(output, Access.parse(storage_options))
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
 
 

@@ -13,7 +13,9 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, WktVersion
 
+from pipeline.access import PLAIN, Access
 from pipeline.errors import InputError, UsageError
+from pipeline.inputs import Found
 from pipeline.raster import RASTER_ERRORS, cause, open_raster
 from pipeline.scene import IDENTITY, Affine6, Scene
 from pipeline.settings import Settings
@@ -23,22 +25,23 @@ ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME
 WRITTEN_TAGS = ((None, "EXIF_DateTimeOriginal"), (None, "TIFFTAG_DATETIME"))
 
 
-def describe(url: str, scene_id: str, version: str, settings: Settings, channels: int) -> Scene:
-    """The scene in the file at `url`, whose bands feed the `channels` of the network.
+def describe(found: Found, settings: Settings, channels: int, access: Access = PLAIN) -> Scene:
+    """The scene in the file, whose bands feed the `channels` of the network.
 
     Raises InputError(stage="describe") for what is wrong with this file, and UsageError where an
     option is missing or does not fit it: --bands, --scale.
     """
+    url = found.url
     try:
-        with open_raster(url) as (src, _):
+        with open_raster(url, access) as (src, _):
             _check_is_image(src, url)
             bands = _bands(src, url, settings.bands, channels)
             dtype = _dtype(src, url, bands, settings)
             transform = _transform(src, url)
             return Scene(
-                scene_id=scene_id,
+                scene_id=found.scene_id,
                 url=url,
-                version=version,
+                version=found.version,
                 width=src.width,
                 height=src.height,
                 bands=bands,

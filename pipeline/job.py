@@ -75,7 +75,7 @@ def run(
     started, clock = datetime.now(UTC), time.monotonic()
     execution = execution or Execution()
     ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
-    out = ready.output or Output.create(output, ready.job)
+    out = ready.output or Output.create(output, ready.job, execution.access)
     out.store.sweep()
     for shard in ready.new:
         out.append(shard)
@@ -84,7 +84,7 @@ def run(
     tracker = Tracker(out, shards, on_progress or (lambda _: None))
     units = tracker.open_units()
     machine = ready.planner.machine
-    work = Work(out.store.root, out.job, machine.replicas, machine.threads)
+    work = Work(out.store.root, execution.access, out.job, machine.replicas, machine.threads)
     if units and execution.runner == "local":
         local.run_units(work, units, tracker.poll)
     elif units:
@@ -110,16 +110,18 @@ def _prepare(
     execution: Execution,
     output: str | None,
 ) -> _Prepared:
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, storage_options=execution.access.fsspec(checkpoint))
     device, count = flow.devices_of(execution.address) if execution.address else devices_here()
-    existing = Output.find(output) if output else None
+    existing = Output.find(output, execution.access) if output else None
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
         checkpoint=checkpoint if "://" in checkpoint else os.path.abspath(checkpoint),
-        checkpoint_sha256=checkpoint_sha256(checkpoint),
+        checkpoint_sha256=checkpoint_sha256(
+            checkpoint, storage_options=execution.access.fsspec(checkpoint)
+        ),
         device=device,
         class_names=model.config.class_names,
         class_colors=model.config.class_colors,
@@ -130,7 +132,9 @@ def _prepare(
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(existing.store, job)
     recorded = list(existing.shards()) if existing else []
-    found = survey(inputs, job.settings, model.config.num_channels, known(recorded))
+    found = survey(
+        inputs, job.settings, model.config.num_channels, known(recorded), execution.access
+    )
     planner = Planner(
         settings=job.settings,
         execution=execution,

@@ -16,11 +16,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import RESULT_VERSION, Settings
-from pipeline.store import Store
+from pipeline.store import Store, open_store
 from pipeline.tables import CLASSES, SHARD_TABLES, table_of, write_table
 
 
@@ -131,17 +132,17 @@ class Output:
         self.job = job
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, access: Access = PLAIN) -> Self:
         """Raises UsageError where there is no output of Swath."""
-        store = Store(url)
+        store = open_store(url, access)
         if not store.exists("job.json"):
             raise UsageError(f"{url}: not an output of Swath (it has no job.json)")
         return cls(store, _read_job(store, url))
 
     @classmethod
-    def find(cls, url: str) -> Self | None:
+    def find(cls, url: str, access: Access) -> Self | None:
         """None where OUT is new. Raises UsageError where it holds something else."""
-        store = Store(url)
+        store = open_store(url, access)
         if store.exists("job.json"):
             return cls(store, _read_job(store, url))
         # classes.parquet alone: an earlier run was killed while it created the output.
@@ -152,9 +153,9 @@ class Output:
         return None
 
     @classmethod
-    def create(cls, url: str, job: Job) -> Self:
+    def create(cls, url: str, job: Job, access: Access) -> Self:
         """A new output. Raises UsageError where another run has created it meanwhile."""
-        store = Store(url)
+        store = open_store(url, access)
         store.write("classes.parquet", _classes(job))
         if not store.create("job.json", _encode(job.to_json())):
             raise UsageError(f"{url}: another run has just created it; wait for it to end")

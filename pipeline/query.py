@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from pipeline.access import PLAIN, Access
 from pipeline.errors import SwathError, UsageError
 from pipeline.output import Job, Output, table_path
 from pipeline.tables import CLASSES, SHARD_TABLES
@@ -51,25 +52,26 @@ class OpenedOutput:
     url: str
     job: Job
     """Settings, checkpoint and classes, as recorded."""
+    access: Access
 
     def query(self, sql: str) -> pa.Table:
         """As `query`; sees what is published at the moment of the call."""
-        return query(self.url, sql)
+        return query(self.url, sql, self.access)
 
 
-def open_output(url: str) -> OpenedOutput:
+def open_output(url: str, access: Access = PLAIN) -> OpenedOutput:
     """Raises UsageError where there is no output of Swath."""
-    return OpenedOutput(url, Output.open(url).job)
+    return OpenedOutput(url, Output.open(url, access).job, access)
 
 
-def query(output: str, sql: str) -> pa.Table:
+def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
     """The rows that one SELECT (also WITH, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN, PIVOT) gives.
 
     Tables: masks, statistics, scenes, quarantine and classes as published, and `tile_statistics`,
     a row per mask tile and class. Column names of the result are unique. Raises UsageError where
     there is nothing to ask or the SQL does not hold, SwathError where it ran and failed.
     """
-    connection = _connect(Output.open(output), output)
+    connection = _connect(Output.open(output, access), output)
     try:
         _check_is_question(connection, sql)
         result = connection.sql(sql)
@@ -115,8 +117,9 @@ def _register(
     schema: pa.Schema,
 ) -> None:
     # The schema is given, so that no file is opened before a query needs it.
-    files = [f"{output.store.root}/{path}" for path in paths]
-    connection.register(name, ds.dataset(files, schema=schema, format="parquet"))
+    fs, root = output.store.fsspec()
+    files = [f"{root}/{path}" for path in paths]
+    connection.register(name, ds.dataset(files, schema=schema, format="parquet", filesystem=fs))
 
 
 def _check_is_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -27,6 +27,7 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
+from pipeline.access import PLAIN, Access
 from pipeline.errors import InputError
 from pipeline.scene import Rect, Scene
 
@@ -89,22 +90,23 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @contextmanager
-def gdal_env() -> Iterator[list[str]]:
+def gdal_env(**options: Any) -> Iterator[list[str]]:
     """GDAL as this pipeline sets it. Yields the list that GDAL's warnings go to."""
     outer: list[str] | None = getattr(_THREAD, "notes", None)
     notes: list[str] = []
     _THREAD.notes = notes
     try:
-        with rasterio.Env(**GDAL_OPTIONS):
+        with rasterio.Env(**GDAL_OPTIONS, **options):
             yield notes
     finally:
         _THREAD.notes = outer
 
 
 @contextmanager
-def open_raster(url: str) -> Iterator[tuple[Any, list[str]]]:
+def open_raster(url: str, access: Access) -> Iterator[tuple[Any, list[str]]]:
     """The opened rasterio dataset and GDAL's warnings since. Raises one of RASTER_ERRORS."""
-    with gdal_env() as notes, rasterio.open(url) as src:
+    path, options = access.gdal(url)
+    with gdal_env(**options) as notes, rasterio.open(path) as src:
         yield src, notes
 
 
@@ -121,7 +123,7 @@ def cause(error: BaseException, url: str) -> str:
     return text.removeprefix(f"'{url}' ").removeprefix(f"{url}: ") or type(error).__name__
 
 
-def read(scene: Scene, rect: Rect) -> Pixels:
+def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
     """The pixels of `rect`, as stored, and which of them are data.
 
     Valid follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
@@ -141,7 +143,7 @@ def read(scene: Scene, rect: Rect) -> Pixels:
     distinct = tuple(dict.fromkeys(scene.bands))
     window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
     try:
-        with open_raster(scene.url) as (src, notes):
+        with open_raster(scene.url, access) as (src, notes):
             _check_unchanged(src, scene)
             values = src.read(distinct, window=window)
             valid_HW = _valid(src, scene, distinct, values, window)

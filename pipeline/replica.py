@@ -75,7 +75,9 @@ class Replica:
         self._batch = settings.batch
         self._device = torch.device(device)
         self._dtype = TORCH_DTYPES[settings.dtype]
-        model = load_model(work.job.checkpoint)
+        model = load_model(
+            work.job.checkpoint, storage_options=work.access.fsspec(work.job.checkpoint)
+        )
         self.classes = model.config.num_labels
         self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
         self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)

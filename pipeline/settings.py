@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 
 RESULT_VERSION = 1
@@ -72,6 +73,8 @@ class Execution:
     """"ray", or "local": a plain loop in this process."""
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
+    access: Access = PLAIN
+    """How remote files are reached."""
 
     def __post_init__(self) -> None:
         if self.block is not None and (self.block < MASK_TILE_PX or self.block % MASK_TILE_PX):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pipeline.access import PLAIN, Access
 from pipeline.output import Output
 from pipeline.receipt import Status
 
 
-def status(output: str) -> Status:
+def status(output: str, access: Access = PLAIN) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
-    out = Output.open(output)
+    out = Output.open(output, access)
     shards = list(out.shards())
     committed = out.committed()
     done = {s.shard_id: out.units_done(s.shard_id) for s in shards if s.shard_id not in committed}

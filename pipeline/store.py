@@ -1,126 +1,90 @@
-"""Files that appear whole or not at all, and what an INPUT consists of.
+"""A folder whose files appear whole or not at all, on local disk or in an object store.
 
-The only room that lists, reads and writes outside of rasters. Knows nothing of what is in a file.
+Knows nothing of what is in a file, and nothing of rasters, which GDAL reads by itself.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from glob import has_magic
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
 
-import fsspec
+from pipeline.access import Access, FileSystem, explained
 
-from pipeline.errors import UsageError
-
-RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
-"""What a folder is searched for; a file that is named is taken whatever its suffix."""
 _TEMPORARY = ".tmp"
 
 
-@dataclass(frozen=True)
-class Found:
-    """One input file."""
-
-    scene_id: str
-    url: str
-    version: str
-    """The ETag, or size and modification time: another version is another scene."""
-    size_bytes: int
-
-
-def find_inputs(inputs: Sequence[str]) -> list[Found]:
-    """The raster files that the INPUTs (files, folders, globs) name, sorted by scene id.
-
-    Raises UsageError for a path that does not exist, a folder or glob without a raster, and two
-    files with one scene id.
-    """
-    by_id: dict[str, Found] = {}
-    for given in inputs:
-        for found in _expand(given):
-            other = by_id.setdefault(found.scene_id, found)
-            if other.url != found.url:
-                raise UsageError(
-                    f"{found.url} and {other.url} would both be scene {found.scene_id!r}:"
-                    " give their common parent folder as the INPUT"
-                )
-    return [by_id[scene_id] for scene_id in sorted(by_id)]
-
-
-def _expand(given: str) -> list[Found]:
-    fs, path = fsspec.core.url_to_fs(given)
-    try:
-        if has_magic(path) and not fs.exists(path):
-            root = _parent_without_magic(path)
-            infos = fs.glob(path, detail=True)
-            files = [info for info in infos.values() if info["type"] == "file"]
-        elif fs.isdir(path):
-            root = path.rstrip("/")
-            files = [
-                info
-                for name, info in fs.find(path, detail=True).items()
-                if name.lower().endswith(RASTER_SUFFIXES) and not _hidden(name, root)
-            ]
-        elif fs.exists(path):
-            root = path.rpartition("/")[0]
-            files = [fs.info(path)]
-        else:
-            raise UsageError(f"{given}: no such file or folder")
-    except PermissionError as error:
-        raise UsageError(f"{given}: permission denied") from error
-    if not files:
-        wanted = ", ".join(RASTER_SUFFIXES)
-        raise UsageError(f"{given}: holds no raster file ({wanted}); name another folder or glob")
-    return [
-        Found(
-            scene_id=info["name"][len(root) :].lstrip("/"),
-            url=fs.unstrip_protocol(info["name"]).removeprefix("file://"),
-            version=_version(info),
-            size_bytes=int(info["size"]),
-        )
-        for info in files
-    ]
-
-
-def _hidden(name: str, root: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name[len(root) :]).parts)
-
-
-def _parent_without_magic(path: str) -> str:
-    parts = path.split("/")
-    plain = next(i for i, part in enumerate(parts) if has_magic(part))
-    return "/".join(parts[:plain])
-
-
-def _version(info: dict[str, object]) -> str:
-    etag = info.get("ETag") or info.get("etag")
-    if etag:
-        return str(etag).strip('"')
-    return f"{info['size']}-{info.get('mtime', '')}"
-
-
-def version_of(url: str) -> str:
-    """The identity of a file's bytes now. Raises FileNotFoundError."""
-    fs, path = fsspec.core.url_to_fs(url)
-    return _version(fs.info(path))
-
-
-class Store:
-    """A folder. Paths are relative to it, with forward slashes; local disk for now."""
+class Store(ABC):
+    """Paths are relative to the folder, with forward slashes."""
 
     def __init__(self, root: str) -> None:
-        fs, path = fsspec.core.url_to_fs(root)
-        if fs.protocol not in ("file", ("file", "local")):
-            raise UsageError(f"{root}: only folders on local disk can be written for now")
-        self.root = path
-        self._folder = Path(path)
+        self.root = root
+        """The folder as it was named; on local disk its absolute path."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """For reading at any position."""
+
+    @abstractmethod
+    def exists(self, path: str) -> bool: ...
+
+    @abstractmethod
+    def list(self, folder: str) -> list[str]:
+        """Names of the complete files and of the folders in a folder, sorted; empty where there
+        is no folder."""
+
+    @abstractmethod
+    def write(self, path: str, data: bytes) -> None:
+        """Replaces the file, whole or not at all."""
+
+    @abstractmethod
+    def writing(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """A file of any size that appears under its name when the block ends well."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Writes the file only if there is none; False if there is. Atomic."""
+
+    @abstractmethod
+    def delete_folder(self, folder: str) -> None:
+        """Deletes the files of a folder, then the folder; nothing if there is none."""
+
+    @abstractmethod
+    def sweep(self) -> None:
+        """Deletes what writers that were killed left behind. No writer may be active."""
+
+    @abstractmethod
+    def fsspec(self) -> tuple[FileSystem, str]:
+        """The folder as other libraries take it: a file system and the path on it."""
 
     def read(self, path: str) -> bytes:
-        return (self._folder / path).read_bytes()
+        with self.open(path) as file:
+            return file.read()
+
+
+def open_store(url: str, access: Access) -> Store:
+    """The store of a folder's URL. Raises UsageError for a scheme that nothing installed knows."""
+    fs, path = access.filesystem(url)
+    if fs.protocol in ("file", ("file", "local")):
+        return LocalStore(path, fs)
+    return ObjectStore(url.rstrip("/"), fs, path.rstrip("/"))
+
+
+class LocalStore(Store):
+    """Temporary name, fsync, rename."""
+
+    def __init__(self, root: str, fs: FileSystem) -> None:
+        super().__init__(root)
+        self._folder = Path(root)
+        self._fs = fs
+
+    def fsspec(self) -> tuple[FileSystem, str]:
+        return self._fs, self.root
 
     def open(self, path: str) -> BinaryIO:
         return (self._folder / path).open("rb")
@@ -129,7 +93,6 @@ class Store:
         return (self._folder / path).exists()
 
     def list(self, folder: str) -> list[str]:
-        """Names of the complete files in a folder, sorted; empty where there is no folder."""
         try:
             names = os.listdir(self._folder / folder)
         except (FileNotFoundError, NotADirectoryError):
@@ -137,13 +100,11 @@ class Store:
         return sorted(name for name in names if not name.endswith(_TEMPORARY))
 
     def write(self, path: str, data: bytes) -> None:
-        """Replaces the file, whole or not at all."""
         with self.writing(path) as file:
             file.write(data)
 
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
-        """A file that appears under its name, flushed to disk, when the block ends well."""
         final = self._folder / path
         temporary = self._temporary(final)
         try:
@@ -157,7 +118,6 @@ class Store:
         _sync_folder(final.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Writes the file only if there is none; False if there is."""
         final = self._folder / path
         temporary = self._temporary(final)
         try:
@@ -174,7 +134,6 @@ class Store:
         return True
 
     def delete_folder(self, folder: str) -> None:
-        """Deletes the files of a folder, then the folder; nothing if there is none."""
         path = self._folder / folder
         if path.is_dir():
             for file in path.iterdir():
@@ -182,13 +141,93 @@ class Store:
             path.rmdir()
 
     def sweep(self) -> None:
-        """Deletes what writers that were killed left behind. No writer may be active."""
         for file in self._folder.rglob(f".*{_TEMPORARY}"):
             file.unlink(missing_ok=True)
 
     def _temporary(self, final: Path) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+class ObjectStore(Store):
+    """One PUT makes an object appear; create-only ones carry If-None-Match: *."""
+
+    def __init__(self, root: str, fs: FileSystem, path: str) -> None:
+        super().__init__(root)
+        self._fs = fs
+        self._path = path
+
+    def fsspec(self) -> tuple[FileSystem, str]:
+        return self._fs, self._path
+
+    def open(self, path: str) -> BinaryIO:
+        with explained(f"{self.root}/{path}"):
+            return cast(BinaryIO, self._fs.open(self._at(path), "rb"))
+
+    def read(self, path: str) -> bytes:
+        with explained(f"{self.root}/{path}"):
+            return bytes(self._fs.cat_file(self._at(path)))
+
+    def exists(self, path: str) -> bool:
+        with explained(f"{self.root}/{path}"):
+            return bool(self._fs.exists(self._at(path)))
+
+    def list(self, folder: str) -> list[str]:
+        with explained(f"{self.root}/{folder}"):
+            try:
+                names = self._fs.ls(self._at(folder), detail=False)
+            except FileNotFoundError:
+                return []
+        names = [name.rstrip("/").rpartition("/")[2] for name in names]
+        return sorted(name for name in names if name)
+
+    def write(self, path: str, data: bytes) -> None:
+        with explained(f"{self.root}/{path}"):
+            self._fs.pipe_file(self._at(path), data)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        # Spooled on disk: a shard's masks may not fit into memory, and a failed upload is repeated.
+        with tempfile.TemporaryFile() as spool:
+            yield cast(BinaryIO, spool)
+            spool.seek(0)
+            with explained(f"{self.root}/{path}"), self._fs.open(self._at(path), "wb") as target:
+                shutil.copyfileobj(spool, target, 1 << 24)
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self._at(path), data, mode="create")
+        except (FileExistsError, OSError) as error:
+            # s3fs gives OSError(EINVAL) for some servers' PreconditionFailed.
+            if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error.__cause__):
+                return False
+            with explained(f"{self.root}/{path}"):
+                raise
+        return True
+
+    def delete_folder(self, folder: str) -> None:
+        files = [self._at(f"{folder}/{name}") for name in self.list(folder)]
+        if files:
+            with explained(f"{self.root}/{folder}"):
+                self._fs.rm(files)
+
+    def sweep(self) -> None:
+        """Aborts the multipart uploads of killed writers: they are invisible, but they cost."""
+        if not hasattr(self._fs, "clear_multipart_uploads"):
+            return
+        bucket, _, prefix = self._path.partition("/")
+        with explained(self.root):
+            for upload in self._fs.list_multipart_uploads(bucket):
+                if upload["Key"].startswith(f"{prefix}/"):
+                    self._fs.call_s3(
+                        "abort_multipart_upload",
+                        Bucket=bucket,
+                        Key=upload["Key"],
+                        UploadId=upload["UploadId"],
+                    )
+
+    def _at(self, path: str) -> str:
+        return f"{self._path}/{path}".rstrip("/")
 
 
 def _sync_folder(folder: Path) -> None:

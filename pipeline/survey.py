@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from pipeline.access import Access
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
+from pipeline.inputs import Found, find_inputs
 from pipeline.output import Rejected, Shard
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.settings import Settings
-from pipeline.store import Found, find_inputs
 
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
@@ -45,13 +46,15 @@ def known(shards: Iterable[Shard]) -> dict[str, tuple[str, str]]:
     return recorded
 
 
-def survey(inputs: Sequence[str], settings: Settings, channels: int, known: Known) -> Survey:
+def survey(
+    inputs: Sequence[str], settings: Settings, channels: int, known: Known, access: Access
+) -> Survey:
     """Describes the inputs that are not planned yet.
 
     Raises UsageError for INPUTs that name nothing, for options that do not fit the images, and
     where no input at all can be read.
     """
-    found = find_inputs(inputs)
+    found = find_inputs(inputs, access)
     new, changed = [], 0
     for file in found:
         fresh = _fresh(file, known)
@@ -59,7 +62,7 @@ def survey(inputs: Sequence[str], settings: Settings, channels: int, known: Know
             new.append(fresh)
             changed += fresh.scene_id != file.scene_id
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda file: _describe(file, settings, channels), new))
+        results = list(pool.map(lambda file: _describe(file, settings, channels, access), new))
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
     if rejected and not scenes and not known:
@@ -92,9 +95,9 @@ def _fresh(file: Found, known: Known) -> Found | None:
     return None if renamed.scene_id in known else renamed
 
 
-def _describe(file: Found, settings: Settings, channels: int) -> Scene | Rejected:
+def _describe(file: Found, settings: Settings, channels: int, access: Access) -> Scene | Rejected:
     try:
-        return describe(file.url, file.scene_id, file.version, settings, channels)
+        return describe(file, settings, channels, access)
     except InputError as error:
         failure = Failure(
             scene_id=file.scene_id,

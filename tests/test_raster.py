@@ -21,6 +21,7 @@ from rasterio.transform import Affine
 
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
+from pipeline.inputs import Found
 from pipeline.raster import Pixels, gdal_env, read
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
@@ -34,7 +35,7 @@ SCALED = Settings(scale=0.0001)
 
 
 def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
-    return describe(str(path), path.name, "v1", settings, channels)
+    return describe(Found(path.name, str(path), "v1", 0), settings, channels)
 
 
 def write(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:

@@ -1,0 +1,99 @@
+"""What an INPUT consists of: the raster files that files, folders and globs name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import has_magic
+from pathlib import PurePosixPath
+
+from pipeline.access import Access, explained
+from pipeline.errors import UsageError
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
+"""What a folder is searched for; a file that is named is taken whatever its suffix."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One input file."""
+
+    scene_id: str
+    url: str
+    version: str
+    """The ETag, or size and modification time: another version is another scene."""
+    size_bytes: int
+
+
+def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
+    """The raster files that the INPUTs (files, folders, globs) name, sorted by scene id.
+
+    Raises UsageError for a path that does not exist, a folder or glob without a raster, and two
+    files with one scene id.
+    """
+    by_id: dict[str, Found] = {}
+    for given in inputs:
+        for found in _expand(given, access):
+            other = by_id.setdefault(found.scene_id, found)
+            if other.url != found.url:
+                raise UsageError(
+                    f"{found.url} and {other.url} would both be scene {found.scene_id!r}:"
+                    " give their common parent folder as the INPUT"
+                )
+    return [by_id[scene_id] for scene_id in sorted(by_id)]
+
+
+def _expand(given: str, access: Access) -> list[Found]:
+    fs, path = access.filesystem(given)
+    with explained(given):
+        if has_magic(path) and not fs.exists(path):
+            root = _parent_without_magic(path)
+            infos = fs.glob(path, detail=True)
+            files = [info for info in infos.values() if info["type"] == "file"]
+        elif fs.isdir(path):
+            root = path.rstrip("/")
+            files = [
+                info
+                for name, info in fs.find(path, detail=True).items()
+                if name.lower().endswith(RASTER_SUFFIXES) and not _hidden(name, root)
+            ]
+        elif fs.exists(path):
+            root = path.rpartition("/")[0]
+            files = [fs.info(path)]
+        else:
+            raise UsageError(f"{given}: no such file or folder")
+    if not files:
+        wanted = ", ".join(RASTER_SUFFIXES)
+        raise UsageError(f"{given}: holds no raster file ({wanted}); name another folder or glob")
+    return [
+        Found(
+            scene_id=info["name"][len(root) :].lstrip("/"),
+            url=fs.unstrip_protocol(info["name"]).removeprefix("file://"),
+            version=_version(info),
+            size_bytes=int(info["size"]),
+        )
+        for info in files
+    ]
+
+
+def _hidden(name: str, root: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(name[len(root) :]).parts)
+
+
+def _parent_without_magic(path: str) -> str:
+    parts = path.split("/")
+    plain = next(i for i, part in enumerate(parts) if has_magic(part))
+    return "/".join(parts[:plain])
+
+
+def _version(info: dict[str, object]) -> str:
+    etag = info.get("ETag") or info.get("etag")
+    if etag:
+        return str(etag).strip('"')
+    return f"{info['size']}-{info.get('mtime', '')}"
+
+
+def version_of(url: str, access: Access) -> str:
+    """The identity of a file's bytes now. Raises FileNotFoundError."""
+    fs, path = access.filesystem(url)
+    return _version(fs.info(path))
