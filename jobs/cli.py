@@ -20,7 +20,7 @@ from jobs.run import run
 from jobs.status import status
 from pipeline.errors import CheckpointError, SwathError, UsageError
 
-DONE, FAILED, USAGE, QUARANTINED = 0, 1, 2, 3
+DONE, FAILED, USAGE = 0, 1, 2
 
 
 @click.group(
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(_how_to_go_on(arguments), FAILED)
     except BrokenPipeError:
         code = _quiet_pipe()
+    except OSError as error:  # a full disk, a path below a file, no permission
+        where = f"{error.filename}: " if error.filename else ""
+        code = _complain(f"{where}{error.strerror or error}", FAILED)
     sys.exit(code if isinstance(code, int) else DONE)
 
 

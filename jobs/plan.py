@@ -48,7 +48,11 @@ def render(estimate: Estimate) -> str:
         ("area", "unknown: no CRS" if estimate.km2 is None else f"{estimate.km2:,.1f} km2"),
         ("to read", text.size(estimate.read_bytes)),
         ("memory", f"{text.size(estimate.memory_bytes)} per replica"),
-        ("time", f"{text.duration(estimate.hours * 3600)} of one replica on {estimate.device}"),
+        (
+            "time",
+            f"{text.duration(estimate.hours * 3600)} with"
+            f" {text.count(estimate.replicas, 'replica')} on {estimate.device}",
+        ),
         ("batch", f"{estimate.batch:,} windows"),
     ]
     parts = [text.aligned(lines), *(f"note: {note}" for note in estimate.notes)]

@@ -40,6 +40,8 @@ class ProgressLine:
             self._stream.flush()
 
     def __call__(self, progress: Progress) -> None:
+        if self._last is None:
+            self._stream.writelines(f"note: {note}\n" for note in progress.notes)
         self._last = progress
         now_s = self._clock()
         if self._shown is None or now_s >= self._next_s:
@@ -64,7 +66,8 @@ def render(progress: Progress) -> str:
     left_s = progress.left_s
     return ", ".join(
         [
-            f"{progress.done_px / 1e6:,.1f} of {text.megapixels(progress.total_px / 1e6)}",
+            f"{text.megapixels(progress.done_px / 1e6)} of"
+            f" {text.megapixels(progress.total_px / 1e6)}",
             f"{share:.0%}",
             f"{progress.megapixels_per_s:,.2f} Mpx/s",
             "time left unknown" if left_s is None else f"{text.duration(left_s)} left",

@@ -68,7 +68,10 @@ def render(receipt: Receipt) -> str:
             f"{receipt.units_computed:,} computed"
             + (f", {earlier:,} done by earlier runs" if earlier else ""),
         ),
-        ("windows", f"{receipt.windows_computed:,} computed"),
+        (
+            "windows",
+            f"{receipt.windows:,} of the grid, {receipt.windows_computed:,} computed",
+        ),
         ("pixels", text.megapixels(receipt.megapixels)),
         ("time", f"{text.duration(receipt.seconds)} ({spent})"),
         (
@@ -79,4 +82,4 @@ def render(receipt: Receipt) -> str:
     ]
     if receipt.pixels_without_area:
         lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
-    return "\n".join([text.aligned(lines), *(f"note: {note}" for note in receipt.notes)])
+    return text.aligned(lines)

@@ -59,11 +59,21 @@ class Access:
 
     def filesystem(self, url: str) -> tuple[FileSystem, str]:
         """The file system of a URL, and the URL's path on it."""
+        url = self.absolute(url)
+        if "://" not in url:  # fsspec would take `::` in a name for a chain of file systems
+            return fsspec.filesystem("file"), url
         try:
             fs, path = fsspec.core.url_to_fs(url, **self.fsspec(url))
         except (ImportError, ValueError) as error:
             raise UsageError(f"{url}: {error}") from error
         return fs, str(path)
+
+    def absolute(self, url: str) -> str:
+        """A local path as an absolute one, `~` expanded; a URL as it is."""
+        if not url.strip():
+            raise UsageError("an empty path; is a shell variable unset?")
+        url = url.removeprefix("file://")
+        return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
     def fsspec(self, url: str) -> dict[str, Any]:
         """What fsspec is told about a URL's file system."""

@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, WktVersion
 
 from pipeline.access import PLAIN, Access
+from pipeline.area import ground
 from pipeline.errors import InputError, UsageError
 from pipeline.inputs import Found
 from pipeline.raster import RASTER_ERRORS, cause, open_raster
@@ -48,7 +49,7 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
                 dtype=dtype,
                 nodata=settings.nodata,
                 # A CRS without a transform places nothing: areas would be nonsense.
-                crs=None if transform == IDENTITY else _crs(src.crs),
+                crs=None if transform == IDENTITY else _crs_on_earth(src.crs),
                 transform=transform,
                 datetime=_datetime(src),
                 striped=_striped(src),
@@ -132,6 +133,15 @@ def _transform(src: Any, url: str) -> Affine6:
     if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
         raise _bad(url, f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area")
     return (a, b, c, d, e, f)
+
+
+def _crs_on_earth(crs: CRS | None) -> str | None:
+    """None too for local, geocentric and vertical systems: they give no area and no place."""
+    name = _crs(crs)
+    try:
+        return name if name is None else (ground(name), name)[1]
+    except ValueError:
+        return None
 
 
 def _crs(crs: CRS | None) -> str | None:

@@ -10,8 +10,9 @@ import functools
 import logging
 import os
 import pickle
+import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
-from ray.data.block import Block, BlockAccessor, BlockMetadata
+from ray.data.block import Block as RayBlock
+from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink
 
 from pipeline.errors import UnfinishedError, UsageError
@@ -28,6 +30,7 @@ from pipeline.settings import Execution
 from pipeline.stages import Work
 
 POLL_S = 1.0
+KNOCK_S = 5.0
 IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
 TASK_CPUS = 0.5
@@ -45,7 +48,7 @@ def run_units(
 
     Raises UnfinishedError where Ray gives up.
     """
-    cpus = None if execution.address else work.replicas * work.threads + IO_CPUS
+    cpus = None if execution.address else work.replicas + IO_CPUS
     with _connected(execution.address or "local", cpus):
         failures: list[Exception] = []
         writer = threading.Thread(target=_write, args=(work, units, failures), daemon=True)
@@ -70,11 +73,12 @@ def devices_of(address: str) -> tuple[str, int]:
 
 
 @contextmanager
-def _connected(address: str, num_cpus: int | None) -> Any:
+def _connected(address: str, num_cpus: int | None) -> Iterator[None]:
     if address == "local":
         # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
+        _knock(address)
         ray.init(
             address=address,
             num_cpus=num_cpus,
@@ -82,7 +86,7 @@ def _connected(address: str, num_cpus: int | None) -> Any:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UsageError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with"
             " `ray start --head`, or leave --address out to use this machine"
@@ -91,6 +95,13 @@ def _connected(address: str, num_cpus: int | None) -> Any:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
 def _write(work: Work, units: Sequence[Unit], failures: list[Exception]) -> None:
@@ -117,8 +128,10 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
         batch_size=1,
         batch_format="numpy",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(size=work.replicas, max_tasks_in_flight_per_actor=2),
-        num_cpus=0 if on_gpu else work.threads,
+        compute=ActorPoolStrategy(
+            size=min(work.replicas, len(units)), max_tasks_in_flight_per_actor=2
+        ),
+        num_cpus=0 if on_gpu else 1,
         num_gpus=1 if on_gpu else 0,
     )
 
@@ -152,7 +165,7 @@ class UnitSource(Datasource):
         return tasks
 
 
-def _plan_rows(rows: list[bytes]) -> Iterable[Block]:
+def _plan_rows(rows: list[bytes]) -> Iterable[RayBlock]:
     for row in rows:
         yield BlockAccessor.batch_to_block({"unit": np.array([row], dtype=object)})
 
@@ -184,7 +197,7 @@ class UnitSink(Datasink[None]):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> None:
         del ctx
         for block in blocks:
             batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])

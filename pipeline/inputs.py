@@ -22,16 +22,16 @@ class Found:
     url: str
     version: str
     """The ETag, or size and modification time: another version is another scene."""
-    size_bytes: int
 
 
 def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
     """The raster files that the INPUTs (files, folders, globs) name, sorted by scene id.
 
-    Raises UsageError for a path that does not exist, a folder or glob without a raster, and two
-    files with one scene id.
+    Raises UsageError for a path that does not exist, a folder or glob without a raster, two files
+    with one scene id, and one file with two.
     """
     by_id: dict[str, Found] = {}
+    by_url: dict[str, Found] = {}
     for given in inputs:
         for found in _expand(given, access):
             other = by_id.setdefault(found.scene_id, found)
@@ -39,6 +39,12 @@ def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
                 raise UsageError(
                     f"{found.url} and {other.url} would both be scene {found.scene_id!r}:"
                     " give their common parent folder as the INPUT"
+                )
+            other = by_url.setdefault(found.url, found)
+            if other.scene_id != found.scene_id:
+                raise UsageError(
+                    f"{found.url} is named twice, as scene {other.scene_id!r} and as"
+                    f" {found.scene_id!r}: give INPUTs that do not overlap"
                 )
     return [by_id[scene_id] for scene_id in sorted(by_id)]
 
@@ -70,7 +76,6 @@ def _expand(given: str, access: Access) -> list[Found]:
             scene_id=info["name"][len(root) :].lstrip("/"),
             url=fs.unstrip_protocol(info["name"]).removeprefix("file://"),
             version=_version(info),
-            size_bytes=int(info["size"]),
         )
         for info in files
     ]

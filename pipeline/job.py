@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipeline import flow, local
+from pipeline.cost import Cost, Machine, Network
 from pipeline.errors import UnfinishedError
+from pipeline.estimate import estimate
 from pipeline.output import Job, Output, Shard
-from pipeline.plan import BATCH, Machine, Network, Planner
+from pipeline.plan import BATCH, Planner
 from pipeline.receipt import Estimate, Failure, Progress, Receipt
 from pipeline.replica import devices_here
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
-from pipeline.survey import Survey, known, survey
+from pipeline.survey import Known, Survey, survey
 from pipeline.tracker import Tally, Tracker
 from segformer import checkpoint_sha256, load_model
 
@@ -34,7 +36,7 @@ class _Prepared:
     job: Job
     output: Output | None
     """None: there is none yet."""
-    planner: Planner
+    cost: Cost
     survey: Survey
     recorded: list[Shard]
     new: list[Shard]
@@ -56,7 +58,7 @@ def plan(
     shards = ready.new
     if ready.output is not None:
         shards = [*_open_part(ready.output, ready.recorded), *shards]
-    return ready.planner.estimate(shards, ready.survey.inputs, ready.notes)
+    return estimate(ready.cost, shards, ready.survey.inputs, ready.notes)
 
 
 def run(
@@ -76,31 +78,36 @@ def run(
     execution = execution or Execution()
     ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
     out = ready.output or Output.create(output, ready.job, execution.access)
+    with out.store.alone("job.json"):
+        tally = _carry_out(ready, out, execution, on_progress or (lambda _: None))
+        seconds = time.monotonic() - clock
+        receipt = _receipt(ready, out, execution, tally, (started, seconds))
+        out.write_receipt(started.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
+    if receipt.scenes_planned != _outcomes(receipt):
+        raise UnfinishedError(
+            f"{output}: {_outcomes(receipt)} of {receipt.scenes_planned} scenes have an outcome;"
+            " the same command goes on from here"
+        )
+    return receipt
+
+
+def _carry_out(
+    ready: _Prepared, out: Output, execution: Execution, on_progress: Callable[[Progress], None]
+) -> Tally:
+    """Appends what is new to the plan and computes what has no outcome."""
     out.store.sweep()
     for shard in ready.new:
         out.append(shard)
     shards = ready.recorded + ready.new
-
-    tracker = Tracker(out, shards, on_progress or (lambda _: None))
+    tracker = Tracker(out, shards, ready.cost, ready.notes, on_progress)
     units = tracker.open_units()
-    machine = ready.planner.machine
-    work = Work(out.store.root, execution.access, out.job, machine.replicas, machine.threads)
+    work = Work(out.store.root, execution.access, out.job, ready.cost.machine.replicas)
     if units and execution.runner == "local":
         local.run_units(work, units, tracker.poll)
     elif units:
         flow.run_units(work, units, execution, tracker.poll)
-    tracker.poll()
-
-    seconds = time.monotonic() - clock
-    receipt = _receipt(ready, out, execution, tracker.tally, (started, seconds))
-    out.write_receipt(started.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
-    left = tracker.open_units()
-    if left or receipt.scenes_planned != _outcomes(receipt):
-        raise UnfinishedError(
-            f"{output}: {len(left)} of {receipt.units} units have no outcome;"
-            " the same command goes on from here"
-        )
-    return receipt
+    tracker.close()
+    return tracker.tally
 
 
 def _prepare(
@@ -112,13 +119,13 @@ def _prepare(
 ) -> _Prepared:
     model = load_model(checkpoint, storage_options=execution.access.fsspec(checkpoint))
     device, count = flow.devices_of(execution.address) if execution.address else devices_here()
-    existing = Output.find(output, execution.access) if output else None
+    existing = None if output is None else Output.find(output, execution.access)
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
-        checkpoint=checkpoint if "://" in checkpoint else os.path.abspath(checkpoint),
+        checkpoint=execution.access.absolute(checkpoint),
         checkpoint_sha256=checkpoint_sha256(
             checkpoint, storage_options=execution.access.fsspec(checkpoint)
         ),
@@ -133,34 +140,27 @@ def _prepare(
         existing = Output(existing.store, job)
     recorded = list(existing.shards()) if existing else []
     found = survey(
-        inputs, job.settings, model.config.num_channels, known(recorded), execution.access
+        inputs, job.settings, model.config.num_channels, Known.of(recorded), execution.access
     )
-    planner = Planner(
-        settings=job.settings,
-        execution=execution,
-        machine=_machine(device, count, execution),
-        network=Network(
-            classes=model.config.num_labels,
-            channels=model.config.num_channels,
-            gflop_per_window=model.config.gflop_per_window(job.settings.window),
-        ),
+    cost = Cost(
+        job.settings,
+        _machine(device, count, execution),
+        Network(model.config.num_labels, model.config.gflop_per_window(job.settings.window)),
     )
+    planner = Planner(cost, execution)
     new = list(planner.shards(found.scenes, found.rejected, first=len(recorded)))
     notes = (*model.config.notes, *found.notes)
-    return _Prepared(job, existing, planner, found, recorded, new, notes)
+    return _Prepared(job, existing, cost, found, recorded, new, notes)
 
 
 def _machine(device: str, count: int, execution: Execution) -> Machine:
-    """One replica per GPU; on CPUs one thread each, for threads that wait for each other gave half
-    of what as many replicas give (docs/log.md)."""
+    """One replica per GPU; on CPUs one per core, each with one thread."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0))
     if execution.runner == "local":
-        return Machine(device, cores, 1, memory)
+        return Machine(device, 1, memory)
     if device == "cpu":
         count = max(1, min(count, memory // CPU_REPLICA_BYTES))
-    replicas = execution.replicas or count
-    return Machine(device, max(1, cores // replicas), replicas, memory)
+    return Machine(device, execution.replicas or count, memory)
 
 
 def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:
@@ -187,7 +187,7 @@ def _receipt(
     started, seconds = when
     shards = ready.recorded + ready.new
     records = list(out.commit_records())
-    machine = ready.planner.machine
+    machine = ready.cost.machine
     scenes = {
         name: sum(record["scenes"][name] for record in records)
         for name in ("done", "partial", "quarantined")
@@ -208,6 +208,7 @@ def _receipt(
         failures=tuple(Failure(**f) for record in records for f in record["failures"]),
         megapixels=tally.pixels / 1e6,
         megapixels_per_s=tally.pixels / 1e6 / seconds / machine.replicas,
+        windows=round(tally.grid_windows),
         windows_computed=tally.windows,
         read_s=tally.read_s,
         segment_s=tally.segment_s,

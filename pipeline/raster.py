@@ -206,7 +206,7 @@ def _valid(
             here = _differs(plane, src.nodatavals[band - 1])
         else:
             here = src.read_masks(band, window=window) != 0
-        valid |= here & ~np.isnan(plane) if is_float else here
+        valid |= here & np.isfinite(plane) if is_float else here
     return valid
 
 

@@ -45,7 +45,8 @@ class Estimate:
     memory_bytes: int
     """Predicted peak of one replica's process with one unit."""
     hours: float
-    """Of one replica, from the network's GFLOP at a nominal rate for the device."""
+    """With these replicas, from the network's GFLOP at a nominal rate for the device."""
+    replicas: int
     device: str
     batch: int
     notes: tuple[str, ...]
@@ -66,6 +67,8 @@ class Progress:
     elapsed_s: float
     done_units: int
     total_units: int
+    notes: tuple[str, ...] = ()
+    """What a user should read before the work is done."""
 
     @property
     def megapixels_per_s(self) -> float:
@@ -74,6 +77,8 @@ class Progress:
     @property
     def left_s(self) -> float | None:
         """None while nothing has been computed yet."""
+        if self.done_px == self.total_px:
+            return 0.0
         if not self.computed_px:
             return None
         return (self.total_px - self.done_px) * self.elapsed_s / self.computed_px
@@ -104,13 +109,16 @@ class Receipt:
     """Computed by this run."""
     megapixels_per_s: float
     """Per replica, over the run's whole time."""
+    windows: int
+    """Windows of the grids of what this run computed."""
     windows_computed: int
+    """With those computed twice at block borders."""
     read_s: float
     """Summed over the units of this run, as are the next two."""
     segment_s: float
     finish_s: float
     bounded_by: str
-    """The stage that kept the others waiting: read, segment or finish."""
+    """The stage whose workers were the busiest: read, segment or finish."""
     pixels_without_area: int
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]

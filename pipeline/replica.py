@@ -21,7 +21,7 @@ from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher
-from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
+from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
 from segformer import load_model
 
 TORCH_DTYPES = {
@@ -32,7 +32,7 @@ TORCH_DTYPES = {
 
 
 @dataclass
-class _Job:
+class _Open:
     """A block under way."""
 
     block: Block
@@ -40,11 +40,18 @@ class _Job:
     grid: WindowGrid
     stitcher: Stitcher
     failure: Failure | None = None
+    result: Stitched | Failure | None = None
+
+    def close(self) -> Stitched | Failure:
+        """Blends what is left and lets the logits go. A second call changes nothing."""
+        if self.result is None:
+            self.result = self.failure or self.stitcher.close()
+        return self.result
 
 
 @dataclass(frozen=True)
 class _Window:
-    job: _Job
+    block: _Open
     row: int
     col: int
     input_CHW: torch.Tensor
@@ -65,7 +72,8 @@ class Replica:
         settings, device = work.job.settings, work.job.device
         assert settings.batch is not None
         if device == "cpu":
-            torch.set_num_threads(work.threads)
+            # One thread: with more, a window's logits can depend on their number and on its slot.
+            torch.set_num_threads(1)
         else:  # float32 means float32, and no kernel is chosen by timing
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -89,37 +97,39 @@ class Replica:
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block."""
         started = time.perf_counter()
-        jobs = [
-            self._job(block, pixels) if isinstance(pixels, Pixels) else pixels
+        blocks = [
+            self._open(block, pixels) if isinstance(pixels, Pixels) else pixels
             for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
         ]
         windows = 0
+        current: _Open | None = None
         with torch.inference_mode():
-            for batch in self._batches(job for job in jobs if isinstance(job, _Job)):
+            for batch in self._batches(block for block in blocks if isinstance(block, _Open)):
                 windows += len(batch)
-                self._forward(batch)
-            done = tuple(
-                job if isinstance(job, Failure) else job.failure or job.stitcher.close()
-                for job in jobs
-            )
+                for window, logits_Khw in zip(batch, self._forward(batch), strict=False):
+                    if current is not None and current is not window.block:
+                        current.close()  # windows come block by block
+                    current = window.block
+                    self._blend(window, logits_Khw)
+            done = tuple(b if isinstance(b, Failure) else b.close() for b in blocks)
         return SegmentedUnit(read.unit, done, windows, read.read_s, time.perf_counter() - started)
 
-    def _job(self, block: Block, pixels: Pixels) -> _Job:
+    def _open(self, block: Block, pixels: Pixels) -> _Open:
         scene, core, rect = block.scene, block.core, pixels.rect
         settings = self._settings
         grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
-        return _Job(block, pixels, grid, Stitcher(grid, core, valid_HW, self.classes))
+        return _Open(block, pixels, grid, Stitcher(grid, core, valid_HW, self.classes))
 
-    def _batches(self, jobs: Iterator[_Job]) -> Iterator[list[_Window]]:
+    def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
         """Windows in the order of the blocks, in full batches across blocks but for the last."""
         batch: list[_Window] = []
-        for job in jobs:
-            rows, cols = job.grid.touching(job.block.core)
+        for block in blocks:
+            rows, cols = block.grid.touching(block.block.core)
             for row in rows:
                 for col in cols:
-                    window = None if job.failure else self._window(job, row, col)
+                    window = None if block.failure else self._window(block, row, col)
                     if window is None:
                         continue
                     batch.append(window)
@@ -129,16 +139,16 @@ class Replica:
         if batch:
             yield batch
 
-    def _window(self, job: _Job, row: int, col: int) -> _Window | None:
+    def _window(self, block: _Open, row: int, col: int) -> _Window | None:
         """The normalised window; None where it has no valid pixel."""
-        edge, rect = self._settings.window, job.pixels.rect
-        top = job.grid.rows.origin(row) - rect.row_off
-        left = job.grid.cols.origin(col) - rect.col_off
+        edge, rect = self._settings.window, block.pixels.rect
+        top = block.grid.rows.origin(row) - rect.row_off
+        left = block.grid.cols.origin(col) - rect.col_off
         here = np.s_[top : top + edge, left : left + edge]
-        valid_HW = job.pixels.valid_HW[here]
+        valid_HW = block.pixels.valid_HW[here]
         if not valid_HW.any():
             return None
-        values_CHW = np.ascontiguousarray(job.pixels.values_CHW[:, *here])
+        values_CHW = np.ascontiguousarray(block.pixels.values_CHW[:, *here])
         if not values_CHW.flags.writeable:
             values_CHW = values_CHW.copy()
         x_CHW = torch.from_numpy(values_CHW).to(self._device).float()
@@ -147,36 +157,38 @@ class Replica:
         valid = torch.from_numpy(np.ascontiguousarray(valid_HW)).to(self._device)
         x_CHW = torch.where(valid & x_CHW.isfinite(), x_CHW, torch.zeros_like(x_CHW))
         below, beside = edge - valid_HW.shape[0], edge - valid_HW.shape[1]
-        return _Window(job, row, col, torch.nn.functional.pad(x_CHW, (0, beside, 0, below)))
+        return _Window(block, row, col, torch.nn.functional.pad(x_CHW, (0, beside, 0, below)))
 
-    def _forward(self, batch: list[_Window]) -> None:
-        """Runs one batch and hands each window's logits to its block."""
+    def _forward(self, batch: list[_Window]) -> torch.Tensor:
+        """float32 logits of one batch, with more rows than windows if it was short."""
         inputs = [window.input_CHW for window in batch]
         inputs += [torch.zeros_like(inputs[0])] * (self._batch - len(inputs))
-        logits_NKhw = self._model(torch.stack(inputs).to(self._dtype)).float()
-        for window, logits_Khw in zip(batch, logits_NKhw, strict=False):
-            job = window.job
-            if job.failure:
-                continue
-            if not bool(logits_Khw.isfinite().all()):
-                job.failure = self._non_finite(window)
-                continue
-            # A copy: a view would keep the whole batch alive.
-            job.stitcher.add(window.row, window.col, logits_Khw.clone())
+        logits_NKhw: torch.Tensor = self._model(torch.stack(inputs).to(self._dtype)).float()
+        return logits_NKhw
+
+    def _blend(self, window: _Window, logits_Khw: torch.Tensor) -> None:
+        block = window.block
+        if block.failure:
+            return
+        if not bool(logits_Khw.isfinite().all()):
+            block.failure = self._non_finite(window)
+            return
+        # A copy: a view would keep the whole batch alive.
+        block.stitcher.add(window.row, window.col, logits_Khw.clone())
 
     def _non_finite(self, window: _Window) -> Failure:
-        job, edge = window.job, self._settings.window
-        scene = job.block.scene
-        rect = Rect(job.grid.cols.origin(window.col), job.grid.rows.origin(window.row), edge, edge)
+        block, edge = window.block.block, self._settings.window
+        grid = window.block.grid
+        rect = Rect(grid.cols.origin(window.col), grid.rows.origin(window.row), edge, edge)
         remedy = (
             "use --dtype float32 or bfloat16"
             if self._settings.dtype == "float16"
             else "check the checkpoint and --scale/--offset"
         )
         error = InputError(
-            f"{scene.url}: the network gave NaN or infinite logits in window {rect} at"
+            f"{block.scene.url}: the network gave NaN or infinite logits in window {rect} at"
             f" {self._settings.dtype}; {remedy}",
-            url=scene.url,
+            url=block.scene.url,
             stage="segment",
         )
-        return failure_of(error, job.block)
+        return failure_of(error, block)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -49,6 +50,11 @@ class Settings:
             raise UsageError(f"--batch {self.batch}: must be at least 1")
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             raise UsageError(f"--bands {self.bands}: bands count from 1, e.g. --bands 4,3,2")
+        for name, value in (("scale", self.scale), ("offset", self.offset)):
+            if value is not None and not math.isfinite(value):
+                raise UsageError(f"--{name} {value}: must be a finite number")
+        if self.scale == 0:
+            raise UsageError("--scale 0 would make every pixel the same; leave it out for uint8")
         if self.offset is not None and self.scale is None:
             raise UsageError("--offset needs --scale: value * scale + offset")
 

@@ -30,8 +30,6 @@ class Work:
     access: Access
     job: Job
     replicas: int
-    threads: int
-    """CPU threads of each replica."""
 
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read."""

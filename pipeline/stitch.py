@@ -94,11 +94,12 @@ class Stitcher:
     def _sum_of(self, rect: Rect, rows: range, cols: range) -> torch.Tensor:
         """The sum of the covering windows' logits over the rectangle, K x H x W float32.
 
-        Windows whose origins differ by whole quarter-resolution pixels share their sampling
+        Windows whose origins differ by whole low-resolution pixels share their sampling
         positions and are added before upsampling; others are upsampled apart.
         """
         groups: dict[tuple[int, int], list[tuple[int, int]]] = {}
-        whole = 4 if self._window % 4 == 0 else None
+        low = self._live[rows[0], cols[0]].shape[1]
+        whole = self._window // low if self._window % low == 0 else None
         for row in rows:
             for col in cols:
                 y, x = self._grid.rows.origin(row), self._grid.cols.origin(col)

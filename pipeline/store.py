@@ -5,6 +5,7 @@ Knows nothing of what is in a file, and nothing of rasters, which GDAL reads by 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.access import Access, FileSystem, explained
+from pipeline.errors import UsageError
 
 _TEMPORARY = ".tmp"
 
@@ -59,6 +61,11 @@ class Store(ABC):
         """Deletes what writers that were killed left behind. No writer may be active."""
 
     @abstractmethod
+    def alone(self, path: str) -> AbstractContextManager[None]:
+        """Holds this existing file for one process at a time. A courtesy: correctness rests on
+        idempotent units and create-only commits. Raises UsageError where another holds it."""
+
+    @abstractmethod
     def fsspec(self) -> tuple[FileSystem, str]:
         """The folder as other libraries take it: a file system and the path on it."""
 
@@ -71,6 +78,8 @@ def open_store(url: str, access: Access) -> Store:
     """The store of a folder's URL. Raises UsageError for a scheme that nothing installed knows."""
     fs, path = access.filesystem(url)
     if fs.protocol in ("file", ("file", "local")):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UsageError(f"{url}: is a file; name a folder")
         return LocalStore(path, fs)
     return ObjectStore(url.rstrip("/"), fs, path.rstrip("/"))
 
@@ -143,6 +152,17 @@ class LocalStore(Store):
     def sweep(self) -> None:
         for file in self._folder.rglob(f".*{_TEMPORARY}"):
             file.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, path: str) -> Iterator[None]:
+        with (self._folder / path).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"{self.root}: another run is at work on this output; wait for it to end"
+                ) from error
+            yield  # the kernel releases the lock with the process, however it ends
 
     def _temporary(self, final: Path) -> Path:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -225,6 +245,10 @@ class ObjectStore(Store):
                         Key=upload["Key"],
                         UploadId=upload["UploadId"],
                     )
+
+    @contextmanager
+    def alone(self, path: str) -> Iterator[None]:
+        yield  # no lock on object stores yet
 
     def _at(self, path: str) -> str:
         return f"{self._path}/{path}".rstrip("/")

@@ -97,7 +97,6 @@ SHARD_TABLES = {
     "scenes": SCENES,
     "quarantine": QUARANTINE,
 }
-TABLES = {**SHARD_TABLES, "classes": CLASSES}
 
 _UNIT_KEY = b"swath"
 

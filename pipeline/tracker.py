@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.cost import Cost
 from pipeline.output import Output, Shard, unit_path
 from pipeline.publish import clean, publish
 from pipeline.receipt import Progress
@@ -23,24 +24,30 @@ class Tally:
     units: int = 0
     pixels: int = 0
     windows: int = 0
+    grid_windows: float = 0.0
     read_s: float = 0.0
     segment_s: float = 0.0
     finish_s: float = 0.0
 
 
 class Tracker:
-    """Call `poll` now and then while a runner works, and once when it has ended."""
+    """Call `poll` now and then while a runner works, and `close` when it has ended."""
 
     def __init__(
-        self, output: Output, shards: list[Shard], on_progress: Callable[[Progress], None]
+        self,
+        output: Output,
+        shards: list[Shard],
+        cost: Cost,
+        notes: tuple[str, ...],
+        on_progress: Callable[[Progress], None],
     ) -> None:
         self._output = output
+        self._cost = cost
+        self._notes = notes
         self._on_progress = on_progress
         self._started = time.monotonic()
         self.tally = Tally()
-        committed = output.committed()
-        for shard_id in committed:
-            clean(output, shard_id)  # a crash may have come between commit and clean-up
+        committed = self._clean()
         self._open = {s.shard_id: s for s in shards if s.shard_id not in committed}
         self._done = {shard_id: output.units_done(shard_id) for shard_id in self._open}
         self._total_px = sum(shard.pixels for shard in shards)
@@ -79,8 +86,22 @@ class Tracker:
                 elapsed_s=time.monotonic() - self._started,
                 done_units=self._done_units,
                 total_units=self._total_units,
+                notes=self._notes,
             )
         )
+
+    def close(self) -> None:
+        """Call once when the runner has ended."""
+        self.poll()
+        self._clean()
+
+    def _clean(self) -> set[str]:
+        """Empties what committed shards have left: a crash may have come between commit and
+        clean-up, and a task that Ray repeated may have written its unit once more."""
+        committed = self._output.committed()
+        for shard_id in committed:
+            clean(self._output, shard_id)
+        return committed
 
     def _count(self, unit: Unit) -> None:
         with self._output.store.open(unit_path(unit)) as file:
@@ -91,6 +112,7 @@ class Tracker:
         tally.units += 1
         tally.pixels += unit.pixels
         tally.windows += outcome["windows"]
+        tally.grid_windows += sum(self._cost.grid_windows(block) for block in unit.blocks)
         tally.read_s += outcome["read_s"]
         tally.segment_s += outcome["segment_s"]
         tally.finish_s += outcome["finish_s"]

@@ -17,7 +17,7 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.kron(coarse, np.ones((1, 12, 12), np.uint8))[:, :height, :width].copy()
 
 
-def write_scene(
+def write_scene(  # noqa: PLR0913 - what a raster can be
     path: Path,
     width: int,
     height: int,
@@ -26,8 +26,9 @@ def write_scene(
     values: np.ndarray | None = None,
     nodata: float | None = None,
     tiled: bool = True,
+    crs: str = "EPSG:32633",
 ) -> Path:
-    """A GeoTIFF in UTM 33N with 10 m pixels."""
+    """A GeoTIFF, in UTM 33N with 10 m pixels unless another CRS is given."""
     values = picture(width, height, seed) if values is None else values
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
@@ -38,7 +39,7 @@ def write_scene(
         height=height,
         count=len(values),
         dtype=values.dtype,
-        crs="EPSG:32633",
+        crs=crs,
         transform=from_origin(500_000, 5_000_000, 10, 10),
         nodata=nodata,
         tiled=tiled,

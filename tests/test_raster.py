@@ -35,7 +35,7 @@ SCALED = Settings(scale=0.0001)
 
 
 def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
-    return describe(Found(path.name, str(path), "v1", 0), settings, channels)
+    return describe(Found(path.name, str(path), "v1"), settings, channels)
 
 
 def write(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:

@@ -114,20 +114,92 @@ def copy_with_times(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
 
 
-def test_a_changed_file_is_a_scene_of_its_own(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_changed_file_is_told_and_never_mixed_in(small_checkpoint: str, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_scene(folder / "a.tif", 200, 150, seed=1)
     segment(folder, small_checkpoint, out)
     before = rows(out, "masks").to_pylist()
     write_scene(folder / "a.tif", 260, 150, seed=2)
     receipt = segment(folder, small_checkpoint, out)
-    after = rows(out, "masks").to_pylist()
 
+    assert receipt.scenes_planned == 1
+    assert receipt.units_computed == 0
+    assert "1 inputs have changed since they were planned, first" in receipt.notes[-1]
+    assert rows(out, "masks").to_pylist() == before
+
+
+def test_a_mended_file_is_taken_up(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_scene(folder / "good.tif", 200, 150)
+    (folder / "bad.tif").write_text("no image")
+    segment(folder, small_checkpoint, out)
+    write_scene(folder / "bad.tif", 260, 150, seed=2)
+    receipt = segment(folder, small_checkpoint, out)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 1)
+    assert min(rows(out, "masks")["scene_id"].to_pylist()).startswith("bad.tif@")
+
+
+def test_one_file_under_two_names_is_refused(small_checkpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_scene(folder / "sub" / "a.tif", 200, 150)
+    inputs = [str(folder), str(folder / "sub")]
+    with pytest.raises(UsageError, match="is named twice, as scene 'sub"):
+        run(inputs, small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
+    segment(folder, small_checkpoint, tmp_path / "out")
+    receipt = segment(folder / "sub", small_checkpoint, tmp_path / "out")
+    assert receipt.scenes_planned == 1  # known by its path
+
+
+def test_odd_names(small_checkpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    names = ["a::b.tif", "c[1]*?.tif", "d %20#&'.tif", "ü.tif"]
+    for name in names:
+        write_scene(folder / name, 60, 50)
+    (folder / os.fsdecode(b"\xff.tif")).write_bytes((folder / "ü.tif").read_bytes())
+    receipt = segment(folder, small_checkpoint, tmp_path / "out")
+    assert receipt.scenes_done == 4
+    assert ["not UTF-8" in failure.message for failure in receipt.failures] == [True]
+    assert sorted(rows(tmp_path / "out", "masks")["scene_id"].to_pylist()) == sorted(names)
+
+
+def test_a_crs_that_is_nowhere_on_earth_gives_no_areas(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name, crs in (("geocentric", "EPSG:4978"), ("utm", "EPSG:32633")):
+        write_scene(folder / f"{name}.tif", 60, 50, crs=crs)
+    receipt = segment(folder, small_checkpoint, out)
     assert receipt.scenes_done == 2
-    assert "path@version" in receipt.notes[-1]
-    assert after[0] == before[0]
-    assert after[1]["scene_id"].startswith("a.tif@")
-    assert after[1]["width"] == 260
+    areas = {row["scene_id"]: row["area_m2"] for row in rows(out, "statistics").to_pylist()}
+    assert areas["geocentric.tif"] is None
+    assert areas["utm.tif"] > 0
+
+
+@pytest.mark.parametrize("block", [512, 1024])
+def test_same_rows_at_an_odd_window_and_batch(
+    small_checkpoint: str, tmp_path: Path, block: int
+) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 1100, 700)
+    settings = Settings(window=130, stride=110, batch=3)
+    for name, edge in (("whole", 4096), ("blocks", block)):
+        execution = Execution(runner="local", block=edge)
+        run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / name), settings, execution)
+    assert differences(tmp_path / "whole", tmp_path / "blocks") == []
+    assert torch.get_num_threads() == 1
+
+
+def test_a_second_run_at_the_same_time_is_refused(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    write_scene(folder / "a.tif", 600, 600)
+    refusals: list[str] = []
+
+    def meanwhile(_: Progress) -> None:
+        with pytest.raises(UsageError) as refused:
+            segment(folder, small_checkpoint, out)
+        refusals.append(str(refused.value))
+
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, LOCAL, meanwhile)
+    assert "another run is at work" in refusals[0]
 
 
 def test_a_vanished_file_is_quarantined(small_checkpoint: str, tmp_path: Path) -> None:

@@ -15,11 +15,10 @@ from pipeline.unit import CONFIDENCE_SCALE, Stitched, mask_dtype, nodata_value
 Logits = dict[tuple[int, int], torch.Tensor]
 
 
-def random_logits(grid: WindowGrid, classes: int) -> Logits:
+def random_logits(grid: WindowGrid, classes: int, low: int = 128) -> Logits:
     generator = torch.Generator().manual_seed(0)
-    edge = -(-grid.rows.window_px // 4)
     return {
-        (row, col): torch.randn(classes, edge, edge, generator=generator)
+        (row, col): torch.randn(classes, low, low, generator=generator)
         for row in range(grid.rows.count)
         for col in range(grid.cols.count)
     }
@@ -54,21 +53,23 @@ def stitch(
 
 
 SHAPES = [
-    (1777, 2050, 512, 384, 5),
-    (300, 1400, 512, 384, 3),
-    (20, 20, 512, 384, 2),
-    (1100, 900, 512, 384, 40),
-    (700, 900, 64, 37, 5),  # strides that share no quarter-resolution grid
-    (1300, 1100, 518, 300, 5),  # a window whose quarter is not whole
+    (1777, 2050, 512, 384, 5, 128),
+    (300, 1400, 512, 384, 3, 128),
+    (20, 20, 512, 384, 2, 128),
+    (1100, 900, 512, 384, 40, 128),
+    (700, 900, 64, 37, 5, 16),  # strides that share no quarter-resolution grid
+    (1300, 1100, 518, 300, 5, 130),  # a window whose quarter is not whole
+    (700, 600, 128, 96, 5, 16),  # networks whose first stride is not 4
+    (700, 600, 128, 96, 5, 33),
 ]
 
 
-@pytest.mark.parametrize(("width", "height", "window", "stride", "classes"), SHAPES)
+@pytest.mark.parametrize(("width", "height", "window", "stride", "classes", "low"), SHAPES)
 def test_argmax_equals_the_definition_and_not_the_blocks(
-    width: int, height: int, window: int, stride: int, classes: int
+    width: int, height: int, window: int, stride: int, classes: int, low: int
 ) -> None:
     grid = WindowGrid.of(width, height, window, stride)
-    logits = random_logits(grid, classes)
+    logits = random_logits(grid, classes, low)
     expected = definition(grid, logits, width, height).argmax(axis=0)
     results = []
     for block in (512, 1024, 4096):
