@@ -11,13 +11,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem as FileSystem
 
-from pipeline.errors import UsageError
+from pipeline.errors import SwathError, UnfinishedError, UsageError
 
 _SECRETS = ("key", "secret", "token", "password", "sas", "credential")
 _CONNECT_S, _READ_S = 5, 20
@@ -62,6 +63,7 @@ class Access:
         url = self.absolute(url)
         if "://" not in url:  # fsspec would take `::` in a name for a chain of file systems
             return fsspec.filesystem("file"), url
+        _check_no_credential(url)
         try:
             fs, path = fsspec.core.url_to_fs(url, **self.fsspec(url))
         except (ImportError, ValueError) as error:
@@ -91,7 +93,8 @@ class Access:
         if self._endpoint():  # other servers than Amazon's refuse the newer checksums
             config["request_checksum_calculation"] = "when_required"
             config["response_checksum_validation"] = "when_required"
-        return {"config_kwargs": config, "use_listings_cache": False}
+        # Two parts of 50 MB under way at a time, not ten.
+        return {"config_kwargs": config, "use_listings_cache": False, "max_concurrency": 2}
 
     def _endpoint(self) -> str | None:
         given = dict(self.options).get("endpoint_url")
@@ -99,12 +102,13 @@ class Access:
 
     def gdal(self, url: str) -> tuple[str, dict[str, Any]]:
         """The URL as GDAL spells it, and the options that it needs for it."""
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https"):
-            return f"/vsicurl/{url}", GDAL_HTTP
-        if parts.scheme not in ("s3", "s3a"):
+        scheme, _, place = url.partition("://")
+        if scheme in ("http", "https"):
+            return f"/vsicurl/{url}", _remote(f"/vsicurl/{url}")
+        if scheme not in ("s3", "s3a"):
             return url, {}
-        options: dict[str, Any] = dict(GDAL_HTTP)
+        path = f"/vsis3/{place}"  # as it is: `#` and `?` are letters of a key
+        options = _remote(path)
         given = dict(self.options)
         endpoint = self._endpoint()
         if endpoint:
@@ -118,24 +122,55 @@ class Access:
             options["AWS_REQUEST_PAYER"] = "requester"
         if given.get("profile"):
             options["AWS_PROFILE"] = given["profile"]
-        return f"/vsis3/{parts.netloc}{parts.path}", options
+        return path, options
+
+
+def _remote(path: str) -> dict[str, Any]:
+    """What GDAL needs for any file that is not on this machine's disk."""
+    # Else GDAL would answer from its memory for a file that has been replaced since.
+    options = {**GDAL_HTTP, "CPL_VSIL_CURL_NON_CACHED": path}
+    suffix = PurePosixPath(path).suffix
+    if suffix[1:].isalnum():
+        # GDAL asks for some 35 files of metadata beside each image, in two requests each (measured:
+        # 100 of a scene's 106 requests). These are the ones that pixels and places depend on.
+        world = (f"{suffix[:2]}{suffix[-1]}w", f"{suffix}w", ".wld", ".tab")
+        wanted = (suffix, ".aux.xml", ".msk", *world)
+        options["CPL_VSIL_CURL_ALLOWED_EXTENSIONS"] = ",".join(wanted)
+    return options
 
 
 PLAIN = Access()
 """Nothing but the standard variables."""
 
 
+def _check_no_credential(url: str) -> None:
+    """URLs are recorded in the plan and the tables."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc or "signature=" in parts.query.lower():
+        raise UsageError(
+            f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: holds a credential,"
+            " which would be recorded with the results; give credentials by the AWS_* variables"
+        )
+
+
 @contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Turns refusals of a store into a UsageError that names the remedy and no secret."""
+    """Turns what a store refuses into a UsageError that names the remedy and no secret, and what
+    it fails to do into an UnfinishedError. FileNotFoundError and FileExistsError pass."""
     try:
         yield
-    except PermissionError as error:
-        code = _code(error)
-        raise UsageError(f"{url}: {_REFUSALS.get(code, 'permission denied')} ({code})") from error
+    except SwathError:
+        raise
     except FileNotFoundError as error:
         if "NoSuchBucket" in str(error.__cause__):
-            raise UsageError(f"{url}: there is no such bucket") from error
+            raise UsageError(f"{url}: there is no such bucket; check its name") from error
+        raise
+    except FileExistsError:
+        raise
+    # botocore's errors are no OSErrors, and have no base that could be had without its import.
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith("botocore"):
+            raise _in_our_words(url, error) from error
         raise
 
 
@@ -145,12 +180,25 @@ _REFUSALS = {
     "AccessDenied": "these credentials may not do that here; check the bucket's policy",
     "403": "the store refuses these credentials; check the AWS_* variables, the profile and the"
     " bucket's policy",
+    "InvalidBucketName": "no bucket can have this name; check the URL",
+    "ParamValidationError": "no bucket can have this name; check the URL",
+    "NoCredentialsError": "no credentials were found; set AWS_ACCESS_KEY_ID and"
+    ' AWS_SECRET_ACCESS_KEY, a profile, or --storage-options \'{"anon": true}\' for public data',
+    "PartialCredentialsError": "half of the credentials is missing; check the AWS_* variables",
+    "CredentialRetrievalError": "no credentials could be had; check the profile",
+    "ProfileNotFound": "there is no such profile; check AWS_PROFILE",
 }
 
 
-def _code(error: BaseException) -> str:
-    """The store's own word for an error, which carries no credential."""
-    response = getattr(error.__cause__, "response", None)
-    if response is None:
-        return type(error).__name__
-    return str(response.get("Error", {}).get("Code", type(error).__name__))
+def _in_our_words(url: str, error: Exception) -> SwathError:
+    """An error of a store, without its text: codes carry no credential."""
+    response = getattr(error.__cause__, "response", None) or {}
+    code = str(response.get("Error", {}).get("Code", type(error).__name__))
+    if code in _REFUSALS:
+        return UsageError(f"{url}: {_REFUSALS[code]} ({code})")
+    if isinstance(error, PermissionError):
+        return UsageError(f"{url}: permission denied ({code})")
+    if response or not isinstance(error, OSError):
+        what = "the store failed" if response else "the store does not answer; check the endpoint"
+        return UnfinishedError(f"{url}: {what} ({code}); the same command goes on from here")
+    return UnfinishedError(f"{url}: {error.strerror or code}")

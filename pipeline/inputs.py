@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from glob import has_magic
 from pathlib import PurePosixPath
 
-from pipeline.access import Access, explained
+from pipeline.access import Access, FileSystem, explained
 from pipeline.errors import UsageError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
@@ -56,7 +56,7 @@ def _expand(given: str, access: Access) -> list[Found]:
             root = _parent_without_magic(path)
             infos = fs.glob(path, detail=True)
             files = [info for info in infos.values() if info["type"] == "file"]
-        elif fs.isdir(path):
+        elif _is_folder(fs, path):
             root = path.rstrip("/")
             files = [
                 info
@@ -67,7 +67,10 @@ def _expand(given: str, access: Access) -> list[Found]:
             root = path.rpartition("/")[0]
             files = [fs.info(path)]
         else:
-            raise UsageError(f"{given}: no such file or folder")
+            _check_bucket(fs, path)
+            raise UsageError(f"{given}: no such file or folder; check the path")
+        # A page of links tells no sizes.
+        files = [info if info.get("size") is not None else fs.info(info["name"]) for info in files]
     if not files:
         wanted = ", ".join(RASTER_SUFFIXES)
         raise UsageError(f"{given}: holds no raster file ({wanted}); name another folder or glob")
@@ -79,6 +82,19 @@ def _expand(given: str, access: Access) -> list[Found]:
         )
         for info in files
     ]
+
+
+def _is_folder(fs: FileSystem, path: str) -> bool:
+    # Asked whether it is one, fsspec would load a whole file by HTTP and look for links in it.
+    if path.startswith(("http://", "https://")) and PurePosixPath(path).suffix:
+        return path.endswith("/") and bool(fs.isdir(path))
+    return bool(fs.isdir(path))
+
+
+def _check_bucket(fs: FileSystem, path: str) -> None:
+    """Lets the store say that the bucket is what is missing."""
+    if hasattr(fs, "call_s3"):
+        fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)
 
 
 def _hidden(name: str, root: str) -> bool:
@@ -95,10 +111,11 @@ def _version(info: dict[str, object]) -> str:
     etag = info.get("ETag") or info.get("etag")
     if etag:
         return str(etag).strip('"')
-    return f"{info['size']}-{info.get('mtime', '')}"
+    return f"{info['size']}-{info.get('mtime') or info.get('Last-Modified', '')}"
 
 
 def version_of(url: str, access: Access) -> str:
     """The identity of a file's bytes now. Raises FileNotFoundError."""
     fs, path = access.filesystem(url)
-    return _version(fs.info(path))
+    with explained(url):
+        return _version(fs.info(path))

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from pipeline.access import Access, FileSystem, explained
+from pipeline.errors import UsageError
 from pipeline.errors import UsageError
 
 _TEMPORARY = ".tmp"
@@ -81,6 +81,8 @@ def open_store(url: str, access: Access) -> Store:
         if os.path.exists(path) and not os.path.isdir(path):
             raise UsageError(f"{url}: is a file; name a folder")
         return LocalStore(path, fs)
+    if url.startswith(("http://", "https://")):
+        raise UsageError(f"{url}: cannot be written; name a folder on disk or an s3:// URL")
     return ObjectStore(url.rstrip("/"), fs, path.rstrip("/"))
 
 
@@ -208,11 +210,12 @@ class ObjectStore(Store):
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
         # Spooled on disk: a shard's masks may not fit into memory, and a failed upload is repeated.
-        with tempfile.TemporaryFile() as spool:
+        # Not by fsspec's file objects: closed after a failed part, they would complete the upload.
+        with tempfile.NamedTemporaryFile() as spool:
             yield cast(BinaryIO, spool)
-            spool.seek(0)
-            with explained(f"{self.root}/{path}"), self._fs.open(self._at(path), "wb") as target:
-                shutil.copyfileobj(spool, target, 1 << 24)
+            spool.flush()
+            with explained(f"{self.root}/{path}"):
+                self._fs.put_file(spool.name, self._at(path))
 
     def create(self, path: str, data: bytes) -> bool:
         try:
@@ -236,19 +239,21 @@ class ObjectStore(Store):
         if not hasattr(self._fs, "clear_multipart_uploads"):
             return
         bucket, _, prefix = self._path.partition("/")
+        query = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
         with explained(self.root):
-            for upload in self._fs.list_multipart_uploads(bucket):
-                if upload["Key"].startswith(f"{prefix}/"):
-                    self._fs.call_s3(
-                        "abort_multipart_upload",
-                        Bucket=bucket,
-                        Key=upload["Key"],
-                        UploadId=upload["UploadId"],
-                    )
+            truncated = True
+            while truncated:
+                page = self._fs.call_s3("list_multipart_uploads", **query)
+                for upload in page.get("Uploads", ()):
+                    self._abort(bucket, upload)
+                truncated = page.get("IsTruncated", False)
+                query["KeyMarker"] = page.get("NextKeyMarker", "")
+                query["UploadIdMarker"] = page.get("NextUploadIdMarker", "")
 
-    @contextmanager
-    def alone(self, path: str) -> Iterator[None]:
-        yield  # no lock on object stores yet
+    def _abort(self, bucket: str, upload: dict[str, str]) -> None:
+        key, upload_id = upload["Key"], upload["UploadId"]
+        with suppress(FileNotFoundError):  # it has just ended by itself
+            self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
 
     def _at(self, path: str) -> str:
         return f"{self._path}/{path}".rstrip("/")

