@@ -127,9 +127,9 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         Settings,
         "scale",
         type=float,
-        show_default="1/255 for uint8; other types need it",
-        help="What stored values are multiplied by, no unit: the network expects value * scale +"
-        " offset to lie between 0 and 1.",
+        show_default="none: types other than uint8 need it",
+        help="What stored values that are not uint8 are multiplied by, no unit: the network expects"
+        " value * scale + offset to lie between 0 and 1. 0.0001 for Sentinel-2.",
     ),
     _option(
         Settings,

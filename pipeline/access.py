@@ -183,7 +183,7 @@ _REFUSALS = {
     "InvalidBucketName": "no bucket can have this name; check the URL",
     "ParamValidationError": "no bucket can have this name; check the URL",
     "NoCredentialsError": "no credentials were found; set AWS_ACCESS_KEY_ID and"
-    ' AWS_SECRET_ACCESS_KEY, a profile, or --storage-options \'{"anon": true}\' for public data',
+    " AWS_SECRET_ACCESS_KEY, a profile, or --storage-options '{\"anon\": true}' for public data",
     "PartialCredentialsError": "half of the credentials is missing; check the AWS_* variables",
     "CredentialRetrievalError": "no credentials could be had; check the profile",
     "ProfileNotFound": "there is no such profile; check AWS_PROFILE",

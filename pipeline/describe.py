@@ -79,7 +79,8 @@ def _check_is_image(src: Any, url: str) -> None:
 def _bands(src: Any, url: str, asked: tuple[int, ...] | None, channels: int) -> tuple[int, ...]:
     """1-based band of each channel: as asked, else by colour, else the first that are not alpha."""
     colours = list(src.colorinterp)
-    example = "--bands " + ",".join(str(min(i, src.count)) for i in range(1, channels + 1))
+    plain = [i for i, c in enumerate(colours, start=1) if c != ColorInterp.alpha] or [1]
+    example = "--bands " + ",".join(str(plain[min(i, len(plain) - 1)]) for i in range(channels))
     if asked is not None:
         if len(asked) != channels:
             raise UsageError(
@@ -95,7 +96,6 @@ def _bands(src: Any, url: str, asked: tuple[int, ...] | None, channels: int) -> 
     elif channels == 3 and all(colour in colours for colour in RGB):
         bands = tuple(colours.index(colour) + 1 for colour in RGB)
     else:
-        plain = [i for i, c in enumerate(colours, start=1) if c != ColorInterp.alpha]
         bands = tuple(plain[:channels])
     if any(colours[band - 1] == ColorInterp.palette for band in bands):
         raise _bad(

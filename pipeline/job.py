@@ -102,6 +102,7 @@ def _carry_out(
     tracker = Tracker(out, shards, ready.cost, ready.notes, on_progress)
     units = tracker.open_units()
     work = Work(out.store.root, execution.access, out.job, ready.cost.machine.replicas)
+    tracker.poll()  # a first line: Ray and the model take a while
     if units and execution.runner == "local":
         local.run_units(work, units, tracker.poll)
     elif units:

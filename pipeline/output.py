@@ -21,7 +21,8 @@ from pipeline.errors import UsageError
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import RESULT_VERSION, Settings
-from pipeline.store import Store, open_store
+from pipeline.store import Store
+from pipeline.stores import open_store
 from pipeline.tables import CLASSES, SHARD_TABLES, table_of, write_table
 
 
@@ -153,7 +154,7 @@ class Output:
         return None
 
     @classmethod
-    def create(cls, url: str, job: Job, access: Access) -> Self:
+    def create(cls, url: str, job: Job, access: Access = PLAIN) -> Self:
         """A new output. Raises UsageError where another run has created it meanwhile."""
         store = open_store(url, access)
         store.write("classes.parquet", _classes(job))

@@ -18,7 +18,7 @@ from pipeline.errors import InputError
 from pipeline.grid import WindowGrid
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect
+from pipeline.scene import Block, Rect, Scene
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
@@ -89,9 +89,7 @@ class Replica:
         self.classes = model.config.num_labels
         self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
         self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
-        scale, offset = settings.scale, settings.offset or 0.0
-        self._scale = model.normalisation.rescale if scale is None else scale
-        self._offset = offset
+        self._rescale = model.normalisation.rescale
         self._model = model.to(self._device, self._dtype)
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
@@ -152,12 +150,19 @@ class Replica:
         if not values_CHW.flags.writeable:
             values_CHW = values_CHW.copy()
         x_CHW = torch.from_numpy(values_CHW).to(self._device).float()
-        x_CHW = (x_CHW * self._scale + self._offset - self._mean_C11) / self._std_C11
+        scale, offset = self._scaling(block.block.scene)
+        x_CHW = (x_CHW * scale + offset - self._mean_C11) / self._std_C11
         # The channel mean is 0 after normalisation: what is not data says nothing.
         valid = torch.from_numpy(np.ascontiguousarray(valid_HW)).to(self._device)
         x_CHW = torch.where(valid & x_CHW.isfinite(), x_CHW, torch.zeros_like(x_CHW))
         below, beside = edge - valid_HW.shape[0], edge - valid_HW.shape[1]
         return _Window(block, row, col, torch.nn.functional.pad(x_CHW, (0, beside, 0, below)))
+
+    def _scaling(self, scene: Scene) -> tuple[float, float]:
+        """--scale and --offset are for what is not uint8; a uint8 scene beside it needs neither."""
+        if scene.dtype == "uint8" or self._settings.scale is None:
+            return self._rescale, 0.0
+        return self._settings.scale, self._settings.offset or 0.0
 
     def _forward(self, batch: list[_Window]) -> torch.Tensor:
         """float32 logits of one batch, with more rows than windows if it was short."""

@@ -31,7 +31,7 @@ class Settings:
     bands: tuple[int, ...] | None = None
     """1-based band of each channel; None: by colour interpretation, else the first ones."""
     scale: float | None = None
-    """stored value * scale + offset is what the checkpoint sees in place of value / 255."""
+    """For scenes that are not uint8: value * scale + offset takes the place of value / 255."""
     offset: float | None = None
     nodata: float | None = None
     """Overrides the nodata value of every input."""

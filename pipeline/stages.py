@@ -18,7 +18,7 @@ from pipeline.output import Job, unit_path
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
-from pipeline.store import open_store
+from pipeline.stores import open_store
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 
 

@@ -52,7 +52,7 @@ def shown(path: Path) -> Path:
 def swath(arguments: list[Any], **how: Any) -> subprocess.CompletedProcess[str]:
     """Runs the command; the demo ends with its exit code if that is not 0."""
     words = [str(word) for word in arguments]
-    print("$ " + shlex.join(["swath", *words]), flush=True)
+    print("$ " + shlex.join([str(shown(SWATH)), *words]), flush=True)
     done = subprocess.run([SWATH, *words], text=True, check=False, **how)
     if done.returncode:
         sys.exit(done.returncode)
@@ -117,9 +117,9 @@ def print_what_next(tables: Path, checkpoint: Path, overlay: Path) -> None:
     sql = "SELECT * FROM tile_statistics WHERE class_id = 2 ORDER BY area_m2 DESC LIMIT 5"
     print(f"\nThe tables: {tables}/masks/*.parquet and its neighbours; any Parquet reader will do.")
     print(f"The picture: {overlay}\n\nTry next, where the lakes are:\n")
-    print(f'  swath query {tables} "{sql}"')
+    print(f'  {shown(SWATH)} query {tables} "{sql}"')
     print("\nYour own image (this checkpoint knows Blue Marble's colours only; bring yours):\n")
-    print(f"  swath run YOUR_IMAGE.tif --checkpoint {checkpoint} --output YOUR_TABLES")
+    print(f"  {shown(SWATH)} run YOUR_IMAGE.tif --checkpoint {checkpoint} --output YOUR_TABLES")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,110 @@
+"""A store on local disk: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.access import FileSystem
+from pipeline.errors import UsageError
+from pipeline.store import Store
+
+_TEMPORARY = ".tmp"
+
+
+class LocalStore(Store):
+    """Temporary name, fsync, rename."""
+
+    def __init__(self, root: str, fs: FileSystem) -> None:
+        super().__init__(root)
+        self._folder = Path(root)
+        self._fs = fs
+
+    def fsspec(self) -> tuple[FileSystem, str]:
+        return self._fs, self.root
+
+    def open(self, path: str) -> BinaryIO:
+        return (self._folder / path).open("rb")
+
+    def exists(self, path: str) -> bool:
+        return (self._folder / path).exists()
+
+    def list(self, folder: str) -> list[str]:
+        try:
+            names = os.listdir(self._folder / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in names if not name.endswith(_TEMPORARY))
+
+    def write(self, path: str, data: bytes) -> None:
+        with self.writing(path) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        final = self._folder / path
+        temporary = self._temporary(final)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(final.parent)
+
+    def create(self, path: str, data: bytes) -> bool:
+        final = self._folder / path
+        temporary = self._temporary(final)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, final)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(final.parent)
+        return True
+
+    def delete_folder(self, folder: str) -> None:
+        path = self._folder / folder
+        if path.is_dir():
+            for file in path.iterdir():
+                file.unlink(missing_ok=True)
+            path.rmdir()
+
+    def sweep(self) -> None:
+        for file in self._folder.rglob(f".*{_TEMPORARY}"):
+            file.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, path: str) -> Iterator[None]:
+        with (self._folder / path).open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"{self.root}: another run is at work on this output; wait for it to end"
+                ) from error
+            yield  # the kernel releases the lock with the process, however it ends
+
+    def _temporary(self, final: Path) -> Path:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
