@@ -19,7 +19,8 @@ from outputs import stray_files
 def test_ctrl_c_stops_and_says_how_to_go_on(
     small_checkpoint: str, tmp_path: Path, runner: str
 ) -> None:
-    write_scene(tmp_path / "in" / "large.tif", 1500, 1500)
+    edge = {"local": 1500, "ray": 3000}[runner]  # enough to be still at work when it is stopped
+    write_scene(tmp_path / "in" / "large.tif", edge, edge)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
     command += ["--checkpoint", small_checkpoint, "--output", str(out), "--runner", runner]
@@ -40,7 +41,7 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     assert stdout == ""
     assert "run the same command again: swath run " in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert 0 < outcomes(out) < 9
+    assert 0 < outcomes(out) < {"local": 9, "ray": 36}[runner]
 
     if runner == "ray":  # test_kills.py goes on after worse
         return
