@@ -65,10 +65,12 @@ class Access:
             return fsspec.filesystem("file"), url
         _check_no_credential(url)
         try:
-            fs, path = fsspec.core.url_to_fs(url, **self.fsspec(url))
+            kind = fsspec.get_filesystem_class(fsspec.utils.get_protocol(url))
         except (ImportError, ValueError) as error:
             raise UsageError(f"{url}: {error}") from error
-        return fs, str(path)
+        # Not by fsspec.core.url_to_fs, which takes `::` in a key for a chain of file systems.
+        fs = kind(**{**kind._get_kwargs_from_urls(url), **self.fsspec(url)})
+        return fs, str(kind._strip_protocol(url))
 
     def absolute(self, url: str) -> str:
         """A local path as an absolute one, `~` expanded; a URL as it is."""

@@ -40,8 +40,9 @@ class ObjectStore(Store):
                 names = self._fs.ls(self._at(folder), detail=False)
             except FileNotFoundError:
                 return []
-        names = [name.rstrip("/").rpartition("/")[2] for name in names]
-        return sorted(name for name in names if name)
+        # Consoles make a folder by an empty object whose name is the folder's, with a slash.
+        paths = {name.rstrip("/") for name in names} - {self._at(folder)}
+        return sorted(path.rpartition("/")[2] for path in paths)
 
     def write(self, path: str, data: bytes) -> None:
         with explained(f"{self.root}/{path}"):
@@ -58,13 +59,15 @@ class ObjectStore(Store):
                 self._fs.put_file(spool.name, self._at(path))
 
     def create(self, path: str, data: bytes) -> bool:
-        try:
-            self._fs.pipe_file(self._at(path), data, mode="create")
-        except (FileExistsError, OSError) as error:
-            # s3fs gives OSError(EINVAL) for some servers' PreconditionFailed.
-            if isinstance(error, FileExistsError) or "PreconditionFailed" in str(error.__cause__):
+        with explained(f"{self.root}/{path}"):
+            try:
+                self._fs.pipe_file(self._at(path), data, mode="create")
+            except FileExistsError:
                 return False
-            with explained(f"{self.root}/{path}"):
+            except OSError as error:
+                # s3fs gives OSError(EINVAL) for some servers' PreconditionFailed.
+                if "PreconditionFailed" in str(error.__cause__):
+                    return False
                 raise
         return True
 

@@ -53,6 +53,7 @@ GDAL_OPTIONS: dict[str, Any] = {
 
 # libtiff turns the same damage inside a TIFF into a warning, whatever the option above says.
 _DAMAGE = re.compile(r"corrupt jpeg|premature end", re.IGNORECASE)
+_GDALS_PATH = re.compile(r"^'/vsi[^']*' ")
 _THREAD = threading.local()
 
 
@@ -120,7 +121,8 @@ def cause(error: BaseException, url: str) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()).rstrip(".")
-    return text.removeprefix(f"'{url}' ").removeprefix(f"{url}: ") or type(error).__name__
+    text = _GDALS_PATH.sub("", text).removeprefix(f"'{url}' ").removeprefix(f"{url}: ")
+    return text or type(error).__name__
 
 
 def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:

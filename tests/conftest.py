@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else Ray writes a token file into the home
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
+import s3server
 import torch
 
 from segformer import SegFormer, mit_config, save_model
@@ -37,6 +40,21 @@ def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MiT-B0 with 5 classes and random weights."""
     torch.manual_seed(2)
     return _saved(SegFormer(mit_config("b0", 5)), tmp_path_factory.mktemp("b0"))
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3server.Server]:
+    """A real S3 server; the AWS_* variables of this process lead to it. Has a bucket "tests"."""
+    with s3server.running() as server:
+        server.make_bucket("tests")
+        yield server
+
+
+@pytest.fixture
+def s3_folder(s3: s3server.Server) -> str:
+    """The URL of a folder of this test alone."""
+    assert s3.url
+    return f"s3://tests/{uuid.uuid4().hex[:12]}"
 
 
 def _saved(model: SegFormer, folder: Path) -> str:

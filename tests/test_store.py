@@ -1,0 +1,200 @@
+"""The contract of a store, on local disk and on a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.access import PLAIN
+from pipeline.bucket import ObjectStore
+from pipeline.disk import LocalStore
+from pipeline.errors import UnfinishedError, UsageError
+from pipeline.store import Store
+from pipeline.stores import open_store
+
+
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "disk":
+        return open_store(str(tmp_path / "out"), PLAIN)
+    return open_store(f"{request.getfixturevalue('s3_folder')}/out", PLAIN)
+
+
+def test_the_url_decides_the_kind(store: Store) -> None:
+    assert isinstance(store, ObjectStore if store.root.startswith("s3://") else LocalStore)
+
+
+def test_write_replaces(store: Store) -> None:
+    assert not store.exists("deep/a.json")
+    store.write("deep/a.json", b"first, and longer")
+    store.write("deep/a.json", b"second")
+    assert store.exists("deep/a.json")
+    assert store.read("deep/a.json") == b"second"
+    with store.open("deep/a.json") as file:
+        file.seek(-3, os.SEEK_END)
+        assert file.read() == b"ond"
+
+
+def test_what_is_missing_is_a_file_not_found(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("none.json")
+    with pytest.raises(FileNotFoundError):
+        store.open("none.json").read()
+    assert store.list("none") == []
+
+
+def test_writing_appears_when_the_block_ends(store: Store) -> None:
+    store.write("a.parquet", b"old")
+    with store.writing("a.parquet") as file:
+        file.write(b"new " * 100_000)
+        file.seek(0)
+        file.write(b"NEW ")  # writers of Parquet may go back
+        assert store.read("a.parquet") == b"old"
+    assert store.read("a.parquet") == b"NEW " + b"new " * 99_999
+    assert store.list("") == ["a.parquet"]
+
+
+def test_writing_leaves_nothing_when_the_block_raises(store: Store) -> None:
+    store.write("old.parquet", b"old")
+    for name in ("old.parquet", "new.parquet"):
+        with pytest.raises(ZeroDivisionError), store.writing(name) as file:  # noqa: PT012
+            file.write(b"half")
+            file.flush()
+            raise ZeroDivisionError
+    assert store.list("") == ["old.parquet"]
+    assert store.read("old.parquet") == b"old"
+
+
+def test_create_has_one_winner(store: Store) -> None:
+    """Sixteen writers with one file after another; every one hears the truth."""
+    start = threading.Barrier(16)
+
+    def race(writer: int) -> list[bool]:
+        outcomes = []
+        for n in range(4):
+            start.wait(60)
+            outcomes.append(store.create(f"plan/{n}.json", b"%02d" % writer))
+        return outcomes
+
+    with ThreadPoolExecutor(16) as pool:
+        outcomes = list(pool.map(race, range(16)))
+    for n in range(4):
+        winners = [writer for writer, won in enumerate(outcomes) if won[n]]
+        assert len(winners) == 1
+        assert store.read(f"plan/{n}.json") == b"%02d" % winners[0]
+    assert store.list("plan") == [f"{n}.json" for n in range(4)]
+
+
+def test_list_gives_sorted_names_of_one_folder(store: Store) -> None:
+    for path in ("b", "plan/2.json", "plan/1.json", "plan/deep/3.json", "planned/4.json", "a"):
+        store.write(path, b"{}")
+    assert store.list("") == ["a", "b", "plan", "planned"]
+    assert store.list("plan") == ["1.json", "2.json", "deep"]
+
+
+def test_delete_folder_leaves_its_neighbours(store: Store) -> None:
+    for path in ("work/0/a", "work/0/b", "work/00/c", "work/1/d"):
+        store.write(path, b"rows")
+    store.delete_folder("work/0")
+    store.delete_folder("work/0")
+    assert store.list("work/0") == []
+    assert store.list("work") == ["00", "1"]
+    assert store.read("work/00/c") == b"rows"
+
+
+def test_sweep_deletes_what_killed_writers_left_on_disk(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"), PLAIN)
+    store.write("work/0/a.parquet", b"rows")
+    (tmp_path / "out" / "work" / "0" / ".a.parquet.12-ab.tmp").write_bytes(b"half")
+    (tmp_path / "other").mkdir()
+    neighbour = tmp_path / "other" / ".a.parquet.12-ab.tmp"
+    neighbour.write_bytes(b"half")
+    store.sweep()
+    assert os.listdir(tmp_path / "out" / "work" / "0") == ["a.parquet"]
+    assert neighbour.exists()
+
+
+@pytest.mark.s3
+def test_sweep_aborts_the_uploads_of_its_folder_only(s3_folder: str) -> None:
+    store = open_store(f"{s3_folder}/out", PLAIN)
+    fs, root = store.fsspec()
+    bucket, _, folder = root.partition("/")
+    keys = [f"{folder}/masks/0.parquet", f"{folder}/1", f"{folder}2/0", f"{folder[:-1]}/0"]
+    for key in keys:
+        upload = fs.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        part = {"Bucket": bucket, "Key": key, "UploadId": upload["UploadId"]}
+        fs.call_s3("upload_part", **part, PartNumber=1, Body=b"half")
+    store.write("masks/0.parquet", b"rows")
+    store.sweep()
+    assert uploads(fs, bucket, folder[:-1]) == sorted(keys[2:])
+    assert store.list("masks") == ["0.parquet"]
+
+
+@pytest.mark.s3
+def test_a_folder_made_in_a_console_is_empty(s3_folder: str) -> None:
+    """There a new folder is an empty object whose name ends in a slash."""
+    store = open_store(f"{s3_folder}/out", PLAIN)
+    fs, root = store.fsspec()
+    bucket, _, folder = root.partition("/")
+    fs.call_s3("put_object", Bucket=bucket, Key=f"{folder}/", Body=b"")
+    fs.call_s3("put_object", Bucket=bucket, Key=f"{folder}/plan/", Body=b"")
+    assert store.list("") == ["plan"]
+    assert store.list("plan") == []
+    store.write("plan/0.json", b"{}")
+    assert store.list("plan") == ["0.json"]
+    assert store.list("") == ["plan"]
+
+
+@pytest.mark.s3
+def test_a_large_file_goes_up_in_parts_and_leaves_no_upload(s3_folder: str) -> None:
+    store = open_store(s3_folder, PLAIN)
+    fs, root = store.fsspec()
+    bucket, _, folder = root.partition("/")
+    block = os.urandom(1 << 20)
+    with store.writing("large") as file:
+        for _ in range(101):
+            file.write(block)
+    assert "-" in fs.info(f"{root}/large")["ETag"]  # S3's sign of several parts
+    assert fs.info(f"{root}/large")["size"] == 101 << 20
+    with store.open("large") as stored:
+        stored.seek(-(1 << 20), os.SEEK_END)
+        assert stored.read() == block
+    assert uploads(fs, bucket, folder) == []
+    store.delete_folder("")
+
+
+@pytest.mark.s3
+def test_a_failed_part_publishes_nothing(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second part never arrives: the object must not appear with the first alone."""
+    store = open_store(s3_folder, PLAIN)
+    fs, root = store.fsspec()
+    bucket, _, folder = root.partition("/")
+    call = fs._call_s3
+
+    async def failing(method: str, *args: Any, **kwargs: Any) -> Any:
+        if method == "upload_part" and kwargs["PartNumber"] == 2:
+            raise OSError(5, "the connection is gone")
+        return await call(method, *args, **kwargs)
+
+    monkeypatch.setattr(fs, "_call_s3", failing)
+    with pytest.raises(UnfinishedError, match="gone"), store.writing("large") as file:
+        file.truncate(101 << 20)
+    monkeypatch.undo()
+    assert store.list("") == []
+    assert uploads(fs, bucket, folder) == []
+
+
+def test_web_servers_are_not_written_to() -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        open_store("http://127.0.0.1/out", PLAIN)
+
+
+def uploads(fs: Any, bucket: str, prefix: str) -> list[str]:
+    """Keys of the multipart uploads that are under way."""
+    page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+    return sorted(upload["Key"] for upload in page.get("Uploads", ()))
