@@ -12,6 +12,9 @@ from typing import Any
 # on the same cores that made a window eight times slower (docs/log.md). Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# A thread of Ray Data that outlives its cluster, as after Ctrl-C, would start a new one by itself.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+
 _HOMES = {"plan": "job", "run": "job", "status": "status", "open_output": "query"}
 
 __all__ = ["open_output", "plan", "run", "status"]

@@ -53,9 +53,14 @@ def run_units(
         failures: list[Exception] = []
         writer = threading.Thread(target=_write, args=(work, units, failures), daemon=True)
         writer.start()
-        while writer.is_alive():
-            writer.join(POLL_S)
-            poll()
+        try:
+            while writer.is_alive():
+                writer.join(POLL_S)
+                poll()
+        except BaseException:
+            # Ray Data's thread is about to lose its cluster and would log that as an error.
+            logging.disable(logging.CRITICAL)
+            raise
         if failures:
             cause = str(failures[0]).strip().splitlines()
             raise UnfinishedError(
