@@ -8,10 +8,6 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Torch's OpenMP threads spin while they wait for each other; beside readers, or a second replica,
-# on the same cores that made a window eight times slower (docs/log.md). Read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 # A thread of Ray Data that outlives its cluster, as after Ctrl-C, would start a new one by itself.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
