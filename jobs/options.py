@@ -36,7 +36,7 @@ class Bands(click.ParamType):
 
 
 def _default(of: type[Settings] | type[Execution], name: str) -> Any:
-    (field,) = (field for field in fields(of) if field.name == name)
+    (field,) = (field for field in fields(of) if field.name == name.replace("-", "_"))
     assert field.default is not MISSING
     return field.default
 
@@ -176,6 +176,14 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         metavar="URL",
         show_default="none: Ray is started on this machine",
         help="Ray cluster to join.",
+    ),
+    _option(
+        Execution,
+        "unit-timeout",
+        type=float,
+        metavar="S",
+        help="Seconds after which reading or segmenting a unit is taken to hang: its process is"
+        " ended, and what hangs again alone goes to quarantine. Runner ray only.",
     ),
     storage_opt,
 )

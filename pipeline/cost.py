@@ -18,6 +18,8 @@ WINDOW_S = {"cpu": 0.004, "cuda": 0.0002}
 """What a window takes beside its arithmetic: measured with 64 px windows, and assumed."""
 _PROCESS_BYTES = 900_000_000
 """Interpreter, torch, Ray's worker and a loaded B5."""
+_READER_BYTES = 400_000_000
+"""Interpreter, Ray's worker, GDAL and fsspec."""
 _GDAL_BYTES = 128 << 20
 """raster.GDAL_CACHE_MB, for a runner that reads in the replica's process."""
 _ACTIVATION_BYTES_PER_PX = 1600
@@ -39,6 +41,14 @@ class Network:
 
     classes: int
     gflop_per_window: float
+
+
+@dataclass(frozen=True)
+class Need:
+    """Predicted peaks of resident memory, each of one process with the unit that asks for most."""
+
+    reader_bytes: int
+    replica_bytes: int
 
 
 @dataclass(frozen=True)
@@ -75,9 +85,22 @@ class Cost:
         """Predicted peak of a replica's process with this unit."""
         total = _PROCESS_BYTES + _GDAL_BYTES + self._batch_bytes()
         for block in unit.blocks:
-            read = self.grid(block.scene).read_rect(block.core)
-            total += self.read_bytes(block) + read.pixels + 2 * block.core.pixels
+            total += self._pixel_bytes(block) + 2 * block.core.pixels
         return total + max(self._live_bytes(block) for block in unit.blocks)
+
+    def reader_bytes(self, unit: Unit) -> int:
+        """Predicted peak of a reader's process with this unit: its pixels as they are read and,
+        once more, packed for the replica."""
+        return _READER_BYTES + _GDAL_BYTES + 2 * sum(map(self._pixel_bytes, unit.blocks))
+
+    def need(self, units: Iterable[Unit]) -> Need:
+        """Of the largest of the units."""
+        peaks = [(self.reader_bytes(unit), self.memory_bytes(unit)) for unit in units]
+        return Need(*(max(column) for column in zip(*peaks, strict=True))) if peaks else Need(0, 0)
+
+    def _pixel_bytes(self, block: Block) -> int:
+        """Pixels and valid mask of a block as it is read."""
+        return self.read_bytes(block) + self.grid(block.scene).read_rect(block.core).pixels
 
     def _batch_bytes(self) -> int:
         return (self.settings.batch or 1) * self.settings.window**2 * _ACTIVATION_BYTES_PER_PX

@@ -16,8 +16,9 @@ from rasterio.enums import ColorInterp, WktVersion
 from pipeline.access import PLAIN, Access
 from pipeline.area import ground
 from pipeline.errors import InputError, UsageError
+from pipeline.examine import RASTER_ERRORS, cause, examine
 from pipeline.inputs import Found
-from pipeline.raster import RASTER_ERRORS, cause, open_raster
+from pipeline.ranges import read_beside
 from pipeline.scene import IDENTITY, Affine6, Scene
 from pipeline.settings import Settings
 
@@ -33,27 +34,33 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
     option is missing or does not fit it: --bands, --scale.
     """
     url = found.url
+
+    def look(src: Any) -> Scene:
+        _check_is_image(src, url)
+        bands = _bands(src, url, settings.bands, channels)
+        dtype = _dtype(src, url, bands, settings)
+        transform = _transform(src, url)
+        if transform == IDENTITY:
+            transform = _world_transform(found, access)
+        return Scene(
+            scene_id=found.scene_id,
+            url=url,
+            version=found.version,
+            sidecars=found.sidecars,
+            width=src.width,
+            height=src.height,
+            bands=bands,
+            dtype=dtype,
+            nodata=settings.nodata,
+            # A CRS without a transform places nothing: areas would be nonsense.
+            crs=None if transform == IDENTITY else _crs_on_earth(src.crs),
+            transform=transform,
+            datetime=_datetime(src),
+            striped=_striped(src),
+        )
+
     try:
-        with open_raster(url, access) as (src, _):
-            _check_is_image(src, url)
-            bands = _bands(src, url, settings.bands, channels)
-            dtype = _dtype(src, url, bands, settings)
-            transform = _transform(src, url)
-            return Scene(
-                scene_id=found.scene_id,
-                url=url,
-                version=found.version,
-                width=src.width,
-                height=src.height,
-                bands=bands,
-                dtype=dtype,
-                nodata=settings.nodata,
-                # A CRS without a transform places nothing: areas would be nonsense.
-                crs=None if transform == IDENTITY else _crs_on_earth(src.crs),
-                transform=transform,
-                datetime=_datetime(src),
-                striped=_striped(src),
-            )
+        return examine(url, found.sidecars, access, look)
     except RASTER_ERRORS as error:
         raise _bad(url, f"cannot be opened as an image: {cause(error, url)}") from error
 
@@ -133,6 +140,21 @@ def _transform(src: Any, url: str) -> Affine6:
     if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
         raise _bad(url, f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area")
     return (a, b, c, d, e, f)
+
+
+def _world_transform(found: Found, access: Access) -> Affine6:
+    """Of the world file beside it, which GDAL cannot read through Python: six lines, x then y of
+    the column step, of the row step, and of the centre of the first pixel."""
+    names = [name for name in found.sidecars if name.lower().endswith(("w", ".wld"))]
+    if not names:
+        return IDENTITY
+    try:
+        a, d, b, e, x, y = (
+            float(line) for line in read_beside(found.url, names[0], access).split()
+        )
+    except ValueError as error:
+        raise _bad(found.url, f"its world file {names[0]} holds no six numbers") from error
+    return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
 
 
 def _crs_on_earth(crs: CRS | None) -> str | None:

@@ -3,19 +3,33 @@
 SwathError                 (segformer.errors) the root
 +-- CheckpointError        (segformer.errors)
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
+|   +-- DeniedError        these credentials may not do this to this file
 +-- InputError             one input cannot be processed; the others go on
 +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
+    +-- TransientError     what may pass: a store that does not answer
 """
 
 from __future__ import annotations
 
 from segformer.errors import CheckpointError, SwathError
 
-__all__ = ["CheckpointError", "InputError", "SwathError", "UnfinishedError", "UsageError"]
+__all__ = [
+    "CheckpointError",
+    "DeniedError",
+    "InputError",
+    "SwathError",
+    "TransientError",
+    "UnfinishedError",
+    "UsageError",
+]
 
 
 class UsageError(SwathError):
     """Wrong arguments, a missing path, an output of another job. Exit code 2."""
+
+
+class DeniedError(UsageError):
+    """A store lets nobody do this, or not with these credentials."""
 
 
 class InputError(SwathError):
@@ -34,6 +48,17 @@ class InputError(SwathError):
 
 class UnfinishedError(SwathError):
     """The run ended with units left open. Exit code 1."""
+
+
+class TransientError(UnfinishedError):
+    """What may pass: a store that does not answer, a lost connection. Exit code 1."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(f"{cause}; the same command goes on from here")
+        self.cause = cause
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (TransientError, (self.cause,))
 
 
 def _input_error(message: str, url: str, stage: str) -> InputError:

@@ -26,8 +26,8 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     """The unit's Parquet file: one row per mask tile with data, and the outcome in its footer.
 
     The outcome is {"failures", "windows", "pixels_without_area", "read_s", "segment_s",
-    "finish_s"} (seconds; finish_s up to the writing of the file): a unit all of whose blocks
-    failed has no rows and still an outcome.
+    "finish_s", "retries"} (seconds; finish_s up to the writing of the file): a unit all of whose
+    blocks failed has no rows and still an outcome.
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
@@ -47,6 +47,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "pixels_without_area": without_area,
         "read_s": segmented.read_s,
         "segment_s": segmented.segment_s,
+        "retries": segmented.retries,
     }
     table = table_of(rows, UNIT)
     outcome["finish_s"] = time.perf_counter() - started

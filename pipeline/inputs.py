@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import has_magic
 from pathlib import PurePosixPath
+from typing import Any
 
-from pipeline.access import Access, FileSystem, explained
+from pipeline.access import Access, FileSystem
 from pipeline.errors import UsageError
+from pipeline.verdict import explained, patiently
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
 """What a folder is searched for; a file that is named is taken whatever its suffix."""
@@ -21,7 +24,10 @@ class Found:
     scene_id: str
     url: str
     version: str
-    """The ETag, or size and modification time: another version is another scene."""
+    """The ETag, or size and modification time, of the file and of its side-cars: another version
+    is another scene."""
+    sidecars: tuple[str, ...] = ()
+    """Names of files in the same folder that say more of it: a mask, a place."""
 
 
 def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
@@ -50,38 +56,79 @@ def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
 
 
 def _expand(given: str, access: Access) -> list[Found]:
-    fs, path = access.filesystem(given)
-    with explained(given):
-        if has_magic(path) and not fs.exists(path):
-            root = _parent_without_magic(path)
-            infos = fs.glob(path, detail=True)
-            files = [info for info in infos.values() if info["type"] == "file"]
-        elif _is_folder(fs, path):
-            root = path.rstrip("/")
-            files = [
-                info
-                for name, info in fs.find(path, detail=True).items()
-                if name.lower().endswith(RASTER_SUFFIXES) and not _hidden(name, root)
-            ]
-        elif fs.exists(path):
-            root = path.rpartition("/")[0]
-            files = [fs.info(path)]
-        else:
-            _check_bucket(fs, path)
-            raise UsageError(f"{given}: no such file or folder; check the path")
-        # A page of links tells no sizes.
-        files = [info if info.get("size") is not None else fs.info(info["name"]) for info in files]
+    def once() -> list[Found]:
+        with explained(given):
+            return _found(given, *access.filesystem(given))
+
+    return patiently(once, access.patience_s)
+
+
+def _found(given: str, fs: FileSystem, path: str) -> list[Found]:
+    near: dict[str, dict[str, Any]] = {}
+    if has_magic(path) and not fs.exists(path):
+        root = _parent_without_magic(path)
+        infos = fs.glob(path, detail=True)
+        files = [name for name, info in infos.items() if info["type"] == "file"]
+        for folder in {name.rpartition("/")[0] for name in files}:
+            near |= {info["name"]: info for info in fs.ls(folder, detail=True)}
+    elif _is_folder(fs, path):
+        root = path.rstrip("/")
+        near = fs.find(path, detail=True)
+        rasters = (name for name in near if name.lower().endswith(RASTER_SUFFIXES))
+        files = [name for name in rasters if not _hidden(name, root)]
+    elif fs.exists(path):
+        root = path.rpartition("/")[0]
+        files = [path]
+        near = _beside(fs, path)
+    else:
+        _check_bucket(fs, path)
+        raise UsageError(f"{given}: no such file or folder; check the path")
     if not files:
         wanted = ", ".join(RASTER_SUFFIXES)
         raise UsageError(f"{given}: holds no raster file ({wanted}); name another folder or glob")
-    return [
-        Found(
-            scene_id=info["name"][len(root) :].lstrip("/"),
-            url=fs.unstrip_protocol(info["name"]).removeprefix("file://"),
-            version=_version(info),
+    lower = {name.lower(): name for name in near}
+    found = []
+    for name in files:
+        beside = [lower[other] for other in _sidecars(name.lower()) if other in lower]
+        # A page of links tells no sizes.
+        infos = [
+            near[one] if near[one].get("size") is not None else fs.info(one)
+            for one in (name, *beside)
+        ]
+        found.append(
+            Found(
+                scene_id=name[len(root) :].lstrip("/"),
+                url=fs.unstrip_protocol(name).removeprefix("file://"),
+                version=_version(infos),
+                sidecars=tuple(one.rpartition("/")[2] for one in beside),
+            )
         )
-        for info in files
-    ]
+    return found
+
+
+def _sidecars(name: str) -> Iterator[str]:
+    """What may stand beside an image file and decide its pixels or its place."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.rpartition(".")
+    at = f"{folder}{slash}"
+    yield from (f"{at}{base}.msk", f"{at}{base}.aux.xml")
+    if stem:
+        world = (f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld", "aux.xml")
+        yield from (f"{at}{stem}.{one}" for one in world)
+
+
+def _beside(fs: FileSystem, path: str) -> dict[str, dict[str, Any]]:
+    """The file and those beside it whose names begin as its own does."""
+    if hasattr(fs, "call_s3"):  # a listing of the names that begin so, in one request
+        folder, _, name = path.rpartition("/")
+        prefix = name.rpartition(".")[0] or name
+        near: dict[str, dict[str, Any]] = fs.find(folder, prefix=prefix, maxdepth=1, detail=True)
+        return {path: fs.info(path)} | near
+    near = {}
+    for name in (path, *_sidecars(path)):
+        with suppress(FileNotFoundError):
+            near[name] = fs.info(name)
+    return near
 
 
 def _is_folder(fs: FileSystem, path: str) -> bool:
@@ -107,15 +154,25 @@ def _parent_without_magic(path: str) -> str:
     return "/".join(parts[:plain])
 
 
-def _version(info: dict[str, object]) -> str:
+def _version(infos: Sequence[dict[str, Any]]) -> str:
+    return " ".join(map(_version_of_one, infos))
+
+
+def _version_of_one(info: dict[str, Any]) -> str:
     etag = info.get("ETag") or info.get("etag")
     if etag:
         return str(etag).strip('"')
     return f"{info['size']}-{info.get('mtime') or info.get('Last-Modified', '')}"
 
 
-def version_of(url: str, access: Access) -> str:
-    """The identity of a file's bytes now. Raises FileNotFoundError."""
+def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:
+    """The identity of a file's bytes now. Raises FileNotFoundError; TransientError and UsageError
+    where the store does not say."""
     fs, path = access.filesystem(url)
-    with explained(url):
-        return _version(fs.info(path))
+    folder = path.rpartition("/")[0]
+
+    def once() -> str:
+        with explained(url):
+            return _version([fs.info(path), *(fs.info(f"{folder}/{name}") for name in sidecars)])
+
+    return patiently(once, access.patience_s)

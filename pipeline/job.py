@@ -12,15 +12,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipeline import flow, local
+from pipeline.cluster import IO_CPUS, devices_of
 from pipeline.cost import Cost, Machine, Network
 from pipeline.errors import UnfinishedError
 from pipeline.estimate import estimate
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
 from pipeline.receipt import Estimate, Failure, Progress, Receipt
-from pipeline.replica import devices_here
+from pipeline.replica import devices_here, from_checkpoint
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
+from pipeline.stores import open_store
 from pipeline.survey import Known, Survey, survey
 from pipeline.tracker import Tally, Tracker
 from segformer import checkpoint_sha256, load_model
@@ -101,12 +103,19 @@ def _carry_out(
     shards = ready.recorded + ready.new
     tracker = Tracker(out, shards, ready.cost, ready.notes, on_progress)
     units = tracker.open_units()
-    work = Work(out.store.root, execution.access, out.job, ready.cost.machine.replicas)
+    work = Work(
+        out.store.root,
+        execution.access,
+        out.job,
+        ready.cost.machine.replicas,
+        ready.cost.need(units),
+        execution.unit_timeout,
+    )
     tracker.poll()  # a first line: Ray and the model take a while
     if units and execution.runner == "local":
-        local.run_units(work, units, tracker.poll)
+        local.run_units(work, tracker.open_units, tracker.poll)
     elif units:
-        flow.run_units(work, units, execution, tracker.poll)
+        flow.run_units(work, tracker.open_units, execution, tracker.poll)
     tracker.close()
     return tracker.tally
 
@@ -118,18 +127,17 @@ def _prepare(
     execution: Execution,
     output: str | None,
 ) -> _Prepared:
-    model = load_model(checkpoint, storage_options=execution.access.fsspec(checkpoint))
-    device, count = flow.devices_of(execution.address) if execution.address else devices_here()
-    existing = None if output is None else Output.find(output, execution.access)
+    access = execution.access.hurried()
+    model = from_checkpoint(load_model, checkpoint, access)
+    device, count = devices_of(execution.address) if execution.address else devices_here()
+    existing = None if output is None else Output.find(output, access)
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
         checkpoint=execution.access.absolute(checkpoint),
-        checkpoint_sha256=checkpoint_sha256(
-            checkpoint, storage_options=execution.access.fsspec(checkpoint)
-        ),
+        checkpoint_sha256=from_checkpoint(checkpoint_sha256, checkpoint, access),
         device=device,
         class_names=model.config.class_names,
         class_colors=model.config.class_colors,
@@ -138,11 +146,9 @@ def _prepare(
         existing.check_same(job)
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
-        existing = Output(existing.store, job)
+        existing = Output(open_store(existing.store.root, execution.access), job)
     recorded = list(existing.shards()) if existing else []
-    found = survey(
-        inputs, job.settings, model.config.num_channels, Known.of(recorded), execution.access
-    )
+    found = survey(inputs, job.settings, model.config.num_channels, Known.of(recorded), access)
     cost = Cost(
         job.settings,
         _machine(device, count, execution),
@@ -226,7 +232,7 @@ def _outcomes(receipt: Receipt) -> int:
 
 def _bounded_by(tally: Tally, execution: Execution, replicas: int) -> str:
     """The stage whose workers were the busiest."""
-    tasks = 1.0 if execution.runner == "local" else flow.IO_CPUS / flow.TASK_CPUS
+    tasks = 1.0 if execution.runner == "local" else IO_CPUS / flow.TASK_CPUS
     busy = {
         "read": tally.read_s / tasks,
         "segment": tally.segment_s / replicas,

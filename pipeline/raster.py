@@ -1,7 +1,7 @@
-"""The raster room: opens an image file and reads rectangles of pixels from it.
+"""Reads rectangles of pixels from image files, and which of them are data.
 
-Knows rasterio and GDAL's settings; with `pipeline.describe` it is the only door to them. Knows
-nothing of windows of the network, of filling or of normalisation: pixels leave as they are stored.
+Knows nothing of windows of the network, of filling or of normalisation: pixels leave as they are
+stored.
 Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows and
 columns are those of the file.
 
@@ -10,51 +10,17 @@ Legend: C channels of the network, H rows, W columns.
 
 from __future__ import annotations
 
-import logging
-import re
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from pipeline.access import PLAIN, Access
 from pipeline.errors import InputError
+from pipeline.examine import RASTER_ERRORS, cause, examine
 from pipeline.scene import Rect, Scene
-
-RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
-"""What rasterio raises for a file that is at fault."""
-
-GDAL_CACHE_MB = 128
-"""Decoded tiles that GDAL may keep per process: a row of 512-px tiles of a scene 20,000 px wide
-in three bands of two bytes is 61 MB. (GDAL's default is 5 % of the machine, in every process.)"""
-
-GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_CACHEMAX": GDAL_CACHE_MB,
-    # The flow runs one process per core; two threads per read gave nothing on two cores.
-    "GDAL_NUM_THREADS": 1,
-    # No listing of the folder (100,000 files) at each open; side-cars are still asked for by name,
-    # which EMPTY_DIR would not do.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-    # Damaged JPEG files would pass as grey pixels with a warning.
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
-    # GDAL 3.10's fast path for whole PNG images returns uninitialised rows for a truncated file.
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
-}
-
-# libtiff turns the same damage inside a TIFF into a warning, whatever the option above says.
-_DAMAGE = re.compile(r"corrupt jpeg|premature end", re.IGNORECASE)
-_GDALS_PATH = re.compile(r"^'/vsi[^']*' ")
-_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -70,61 +36,6 @@ class Pixels:
     """Where in the scene; inside it."""
 
 
-class _Collect(logging.Filter):
-    """Keeps what GDAL reports within `gdal_env` from the log, and collects it per thread."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        notes: list[str] | None = getattr(_THREAD, "notes", None)
-        if notes is None or record.levelno < logging.WARNING:
-            return True
-        notes.append(record.getMessage())
-        return False
-
-
-for _name in ("rasterio._env", "rasterio._err"):
-    logging.getLogger(_name).addFilter(_Collect())
-
-
-# Images without CRS and transform are welcome here. For the whole process: warnings.catch_warnings
-# is not safe in threads, and headers are read in several.
-warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
-
-
-@contextmanager
-def gdal_env(**options: Any) -> Iterator[list[str]]:
-    """GDAL as this pipeline sets it. Yields the list that GDAL's warnings go to."""
-    outer: list[str] | None = getattr(_THREAD, "notes", None)
-    notes: list[str] = []
-    _THREAD.notes = notes
-    try:
-        with rasterio.Env(**GDAL_OPTIONS, **options):
-            yield notes
-    finally:
-        _THREAD.notes = outer
-
-
-@contextmanager
-def open_raster(url: str, access: Access) -> Iterator[tuple[Any, list[str]]]:
-    """The opened rasterio dataset and GDAL's warnings since. Raises one of RASTER_ERRORS."""
-    path, options = access.gdal(url)
-    with gdal_env(**options) as notes, rasterio.open(path) as src:
-        yield src, notes
-
-
-def cause(error: BaseException, url: str) -> str:
-    """What was wrong, in one line: GDAL's own words where rasterio points to them."""
-    path = Path(url)
-    if not path.exists() and "://" not in url:
-        return "no such file"
-    if path.is_file() and path.stat().st_size == 0:
-        return "the file is empty (0 bytes)"
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = " ".join(str(error).split()).rstrip(".")
-    text = _GDALS_PATH.sub("", text).removeprefix(f"'{url}' ").removeprefix(f"{url}: ")
-    return text or type(error).__name__
-
-
 def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
     """The pixels of `rect`, as stored, and which of them are data.
 
@@ -133,7 +44,8 @@ def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
     data; a pixel is valid if any selected band is. `scene.nodata` overrides what the file says.
 
     Raises InputError(stage="read") for a file that is damaged in this place, has vanished or is
-    no longer the one that was described; ValueError for a rect outside of the scene.
+    no longer the one that was described; ValueError for a rect outside of the scene; and what
+    `examine` raises where the file could not be had.
     """
     if (
         min(rect.col_off, rect.row_off) < 0
@@ -144,16 +56,16 @@ def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
         raise ValueError(f"{rect} is not inside {scene.url} of {scene.width}x{scene.height} px")
     distinct = tuple(dict.fromkeys(scene.bands))
     window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
+
+    def look(src: Any) -> tuple[np.ndarray, np.ndarray]:
+        _check_unchanged(src, scene)
+        values = src.read(distinct, window=window)
+        return values, _valid(src, scene, distinct, values, window)
+
     try:
-        with open_raster(scene.url, access) as (src, notes):
-            _check_unchanged(src, scene)
-            values = src.read(distinct, window=window)
-            valid_HW = _valid(src, scene, distinct, values, window)
+        values, valid_HW = examine(scene.url, scene.sidecars, access, look)
     except RASTER_ERRORS as error:
         raise _unreadable(scene, rect, cause(error, scene.url)) from error
-    for note in notes:
-        if _DAMAGE.search(note):
-            raise _unreadable(scene, rect, " ".join(note.removeprefix("CPLE_AppDefined:").split()))
     if distinct != scene.bands:
         values = values[[distinct.index(band) for band in scene.bands]]
     return Pixels(values, valid_HW, rect)

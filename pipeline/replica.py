@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 
+from pipeline.access import Access
 from pipeline.errors import InputError
 from pipeline.grid import WindowGrid
 from pipeline.raster import Pixels
@@ -22,7 +24,10 @@ from pipeline.scene import Block, Rect, Scene
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
+from pipeline.verdict import explained, patiently
 from segformer import load_model
+
+T = TypeVar("T")
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -64,11 +69,25 @@ def devices_here() -> tuple[str, int]:
     return "cpu", len(os.sched_getaffinity(0))
 
 
+def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:
+    """What `read`, load_model or checkpoint_sha256, makes of it.
+
+    Raises CheckpointError for what is wrong with the checkpoint, UsageError where its store
+    refuses, TransientError where it does not answer.
+    """
+
+    def once() -> T:
+        with explained(checkpoint):
+            return read(checkpoint, storage_options=access.fsspec(checkpoint))
+
+    return patiently(once, access.patience_s)
+
+
 class Replica:
     """A model on a device, ready to segment units."""
 
     def __init__(self, work: Work) -> None:
-        """Loads the job's checkpoint. Raises CheckpointError."""
+        """Loads the job's checkpoint. Raises what `from_checkpoint` raises."""
         settings, device = work.job.settings, work.job.device
         assert settings.batch is not None
         if device == "cpu":
@@ -83,9 +102,7 @@ class Replica:
         self._batch = settings.batch
         self._device = torch.device(device)
         self._dtype = TORCH_DTYPES[settings.dtype]
-        model = load_model(
-            work.job.checkpoint, storage_options=work.access.fsspec(work.job.checkpoint)
-        )
+        model = from_checkpoint(load_model, work.job.checkpoint, work.access)
         self.classes = model.config.num_labels
         self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
         self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
@@ -110,7 +127,8 @@ class Replica:
                     current = window.block
                     self._blend(window, logits_Khw)
             done = tuple(b if isinstance(b, Failure) else b.close() for b in blocks)
-        return SegmentedUnit(read.unit, done, windows, read.read_s, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries)
 
     def _open(self, block: Block, pixels: Pixels) -> _Open:
         scene, core, rect = block.scene, block.core, pixels.rect

@@ -44,7 +44,9 @@ class Scene:
     """The path relative to its INPUT."""
     url: str
     version: str
-    """Identity of the bytes: the ETag, or size and modification time."""
+    """Identity of the bytes, side-cars included: ETags, or sizes and modification times."""
+    sidecars: tuple[str, ...]
+    """Files beside it that say more of it: a mask, a place."""
     width: int
     height: int
     bands: tuple[int, ...]
@@ -74,8 +76,8 @@ class Scene:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        fields = dict(fields, bands=tuple(fields["bands"]), transform=tuple(fields["transform"]))
-        return cls(**fields)
+        lists = ("bands", "transform", "sidecars")
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in lists}})
 
 
 @dataclass(frozen=True)

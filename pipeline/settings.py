@@ -13,6 +13,8 @@ RESULT_VERSION = 1
 """Raised whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""
+LEAST_TIMEOUT_S = 90.0
+"""Longer than one try of a silent store takes: 3 requests of 20 s."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -79,6 +81,8 @@ class Execution:
     """"ray", or "local": a plain loop in this process."""
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
+    unit_timeout: float = 900.0
+    """Seconds after which a unit that does not get on is taken to hang."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -91,6 +95,11 @@ class Execution:
             )
         if self.replicas is not None and self.replicas < 1:
             raise UsageError(f"--replicas {self.replicas}: must be at least 1")
+        if self.unit_timeout < LEAST_TIMEOUT_S:
+            raise UsageError(
+                f"--unit-timeout {self.unit_timeout:g}: must be at least {LEAST_TIMEOUT_S:.0f} s,"
+                " or a slow store would look like a file that hangs"
+            )
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or (self.replicas or 1) > 1):

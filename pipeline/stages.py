@@ -1,16 +1,20 @@
 """Read and finish, as every runner calls them; segment is the replica's method.
 
 The verdict on an input is made here: what is wrong with one block becomes its Failure and the
-others go on. Everything else is raised and ends the run.
+others go on. What may pass, and what would stop every unit, is raised.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from pipeline.access import Access
-from pipeline.errors import InputError
+from pipeline.cost import Need
+from pipeline.errors import DeniedError, InputError, SwathError
 from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
@@ -20,6 +24,9 @@ from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
 from pipeline.stores import open_store
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
+from pipeline.verdict import tried_again
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,30 +37,30 @@ class Work:
     access: Access
     job: Job
     replicas: int
+    need: Need
+    """Of the largest unit."""
+    unit_timeout_s: float
 
     def read(self, unit: Unit) -> ReadUnit:
-        """The pixels of every block that can be read."""
-        started = time.perf_counter()
-        blocks = tuple(self._read_block(block) for block in unit.blocks)
-        return ReadUnit(unit, blocks, time.perf_counter() - started)
+        """The pixels of every block that can be read.
+
+        Raises TransientError where a store does not answer, UnfinishedError where it refuses us,
+        MemoryError.
+        """
+        started, tries = time.perf_counter(), tried_again()
+        blocks = tuple(judged(block, "read", partial(self._pixels, block)) for block in unit.blocks)
+        return ReadUnit(unit, blocks, time.perf_counter() - started, tried_again() - tries)
 
     def finish(self, segmented: SegmentedUnit) -> None:
         """Writes the unit's file: from here on the unit has an outcome."""
         open_store(self.output, self.access).write(unit_path(segmented.unit), unit_file(segmented))
 
-    def _read_block(self, block: Block) -> Pixels | Failure:
-        scene, settings = block.scene, self.job.settings
-        grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+    def check_input(self, scene: Scene) -> None:
+        """Raises InputError where the file is not the one that was planned, TransientError where
+        its store does not answer."""
         try:
-            self._check_version(scene)
-            return read(scene, grid.read_rect(block.core), self.access)
-        except InputError as error:
-            return failure_of(error, block)
-
-    def _check_version(self, scene: Scene) -> None:
-        try:
-            version = version_of(scene.url, self.access)
-        except FileNotFoundError as error:
+            version = version_of(scene.url, scene.sidecars, self.access)
+        except (FileNotFoundError, DeniedError) as error:
             raise InputError(
                 f"{scene.url}: vanished after it was planned; put it back",
                 url=scene.url,
@@ -66,3 +73,37 @@ class Work:
                 url=scene.url,
                 stage="read",
             )
+
+    def _pixels(self, block: Block) -> Pixels:
+        scene, settings = block.scene, self.job.settings
+        grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+        try:
+            pixels = read(scene, grid.read_rect(block.core), self.access)
+        except InputError:
+            self.check_input(scene)  # a file that has changed is not damaged
+            raise
+        self.check_input(scene)  # after the reading: the bytes might have changed meanwhile
+        return pixels
+
+
+def judged(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
+    """The work's result, or the block's Failure where its input is at fault: the one place where
+    any error of a library is caught. A lack of memory may be another unit's doing: it is raised,
+    and the unit is tried again, alone."""
+    try:
+        return work()
+    except InputError as error:
+        return failure_of(error, block)
+    except (SwathError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001
+        where = f"{block.scene.url}: window {block.core}"
+        what = " ".join(str(error).split()) or "no details"
+        found = InputError(
+            f"{where}: {stage} failed with {type(error).__name__}: {what}; replace the file or"
+            " leave it out",
+            url=block.scene.url,
+            stage=stage,
+        )
+        found.__cause__ = error
+        return failure_of(found, block)

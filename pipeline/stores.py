@@ -20,4 +20,4 @@ def open_store(url: str, access: Access) -> Store:
         return LocalStore(path, fs)
     if url.startswith(("http://", "https://")):
         raise UsageError(f"{url}: cannot be written; name a folder on disk or an s3:// URL")
-    return ObjectStore(url.rstrip("/"), fs, path.rstrip("/"))
+    return ObjectStore(url.rstrip("/"), fs, path.rstrip("/"), access.patience_s)

@@ -23,6 +23,8 @@ class ReadUnit:
     unit: Unit
     blocks: tuple[Pixels | Failure, ...]
     read_s: float
+    retries: int = 0
+    """How often something was tried again while reading."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class SegmentedUnit:
     windows: int
     read_s: float
     segment_s: float
+    retries: int
 
 
 def mask_dtype(num_classes: int) -> np.dtype:
@@ -60,13 +63,13 @@ def nodata_value(num_classes: int) -> int:
     return int(np.iinfo(mask_dtype(num_classes)).max)
 
 
-def failure_of(error: InputError, block: Block) -> Failure:
-    """The quarantine row of a block."""
+def failure_of(error: InputError, block: Block, name: str | None = None) -> Failure:
+    """The quarantine row of a block; `name` is the error's where it has no class of its own."""
     return Failure(
         scene_id=block.scene.scene_id,
         url=block.scene.url,
         stage=error.stage,
         window=str(block.core),
-        error=type(error.__cause__ or error).__name__,
+        error=name or type(error.__cause__ or error).__name__,
         message=error.message,
     )

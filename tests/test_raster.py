@@ -21,8 +21,9 @@ from rasterio.transform import Affine
 
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
+from pipeline.examine import gdal_env
 from pipeline.inputs import Found
-from pipeline.raster import Pixels, gdal_env, read
+from pipeline.raster import Pixels, read
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
 

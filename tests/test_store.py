@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.access import PLAIN
+from pipeline.access import PLAIN, Access
 from pipeline.bucket import ObjectStore
 from pipeline.disk import LocalStore
-from pipeline.errors import UnfinishedError, UsageError
+from pipeline.errors import TransientError, UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
 
@@ -171,7 +171,7 @@ def test_a_large_file_goes_up_in_parts_and_leaves_no_upload(s3_folder: str) -> N
 @pytest.mark.s3
 def test_a_failed_part_publishes_nothing(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second part never arrives: the object must not appear with the first alone."""
-    store = open_store(s3_folder, PLAIN)
+    store = open_store(s3_folder, Access(patience_s=1))
     fs, root = store.fsspec()
     bucket, _, folder = root.partition("/")
     call = fs._call_s3
@@ -182,7 +182,7 @@ def test_a_failed_part_publishes_nothing(s3_folder: str, monkeypatch: pytest.Mon
         return await call(method, *args, **kwargs)
 
     monkeypatch.setattr(fs, "_call_s3", failing)
-    with pytest.raises(UnfinishedError, match="gone"), store.writing("large") as file:
+    with pytest.raises(TransientError, match="gone"), store.writing("large") as file:
         file.truncate(101 << 20)
     monkeypatch.undo()
     assert store.list("") == []

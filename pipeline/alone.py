@@ -1,0 +1,135 @@
+"""A unit that got no outcome, scene by scene, each in a process that may die.
+
+The last resort of `pipeline.flow`, and the only place that says crashed, timeout or memory. Nothing
+is said of a scene unless its store answers right after.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from pipeline.errors import InputError, TransientError, UnfinishedError
+from pipeline.receipt import Failure
+from pipeline.rows import SegmentStage, read_guarded
+from pipeline.scene import Block, Unit
+from pipeline.stages import Work
+from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
+
+_GRACE_S = 60.0
+"""To start a process, beyond the time that its work may take."""
+_LOADING_S = 600.0
+
+
+def segment_alone(work: Work, unit: Unit) -> None:
+    """Gives the unit an outcome: what kills its process, hangs or takes all memory is quarantined.
+
+    Raises TransientError where a store does not answer, UnfinishedError where no replica can be
+    had.
+    """
+    replica = _Replica(work)
+    pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
+    replica.close()
+    work.finish(
+        SegmentedUnit(
+            unit,
+            tuple(piece.blocks[0] for piece in pieces),
+            windows=sum(piece.windows for piece in pieces),
+            read_s=sum(piece.read_s for piece in pieces),
+            segment_s=sum(piece.segment_s for piece in pieces),
+            retries=sum(piece.retries for piece in pieces),
+        )
+    )
+
+
+def _piece(work: Work, replica: _Replica, piece: Unit) -> SegmentedUnit:
+    (block,) = piece.blocks
+    reader = ray.remote(max_retries=0, max_calls=1, memory=work.need.reader_bytes)(read_guarded)
+    read = _outcome(work, block, "read", lambda: reader.remote(work, piece))
+    if isinstance(read, Failure):
+        return _failed(piece, read)
+    if isinstance(read.blocks[0], Failure):
+        return _failed(piece, read.blocks[0])
+    segmented = _outcome(work, block, "segment", lambda: replica.segment(read))
+    return _failed(piece, segmented) if isinstance(segmented, Failure) else segmented
+
+
+def _failed(piece: Unit, failure: Failure) -> SegmentedUnit:
+    blocks: tuple[Stitched | Failure, ...] = (failure,)
+    return SegmentedUnit(piece, blocks, windows=0, read_s=0.0, segment_s=0.0, retries=0)
+
+
+def _outcome(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
+    """The result of a piece of work, or the Failure of its block."""
+    started = time.monotonic()
+    ref = start()
+    try:
+        return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
+    except GetTimeoutError:
+        ray.cancel(ref, force=True)
+        error, what = "timeout", f"took more than {work.unit_timeout_s:.0f} s"
+    except OutOfMemoryError:
+        error, what = "memory", "took more memory than there is"
+    except (WorkerCrashedError, RayActorError):
+        if time.monotonic() - started >= work.unit_timeout_s:
+            error, what = "timeout", f"took more than {work.unit_timeout_s:.0f} s"
+        else:
+            error, what = "crashed", "ended its process each time"
+    except RayTaskError as task:
+        cause = task.cause
+        if isinstance(cause, UnfinishedError):
+            raise cause from task
+        error = "memory" if isinstance(cause, MemoryError) else type(cause).__name__
+        what = f"failed: {' '.join(str(cause).split()) or error}"
+    except RayError as lost:
+        raise TransientError(f"{block.scene.url}: {type(lost).__name__}") from lost
+    work.check_input(block.scene)  # raises where it is the store that is at fault
+    found = InputError(
+        f"{block.scene.url}: to {stage} window {block.core} {what}; replace the file or leave it"
+        " out",
+        url=block.scene.url,
+        stage=stage,
+    )
+    return failure_of(found, block, error)
+
+
+class _Replica:
+    """A replica that is loaded when it is needed, and again after it has died."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._actor: Any = None
+
+    def segment(self, read: ReadUnit) -> Any:
+        """A reference to the SegmentedUnit."""
+        if self._actor is None or not self._answers(5.0):
+            on_gpu = self._work.job.device == "cuda"
+            kind = ray.remote(
+                num_gpus=1 if on_gpu else 0, max_restarts=0, memory=self._work.need.replica_bytes
+            )(SegmentStage)
+            self._actor = kind.remote(self._work)
+            if not self._answers(_LOADING_S):
+                raise UnfinishedError("no replica could be loaded; the same command goes on")
+        return self._actor.segment.remote(read)
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+
+    def _answers(self, within_s: float) -> bool:
+        try:
+            ray.get(self._actor.__ray_ready__.remote(), timeout=within_s)
+        except RayError:
+            return False
+        return True

@@ -1,0 +1,77 @@
+"""The Ray cluster of a run: one that is joined, or one that is started on this machine.
+
+Knows how to get there and what is there; nothing of what runs on it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray._private import ray_constants
+
+from pipeline.errors import UsageError
+
+KNOCK_S = 5.0
+IO_CPUS = 2
+"""Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
+
+
+@contextmanager
+def connected(address: str | None, replicas: int) -> Iterator[None]:
+    """Joins the cluster at the address; without one, starts one here and ends it afterwards.
+
+    Raises UsageError where no cluster answers.
+    """
+    # False is Ray's own way to listen on loopback alone (ray#18730): 127.0.0.1 as a node's address
+    # would be replaced by a reachable one.
+    ray_constants.ENABLE_RAY_CLUSTER = address is not None
+    if address is None:
+        _alone_on_this_machine()
+    try:
+        if address is not None:
+            _knock(address)
+        ray.init(
+            address=address or "local",
+            num_cpus=None if address else replicas + IO_CPUS,
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UsageError(
+            f"--address {address}: no Ray cluster answers there ({error}); start one with"
+            " `ray start --head`, or leave --address out to use this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def devices_of(address: str) -> tuple[str, int]:
+    """The kind of device that a cluster's replicas use, and how many of them there are."""
+    with connected(address, replicas=0):
+        resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    return ("cuda", gpus) if gpus else ("cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS))
+
+
+def _alone_on_this_machine() -> None:
+    """Variables that Ray reads: nobody else may use our cluster, and it says nothing of itself."""
+    # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A token for this run alone: Ray, which wants one, would leave its own in the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _knock(address: str) -> None:
+    """Raises OSError at once where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), KNOCK_S).close()

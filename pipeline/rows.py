@@ -1,0 +1,108 @@
+"""The stages as Ray Data runs them. A row is a unit, and a Ray block is one row.
+
+Each stage is guarded: what hangs ends its process, and `pipeline.flow` sees to the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from ray.data import Datasource, ReadTask
+from ray.data.block import Block as RayBlock
+from ray.data.block import BlockAccessor, BlockMetadata
+from ray.data.datasource import Datasink
+
+from pipeline.guard import guarded
+from pipeline.packing import Row, pack, unpack
+from pipeline.scene import Unit
+from pipeline.stages import Work
+from pipeline.unit import ReadUnit, SegmentedUnit
+
+UNITS_PER_READ_TASK = 64
+_SPARE_BYTES = 1 << 30
+"""A reader may take twice what is predicted for its unit, and this."""
+
+
+class UnitSource(Datasource):
+    """Rows of the plan and nothing else: pixels are read by the next stage."""
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        super().__init__()
+        self._units = list(units)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        del per_task_row_limit, data_context
+        tasks = []
+        for index in range(parallelism):
+            share = self._units[index::parallelism]
+            if share:
+                rows = [pickle.dumps(unit) for unit in share]
+                metadata = BlockMetadata(
+                    num_rows=len(rows),
+                    size_bytes=sum(map(len, rows)),
+                    input_files=None,
+                    exec_stats=None,
+                )
+                tasks.append(ReadTask(functools.partial(_plan_rows, rows), metadata))
+        return tasks
+
+
+def _plan_rows(rows: list[bytes]) -> Iterable[RayBlock]:
+    for row in rows:
+        yield BlockAccessor.batch_to_block({"unit": np.array([row], dtype=object)})
+
+
+def read_guarded(work: Work, unit: Unit) -> ReadUnit:
+    """Raises MemoryError where the unit takes far more than was predicted."""
+    with guarded(work.unit_timeout_s, 2 * work.need.reader_bytes + _SPARE_BYTES):
+        return work.read(unit)
+
+
+class ReadStage:
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def __call__(self, row: Row) -> Row:
+        return pack(read_guarded(self._work, pickle.loads(row["unit"])))
+
+
+class SegmentStage:
+    """A replica in an actor."""
+
+    def __init__(self, work: Work) -> None:
+        from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
+
+        self._replica = Replica(work)
+        self._limit_s = work.unit_timeout_s
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
+        return {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
+
+    def segment(self, read: ReadUnit) -> SegmentedUnit:
+        with guarded(self._limit_s):
+            return self._replica.segment(read)
+
+
+class UnitSink(Datasink[None]):
+    """One file per unit, whole or not at all; Ray's own sink leaves broken files when killed."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> None:
+        del ctx
+        for block in blocks:
+            batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])
+            for head, data in zip(batch["head"], batch["data"], strict=True):
+                with guarded(self._work.unit_timeout_s):
+                    self._work.finish(unpack(head, data))
