@@ -11,6 +11,12 @@ from typing import Any
 # A thread of Ray Data that outlives its cluster, as after Ctrl-C, would start a new one by itself.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
+# Formats that are a few lines of text naming a server or other files: an archive could hide them
+# under any name, and reading it would send our requests.
+os.environ.setdefault(
+    "GDAL_SKIP", "DAAS EEDA EEDAI ESRIC GTI HTTP MRF PLMOSAIC STACIT STACTA WCS WMS WMTS"
+)
+
 _HOMES = {"plan": "job", "run": "job", "status": "status", "open_output": "query"}
 
 __all__ = ["open_output", "plan", "run", "status"]

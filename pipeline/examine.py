@@ -109,6 +109,9 @@ def examine(url: str, sidecars: Sequence[str], access: Access, look: Callable[[A
 def _look(path: str, look: Callable[[Any], T], **how: Any) -> T:
     with gdal_env() as notes:
         with rasterio.open(path, **how) as src:
+            if src.driver == "VRT" and not path.lower().endswith(".vrt"):
+                # Text that names other files: welcome where somebody has called it that.
+                raise RasterioIOError("is a virtual raster under another name; call it .vrt")
             result = look(src)
         for note in notes:
             if _DAMAGE.search(note):

@@ -161,6 +161,8 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context.execution_no_progress_timeout_s = int(max(7200, 4 * work.unit_timeout_s))
     context.custom_execution_callback_classes = [_Stop]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # That every unit of a round is lost before it reaches a replica is no misconfiguration.
+    warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     on_gpu = work.job.device == "cuda"
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // UNITS_PER_READ_TASK)
