@@ -6,6 +6,7 @@ pyarrow or duckdb, so that help and refusals come at once.
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -45,6 +46,7 @@ for _command in (plan, run, status, query):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code. Never returns."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _listen()
     try:
         code = swath.main(args=arguments, prog_name="swath", standalone_mode=False)
         sys.stdout.flush()
@@ -63,6 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         code = _complain(f"{where}{error.strerror or error}", FAILED)
     sys.exit(code if isinstance(code, int) else DONE)
+
+
+class _Notes(logging.Handler):
+    """What the pipeline has to say while something is waited for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        start = "\n" if sys.stderr.isatty() else ""  # below the live line
+        click.echo(f"{start}note: {record.getMessage()}", err=True)
+
+
+def _listen() -> None:
+    log = logging.getLogger("swath")
+    log.handlers = [_Notes()]
+    log.propagate = False
 
 
 def _is_usage(error: SwathError) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
+from pipeline.lock import held
 from pipeline.store import Store
 from pipeline.verdict import explained, patiently
 
@@ -73,6 +74,13 @@ class ObjectStore(Store):
                 return False
             raise
         return True
+
+    def delete(self, path: str) -> None:
+        self._try(path, lambda: self._delete([self._at(path)]))
+
+    def alone(self, path: str) -> AbstractContextManager[None]:
+        del path
+        return held(self)
 
     def delete_folder(self, folder: str) -> None:
         files = [self._at(f"{folder}/{name}") for name in self.list(folder)]

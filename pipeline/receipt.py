@@ -117,6 +117,8 @@ class Receipt:
     """Summed over the units of this run, as are the next two."""
     segment_s: float
     finish_s: float
+    retries: int
+    """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
     """The stage whose workers were the busiest: read, segment or finish."""
     pixels_without_area: int

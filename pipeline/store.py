@@ -6,7 +6,7 @@ Knows nothing of what is in a file, and nothing of rasters, which GDAL reads by 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
@@ -51,14 +51,13 @@ class Store(ABC):
     def sweep(self) -> None:
         """Deletes what writers that were killed left behind. No writer may be active."""
 
+    @abstractmethod
     def alone(self, path: str) -> AbstractContextManager[None]:
-        """Holds this existing file for one process at a time, where the store can: on local disk.
+        """Holds the folder, whose existing file `path` is, for one run at a time.
 
         A courtesy: correctness rests on idempotent units and create-only commits. Raises
-        UsageError where another process holds it.
+        UsageError where another run holds it; one that has died is waited for.
         """
-        del path
-        return nullcontext()
 
     @abstractmethod
     def fsspec(self) -> tuple[FileSystem, str]:

@@ -28,6 +28,7 @@ class Tally:
     read_s: float = 0.0
     segment_s: float = 0.0
     finish_s: float = 0.0
+    retries: int = 0
 
 
 class Tracker:
@@ -116,3 +117,4 @@ class Tracker:
         tally.read_s += outcome["read_s"]
         tally.segment_s += outcome["segment_s"]
         tally.finish_s += outcome["finish_s"]
+        tally.retries += outcome["retries"]

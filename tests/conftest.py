@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else Ray writes a token file into the home
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest

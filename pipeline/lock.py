@@ -1,0 +1,131 @@
+"""A heartbeat in an object store: one run at a time on one output.
+
+A courtesy: correctness rests on idempotent units and create-only commits. So a clock that nobody
+shares is good enough, and a race that two waiting runs may win together is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import SwathError, UsageError
+from pipeline.verdict import LOG
+
+BEAT_S = 10.0
+EXPIRES_S = 45.0
+"""Without a beat: four were missed."""
+LOOK_S = 1.0
+_LOCK = "lock.json"
+
+
+class Shelf(Protocol):
+    """What the lock needs of a store."""
+
+    root: str
+
+    def create(self, path: str, data: bytes) -> bool: ...
+    def read(self, path: str) -> bytes: ...
+    def write(self, path: str, data: bytes) -> None: ...
+    def delete(self, path: str) -> None: ...
+
+
+@contextmanager
+def held(shelf: Shelf) -> Iterator[None]:
+    """Holds the output for this run. Where another run's lock is found, waits until that run is
+    seen to be dead, or to be alive: then raises UsageError."""
+    owner = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), **_process(os.getpid())}
+    while not shelf.create(_LOCK, _encode(owner, beat=0)):
+        _wait_for(shelf)
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(shelf, owner, ended), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join(BEAT_S)  # it may wait for a store that does not answer
+        with suppress(SwathError, FileNotFoundError):
+            if _owner(shelf.read(_LOCK)) == owner["owner"]:
+                shelf.delete(_LOCK)
+
+
+def _wait_for(shelf: Shelf) -> None:
+    """Returns when the lock is gone; deletes it when its holder is dead."""
+    try:
+        first = shelf.read(_LOCK)
+    except FileNotFoundError:
+        return
+    holder = _decode(first)
+    name = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
+    deadline = time.monotonic() + EXPIRES_S
+    if not _is_dead(holder):
+        LOG.warning("%s is held by a run on %s; waiting for a sign of life", shelf.root, name)
+        while time.monotonic() < deadline:
+            time.sleep(LOOK_S)
+            try:
+                now = shelf.read(_LOCK)
+            except FileNotFoundError:
+                return
+            if now != first:
+                raise UsageError(
+                    f"{shelf.root}: another run is at work on this output ({name}); wait for it to"
+                    " end, or stop it"
+                )
+    LOG.warning("the run on %s is dead; going on in its place", name)
+    with suppress(FileNotFoundError):
+        shelf.delete(_LOCK)
+
+
+def _beat(shelf: Shelf, owner: dict[str, str], ended: threading.Event) -> None:
+    beat = 0
+    while not ended.wait(BEAT_S):
+        beat += 1
+        with suppress(SwathError):  # patience has run out: the next beat may come through
+            shelf.write(_LOCK, _encode(owner, beat))
+
+
+def _process(pid: int) -> dict[str, str]:
+    """What tells this process from every other one, and where it can be looked for."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return {
+        "pid": str(pid),
+        "started": stat.rpartition(")")[2].split()[19],
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+        "namespace": os.readlink("/proc/self/ns/pid"),
+    }
+
+
+def _is_dead(holder: dict[str, str]) -> bool:
+    """Whether it ran where we are, and does no more: then nothing need be waited for."""
+    here = _process(os.getpid())
+    if any(holder.get(name) != here[name] for name in ("boot", "namespace")):
+        return False
+    try:
+        return _process(int(holder["pid"]))["started"] != holder["started"]
+    except (OSError, KeyError, ValueError):
+        return True
+
+
+def _owner(data: bytes) -> str | None:
+    return _decode(data).get("owner")
+
+
+def _encode(owner: dict[str, str], beat: int) -> bytes:
+    return json.dumps({**owner, "beat": str(beat)}).encode()
+
+
+def _decode(data: bytes) -> dict[str, str]:
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
