@@ -82,6 +82,8 @@ def render(receipt: Receipt) -> str:
         ),
         ("on", f"{replicas} on {receipt.device}, runner {receipt.runner}"),
     ]
+    if receipt.retries:
+        lines.append(("retries", f"{receipt.retries:,} of reads, writes and listings"))
     if receipt.pixels_without_area:
         lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
     return text.aligned(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -25,6 +26,7 @@ from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.survey import Known, Survey, survey
 from pipeline.tracker import Tally, Tracker
+from pipeline.verdict import tried_again
 from segformer import checkpoint_sha256, load_model
 
 CPU_REPLICA_BYTES = 2_000_000_000
@@ -76,14 +78,22 @@ def run(
     on_progress is called about once a second. Raises UsageError and CheckpointError before
     anything is written, and UnfinishedError where units are left open: run it again.
     """
-    started, clock = datetime.now(UTC), time.monotonic()
+    started, clock, tries = datetime.now(UTC), time.monotonic(), tried_again()
     execution = execution or Execution()
-    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
-    out = ready.output or Output.create(output, ready.job, execution.access)
-    with out.store.alone("job.json"):
+    with ExitStack() as stack:
+        existing = Output.find(output, execution.access.hurried())
+        if existing:  # before the plan is read, which another run might be adding to
+            stack.enter_context(existing.store.alone("job.json"))
+        ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+        out = ready.output or Output.create(output, ready.job, execution.access)
+        if not existing:
+            stack.enter_context(out.store.alone("job.json"))
         tally = _carry_out(ready, out, execution, on_progress or (lambda _: None))
-        seconds = time.monotonic() - clock
-        receipt = _receipt(ready, out, execution, tally, (started, seconds))
+        tally.seconds = time.monotonic() - clock
+        # A reader in this process has counted its own already.
+        own = tried_again() - tries
+        tally.retries = own if execution.runner == "local" else own + tally.retries
+        receipt = _receipt(ready, out, execution, tally, started)
         out.write_receipt(started.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
     if receipt.scenes_planned != _outcomes(receipt):
         raise UnfinishedError(
@@ -189,9 +199,8 @@ def _receipt(
     out: Output,
     execution: Execution,
     tally: Tally,
-    when: tuple[datetime, float],
+    started: datetime,
 ) -> Receipt:
-    started, seconds = when
     shards = ready.recorded + ready.new
     records = list(out.commit_records())
     machine = ready.cost.machine
@@ -201,7 +210,7 @@ def _receipt(
     }
     return Receipt(
         started=started.isoformat(timespec="seconds"),
-        seconds=seconds,
+        seconds=tally.seconds,
         output=out.store.root,
         runner=execution.runner,
         device=machine.device,
@@ -214,12 +223,13 @@ def _receipt(
         scenes_quarantined=scenes["quarantined"],
         failures=tuple(Failure(**f) for record in records for f in record["failures"]),
         megapixels=tally.pixels / 1e6,
-        megapixels_per_s=tally.pixels / 1e6 / seconds / machine.replicas,
+        megapixels_per_s=tally.pixels / 1e6 / tally.seconds / machine.replicas,
         windows=round(tally.grid_windows),
         windows_computed=tally.windows,
         read_s=tally.read_s,
         segment_s=tally.segment_s,
         finish_s=tally.finish_s,
+        retries=tally.retries,
         bounded_by=_bounded_by(tally, execution, machine.replicas),
         pixels_without_area=sum(record["pixels_without_area"] for record in records),
         notes=ready.notes,

@@ -21,6 +21,8 @@ from pipeline.tables import read_outcome
 class Tally:
     """Sums over the units that this run has computed."""
 
+    seconds: float = 0.0
+    """Of the run."""
     units: int = 0
     pixels: int = 0
     windows: int = 0

@@ -1,0 +1,80 @@
+"""One run at a time on one output in an object store: who holds it, and who takes over."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from pipeline import lock
+from pipeline.access import PLAIN
+from pipeline.errors import UsageError
+from pipeline.store import Store
+from pipeline.stores import open_store
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+def store(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Of a heart that beats ten times as fast."""
+    for name in ("BEAT_S", "EXPIRES_S", "LOOK_S"):
+        monkeypatch.setattr(lock, name, getattr(lock, name) / 10)
+    return open_store(f"{s3_folder}/out", PLAIN)
+
+
+def holder(store: Store) -> dict[str, str]:
+    found: dict[str, str] = json.loads(store.read("lock.json"))
+    return found
+
+
+def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
+    with store.alone("job.json"):
+        with (
+            pytest.raises(UsageError, match=f"process {os.getpid()}.*wait for it to end"),
+            store.alone("job.json"),
+        ):
+            pytest.fail("both hold it")
+        assert holder(store)["pid"] == str(os.getpid())
+    assert not store.exists("lock.json")
+
+
+def test_it_beats(store: Store) -> None:
+    with store.alone("job.json"):
+        first = holder(store)["beat"]
+        threading.Event().wait(3 * lock.BEAT_S)
+        assert int(holder(store)["beat"]) > int(first)
+
+
+def test_a_run_that_died_elsewhere_is_waited_for(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
+    with caplog.at_level(logging.WARNING, "swath"), store.alone("job.json"):
+        assert holder(store)["owner"] != "x"
+    said = " ".join(caplog.messages)
+    assert "held by a run on far, process 7; waiting for a sign of life" in said
+    assert "is dead; going on in its place" in said
+
+
+def test_a_run_that_died_here_is_not_waited_for(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = "import sys; from pipeline.lock import _process; import os, json;"
+    code += "print(json.dumps(_process(os.getpid())))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    store.write("lock.json", json.dumps({"owner": "x", **json.loads(done.stdout)}).encode())
+    with caplog.at_level(logging.WARNING, "swath"), store.alone("job.json"):
+        assert holder(store)["owner"] != "x"
+    assert not [said for said in caplog.messages if "waiting" in said]
+
+
+def test_what_another_run_has_taken_over_is_left_to_it(store: Store) -> None:
+    with store.alone("job.json"):
+        store.write("lock.json", b'{"owner": "another"}')
+    assert holder(store) == {"owner": "another"}

@@ -1,0 +1,82 @@
+"""A store that goes away for a while: nothing is quarantined, and the rows are the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import s3server
+from archives import write_scene
+from outputs import differences, stray_files
+
+from pipeline.job import run
+from pipeline.receipt import Progress
+from pipeline.settings import Execution, Settings
+
+pytestmark = pytest.mark.s3
+
+SETTINGS = Settings(window=128, stride=48, batch=2)
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    for number in range(8):
+        write_scene(tmp_path / "in" / f"scene{number}.tif", 800, 700, seed=number)
+    return tmp_path / "in"
+
+
+def upload(archive: Path, url: str) -> None:
+    for file in archive.iterdir():
+        s3server.client().put_file(str(file), f"{url}/{file.name}")
+
+
+@pytest.mark.parametrize(
+    ("execution", "outage_s"),
+    [
+        pytest.param(Execution(runner="local"), 8.0, id="local"),
+        pytest.param(Execution(replicas=1), 60.0, id="ray", marks=[pytest.mark.ray]),
+    ],
+)
+@pytest.mark.slow
+def test_an_outage_is_waited_out(
+    s3: s3server.Server,
+    s3_folder: str,
+    small_checkpoint: str,
+    archive: Path,
+    tmp_path: Path,
+    execution: Execution,
+    outage_s: float,
+) -> None:
+    if not isinstance(s3, s3server.Gateway):
+        pytest.skip("moto forgets its objects when it ends")
+    calm = tmp_path / "calm"
+    run([str(archive)], small_checkpoint, str(calm), SETTINGS, Execution(runner="local"))
+    upload(archive, f"{s3_folder}/in")
+    began, back = threading.Event(), threading.Event()
+
+    def outage() -> None:
+        s3.end("client.rgw", kill=True)
+        time.sleep(outage_s)
+        s3.start_gateway()
+        back.set()
+        threading.Event().wait()  # the gateway dies with the thread that has started it
+
+    def watch(progress: Progress) -> None:
+        if 0 < progress.done_units < progress.total_units and not began.is_set():
+            began.set()
+            threading.Thread(target=outage, daemon=True).start()
+
+    url = f"{s3_folder}/out"
+    receipt = run([f"{s3_folder}/in"], small_checkpoint, url, SETTINGS, execution, watch)
+    assert began.is_set()
+    assert back.wait(outage_s)
+
+    assert receipt.scenes_done == 8
+    assert receipt.failures == ()
+    assert receipt.retries > 0
+    local = tmp_path / "out"
+    s3server.client().get(url, str(local), recursive=True)
+    assert differences(calm, local, "masks", "statistics", "quarantine") == []
+    assert stray_files(local) == []
