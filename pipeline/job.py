@@ -13,14 +13,16 @@ from datetime import UTC, datetime
 
 from pipeline import flow, local
 from pipeline.cost import Cost, Machine, Network
-from pipeline.errors import UnfinishedError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import estimate
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
-from pipeline.receipt import Estimate, Failure, Progress, Receipt
+from pipeline.quarantine import Quarantine
+from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.replica import devices_here
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
+from pipeline.supersede import outcomes, recorded, retrying, standing
 from pipeline.survey import Known, Survey, survey
 from pipeline.tracker import Tally, Tracker
 from segformer import checkpoint_sha256, load_model
@@ -40,6 +42,7 @@ class _Prepared:
     survey: Survey
     recorded: list[Shard]
     new: list[Shard]
+    quarantine: Quarantine
     notes: tuple[str, ...]
 
 
@@ -58,7 +61,9 @@ def plan(
     shards = ready.new
     if ready.output is not None:
         shards = [*_open_part(ready.output, ready.recorded), *shards]
-    return estimate(ready.cost, shards, ready.survey.inputs, ready.notes)
+    stops = ready.quarantine.too_many() if shards else None
+    notes = [*ready.notes, f"the run will stop: {stops}"] if stops else ready.notes
+    return estimate(ready.cost, shards, ready.survey.inputs, notes)
 
 
 def run(
@@ -73,10 +78,14 @@ def run(
 
     on_progress is called about once a second. Raises UsageError and CheckpointError before
     anything is written, and UnfinishedError where units are left open: run it again.
+    A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     execution = execution or Execution()
     ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+    stops = ready.quarantine.too_many() if ready.new else None
+    if stops:
+        raise UsageError(f"{output}: {stops}; nothing was changed")
     out = ready.output or Output.create(output, ready.job, execution.access)
     with out.store.alone("job.json"):
         tally = _carry_out(ready, out, execution, on_progress or (lambda _: None))
@@ -99,7 +108,7 @@ def _carry_out(
     for shard in ready.new:
         out.append(shard)
     shards = ready.recorded + ready.new
-    tracker = Tracker(out, shards, ready.cost, ready.notes, on_progress)
+    tracker = Tracker(out, shards, ready.cost, ready.quarantine, ready.notes, on_progress)
     units = tracker.open_units()
     work = Work(out.store.root, execution.access, out.job, ready.cost.machine.replicas)
     tracker.poll()  # a first line: Ray and the model take a while
@@ -139,19 +148,25 @@ def _prepare(
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(existing.store, job)
-    recorded = list(existing.shards()) if existing else []
-    found = survey(
-        inputs, job.settings, model.config.num_channels, Known.of(recorded), execution.access
-    )
+    earlier, failures = recorded(existing) if existing else ([], [])
+    known = Known.of(earlier, {f.scene_id for f in failures}, execution.retry_quarantined)
+    found = survey(inputs, job.settings, model.config.num_channels, known, execution.access)
     cost = Cost(
         job.settings,
         _machine(device, count, execution),
         Network(model.config.num_labels, model.config.gflop_per_window(job.settings.window)),
     )
     planner = Planner(cost, execution)
-    new = list(planner.shards(found.scenes, found.rejected, first=len(recorded)))
+    new = planner.shards(found.scenes, found.rejected, first=len(earlier))
+    shards = standing(
+        [*earlier, *retrying(new, found.retries)], existing.committed() if existing else ()
+    )
+    quarantine = Quarantine(sum(len(s.scene_ids) for s in shards), execution.max_quarantined)
+    quarantine.add(f for f in failures if f.scene_id not in found.retries)
+    quarantine.add(rejected.failure for rejected in found.rejected)
     notes = (*model.config.notes, *found.notes)
-    return _Prepared(job, existing, cost, found, recorded, new, notes)
+    parts = shards[: len(earlier)], shards[len(earlier) :]
+    return _Prepared(job, existing, cost, found, *parts, quarantine, notes)
 
 
 def _machine(device: str, count: int, execution: Execution) -> Machine:
@@ -187,12 +202,8 @@ def _receipt(
 ) -> Receipt:
     started, seconds = when
     shards = ready.recorded + ready.new
-    records = list(out.commit_records())
+    came = outcomes(shards, out.commit_records())
     machine = ready.cost.machine
-    scenes = {
-        name: sum(record["scenes"][name] for record in records)
-        for name in ("done", "partial", "quarantined")
-    }
     return Receipt(
         started=started.isoformat(timespec="seconds"),
         seconds=seconds,
@@ -202,11 +213,11 @@ def _receipt(
         replicas=machine.replicas,
         units=sum(len(shard.units) for shard in shards),
         units_computed=tally.units,
-        scenes_planned=sum(len(shard.scenes) + len(shard.rejected) for shard in shards),
-        scenes_done=scenes["done"],
-        scenes_partial=scenes["partial"],
-        scenes_quarantined=scenes["quarantined"],
-        failures=tuple(Failure(**f) for record in records for f in record["failures"]),
+        scenes_planned=came.planned,
+        scenes_done=came.done,
+        scenes_partial=came.partial,
+        scenes_quarantined=came.quarantined,
+        failures=came.failures,
         megapixels=tally.pixels / 1e6,
         megapixels_per_s=tally.pixels / 1e6 / seconds / machine.replicas,
         windows=round(tally.grid_windows),
@@ -215,7 +226,7 @@ def _receipt(
         segment_s=tally.segment_s,
         finish_s=tally.finish_s,
         bounded_by=_bounded_by(tally, execution, machine.replicas),
-        pixels_without_area=sum(record["pixels_without_area"] for record in records),
+        pixels_without_area=came.pixels_without_area,
         notes=ready.notes,
     )
 

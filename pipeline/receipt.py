@@ -140,7 +140,7 @@ class Status:
     scenes: int
     scenes_published: int
     quarantined: int
-    """Rows of `quarantine` in published shards."""
+    """Rows of `quarantine` in published shards, but those of inputs that are being tried again."""
     megapixels: float
     megapixels_done: float
     finished: bool

@@ -79,6 +79,10 @@ class Execution:
     """"ray", or "local": a plain loop in this process."""
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
+    max_quarantined: int | None = None
+    """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
+    retry_quarantined: bool = False
+    """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -91,6 +95,8 @@ class Execution:
             )
         if self.replicas is not None and self.replicas < 1:
             raise UsageError(f"--replicas {self.replicas}: must be at least 1")
+        if self.max_quarantined is not None and self.max_quarantined < 0:
+            raise UsageError(f"--max-quarantined {self.max_quarantined}: must not be negative")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or (self.replicas or 1) > 1):
