@@ -148,8 +148,8 @@ def _prepare(
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(existing.store, job)
-    earlier, failures = recorded(existing) if existing else ([], [])
-    known = Known.of(earlier, {f.scene_id for f in failures}, execution.retry_quarantined)
+    earlier = recorded(existing)
+    known = Known.of(earlier, execution.retry_quarantined)
     found = survey(inputs, job.settings, model.config.num_channels, known, execution.access)
     cost = Cost(
         job.settings,
@@ -157,16 +157,17 @@ def _prepare(
         Network(model.config.num_labels, model.config.gflop_per_window(job.settings.window)),
     )
     planner = Planner(cost, execution)
-    new = planner.shards(found.scenes, found.rejected, first=len(earlier))
+    planned = planner.shards(found.scenes, found.rejected, first=len(earlier.shards))
     shards = standing(
-        [*earlier, *retrying(new, found.retries)], existing.committed() if existing else ()
+        [*earlier.shards, *retrying(planned, found.retries)],
+        existing.committed() if existing else (),
     )
     quarantine = Quarantine(sum(len(s.scene_ids) for s in shards), execution.max_quarantined)
-    quarantine.add(f for f in failures if f.scene_id not in found.retries)
+    quarantine.add(f for f in earlier.failures if f.scene_id not in found.retries)
     quarantine.add(rejected.failure for rejected in found.rejected)
     notes = (*model.config.notes, *found.notes)
-    parts = shards[: len(earlier)], shards[len(earlier) :]
-    return _Prepared(job, existing, cost, found, *parts, quarantine, notes)
+    old, new = shards[: len(earlier.shards)], shards[len(earlier.shards) :]
+    return _Prepared(job, existing, cost, found, old, new, quarantine, notes)
 
 
 def _machine(device: str, count: int, execution: Execution) -> Machine:

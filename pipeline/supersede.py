@@ -46,12 +46,38 @@ class Outcomes:
         return self.done + self.partial + self.quarantined
 
 
-def recorded(output: Output) -> tuple[list[Shard], list[Failure]]:
-    """The plan as it stands, and every failure on record: planned rejections, unit files that
-    wait to be published, and commits."""
+@dataclass
+class Recorded:
+    """What an output holds when a run begins."""
+
+    shards: list[Shard]
+    """As `standing` gives them."""
+    failures: list[Failure]
+    """Planned rejections, and those in unit files that wait to be published and in commits."""
+    waiting: set[str]
+    """scene_ids with blocks that have no outcome yet."""
+
+
+def recorded(output: Output | None) -> Recorded:
+    """Nothing, where there is no output yet."""
+    if output is None:
+        return Recorded([], [], set())
     records = {record["shard"]: record for record in output.commit_records()}
-    shards = standing(list(output.shards()), records.keys())
-    return shards, list(_failures(output, shards, records))
+    found = Recorded(standing(list(output.shards()), records.keys()), [], set())
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for shard in found.shards:
+            found.failures += (rejected.failure for rejected in shard.rejected)
+            if shard.shard_id in records:
+                found.failures += failures_in(records[shard.shard_id], shard)
+                continue
+            done = output.units_done(shard.shard_id)
+            units = [unit for unit in shard.units if unit.unit_id in done]
+            for outcome in pool.map(lambda unit: outcome_of(output, unit), units):
+                found.failures += failures_in(outcome, shard)
+            for unit in shard.units:
+                if unit.unit_id not in done:
+                    found.waiting |= {block.scene.scene_id for block in unit.blocks}
+    return found
 
 
 def standing(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:
@@ -92,22 +118,6 @@ def retrying(shards: Iterable[Shard], retries: Mapping[str, tuple[str, ...]]) ->
     for shard in shards:
         here = {scene_id: retries[scene_id] for scene_id in shard.scene_ids if scene_id in retries}
         yield replace(shard, retries=here)
-
-
-def _failures(
-    output: Output, shards: Iterable[Shard], records: Mapping[str, dict[str, Any]]
-) -> Iterator[Failure]:
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for shard in shards:
-            yield from (rejected.failure for rejected in shard.rejected)
-            if shard.shard_id in records:
-                outcomes: Iterable[dict[str, Any]] = [records[shard.shard_id]]
-            else:
-                done = output.units_done(shard.shard_id)
-                units = [unit for unit in shard.units if unit.unit_id in done]
-                outcomes = pool.map(lambda unit: outcome_of(output, unit), units)
-            for outcome in outcomes:
-                yield from failures_in(outcome, shard)
 
 
 def outcome_of(output: Output, unit: Unit) -> dict[str, Any]:

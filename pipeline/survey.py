@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,10 +11,11 @@ from pipeline.access import Access
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
 from pipeline.inputs import Found, find_inputs
-from pipeline.output import Rejected, Shard
+from pipeline.output import Rejected
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.settings import Settings
+from pipeline.supersede import Recorded
 
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
@@ -32,30 +33,38 @@ class Planned:
 
 @dataclass(frozen=True)
 class Known:
-    """What a recorded plan holds already, and what of it has failed."""
+    """What a recorded plan holds already, and what has come of it."""
 
     urls: Mapping[str, str]
     """scene_id -> url."""
     planned: Mapping[str, Planned]
     """By url."""
-    failed: Container[str]
+    failed: frozenset[str]
     """scene_ids."""
+    waiting: frozenset[str]
+    """scene_ids with blocks that have no outcome yet."""
     retry: bool
     """Whether failed inputs that have not changed are tried again; changed ones always are."""
 
     @classmethod
-    def of(cls, shards: Iterable[Shard], failed: Container[str], retry: bool) -> Known:
-        """Of shards as supersede.standing gives them."""
+    def of(cls, recorded: Recorded, retry: bool) -> Known:
         urls: dict[str, str] = {}
         planned: dict[str, Planned] = {}
-        for shard in shards:
+        for shard in recorded.shards:
             inputs = [(scene.scene_id, scene.url, scene.version) for scene in shard.scenes]
             inputs += [(r.failure.scene_id, r.failure.url, r.version) for r in shard.rejected]
             for scene_id, url, version in inputs:
                 urls[scene_id] = url
                 tries = (*shard.retries.get(scene_id, ()), shard.shard_id)
                 planned[url] = Planned(scene_id, version, tries)
-        return cls(urls, planned, failed, retry)
+        failed = frozenset(failure.scene_id for failure in recorded.failures)
+        return cls(urls, planned, failed, frozenset(recorded.waiting), retry)
+
+    def is_to_be_planned_again(self, planned: Planned, version: str) -> bool:
+        """An earlier version can be read no more, so it is not waited for either."""
+        changed = version != planned.version
+        failed = planned.scene_id in self.failed
+        return (failed and self.retry) or (changed and (failed or planned.scene_id in self.waiting))
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,9 @@ def survey(
             " output is about their earlier versions: segment the new ones into a new --output"
         )
     if retries:
-        notes.append(f"{len(retries)} inputs that could not be used are tried again")
+        notes.append(
+            f"{len(retries)} inputs are planned again: they failed, or changed before their turn"
+        )
     elif planned.retry:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
     return Survey(len(found), scenes, rejected, retries, tuple(notes))
@@ -124,7 +135,7 @@ def _sorted_out(
                     " the start"
                 )
             new.append(file)
-        elif planned.scene_id in known.failed and (known.retry or file.version != planned.version):
+        elif known.is_to_be_planned_again(planned, file.version):
             new.append(replace(file, scene_id=planned.scene_id))
             retries[planned.scene_id] = planned.shard_ids
         elif file.version != planned.version:
