@@ -43,7 +43,7 @@ def _default(of: type[Settings] | type[Execution], name: str) -> Any:
 
 def _option(of: type[Settings] | type[Execution], name: str, **how: Any) -> Decorator[Any]:
     how.setdefault("show_default", True)
-    return click.option(f"--{name}", default=_default(of, name), **how)
+    return click.option(f"--{name.replace('_', '-')}", default=_default(of, name), **how)
 
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
@@ -184,6 +184,23 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         metavar="S",
         help="Seconds after which reading or segmenting a unit is taken to hang: its process is"
         " ended, and what hangs again alone goes to quarantine. Runner ray only.",
+    ),
+    _option(
+        Execution,
+        "max_quarantined",
+        type=int,
+        metavar="N",
+        show_default="100, or 1 % of the inputs where that is more",
+        help="Stop when more inputs than this are in quarantine, a count, and say what they have in"
+        " common; with a larger N the run goes on.",
+    ),
+    _option(
+        Execution,
+        "retry_quarantined",
+        is_flag=True,
+        show_default="only those whose files have changed",
+        help="Try again what an earlier run left in quarantine, partial scenes as a whole; the new"
+        " rows take the place of the old ones.",
     ),
     storage_opt,
 )

@@ -35,7 +35,8 @@ def run(
 
     INPUT is an image, a folder of images or a glob; local or an fsspec URL. Stopped at any
     moment, by Ctrl-C or a crash, the same command goes on where it was. New files in a folder are
-    added by the same command. The receipt goes to stdout, progress to stderr.
+    added by the same command, and quarantined ones that were mended are tried again. The receipt
+    goes to stdout, progress to stderr.
     """
     settings, execution = options.parse(parsed)
     if sys.stderr.isatty():

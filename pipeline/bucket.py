@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
+from pipeline.errors import TransientError
 from pipeline.lock import held
+from pipeline.rangefile import RangeFile
 from pipeline.store import Store
 from pipeline.verdict import explained, patiently
 
@@ -29,7 +30,15 @@ class ObjectStore(Store):
         return self._fs, self._path
 
     def open(self, path: str) -> BinaryIO:
-        return io.BytesIO(self.read(path))  # at once, so that what follows cannot be cut off
+        def fetch(start: int, end: int) -> bytes:
+            data = bytes(self._fs.cat_file(self._at(path), start=start, end=end))
+            if len(data) != end - start:
+                raise TransientError(f"{self.root}/{path}: got {len(data)} of {end - start} bytes")
+            return data
+
+        size = self._try(path, lambda: int(self._fs.size(self._at(path))))
+        patient = RangeFile(lambda start, end: self._try(path, lambda: fetch(start, end)), size)
+        return cast(BinaryIO, patient)
 
     def read(self, path: str) -> bytes:
         return bytes(self._try(path, lambda: self._fs.cat_file(self._at(path))))

@@ -20,6 +20,8 @@ from pipeline.errors import UsageError
 KNOCK_S = 5.0
 IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
+TASK_CPUS = 0.5
+"""Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,21 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     """The unit's Parquet file: one row per mask tile with data, and the outcome in its footer.
 
     The outcome is {"failures", "windows", "pixels_without_area", "read_s", "segment_s",
-    "finish_s", "retries"} (seconds; finish_s up to the writing of the file): a unit all of whose
-    blocks failed has no rows and still an outcome.
+    "finish_s", "retries"} (pixels by scene_id; seconds; finish_s up to the writing of the file): a
+    unit all of whose blocks failed has no rows and still an outcome.
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
-    without_area = 0
+    without_area: Counter[str] = Counter()
     for block, result in zip(segmented.unit.blocks, segmented.blocks, strict=True):
         if isinstance(result, Failure):
             failures.append(result.to_json())
             continue
         block_rows, missing = _block_rows(block, result)
         rows += block_rows
-        without_area += missing
+        if missing:
+            without_area[block.scene.scene_id] += missing
     outcome = {
         "failures": failures,
         "windows": segmented.windows,

@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.alone import segment_alone
-from pipeline.cluster import connected
+from pipeline.cluster import TASK_CPUS, connected
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
 from pipeline.rows import UNITS_PER_READ_TASK, ReadStage, SegmentStage, UnitSink, UnitSource
 from pipeline.scene import Unit
@@ -29,8 +29,6 @@ ROUNDS = 2
 POLL_S = 1.0
 STOP_S = 30.0
 """Ray Data needs a moment to end in order; ending the cluster under it would end this process."""
-TASK_CPUS = 0.5
-"""Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 TRIES_OF_A_TASK = 1
 """Beyond the first, where its process or node is lost. (By itself Ray Data tries for ever.)"""
 LOADING_DEATHS = 3

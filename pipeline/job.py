@@ -6,27 +6,28 @@ The only room that sees the whole flow; each step is another room's work.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 from pipeline import flow, local
-from pipeline.cluster import IO_CPUS, devices_of
+from pipeline.account import Beginning, receipt_of
+from pipeline.cluster import devices_of
 from pipeline.cost import Cost, Machine, Network
-from pipeline.errors import UnfinishedError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import estimate
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
-from pipeline.receipt import Estimate, Failure, Progress, Receipt
+from pipeline.quarantine import Quarantine
+from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.replica import devices_here, from_checkpoint
+from pipeline.scene import Unit
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.stores import open_store
+from pipeline.supersede import recorded, retrying, standing
 from pipeline.survey import Known, Survey, survey
-from pipeline.tracker import Tally, Tracker
-from pipeline.verdict import tried_again
+from pipeline.tracker import Tracker
 from segformer import checkpoint_sha256, load_model
 
 CPU_REPLICA_BYTES = 2_000_000_000
@@ -44,6 +45,7 @@ class _Prepared:
     survey: Survey
     recorded: list[Shard]
     new: list[Shard]
+    quarantine: Quarantine
     notes: tuple[str, ...]
 
 
@@ -62,7 +64,9 @@ def plan(
     shards = ready.new
     if ready.output is not None:
         shards = [*_open_part(ready.output, ready.recorded), *shards]
-    return estimate(ready.cost, shards, ready.survey.inputs, ready.notes)
+    stops = ready.quarantine.too_many() if shards else None
+    notes = [*ready.notes, f"the run will stop: {stops}"] if stops else ready.notes
+    return estimate(ready.cost, shards, ready.survey.inputs, notes)
 
 
 def run(
@@ -77,41 +81,42 @@ def run(
 
     on_progress is called about once a second. Raises UsageError and CheckpointError before
     anything is written, and UnfinishedError where units are left open: run it again.
+    A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
-    started, clock, tries = datetime.now(UTC), time.monotonic(), tried_again()
+    beginning = Beginning()
     execution = execution or Execution()
     with ExitStack() as stack:
         existing = Output.find(output, execution.access.hurried())
         if existing:  # before the plan is read, which another run might be adding to
             stack.enter_context(existing.store.alone("job.json"))
         ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+        stops = ready.quarantine.too_many() if ready.new else None
+        if stops:
+            raise UsageError(f"{output}: {stops}; nothing was changed")
         out = ready.output or Output.create(output, ready.job, execution.access)
         if not existing:
             stack.enter_context(out.store.alone("job.json"))
-        tally = _carry_out(ready, out, execution, on_progress or (lambda _: None))
-        tally.seconds = time.monotonic() - clock
-        # A reader in this process has counted its own already.
-        own = tried_again() - tries
-        tally.retries = own if execution.runner == "local" else own + tally.retries
-        receipt = _receipt(ready, out, execution, tally, started)
-        out.write_receipt(started.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
-    if receipt.scenes_planned != _outcomes(receipt):
+        shards = ready.recorded + ready.new
+        tracker = _carry_out(ready, out, execution, on_progress or (lambda _: None))
+        receipt = receipt_of(out, shards, tracker, beginning, execution, ready.cost.machine)
+        out.write_receipt(beginning.when.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
+    if receipt.scenes_planned != receipt.outcomes:
         raise UnfinishedError(
-            f"{output}: {_outcomes(receipt)} of {receipt.scenes_planned} scenes have an outcome;"
-            " the same command goes on from here"
+            f"{output}: {receipt.outcomes} of {receipt.scenes_planned} scenes have an outcome;"
+            f" without one: {_some(tracker.open_units())}; the same command goes on from here"
         )
     return receipt
 
 
 def _carry_out(
     ready: _Prepared, out: Output, execution: Execution, on_progress: Callable[[Progress], None]
-) -> Tally:
+) -> Tracker:
     """Appends what is new to the plan and computes what has no outcome."""
     out.store.sweep()
     for shard in ready.new:
         out.append(shard)
     shards = ready.recorded + ready.new
-    tracker = Tracker(out, shards, ready.cost, ready.notes, on_progress)
+    tracker = Tracker(out, shards, ready.cost, ready.quarantine, ready.notes, on_progress)
     units = tracker.open_units()
     work = Work(
         out.store.root,
@@ -127,7 +132,14 @@ def _carry_out(
     elif units:
         flow.run_units(work, tracker.open_units, execution, tracker.poll)
     tracker.close()
-    return tracker.tally
+    return tracker
+
+
+def _some(units: Sequence[Unit]) -> str:
+    """The scenes of units, by name where they are few."""
+    names = sorted({block.scene.scene_id for unit in units for block in unit.blocks})
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
 
 
 def _prepare(
@@ -157,17 +169,26 @@ def _prepare(
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(open_store(existing.store.root, execution.access), job)
-    recorded = list(existing.shards()) if existing else []
-    found = survey(inputs, job.settings, model.config.num_channels, Known.of(recorded), access)
+    earlier = recorded(existing)
+    known = Known.of(earlier, execution.retry_quarantined)
+    found = survey(inputs, job.settings, model.config.num_channels, known, access)
     cost = Cost(
         job.settings,
         _machine(device, count, execution),
         Network(model.config.num_labels, model.config.gflop_per_window(job.settings.window)),
     )
     planner = Planner(cost, execution)
-    new = list(planner.shards(found.scenes, found.rejected, first=len(recorded)))
+    planned = planner.shards(found.scenes, found.rejected, first=len(earlier.shards))
+    shards = standing(
+        [*earlier.shards, *retrying(planned, found.retries)],
+        existing.committed() if existing else (),
+    )
+    quarantine = Quarantine(sum(len(s.scene_ids) for s in shards), execution.max_quarantined)
+    quarantine.add(f for f in earlier.failures if f.scene_id not in found.retries)
+    quarantine.add(rejected.failure for rejected in found.rejected)
     notes = (*model.config.notes, *found.notes)
-    return _Prepared(job, existing, cost, found, recorded, new, notes)
+    old, new = shards[: len(earlier.shards)], shards[len(earlier.shards) :]
+    return _Prepared(job, existing, cost, found, old, new, quarantine, notes)
 
 
 def _machine(device: str, count: int, execution: Execution) -> Machine:
@@ -192,60 +213,3 @@ def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:
             scenes = tuple(scene for scene in shard.scenes if scene.scene_id in ids)
             parts.append(replace(shard, units=units, scenes=scenes))
     return parts
-
-
-def _receipt(
-    ready: _Prepared,
-    out: Output,
-    execution: Execution,
-    tally: Tally,
-    started: datetime,
-) -> Receipt:
-    shards = ready.recorded + ready.new
-    records = list(out.commit_records())
-    machine = ready.cost.machine
-    scenes = {
-        name: sum(record["scenes"][name] for record in records)
-        for name in ("done", "partial", "quarantined")
-    }
-    return Receipt(
-        started=started.isoformat(timespec="seconds"),
-        seconds=tally.seconds,
-        output=out.store.root,
-        runner=execution.runner,
-        device=machine.device,
-        replicas=machine.replicas,
-        units=sum(len(shard.units) for shard in shards),
-        units_computed=tally.units,
-        scenes_planned=sum(len(shard.scenes) + len(shard.rejected) for shard in shards),
-        scenes_done=scenes["done"],
-        scenes_partial=scenes["partial"],
-        scenes_quarantined=scenes["quarantined"],
-        failures=tuple(Failure(**f) for record in records for f in record["failures"]),
-        megapixels=tally.pixels / 1e6,
-        megapixels_per_s=tally.pixels / 1e6 / tally.seconds / machine.replicas,
-        windows=round(tally.grid_windows),
-        windows_computed=tally.windows,
-        read_s=tally.read_s,
-        segment_s=tally.segment_s,
-        finish_s=tally.finish_s,
-        retries=tally.retries,
-        bounded_by=_bounded_by(tally, execution, machine.replicas),
-        pixels_without_area=sum(record["pixels_without_area"] for record in records),
-        notes=ready.notes,
-    )
-
-
-def _outcomes(receipt: Receipt) -> int:
-    return receipt.scenes_done + receipt.scenes_partial + receipt.scenes_quarantined
-
-
-def _bounded_by(tally: Tally, execution: Execution, replicas: int) -> str:
-    """The stage whose workers were the busiest."""
-    tasks = 1.0 if execution.runner == "local" else IO_CPUS / flow.TASK_CPUS
-    busy = {
-        "read": tally.read_s / tasks,
-        "segment": tally.segment_s / replicas,
-        "finish": tally.finish_s / tasks,
-    }
-    return max(busy, key=lambda stage: busy[stage])

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 from pipeline.access import PLAIN, Access
@@ -89,6 +90,14 @@ class Shard:
     scenes: tuple[Scene, ...]
     units: tuple[Unit, ...]
     rejected: tuple[Rejected, ...]
+    retries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """scene_id -> the shards of its earlier tries, whose rows this one replaces."""
+
+    @cached_property
+    def scene_ids(self) -> frozenset[str]:
+        """Of its inputs, those that could not be described too."""
+        rejected = (rejected.failure.scene_id for rejected in self.rejected)
+        return frozenset([*(scene.scene_id for scene in self.scenes), *rejected])
 
     @property
     def pixels(self) -> int:
@@ -106,6 +115,7 @@ class Shard:
             "rejected": [
                 {"version": r.version, "failure": r.failure.to_json()} for r in self.rejected
             ],
+            "retries": dict(self.retries),
         }
 
     @classmethod
@@ -118,7 +128,8 @@ class Shard:
         rejected = tuple(
             Rejected(r["version"], Failure(**r["failure"])) for r in fields["rejected"]
         )
-        return cls(fields["shard"], scenes, units, rejected)
+        retries = {scene_id: tuple(earlier) for scene_id, earlier in fields["retries"].items()}
+        return cls(fields["shard"], scenes, units, rejected, retries)
 
 
 def _numbers(rect: Rect) -> list[int]:

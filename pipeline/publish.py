@@ -19,6 +19,7 @@ from pipeline.finish import mean_confidence, place
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
+from pipeline.supersede import failures_in, outcome_of, statuses, supersede
 from pipeline.tables import (
     MASKS,
     QUARANTINE,
@@ -26,7 +27,6 @@ from pipeline.tables import (
     SCENES,
     STATISTICS,
     Writer,
-    read_outcome,
     table_of,
     write_table,
 )
@@ -38,9 +38,9 @@ _OPEN_UNITS = 32
 
 def publish(output: Output, shard: Shard) -> None:
     """Writes the shard's tables, commits it, and empties its work folder."""
-    outcomes = [_outcome(output, unit_path(unit)) for unit in shard.units]
+    outcomes = [outcome_of(output, unit) for unit in shard.units]
     failures = [r.failure for r in shard.rejected]
-    failures += [Failure(**f) for outcome in outcomes for f in outcome["failures"]]
+    failures += [failure for outcome in outcomes for failure in failures_in(outcome, shard)]
     tiles = _tiles(output, shard)
     by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for tile in tiles:
@@ -48,10 +48,11 @@ def publish(output: Output, shard: Shard) -> None:
     for rows in by_scene.values():
         rows.sort(key=lambda tile: (tile["tile_row"], tile["tile_col"]))
 
-    statuses = _statuses(shard, failures)
-    scenes = [_scene_row(s, statuses[s.scene_id], by_scene[s.scene_id]) for s in shard.scenes]
+    status_of = statuses(shard, failures)
+    scenes = [_scene_row(s, status_of[s.scene_id], by_scene[s.scene_id]) for s in shard.scenes]
     scenes += [_rejected_row(r.failure) for r in shard.rejected]
     statistics = [row for s in shard.scenes for row in _statistics(output, s, by_scene[s.scene_id])]
+    supersede(output, shard)  # from here on nothing is missing for this shard to be published
     _write_masks(output, shard, tiles)
     for name, rows, schema in (
         ("statistics", statistics, STATISTICS),
@@ -60,7 +61,7 @@ def publish(output: Output, shard: Shard) -> None:
     ):
         with output.store.writing(table_path(name, shard.shard_id)) as file:
             write_table(file, table_of(rows, schema))
-    output.commit(shard.shard_id, _commit_record(shard, scenes, failures, outcomes))
+    output.commit(shard.shard_id, _commit_record(shard, failures, outcomes))
     clean(output, shard.shard_id)
 
 
@@ -71,25 +72,20 @@ def clean(output: Output, shard_id: str) -> None:
 
 def _commit_record(
     shard: Shard,
-    scenes: list[dict[str, Any]],
     failures: list[Failure],
     outcomes: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """What status and receipts need to know without opening a table."""
-    statuses = [row["status"] for row in scenes]
+    without_area: Counter[str] = Counter()
+    for outcome in outcomes:
+        without_area.update(outcome["pixels_without_area"])
     return {
         "shard": shard.shard_id,
         "units": len(shard.units),
         "pixels": shard.pixels,
-        "scenes": {name: statuses.count(name) for name in ("done", "partial", "quarantined")},
         "failures": [failure.to_json() for failure in failures],
-        "pixels_without_area": sum(outcome["pixels_without_area"] for outcome in outcomes),
+        "pixels_without_area": without_area,
     }
-
-
-def _outcome(output: Output, path: str) -> dict[str, Any]:
-    with output.store.open(path) as file:
-        return read_outcome(file)
 
 
 def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
@@ -99,6 +95,8 @@ def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
         with output.store.open(unit_path(unit)) as file:
             rows = pq.read_table(file, columns=[*_KEYS, "bbox"]).to_pylist()
         for index, row in enumerate(rows):
+            if row["scene_id"] not in shard.scene_ids:
+                continue  # planned again meanwhile
             tiles.append({**row, "path": unit_path(unit), "index": index})
     order = hilbert(np.array([_centre(tile["bbox"]) for tile in tiles]).reshape(-1, 2))
     for tile, position in zip(tiles, order, strict=True):
@@ -160,20 +158,6 @@ def _row_groups(output: Output, tiles: list[dict[str, Any]]) -> Iterator[pa.Tabl
                 del units[next(iter(units))]
             rows.append(table.slice(tile["index"], 1))
         yield pa.concat_tables(rows).combine_chunks()
-
-
-def _statuses(shard: Shard, failures: list[Failure]) -> dict[str, str]:
-    """Status of each scene: done, partial where some of its blocks failed, else quarantined."""
-    failed = Counter(failure.scene_id for failure in failures)
-    blocks = Counter(block.scene.scene_id for unit in shard.units for block in unit.blocks)
-    return {
-        scene_id: "done"
-        if not failed[scene_id]
-        else "partial"
-        if failed[scene_id] < count
-        else "quarantined"
-        for scene_id, count in blocks.items()
-    }
 
 
 def _scene_row(scene: Scene, status: str, tiles: list[dict[str, Any]]) -> dict[str, Any]:

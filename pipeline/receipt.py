@@ -125,6 +125,11 @@ class Receipt:
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]
 
+    @property
+    def outcomes(self) -> int:
+        """Scenes that have one."""
+        return self.scenes_done + self.scenes_partial + self.scenes_quarantined
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -142,7 +147,7 @@ class Status:
     scenes: int
     scenes_published: int
     quarantined: int
-    """Rows of `quarantine` in published shards."""
+    """Rows of `quarantine` in published shards, but those of inputs that are being tried again."""
     megapixels: float
     megapixels_done: float
     finished: bool

@@ -81,6 +81,10 @@ class Execution:
     """A Ray cluster to join; None: one is started on this machine."""
     unit_timeout: float = 900.0
     """Seconds after which a unit that does not get on is taken to hang."""
+    max_quarantined: int | None = None
+    """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
+    retry_quarantined: bool = False
+    """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -95,6 +99,8 @@ class Execution:
             raise UsageError(f"--replicas {self.replicas}: must be at least 1")
         if self.unit_timeout < 1:
             raise UsageError(f"--unit-timeout {self.unit_timeout:g}: must be at least 1 s")
+        if self.max_quarantined is not None and self.max_quarantined < 0:
+            raise UsageError(f"--max-quarantined {self.max_quarantined}: must not be negative")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or (self.replicas or 1) > 1):

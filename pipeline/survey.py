@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -13,43 +11,60 @@ from pipeline.access import Access
 from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
 from pipeline.inputs import Found, find_inputs
-from pipeline.output import Rejected, Shard
+from pipeline.output import Rejected
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.settings import Settings
+from pipeline.supersede import Recorded
 
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
 
 
 @dataclass(frozen=True)
+class Planned:
+    """An input as it was planned last."""
+
+    scene_id: str
+    version: str
+    shard_ids: tuple[str, ...]
+    """Of all its tries."""
+
+
+@dataclass(frozen=True)
 class Known:
-    """What a recorded plan holds already."""
+    """What a recorded plan holds already, and what has come of it."""
 
     urls: Mapping[str, str]
     """scene_id -> url."""
-    versions: Mapping[str, frozenset[str]]
-    """url -> versions."""
-    rejected: frozenset[str]
-    """Urls none of whose versions could be described."""
+    planned: Mapping[str, Planned]
+    """By url."""
+    failed: frozenset[str]
+    """scene_ids."""
+    waiting: frozenset[str]
+    """scene_ids with blocks that have no outcome yet."""
+    retry: bool
+    """Whether failed inputs that have not changed are tried again; changed ones always are."""
 
     @classmethod
-    def of(cls, shards: Iterable[Shard]) -> Known:
+    def of(cls, recorded: Recorded, retry: bool) -> Known:
         urls: dict[str, str] = {}
-        versions: dict[str, set[str]] = defaultdict(set)
-        described, failed = set(), set()
-        for shard in shards:
-            for scene in shard.scenes:
-                urls[scene.scene_id] = scene.url
-                versions[scene.url].add(scene.version)
-                described.add(scene.url)
-            for rejected in shard.rejected:
-                failure = rejected.failure
-                urls[failure.scene_id] = failure.url
-                versions[failure.url].add(rejected.version)
-                failed.add(failure.url)
-        frozen = {url: frozenset(some) for url, some in versions.items()}
-        return cls(urls, frozen, frozenset(failed - described))
+        planned: dict[str, Planned] = {}
+        for shard in recorded.shards:
+            inputs = [(scene.scene_id, scene.url, scene.version) for scene in shard.scenes]
+            inputs += [(r.failure.scene_id, r.failure.url, r.version) for r in shard.rejected]
+            for scene_id, url, version in inputs:
+                urls[scene_id] = url
+                tries = (*shard.retries.get(scene_id, ()), shard.shard_id)
+                planned[url] = Planned(scene_id, version, tries)
+        failed = frozenset(failure.scene_id for failure in recorded.failures)
+        return cls(urls, planned, failed, frozenset(recorded.waiting), retry)
+
+    def is_to_be_planned_again(self, planned: Planned, version: str) -> bool:
+        """An earlier version can be read no more, so it is not waited for either."""
+        changed = version != planned.version
+        failed = planned.scene_id in self.failed
+        return (failed and self.retry) or (changed and (failed or planned.scene_id in self.waiting))
 
 
 @dataclass(frozen=True)
@@ -60,18 +75,20 @@ class Survey:
     """Files that the INPUTs name, planned already or not."""
     scenes: tuple[Scene, ...]
     rejected: tuple[Rejected, ...]
+    retries: Mapping[str, tuple[str, ...]]
+    """scene_id -> shards of the earlier tries, of those that are planned again."""
     notes: tuple[str, ...]
 
 
 def survey(
     inputs: Sequence[str], settings: Settings, channels: int, planned: Known, access: Access
 ) -> Survey:
-    """Describes the inputs that are not planned yet.
+    """Describes the inputs that are not planned yet, and those that are to be tried again.
 
     Raises UsageError for INPUTs that name nothing, and where no input at all can be used.
     """
     found = find_inputs(inputs, access)
-    new, changed = _sorted_out(found, planned)
+    new, changed, retries = _sorted_out(found, planned)
     with ThreadPoolExecutor(_THREADS) as pool:
         results = list(pool.map(lambda file: _describe(file, settings, channels, access), new))
     scenes = tuple(result for result in results if isinstance(result, Scene))
@@ -92,16 +109,25 @@ def survey(
             f"{len(changed)} inputs have changed since they were planned, first {changed[0]}; this"
             " output is about their earlier versions: segment the new ones into a new --output"
         )
-    return Survey(len(found), scenes, rejected, tuple(notes))
+    if retries:
+        notes.append(
+            f"{len(retries)} inputs are planned again: they failed, or changed before their turn"
+        )
+    elif planned.retry:
+        notes.append("--retry-quarantined: none of these inputs is in quarantine")
+    return Survey(len(found), scenes, rejected, retries, tuple(notes))
 
 
-def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], list[str]]:
-    """The files to be planned, and the urls of those that have changed since they were."""
-    new, changed = [], []
+def _sorted_out(
+    found: Sequence[Found], known: Known
+) -> tuple[list[Found], list[str], dict[str, tuple[str, ...]]]:
+    """The files to be planned, the urls of those that have changed since they were, and for those
+    that are to be planned again their earlier shards by scene_id."""
+    new, changed, retries = [], [], {}
     for file in found:
-        versions = planned.versions.get(_printable(file.url))
-        if versions is None:
-            other = planned.urls.get(_printable(file.scene_id))
+        planned = known.planned.get(_printable(file.url))
+        if planned is None:
+            other = known.urls.get(_printable(file.scene_id))
             if other is not None:
                 raise UsageError(
                     f"{file.url}: this output has another file as scene {file.scene_id!r}"
@@ -109,13 +135,12 @@ def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], li
                     " the start"
                 )
             new.append(file)
-        elif file.version not in versions:
-            if _printable(file.url) in planned.rejected:  # it may have been mended
-                suffix = hashlib.sha256(file.version.encode()).hexdigest()[:8]
-                new.append(replace(file, scene_id=f"{file.scene_id}@{suffix}"))
-            else:
-                changed.append(file.url)
-    return new, changed
+        elif known.is_to_be_planned_again(planned, file.version):
+            new.append(replace(file, scene_id=planned.scene_id))
+            retries[planned.scene_id] = planned.shard_ids
+        elif file.version != planned.version:
+            changed.append(file.url)
+    return new, changed, retries
 
 
 def _describe(file: Found, settings: Settings, channels: int, access: Access) -> Scene | Rejected:

@@ -8,21 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.cost import Cost
-from pipeline.output import Output, Shard, unit_path
+from pipeline.errors import UnfinishedError
+from pipeline.output import Output, Shard
 from pipeline.publish import clean, publish
+from pipeline.quarantine import Quarantine
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
-from pipeline.tables import read_outcome
+from pipeline.supersede import failures_in, outcome_of, supersede
 
 
 @dataclass
 class Tally:
     """Sums over the units that this run has computed."""
 
-    seconds: float = 0.0
-    """Of the run."""
     units: int = 0
     pixels: int = 0
     windows: int = 0
@@ -41,18 +42,21 @@ class Tracker:
         output: Output,
         shards: list[Shard],
         cost: Cost,
+        quarantine: Quarantine,
         notes: tuple[str, ...],
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._output = output
+        self._shards = shards
         self._cost = cost
-        self._notes = notes
+        self._quarantine = quarantine
+        self.notes = notes
         self._on_progress = on_progress
         self._started = time.monotonic()
         self.tally = Tally()
         committed = self._clean()
         self._open = {s.shard_id: s for s in shards if s.shard_id not in committed}
-        self._done = {shard_id: output.units_done(shard_id) for shard_id in self._open}
+        self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = sum(len(shard.units) for shard in shards)
         open_px = sum(unit.pixels for unit in self.open_units())
@@ -69,16 +73,15 @@ class Tracker:
         ]
 
     def poll(self) -> None:
-        """Takes in what is new, publishes what is complete, and reports progress."""
+        """Takes in what is new, publishes what is complete, and reports progress.
+
+        Raises UnfinishedError where more failed than is allowed; what has been computed is kept.
+        """
+        for shard in self._open.values():
+            self._take_in(shard)
+        self._check()
         for shard in list(self._open.values()):
-            done = self._done[shard.shard_id]
-            if len(done) < len(shard.units):
-                appeared = self._output.units_done(shard.shard_id) - done
-                for unit in shard.units if appeared else ():
-                    if unit.unit_id in appeared:
-                        self._count(unit)
-                done |= appeared
-            if len(done) == len(shard.units):
+            if len(self._done[shard.shard_id]) == len(shard.units):
                 publish(self._output, shard)
                 del self._open[shard.shard_id]
         self._on_progress(
@@ -89,7 +92,7 @@ class Tracker:
                 elapsed_s=time.monotonic() - self._started,
                 done_units=self._done_units,
                 total_units=self._total_units,
-                notes=self._notes,
+                notes=self.notes,
             )
         )
 
@@ -104,11 +107,34 @@ class Tracker:
         committed = self._output.committed()
         for shard_id in committed:
             clean(self._output, shard_id)
+        # A writer of an earlier run that was only slow, not dead, may have put rows back.
+        for shard in self._shards:
+            if shard.shard_id in committed:
+                supersede(self._output, shard)
         return committed
 
-    def _count(self, unit: Unit) -> None:
-        with self._output.store.open(unit_path(unit)) as file:
-            outcome = read_outcome(file)
+    def _check(self) -> None:
+        why = self._quarantine.too_many() if self._open else None
+        if why:
+            raise UnfinishedError(f"{self._output.store.root}: {why}; what is done is kept")
+
+    def _appeared(self, shard: Shard) -> set[str]:
+        """Ids of the shard's units that have their file."""
+        return self._output.units_done(shard.shard_id) & {unit.unit_id for unit in shard.units}
+
+    def _take_in(self, shard: Shard) -> None:
+        done = self._done[shard.shard_id]
+        if len(done) == len(shard.units):
+            return
+        appeared = self._appeared(shard) - done
+        for unit in shard.units if appeared else ():
+            if unit.unit_id in appeared:
+                outcome = outcome_of(self._output, unit)
+                self._count(unit, outcome)
+                self._quarantine.add(failures_in(outcome, shard))
+        done |= appeared
+
+    def _count(self, unit: Unit, outcome: dict[str, Any]) -> None:
         self._done_px += unit.pixels
         self._done_units += 1
         tally = self.tally

@@ -57,7 +57,8 @@ def test_exit_codes_are_in_the_help() -> None:
 def test_options_of_run_are_those_of_the_design() -> None:
     options = [option for name, option, _ in OPTIONS if name == "run"]
     settled = "--checkpoint --output --window --stride --dtype --batch --bands --scale --offset"
-    settled += " --nodata --block --replicas --runner --address --unit-timeout --storage-options"
+    settled += " --nodata --block --replicas --runner --address --unit-timeout"
+    settled += " --max-quarantined --retry-quarantined --storage-options"
     assert options == settled.split()
 
 

@@ -135,8 +135,10 @@ def test_a_mended_file_is_taken_up(small_checkpoint: str, tmp_path: Path) -> Non
     segment(folder, small_checkpoint, out)
     write_scene(folder / "bad.tif", 260, 150, seed=2)
     receipt = segment(folder, small_checkpoint, out)
-    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 1)
-    assert min(rows(out, "masks")["scene_id"].to_pylist()).startswith("bad.tif@")
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 0)
+    assert rows(out, "quarantine").num_rows == 0
+    segment(folder, small_checkpoint, tmp_path / "fresh")
+    assert differences(tmp_path / "fresh", out) == []
 
 
 def test_one_file_under_two_names_is_refused(small_checkpoint: str, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""How much may fail before a run stops, and what the failures have in common.
+
+Knows neither where failures are recorded nor what has failed.
+"""
+
+from __future__ import annotations
+
+import os.path
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.receipt import Failure
+
+ALLOWED = 100
+PLANNED_PER_ALLOWED = 100
+"""That is 1 %. Beyond both, more must be wrong than single inputs: a credential, a band, a disk."""
+
+
+@dataclass
+class Quarantine:
+    """The inputs that have failed so far. One that was planned again counts by its last try."""
+
+    planned: int
+    """Inputs in the whole plan."""
+    allowed: int | None
+    """--max-quarantined; None: 100, or 1 % of the plan where that is more."""
+    failures: dict[str, Failure] = field(default_factory=dict)
+    """scene_id -> its first failure."""
+
+    def add(self, failures: Iterable[Failure]) -> None:
+        for failure in failures:
+            self.failures.setdefault(failure.scene_id, failure)
+
+    def too_many(self) -> str | None:
+        """Why the run should stop, in a sentence without its end; None: it may go on."""
+        count = len(self.failures)
+        if self.allowed is None:
+            limit, who = max(ALLOWED, self.planned // PLANNED_PER_ALLOWED), "are allowed"
+        else:
+            limit, who = self.allowed, "--max-quarantined allows"
+        if count <= limit:
+            return None
+        return (
+            f"{count:,} of {self.planned:,} inputs cannot be used, more than the {limit:,} that"
+            f" {who}: {self._in_common()}. Mend that and run again with --retry-quarantined,"
+            " or allow more with --max-quarantined N"
+        )
+
+    def _in_common(self) -> str:
+        kinds = Counter((failure.stage, failure.error) for failure in self.failures.values())
+        (stage, error), count = kinds.most_common(1)[0]
+        first = next(f for f in self.failures.values() if (f.stage, f.error) == (stage, error))
+        folder = _common_folder(self.failures)
+        # Rounded down: 100 % means all.
+        share = f"{count:,} of them ({100 * count // len(self.failures)} %)"
+        return (
+            f"{share} failed in stage {stage} with {error}"
+            + (f", all lie in {folder}/" if folder else "")
+            + f", the first: {first.message}"
+        )
+
+
+def _common_folder(scene_ids: Iterable[str]) -> str:
+    """The deepest folder that holds all of them; empty where that is the INPUT itself."""
+    return os.path.commonpath([os.path.dirname(scene_id) for scene_id in scene_ids])

@@ -1,0 +1,75 @@
+"""A remote file that is read in ranges, in blocks that are kept for a while. Knows no store."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+
+BLOCK_BYTES = 1 << 18
+MOST_AHEAD = 16
+"""Blocks fetched beyond what is asked for once a file is read from front to back: 4 MB."""
+KEPT_BLOCKS = 64
+"""16 MB per open file: a row of storage tiles is often read a tile at a time."""
+
+
+class RangeFile(io.RawIOBase):
+    """A file of `size` bytes; `fetch` gives the bytes [start, end), or all of them."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._fetch, self._size = fetch, size
+        self._at = 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._fetched_to = 0
+        self._ahead = 0
+        self._whole: bytes | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        start, self._at = self._at, max(self._at, end)
+        if end <= start:
+            return b""
+        if self._whole is None:
+            self._fill(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
+        if self._whole is not None:
+            return self._whole[start:end]
+        first = start // BLOCK_BYTES
+        blocks = range(first, (end - 1) // BLOCK_BYTES + 1)
+        data = b"".join(self._kept.get(block, b"") for block in blocks)
+        while len(self._kept) > max(KEPT_BLOCKS, len(blocks)):
+            self._kept.popitem(last=False)
+        return data[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
+
+    def _fill(self, first: int, end: int) -> None:
+        """Fetches what is missing of the blocks [first, end) in one request."""
+        missing = [block for block in range(first, end) if block not in self._kept]
+        for block in range(first, end):
+            if block in self._kept:
+                self._kept.move_to_end(block)
+        if not missing:
+            return
+        self._ahead = min(2 * self._ahead + 1, MOST_AHEAD) if missing[0] == self._fetched_to else 0
+        start, self._fetched_to = missing[0], missing[-1] + 1 + self._ahead
+        offset, stop = start * BLOCK_BYTES, min(self._fetched_to * BLOCK_BYTES, self._size)
+        data = self._fetch(offset, stop)
+        if len(data) == self._size and stop - offset < self._size:
+            self._whole = data
+            return
+        for block in range(start, -(-(offset + len(data)) // BLOCK_BYTES)):
+            at = block * BLOCK_BYTES - offset
+            self._kept[block] = data[at : at + BLOCK_BYTES]
