@@ -203,7 +203,7 @@ NO_SERVER = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
 REFUSALS: dict[str, tuple[str, str, str, str, Variables, str]] = {
     "wrong secret in": ("plan", "{r}/in", "{c}", "", WRONG_SECRET, "AWS_SECRET_ACCESS_KEY"),
     "wrong secret out": ("run", "{d}", "{c}", "{r}/o", WRONG_SECRET, "check the AWS_* variables"),
-    "wrong secret checkpoint": ("run", "{d}", "{r}/model", "{o}", WRONG_SECRET, "config.json"),
+    "wrong secret checkpoint": ("run", "{d}", "{r}/model", "{o}", WRONG_SECRET, "AWS_"),
     "unknown key in": ("run", "{r}/in", "{c}", "{o}", UNKNOWN_KEY, "AWS_ACCESS_KEY_ID"),
     "no key": ("run", "{r}/in", "{c}", "{o}", NO_KEY, "AWS_ACCESS_KEY_ID"),
     "missing bucket in": ("run", "s3://missing/in", "{c}", "{o}", {}, "no such bucket"),
