@@ -5,13 +5,21 @@ SwathError                 (segformer.errors) the root
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
 +-- InputError             one input cannot be processed; the others go on
 +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
+    +-- TransientError     what may pass: a store that does not answer
 """
 
 from __future__ import annotations
 
 from segformer.errors import CheckpointError, SwathError
 
-__all__ = ["CheckpointError", "InputError", "SwathError", "UnfinishedError", "UsageError"]
+__all__ = [
+    "CheckpointError",
+    "InputError",
+    "SwathError",
+    "TransientError",
+    "UnfinishedError",
+    "UsageError",
+]
 
 
 class UsageError(SwathError):
@@ -34,6 +42,10 @@ class InputError(SwathError):
 
 class UnfinishedError(SwathError):
     """The run ended with units left open. Exit code 1."""
+
+
+class TransientError(UnfinishedError):
+    """What may pass: a store that does not answer, a lost node. Exit code 1."""
 
 
 def _input_error(message: str, url: str, stage: str) -> InputError:

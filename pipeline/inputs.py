@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import has_magic
@@ -22,6 +23,8 @@ class Found:
     url: str
     version: str
     """The ETag, or size and modification time: another version is another scene."""
+    size_bytes: int | None = None
+    """None: its server does not say."""
 
 
 def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
@@ -79,6 +82,7 @@ def _expand(given: str, access: Access) -> list[Found]:
             scene_id=info["name"][len(root) :].lstrip("/"),
             url=fs.unstrip_protocol(info["name"]).removeprefix("file://"),
             version=_version(info),
+            size_bytes=info["size"],
         )
         for info in files
     ]
@@ -112,6 +116,11 @@ def _version(info: dict[str, object]) -> str:
     if etag:
         return str(etag).strip('"')
     return f"{info['size']}-{info.get('mtime') or info.get('Last-Modified', '')}"
+
+
+def printable(name: str) -> str:
+    """Bytes of a name that are no UTF-8 as \\xNN: tables and records are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def version_of(url: str, access: Access) -> str:

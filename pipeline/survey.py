@@ -1,25 +1,38 @@
-"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone."""
+"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone.
+
+Headers are read in processes of their own, for one that crashes GDAL must not end the run.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.access import Access
-from pipeline.describe import describe
-from pipeline.errors import InputError, UsageError
-from pipeline.inputs import Found, find_inputs
+from pipeline.describe import attempt
+from pipeline.errors import SwathError, UsageError
+from pipeline.inputs import Found, find_inputs, printable
 from pipeline.output import Rejected, Shard
 from pipeline.receipt import Failure
+from pipeline.sandbox import Died, Limits, Outcome, Raised, Returned, sandboxed
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 
+_PROCESSES = 8
+"""At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
+_HEADER_S, _REMOTE_HEADER_S = 60.0, 600.0
+"""A header takes milliseconds. Over a network it may take as long as what may pass is waited for,
+which must never count as a fault of the file."""
+_HEADER_BYTES = 1_000_000_000
+"""What the headers under way in one process may allocate. The largest honest ones, tile indices of
+scenes of 10^12 px, take some 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +76,23 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(
-    inputs: Sequence[str], settings: Settings, channels: int, planned: Known, access: Access
+def survey(  # noqa: PLR0913  what is asked, and who is told
+    inputs: Sequence[str],
+    settings: Settings,
+    channels: int,
+    planned: Known,
+    access: Access,
+    on_described: Callable[[int, int], None] | None = None,
 ) -> Survey:
-    """Describes the inputs that are not planned yet.
+    """Describes the inputs that are not planned yet; on_described is told how many of how many.
 
-    Raises UsageError for INPUTs that name nothing, and where no input at all can be used.
+    Raises UsageError for INPUTs that name nothing, and where no input at all can be used;
+    UnfinishedError where a store does not answer.
     """
     found = find_inputs(inputs, access)
     new, changed = _sorted_out(found, planned)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda file: _describe(file, settings, channels, access), new))
+    work = partial(attempt, settings=settings, channels=channels, access=access)
+    results = _all_described(new, work, on_described or (lambda _done, _total: None))
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
     if rejected and not scenes and not planned.urls:
@@ -95,13 +114,34 @@ def survey(
     return Survey(len(found), scenes, rejected, tuple(notes))
 
 
+def _all_described(
+    files: Sequence[Found],
+    work: Callable[[Found], Scene | Failure],
+    on_described: Callable[[int, int], None],
+) -> list[Scene | Rejected]:
+    """In the order of the files."""
+    remote = any("://" in file.url for file in files)
+    limits = Limits(
+        processes=min(os.cpu_count() or 1, _PROCESSES),
+        threads=_THREADS,
+        item_s=_REMOTE_HEADER_S if remote else _HEADER_S,
+        memory_bytes=_HEADER_BYTES,
+    )
+    results: dict[int, Scene | Rejected] = {}
+    with closing(sandboxed(work, files, limits)) as outcomes:
+        for index, outcome in outcomes:
+            results[index] = _described(files[index], outcome)
+            on_described(len(results), len(files))
+    return [results[index] for index in range(len(files))]
+
+
 def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], list[str]]:
     """The files to be planned, and the urls of those that have changed since they were."""
     new, changed = [], []
     for file in found:
-        versions = planned.versions.get(_printable(file.url))
+        versions = planned.versions.get(printable(file.url))
         if versions is None:
-            other = planned.urls.get(_printable(file.scene_id))
+            other = planned.urls.get(printable(file.scene_id))
             if other is not None:
                 raise UsageError(
                     f"{file.url}: this output has another file as scene {file.scene_id!r}"
@@ -110,7 +150,7 @@ def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], li
                 )
             new.append(file)
         elif file.version not in versions:
-            if _printable(file.url) in planned.rejected:  # it may have been mended
+            if printable(file.url) in planned.rejected:  # it may have been mended
                 suffix = hashlib.sha256(file.version.encode()).hexdigest()[:8]
                 new.append(replace(file, scene_id=f"{file.scene_id}@{suffix}"))
             else:
@@ -118,27 +158,31 @@ def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], li
     return new, changed
 
 
-def _describe(file: Found, settings: Settings, channels: int, access: Access) -> Scene | Rejected:
-    try:
-        _check_name(file)
-        return describe(file, settings, channels, access)
-    except (InputError, UsageError) as error:
-        failure = Failure(
-            scene_id=_printable(file.scene_id),
-            url=_printable(file.url),
-            stage="describe",
-            window=None,
-            error=type(error.__cause__ or error).__name__,
-            message=str(error),
-        )
-        return Rejected(file.version, failure)
+def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
+    """Raises what concerns more than this file: a store that does not answer."""
+    match outcome:
+        case Returned(Scene() as scene):
+            return scene
+        case Returned(Failure() as failure):
+            return Rejected(file.version, failure)
+        case Died(reason, how):
+            why = f"its header cannot be read: {how}; replace the file or leave it out"
+            return _rejected(file, reason, why)
+        case Raised(SwathError() as error):
+            raise error
+        case Raised(error):
+            why = f"its header cannot be read: {error}; replace the file or leave it out"
+            return _rejected(file, type(error).__name__, why)
 
 
-def _check_name(file: Found) -> None:
-    if _printable(file.url) != file.url:
-        raise UsageError(f"{_printable(file.url)}: the file's name is not UTF-8; rename it")
-
-
-def _printable(name: str) -> str:
-    """Bytes of a name that are no UTF-8 as \\xNN: tables and records are."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _rejected(file: Found, error: str, why: str) -> Rejected:
+    url = printable(file.url)
+    failure = Failure(
+        scene_id=printable(file.scene_id),
+        url=url,
+        stage="describe",
+        window=None,
+        error=error,
+        message=f"{url}: {' '.join(why.split())}",
+    )
+    return Rejected(file.version, failure)
