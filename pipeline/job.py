@@ -21,7 +21,7 @@ from pipeline.receipt import Estimate, Failure, Progress, Receipt
 from pipeline.replica import devices_here
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
-from pipeline.survey import Known, Survey, survey
+from pipeline.survey import Known, OnDescribed, Survey, survey
 from pipeline.tracker import Tally, Tracker
 from segformer import checkpoint_sha256, load_model
 
@@ -49,12 +49,16 @@ def plan(
     settings: Settings | None = None,
     execution: Execution | None = None,
     output: str | None = None,
+    on_described: OnDescribed | None = None,
 ) -> Estimate:
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
-    Reads headers and the checkpoint, writes nothing. Raises UsageError and CheckpointError.
+    Reads headers and the checkpoint, writes nothing. on_described is called with how many headers
+    have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
+    store does not answer.
     """
-    ready = _prepare(inputs, checkpoint, settings or Settings(), execution or Execution(), output)
+    execution = execution or Execution()
+    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output, on_described)
     shards = ready.new
     if ready.output is not None:
         shards = [*_open_part(ready.output, ready.recorded), *shards]
@@ -68,15 +72,17 @@ def run(
     settings: Settings | None = None,
     execution: Execution | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_described: OnDescribed | None = None,
 ) -> Receipt:
     """Segments the inputs into OUT, or goes on where an earlier run stopped.
 
-    on_progress is called about once a second. Raises UsageError and CheckpointError before
-    anything is written, and UnfinishedError where units are left open: run it again.
+    on_progress is called about once a second, on_described as in `plan`. Raises UsageError and
+    CheckpointError before anything is written, and UnfinishedError where units are left open: run
+    it again.
     """
     started, clock = datetime.now(UTC), time.monotonic()
     execution = execution or Execution()
-    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output, on_described)
     out = ready.output or Output.create(output, ready.job, execution.access)
     with out.store.alone("job.json"):
         tally = _carry_out(ready, out, execution, on_progress or (lambda _: None))
@@ -117,6 +123,7 @@ def _prepare(
     settings: Settings,
     execution: Execution,
     output: str | None,
+    on_described: OnDescribed | None,
 ) -> _Prepared:
     model = load_model(checkpoint, storage_options=execution.access.fsspec(checkpoint))
     device, count = flow.devices_of(execution.address) if execution.address else devices_here()
@@ -140,9 +147,8 @@ def _prepare(
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(existing.store, job)
     recorded = list(existing.shards()) if existing else []
-    found = survey(
-        inputs, job.settings, model.config.num_channels, Known.of(recorded), execution.access
-    )
+    channels, known = model.config.num_channels, Known.of(recorded)
+    found = survey(inputs, job.settings, channels, known, execution.access, on_described)
     cost = Cost(
         job.settings,
         _machine(device, count, execution),

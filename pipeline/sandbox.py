@@ -11,24 +11,23 @@ in every worker, and demand a guard in it.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Literal, TypeVar
+from multiprocessing.connection import wait
+from typing import Any, Literal, TypeVar
 
 from pipeline.errors import UnfinishedError
+from pipeline.worker import Raised, Returned
+
+__all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "sandboxed"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -39,7 +38,7 @@ _ITEMS_PER_PROCESS = 64
 """Half a second, the start of one more process, must be worth it."""
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[2:];"
-    " from pipeline.sandbox import serve; serve(int(sys.argv[1]))"
+    " from pipeline.worker import serve; serve(int(sys.argv[1]))"
 )
 
 
@@ -58,17 +57,6 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Returned(Generic[R]):
-    value: R
-
-
-@dataclass(frozen=True)
-class Raised:
-    error: BaseException
-    """As the function raised it, but without its cause, which does not travel."""
-
-
-@dataclass(frozen=True)
 class Died:
     """The item ended its process though it was alone in it."""
 
@@ -82,7 +70,7 @@ Outcome = Returned[R] | Raised | Died
 
 def sandboxed(
     function: Callable[[T], R], items: Sequence[T], limits: Limits
-) -> Iterator[tuple[int, Outcome[R]]]:
+) -> Generator[tuple[int, Outcome[R]], None, None]:
     """The index and the outcome of each item, once, as they come.
 
     The function is one that can be imported by its name, or a functools.partial of such a one;
@@ -149,7 +137,7 @@ class _Worker:
         self.connection.close()
         if code >= 0:
             return f"its process ended with exit code {code}"
-        name = signal.Signals(-code).name if -code in iter(signal.Signals) else f"signal {-code}"
+        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
         why = ", as happens when memory runs out" if name == "SIGKILL" else ""
         return f"its process was killed by {name}{why}"
 
@@ -236,69 +224,3 @@ class _Pool:
     def _end(self, worker: _Worker) -> str:
         self._workers.remove(worker)
         return worker.end()
-
-
-def serve(descriptor: int) -> None:
-    """The life of a worker process; never returns."""
-    connection = Connection(descriptor)
-    _end_with_parent()
-    pickled, threads, memory_bytes = connection.recv()
-    function = pickle.loads(pickled)  # what cannot be imported is told on stderr
-    _quiet()
-    _limit(memory_bytes)
-    connection.send(None)
-    receiving, sending = threading.Lock(), threading.Lock()
-
-    def work() -> None:
-        try:
-            while True:
-                with receiving:
-                    index, item = connection.recv()
-                answer = _answer(function, index, item)
-                with sending:
-                    connection.send_bytes(answer)
-        finally:  # the parent has gone, or memory was short even here
-            os._exit(1)
-
-    for _ in range(threads):
-        threading.Thread(target=work, daemon=True).start()
-    threading.Event().wait()
-
-
-def _answer(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
-    """The outcome, pickled."""
-    try:
-        return pickle.dumps((index, Returned(function(item))))
-    except BaseException as error:  # noqa: BLE001  the caller judges
-        try:
-            answer = pickle.dumps((index, Raised(error)))
-            pickle.loads(answer)  # not every exception that can be pickled can be unpickled
-            return answer
-        except Exception:  # noqa: BLE001
-            plain = RuntimeError(f"{type(error).__name__}: {error}")
-            return pickle.dumps((index, Raised(plain)))
-
-
-def _end_with_parent() -> None:
-    """Even where the parent is killed, and code in C holds Python's lock. Linux only."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-
-
-def _quiet() -> None:
-    """What C prints when it crashes goes nowhere; what Python logs still goes to stderr."""
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def _limit(memory_bytes: int) -> None:
-    """MemoryError instead of a machine without memory; and no core files."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if sys.platform == "linux":
-        with open("/proc/self/status") as status:
-            (used,) = (line.split()[1] for line in status if line.startswith("VmData:"))
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        soft = int(used) * 1024 + memory_bytes
-        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -19,7 +19,7 @@ from pipeline.errors import SwathError, UsageError
 from pipeline.inputs import Found, find_inputs, printable
 from pipeline.output import Rejected, Shard
 from pipeline.receipt import Failure
-from pipeline.sandbox import Died, Limits, Outcome, Raised, Returned, sandboxed
+from pipeline.sandbox import Died, Limits, Outcome, Returned, sandboxed
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 
@@ -33,6 +33,8 @@ which must never count as a fault of the file."""
 _HEADER_BYTES = 1_000_000_000
 """What the headers under way in one process may allocate. The largest honest ones, tile indices of
 scenes of 10^12 px, take some 10 MB."""
+
+OnDescribed = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class Survey:
     notes: tuple[str, ...]
 
 
-def survey(  # noqa: PLR0913  what is asked, and who is told
+def survey(
     inputs: Sequence[str],
     settings: Settings,
     channels: int,
     planned: Known,
     access: Access,
-    on_described: Callable[[int, int], None] | None = None,
+    on_described: OnDescribed | None = None,
 ) -> Survey:
     """Describes the inputs that are not planned yet; on_described is told how many of how many.
 
@@ -117,7 +119,7 @@ def survey(  # noqa: PLR0913  what is asked, and who is told
 def _all_described(
     files: Sequence[Found],
     work: Callable[[Found], Scene | Failure],
-    on_described: Callable[[int, int], None],
+    on_described: OnDescribed,
 ) -> list[Scene | Rejected]:
     """In the order of the files."""
     remote = any("://" in file.url for file in files)
@@ -160,29 +162,26 @@ def _sorted_out(found: Sequence[Found], planned: Known) -> tuple[list[Found], li
 
 def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
     """Raises what concerns more than this file: a store that does not answer."""
-    match outcome:
-        case Returned(Scene() as scene):
-            return scene
-        case Returned(Failure() as failure):
-            return Rejected(file.version, failure)
-        case Died(reason, how):
-            why = f"its header cannot be read: {how}; replace the file or leave it out"
-            return _rejected(file, reason, why)
-        case Raised(SwathError() as error):
-            raise error
-        case Raised(error):
-            why = f"its header cannot be read: {error}; replace the file or leave it out"
-            return _rejected(file, type(error).__name__, why)
+    if isinstance(outcome, Returned):
+        if isinstance(outcome.value, Scene):
+            return outcome.value
+        return Rejected(file.version, outcome.value)
+    if isinstance(outcome, Died):
+        return _rejected(file, outcome.reason, outcome.how)
+    if isinstance(outcome.error, SwathError):
+        raise outcome.error
+    return _rejected(file, type(outcome.error).__name__, str(outcome.error))
 
 
 def _rejected(file: Found, error: str, why: str) -> Rejected:
     url = printable(file.url)
+    why = " ".join(why.split())
     failure = Failure(
         scene_id=printable(file.scene_id),
         url=url,
         stage="describe",
         window=None,
         error=error,
-        message=f"{url}: {' '.join(why.split())}",
+        message=f"{url}: its header cannot be read: {why}; replace the file or leave it out",
     )
     return Rejected(file.version, failure)

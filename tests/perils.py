@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 
-def meet(peril: str) -> str:
+def meet(peril: str) -> str:  # noqa: PLR0912  a list
     """Returns `peril` in capitals, if it returns."""
     kind, _, rest = peril.partition(" ")
     match kind:
