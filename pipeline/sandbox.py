@@ -34,6 +34,8 @@ R = TypeVar("R")
 
 _START_S = 300.0
 """The longest that a worker may take to start: its imports may come over a slow network."""
+_LAST_WORDS_S = 5.0
+"""A process closes its connection a moment before it has ended."""
 _ITEMS_PER_PROCESS = 64
 """Half a second, the start of one more process, must be worth it."""
 _CHILD = (
@@ -130,8 +132,10 @@ class _Worker:
         """When it should be heard of at the latest."""
         return min(self.running.values()) if self.ready else self._start_due
 
-    def end(self) -> str:
-        """Ends the process, if it has not ended; says how it did."""
+    def end(self, wait_s: float = 0.0) -> str:
+        """Ends the process, if it does not end by itself; says how it did."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(wait_s)
         self._process.kill()
         code = self._process.wait()
         self.connection.close()
@@ -195,7 +199,7 @@ class _Pool:
         try:
             message = worker.connection.recv()
         except Exception:  # noqa: BLE001  whatever the last bytes of a dying process were
-            yield from self._died(worker, Died("crashed", self._end(worker)))
+            yield from self._died(worker, Died("crashed", self._end(worker, _LAST_WORDS_S)))
             return
         if message is None:
             worker.ready = True
@@ -221,6 +225,6 @@ class _Pool:
     def _start(self, queue: deque[int], alone: bool) -> None:
         self._workers.append(_Worker(self._function, queue, self._limits, alone))
 
-    def _end(self, worker: _Worker) -> str:
+    def _end(self, worker: _Worker, wait_s: float = 0.0) -> str:
         self._workers.remove(worker)
-        return worker.end()
+        return worker.end(wait_s)

@@ -30,7 +30,7 @@ def meet(peril: str) -> str:  # noqa: PLR0912  a list
             hoard = []
             while True:
                 hoard.append(bytes(10_000_000))
-        case "stack":
+        case "abort":
             ctypes.CDLL(None).abort()
         case "raise":
             raise ValueError(rest)
