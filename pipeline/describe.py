@@ -17,6 +17,7 @@ from pipeline.access import PLAIN, Access
 from pipeline.area import ground
 from pipeline.errors import InputError, UsageError
 from pipeline.inputs import Found, printable
+from pipeline.plausible import doubt
 from pipeline.raster import RASTER_ERRORS, cause, open_raster
 from pipeline.receipt import Failure
 from pipeline.scene import IDENTITY, Affine6, Scene
@@ -58,6 +59,9 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
             bands = _bands(src, url, settings.bands, channels)
             dtype = _dtype(src, url, bands, settings)
             transform = _transform(src, url)
+            why_not = found.size_bytes and doubt(src, dtype, found.size_bytes)
+            if why_not:
+                raise _bad(url, f"{why_not}; its header is damaged: replace it or leave it out")
             return Scene(
                 scene_id=found.scene_id,
                 url=url,
