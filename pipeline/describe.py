@@ -54,12 +54,12 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
     if printable(url) != url:
         raise UsageError(f"{printable(url)}: the file's name is not UTF-8; rename it")
     try:
-        with open_raster(url, access) as (src, _):
+        with open_raster(url, access) as (src, notes):
             _check_is_image(src, url)
             bands = _bands(src, url, settings.bands, channels)
             dtype = _dtype(src, url, bands, settings)
             transform = _transform(src, url)
-            why_not = found.size_bytes and doubt(src, dtype, found.size_bytes)
+            why_not = doubt(src, notes, dtype, found.size_bytes)
             if why_not:
                 raise _bad(url, f"{why_not}; its header is damaged: replace it or leave it out")
             return Scene(

@@ -81,6 +81,8 @@ def _end_with_parent() -> None:
 
 def _quiet() -> None:
     """What C prints when it crashes goes nowhere; what Python logs still goes to stderr."""
+    # rasterio cannot decode the messages of GDAL that quote a damaged file, and nobody can be told.
+    sys.unraisablehook = lambda _: None
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
