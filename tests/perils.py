@@ -41,12 +41,20 @@ def meet(peril: str) -> str:  # noqa: PLR0912  a list
         case "print":
             print("to stdout")
             os.write(2, b"to stderr")
+            Grudge()
         case "pid":
             return str(os.getpid())
         case "report":
             Path(rest).write_text(str(os.getpid()))
             time.sleep(3600)
     return peril.upper()
+
+
+class Grudge:
+    """Raises where nobody can catch it, as a callback from C may."""
+
+    def __del__(self) -> None:
+        raise ValueError("unseen")
 
 
 class Odd(Exception):
