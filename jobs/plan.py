@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
 from jobs import options, text
+from jobs.progress import ProgressLine
 from pipeline.receipt import Estimate, Failure
 
 
@@ -28,7 +30,8 @@ def plan(
     settings, execution = options.parse(parsed)
     from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
-    estimate = job.plan(inputs, checkpoint, settings, execution, output)
+    with ProgressLine(sys.stderr) as progress:
+        estimate = job.plan(inputs, checkpoint, settings, execution, output, progress.described)
     click.echo(text.to_json(estimate.to_json()) if form == "json" else render(estimate))
 
 

@@ -1,4 +1,4 @@
-"""The one live line of `swath run`. Knows how a terminal is rewritten, not what is computed."""
+"""The one live line of a command. Knows how a terminal is rewritten, not what is computed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ TERMINAL_S = 0.2
 """Seconds between two rewritings of the line on a terminal."""
 LOG_S = 10.0
 """Seconds between two lines in a file."""
+QUIET_S = 1.0
+"""Seconds of describing before it is worth a line."""
+CLEAR = "\r\x1b[K"
 
 
 class ProgressLine:
@@ -25,6 +28,8 @@ class ProgressLine:
         self._terminal = stream.isatty()
         self._pause_s = TERMINAL_S if self._terminal else LOG_S
         self._next_s = 0.0
+        self._next_headers_s: float | None = None
+        self._written = False
         self._last: Progress | None = None
         self._shown: Progress | None = None
 
@@ -35,12 +40,23 @@ class ProgressLine:
         """Show the last Progress, and leave the cursor on a line of its own."""
         if self._last is not None and self._last != self._shown:
             self._show(self._last)
-        if self._terminal and self._shown is not None:
+        if self._terminal and self._written:
             self._stream.write("\n")
             self._stream.flush()
 
+    def described(self, done: int, total: int) -> None:
+        """Called with how many headers have been read, of how many."""
+        now_s = self._clock()
+        if self._next_headers_s is None:
+            self._next_headers_s = now_s + QUIET_S
+        if now_s >= self._next_headers_s:
+            self._next_headers_s = now_s + self._pause_s
+            self._write(f"described {done:,} of {total:,} headers")
+
     def __call__(self, progress: Progress) -> None:
         if self._last is None:
+            if progress.notes and self._terminal and self._written:
+                self._stream.write(CLEAR)
             self._stream.writelines(f"note: {note}\n" for note in progress.notes)
         self._last = progress
         now_s = self._clock()
@@ -49,15 +65,18 @@ class ProgressLine:
             self._show(progress)
 
     def _show(self, progress: Progress) -> None:
-        line = render(progress)
+        self._write(render(progress))
+        self._shown = progress
+
+    def _write(self, line: str) -> None:
         if self._terminal:
             # One column less than the terminal has, or the cursor would wrap to the next line.
-            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+            line = CLEAR + line[: shutil.get_terminal_size().columns - 1]
         else:
             line += "\n"
         self._stream.write(line)
         self._stream.flush()
-        self._shown = progress
+        self._written = True
 
 
 def render(progress: Progress) -> str:

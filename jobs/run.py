@@ -44,7 +44,9 @@ def run(
     from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
     with ProgressLine(sys.stderr) as progress:
-        receipt = carry_out(inputs, checkpoint, output, settings, execution, progress)
+        receipt = carry_out(
+            inputs, checkpoint, output, settings, execution, progress, progress.described
+        )
     click.echo(render(receipt))
     if receipt.failures:
         count = text.count(len(receipt.failures), "row")

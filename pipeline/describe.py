@@ -17,14 +17,32 @@ from pipeline.access import PLAIN, Access
 from pipeline.area import ground
 from pipeline.errors import InputError, UsageError
 from pipeline.examine import RASTER_ERRORS, cause, examine
-from pipeline.inputs import Found
+from pipeline.inputs import Found, printable
+from pipeline.plausible import doubt
 from pipeline.ranges import read_beside
+from pipeline.receipt import Failure
 from pipeline.scene import IDENTITY, Affine6, Scene
 from pipeline.settings import Settings
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME"))
 WRITTEN_TAGS = ((None, "EXIF_DateTimeOriginal"), (None, "TIFFTAG_DATETIME"))
+
+
+def attempt(found: Found, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+    """`describe`, with what is wrong with the file as a Failure: exceptions lose their cause when
+    they travel between processes."""
+    try:
+        return describe(found, settings, channels, access)
+    except (InputError, UsageError) as error:
+        return Failure(
+            scene_id=printable(found.scene_id),
+            url=printable(found.url),
+            stage="describe",
+            window=None,
+            error=type(error.__cause__ or error).__name__,
+            message=str(error),
+        )
 
 
 def describe(found: Found, settings: Settings, channels: int, access: Access = PLAIN) -> Scene:
@@ -34,12 +52,17 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
     option is missing or does not fit it: --bands, --scale.
     """
     url = found.url
+    if printable(url) != url:
+        raise UsageError(f"{printable(url)}: the file's name is not UTF-8; rename it")
 
-    def look(src: Any) -> Scene:
+    def look(src: Any, notes: list[str]) -> Scene:
         _check_is_image(src, url)
         bands = _bands(src, url, settings.bands, channels)
         dtype = _dtype(src, url, bands, settings)
         transform = _transform(src, url)
+        why_not = doubt(src, notes, dtype, found.size_bytes)
+        if why_not:
+            raise _bad(url, f"{why_not}; its header is damaged: replace it or leave it out")
         if transform == IDENTITY:
             transform = _world_transform(found, access)
         return Scene(

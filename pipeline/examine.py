@@ -84,8 +84,10 @@ def gdal_env() -> Iterator[list[str]]:
         _THREAD.notes = outer
 
 
-def examine(url: str, sidecars: Sequence[str], access: Access, look: Callable[[Any], T]) -> T:
-    """What `look` makes of the opened rasterio dataset.
+def examine(
+    url: str, sidecars: Sequence[str], access: Access, look: Callable[[Any, list[str]], T]
+) -> T:
+    """What `look` makes of the opened rasterio dataset and the list that GDAL's warnings go to.
 
     Raises what `look` raises, and one of RASTER_ERRORS where the file is at fault: only then is it
     certain that its bytes came whole. TransientError: they did not come, and may later;
@@ -106,13 +108,13 @@ def examine(url: str, sidecars: Sequence[str], access: Access, look: Callable[[A
     return result
 
 
-def _look(path: str, look: Callable[[Any], T], **how: Any) -> T:
+def _look(path: str, look: Callable[[Any, list[str]], T], **how: Any) -> T:
     with gdal_env() as notes:
         with rasterio.open(path, **how) as src:
             if src.driver == "VRT" and not path.lower().endswith(".vrt"):
                 # Text that names other files: welcome where somebody has called it that.
                 raise RasterioIOError("is a virtual raster under another name; call it .vrt")
-            result = look(src)
+            result = look(src, notes)
         for note in notes:
             if _DAMAGE.search(note):
                 raise RasterioIOError(" ".join(note.removeprefix("CPLE_AppDefined:").split()))

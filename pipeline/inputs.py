@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Found:
     is another scene."""
     sidecars: tuple[str, ...] = ()
     """Names of files in the same folder that say more of it: a mask, a place."""
+    size_bytes: int | None = None
+    """None: its server does not say."""
 
 
 def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
@@ -101,6 +104,7 @@ def _found(given: str, fs: FileSystem, path: str) -> list[Found]:
                 url=fs.unstrip_protocol(name).removeprefix("file://"),
                 version=_version(infos),
                 sidecars=tuple(one.rpartition("/")[2] for one in beside),
+                size_bytes=infos[0]["size"],
             )
         )
     return found
@@ -163,6 +167,11 @@ def _version_of_one(info: dict[str, Any]) -> str:
     if etag:
         return str(etag).strip('"')
     return f"{info['size']}-{info.get('mtime') or info.get('Last-Modified', '')}"
+
+
+def printable(name: str) -> str:
+    """Bytes of a name that are no UTF-8 as \\xNN: tables and records are."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:

@@ -26,7 +26,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.supersede import recorded, retrying, standing
-from pipeline.survey import Known, Survey, survey
+from pipeline.survey import Known, OnDescribed, Survey, survey
 from pipeline.tracker import Tracker
 from segformer import checkpoint_sha256, load_model
 
@@ -55,12 +55,16 @@ def plan(
     settings: Settings | None = None,
     execution: Execution | None = None,
     output: str | None = None,
+    on_described: OnDescribed | None = None,
 ) -> Estimate:
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
-    Reads headers and the checkpoint, writes nothing. Raises UsageError and CheckpointError.
+    Reads headers and the checkpoint, writes nothing. on_described is called with how many headers
+    have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
+    store does not answer.
     """
-    ready = _prepare(inputs, checkpoint, settings or Settings(), execution or Execution(), output)
+    execution = execution or Execution()
+    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output, on_described)
     shards = ready.new
     if ready.output is not None:
         shards = [*_open_part(ready.output, ready.recorded), *shards]
@@ -76,12 +80,13 @@ def run(
     settings: Settings | None = None,
     execution: Execution | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_described: OnDescribed | None = None,
 ) -> Receipt:
     """Segments the inputs into OUT, or goes on where an earlier run stopped.
 
-    on_progress is called about once a second. Raises UsageError and CheckpointError before
-    anything is written, and UnfinishedError where units are left open: run it again.
-    A run that more inputs fail than execution.max_quarantined allows is one or the other.
+    on_progress is called about once a second, on_described as in `plan`. Raises UsageError and
+    CheckpointError before anything is written, and UnfinishedError where units are left open: run
+    it again. A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
     beginning = Beginning()
     execution = execution or Execution()
@@ -89,7 +94,9 @@ def run(
         existing = Output.find(output, execution.access.hurried())
         if existing:  # before the plan is read, which another run might be adding to
             stack.enter_context(existing.store.alone("job.json"))
-        ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output)
+        ready = _prepare(
+            inputs, checkpoint, settings or Settings(), execution, output, on_described
+        )
         stops = ready.quarantine.too_many() if ready.new else None
         if stops:
             raise UsageError(f"{output}: {stops}; nothing was changed")
@@ -148,6 +155,7 @@ def _prepare(
     settings: Settings,
     execution: Execution,
     output: str | None,
+    on_described: OnDescribed | None,
 ) -> _Prepared:
     access = execution.access.hurried()
     model = from_checkpoint(load_model, checkpoint, access)
@@ -170,8 +178,8 @@ def _prepare(
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(open_store(existing.store.root, execution.access), job)
     earlier = recorded(existing)
-    known = Known.of(earlier, execution.retry_quarantined)
-    found = survey(inputs, job.settings, model.config.num_channels, known, access)
+    channels, known = model.config.num_channels, Known.of(earlier, execution.retry_quarantined)
+    found = survey(inputs, job.settings, channels, known, access, on_described)
     cost = Cost(
         job.settings,
         _machine(device, count, execution),

@@ -20,6 +20,8 @@ UNITS_PER_REPLICA = 16
 """Small jobs are cut finer, for progress, balance and something to resume."""
 LEAST_WINDOWS = 4
 LARGEST_UNIT_PX = 150_000_000
+MOST_UNITS = 1_000_000
+"""Of one job: some 8 Tpx with MiT-B0 on CPUs, 150 Tpx on GPUs. The plan would have a gigabyte."""
 SHARD_UNITS = 1000
 SHARD_SCENES = 2000
 BATCH = {"cpu": 1, "cuda": 16}
@@ -37,8 +39,9 @@ class Planner:
         self, scenes: Sequence[Scene], rejected: Sequence[Rejected], first: int
     ) -> Iterator[Shard]:
         """Shards of whole scenes, numbered from `first`. Raises UsageError where a unit would not
-        fit into memory."""
+        fit into memory, and where there would be too many."""
         target = self._target_windows(sum(self.cost.grid(scene).count for scene in scenes))
+        self._check_count(scenes, target)
         left = tuple(rejected)
         for number, some in enumerate(self._by_shard(scenes, target), first):
             shard_id = f"{number:06d}"
@@ -61,7 +64,7 @@ class Planner:
         some: list[Scene] = []
         units = 0.0
         for scene in scenes:
-            blocks = len(self._cores(scene, target))
+            blocks = self._count(scene, target)
             share = blocks if blocks > 1 else self.cost.grid(scene).count / target
             if some and (units + share > SHARD_UNITS or len(some) == SHARD_SCENES):
                 yield some
@@ -91,17 +94,24 @@ class Planner:
             yield Unit(shard_id, tuple(bundle))
 
     def _cores(self, scene: Scene, target: float) -> list[Rect]:
+        return cores(scene.width, scene.height, *self._core_size(scene, target))
+
+    def _count(self, scene: Scene, target: float) -> int:
+        """Blocks of the scene, without a list of them."""
+        width, height = self._core_size(scene, target)
+        return -(-scene.width // width) * -(-scene.height // height)
+
+    def _core_size(self, scene: Scene, target: float) -> tuple[int, int]:
         if self.execution.block:
-            edge = self.execution.block
-            return cores(scene.width, scene.height, edge, edge)
+            return self.execution.block, self.execution.block
         if self.cost.grid(scene).count <= 1.5 * target:
-            return [scene.rect]
+            return scene.width, scene.height
         step, target_px = self._step(), target * self.cost.settings.stride**2
         if scene.striped:
             height = max(1, round(target_px / scene.width / step)) * step
-            return cores(scene.width, scene.height, scene.width, height)
+            return scene.width, height
         edge = max(1, round(math.sqrt(target_px) / step)) * step
-        return cores(scene.width, scene.height, edge, edge)
+        return edge, edge
 
     def _step(self) -> int:
         """Cores grow by this: a multiple of the mask tile, and of the stride where that fits, and
@@ -110,6 +120,19 @@ class Planner:
         both = math.lcm(MASK_TILE_PX, stride)
         step = both if both <= 4 * MASK_TILE_PX else MASK_TILE_PX
         return step * max(1, math.ceil(4 * stride / step))
+
+    def _check_count(self, scenes: Sequence[Scene], target: float) -> None:
+        counts = [self._count(scene, target) for scene in scenes]
+        blocks = sum(count for count in counts if count > 1)
+        if blocks > MOST_UNITS:
+            largest = max(scenes, key=lambda scene: scene.pixels)
+            megapixels = sum(scene.pixels for scene in scenes) / 1e6
+            raise UsageError(
+                f"{megapixels:,.0f} Mpx would be {blocks:,} units, more than {MOST_UNITS:,}; the"
+                f" largest scene is {largest.url} of {largest.width}x{largest.height} px: leave it"
+                " out if that is wrong, else use a larger --block or divide the INPUTs between"
+                " several outputs"
+            )
 
     def _check_memory(self, unit: Unit) -> None:
         machine = self.cost.machine

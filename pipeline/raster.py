@@ -57,7 +57,7 @@ def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
     distinct = tuple(dict.fromkeys(scene.bands))
     window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
 
-    def look(src: Any) -> tuple[np.ndarray, np.ndarray]:
+    def look(src: Any, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
         _check_unchanged(src, scene)
         values = src.read(distinct, window=window)
         return values, _valid(src, scene, distinct, values, window)

@@ -17,7 +17,7 @@ class Failure:
     window: str | None
     """The rectangle concerned, `col_off,row_off widthxheight`; None: the whole input."""
     error: str
-    """The error's class."""
+    """The error's class; `crashed`, `timeout` or `memory` where the process ended instead."""
     message: str
 
     def to_json(self) -> dict[str, Any]:

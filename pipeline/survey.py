@@ -1,24 +1,39 @@
-"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone."""
+"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone.
+
+Headers are read in processes of their own, for one that crashes GDAL must not end the run.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.access import Access
-from pipeline.describe import describe
-from pipeline.errors import InputError, UsageError
-from pipeline.inputs import Found, find_inputs
+from pipeline.describe import attempt
+from pipeline.errors import SwathError, UsageError
+from pipeline.inputs import Found, find_inputs, printable
 from pipeline.output import Rejected
 from pipeline.receipt import Failure
+from pipeline.sandbox import Died, Limits, Outcome, Returned, sandboxed
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.supersede import Recorded
 
+_PROCESSES = 8
+"""At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
+_HEADER_S, _REMOTE_HEADER_S = 60.0, 600.0
+"""A header takes milliseconds. Over a network it may take as long as what may pass is waited for,
+which must never count as a fault of the file."""
+_HEADER_BYTES = 1_000_000_000
+"""What the headers under way in one process may allocate. The largest honest ones, tile indices of
+scenes of 10^12 px, take some 10 MB."""
+
+OnDescribed = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -81,16 +96,23 @@ class Survey:
 
 
 def survey(
-    inputs: Sequence[str], settings: Settings, channels: int, planned: Known, access: Access
+    inputs: Sequence[str],
+    settings: Settings,
+    channels: int,
+    planned: Known,
+    access: Access,
+    on_described: OnDescribed | None = None,
 ) -> Survey:
-    """Describes the inputs that are not planned yet, and those that are to be tried again.
+    """Describes the inputs that are not planned yet, and those that are to be tried again;
+    on_described is told how many of how many.
 
-    Raises UsageError for INPUTs that name nothing, and where no input at all can be used.
+    Raises UsageError for INPUTs that name nothing, and where no input at all can be used;
+    UnfinishedError where a store does not answer.
     """
     found = find_inputs(inputs, access)
     new, changed, retries = _sorted_out(found, planned)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda file: _describe(file, settings, channels, access), new))
+    work = partial(attempt, settings=settings, channels=channels, access=access)
+    results = _all_described(new, work, on_described or (lambda _done, _total: None))
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
     if rejected and not scenes and not planned.urls:
@@ -118,6 +140,27 @@ def survey(
     return Survey(len(found), scenes, rejected, retries, tuple(notes))
 
 
+def _all_described(
+    files: Sequence[Found],
+    work: Callable[[Found], Scene | Failure],
+    on_described: OnDescribed,
+) -> list[Scene | Rejected]:
+    """In the order of the files."""
+    remote = any("://" in file.url for file in files)
+    limits = Limits(
+        processes=min(os.cpu_count() or 1, _PROCESSES),
+        threads=_THREADS,
+        item_s=_REMOTE_HEADER_S if remote else _HEADER_S,
+        memory_bytes=_HEADER_BYTES,
+    )
+    results: dict[int, Scene | Rejected] = {}
+    with closing(sandboxed(work, files, limits)) as outcomes:
+        for index, outcome in outcomes:
+            results[index] = _described(files[index], outcome)
+            on_described(len(results), len(files))
+    return [results[index] for index in range(len(files))]
+
+
 def _sorted_out(
     found: Sequence[Found], known: Known
 ) -> tuple[list[Found], list[str], dict[str, tuple[str, ...]]]:
@@ -125,9 +168,9 @@ def _sorted_out(
     that are to be planned again their earlier shards by scene_id."""
     new, changed, retries = [], [], {}
     for file in found:
-        planned = known.planned.get(_printable(file.url))
+        planned = known.planned.get(printable(file.url))
         if planned is None:
-            other = known.urls.get(_printable(file.scene_id))
+            other = known.urls.get(printable(file.scene_id))
             if other is not None:
                 raise UsageError(
                     f"{file.url}: this output has another file as scene {file.scene_id!r}"
@@ -143,27 +186,28 @@ def _sorted_out(
     return new, changed, retries
 
 
-def _describe(file: Found, settings: Settings, channels: int, access: Access) -> Scene | Rejected:
-    try:
-        _check_name(file)
-        return describe(file, settings, channels, access)
-    except (InputError, UsageError) as error:
-        failure = Failure(
-            scene_id=_printable(file.scene_id),
-            url=_printable(file.url),
-            stage="describe",
-            window=None,
-            error=type(error.__cause__ or error).__name__,
-            message=str(error),
-        )
-        return Rejected(file.version, failure)
+def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
+    """Raises what concerns more than this file: a store that does not answer."""
+    if isinstance(outcome, Returned):
+        if isinstance(outcome.value, Scene):
+            return outcome.value
+        return Rejected(file.version, outcome.value)
+    if isinstance(outcome, Died):
+        return _rejected(file, outcome.reason, outcome.how)
+    if isinstance(outcome.error, SwathError):
+        raise outcome.error
+    return _rejected(file, type(outcome.error).__name__, str(outcome.error))
 
 
-def _check_name(file: Found) -> None:
-    if _printable(file.url) != file.url:
-        raise UsageError(f"{_printable(file.url)}: the file's name is not UTF-8; rename it")
-
-
-def _printable(name: str) -> str:
-    """Bytes of a name that are no UTF-8 as \\xNN: tables and records are."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _rejected(file: Found, error: str, why: str) -> Rejected:
+    url = printable(file.url)
+    why = " ".join(why.split())
+    failure = Failure(
+        scene_id=printable(file.scene_id),
+        url=url,
+        stage="describe",
+        window=None,
+        error=error,
+        message=f"{url}: its header cannot be read: {why}; replace the file or leave it out",
+    )
+    return Rejected(file.version, failure)

@@ -163,7 +163,7 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, "")
-    ((inputs, checkpoint, settings, execution, output),) = seen
+    ((inputs, checkpoint, settings, execution, output, _),) = seen
     assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
     assert np.isnan(settings.nodata)
@@ -313,6 +313,22 @@ def test_progress_is_one_live_line_or_one_now_and_then(terminal: bool, shown: in
         assert "\r" not in written
         assert written.count("\n") == shown
     assert "31.0 Mpx of 100.0 Mpx, 31%, 1.00 Mpx/s, 1 min 9 s left" in written.splitlines()[-1]
+
+
+def test_describing_is_shown_once_it_takes_long() -> None:
+    screen, now = Screen(terminal=False), [0.0]
+    with ProgressLine(screen, clock=lambda: now[0]) as line:
+        for done in range(1, 2001):
+            now[0] = done / 100
+            line.described(done, 2000)
+    assert screen.getvalue() == "described 101 of 2,000 headers\ndescribed 1,101 of 2,000 headers\n"
+
+
+def test_a_small_job_describes_in_silence() -> None:
+    screen = Screen(terminal=True)
+    with ProgressLine(screen, clock=lambda: 0.0) as line:
+        line.described(1, 1)
+    assert screen.getvalue() == ""
 
 
 def test_progress_says_when_it_does_not_know() -> None:

@@ -1,0 +1,99 @@
+"""The inside of a worker process of the sandbox: takes items, answers with outcomes.
+
+Knows how a process is kept from taking others with it, and nothing of what it computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Returned(Generic[R]):
+    value: R
+
+
+@dataclass(frozen=True)
+class Raised:
+    error: BaseException
+    """As the function raised it, but without its cause, which does not travel."""
+
+
+def serve(descriptor: int) -> None:
+    """The life of a worker process; never returns."""
+    connection = Connection(descriptor)
+    _end_with_parent()
+    pickled, threads, memory_bytes = connection.recv()
+    function = pickle.loads(pickled)  # what cannot be imported is told on stderr
+    _quiet()
+    _limit(memory_bytes)
+    connection.send(None)
+    receiving, sending = threading.Lock(), threading.Lock()
+
+    def work() -> None:
+        try:
+            while True:
+                with receiving:
+                    index, item = connection.recv()
+                answer = _answer(function, index, item)
+                with sending:
+                    connection.send_bytes(answer)
+        finally:  # the parent has gone, or memory was short even here
+            os._exit(1)
+
+    for _ in range(threads):
+        threading.Thread(target=work, daemon=True).start()
+    threading.Event().wait()
+
+
+def _answer(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
+    """The outcome, pickled."""
+    try:
+        return pickle.dumps((index, Returned(function(item))))
+    except BaseException as error:  # noqa: BLE001  the caller judges
+        try:
+            answer = pickle.dumps((index, Raised(error)))
+            pickle.loads(answer)  # not every exception that can be pickled can be unpickled
+            return answer
+        except Exception:  # noqa: BLE001
+            plain = RuntimeError(f"{type(error).__name__}: {error}")
+            return pickle.dumps((index, Raised(plain)))
+
+
+def _end_with_parent() -> None:
+    """Even where the parent is killed, and code in C holds Python's lock. Linux only."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _quiet() -> None:
+    """What C prints when it crashes goes nowhere; what Python logs still goes to stderr."""
+    # rasterio cannot decode the messages of GDAL that quote a damaged file, and nobody can be told.
+    sys.unraisablehook = lambda _: None
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _limit(memory_bytes: int) -> None:
+    """MemoryError instead of a machine without memory; and no core files."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        with open("/proc/self/status") as status:
+            (used,) = (line.split()[1] for line in status if line.startswith("VmData:"))
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        soft = int(used) * 1024 + memory_bytes
+        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

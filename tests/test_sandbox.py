@@ -1,0 +1,201 @@
+"""Worker processes crash, hang and run out of memory; the other items have their results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import perilous
+import perils
+import pytest
+from archives import write_scene
+
+import pipeline.survey
+from pipeline.access import PLAIN
+from pipeline.errors import TransientError, UnfinishedError
+from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
+from pipeline.settings import Settings
+from pipeline.survey import Known, survey
+
+LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)
+
+PARENT = """
+import sys
+from perils import meet
+from pipeline.sandbox import Limits, sandboxed
+for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
+    pass
+"""
+
+
+def test_exactly_those_that_end_their_process_die() -> None:
+    items = [f"good {n}" for n in range(200)]
+    bad = {
+        3: ("segfault", "crashed", "killed by SIGSEGV"),
+        4: ("kill", "crashed", "killed by SIGKILL"),
+        5: ("abort", "crashed", "killed by SIGABRT"),
+        40: ("exit", "crashed", "exit code 0"),
+        41: ("sleep", "timeout", "more than 2 s"),
+        120: ("hang", "timeout", "more than 2 s"),
+        150: ("memory", "memory", "more than 0.2 GB"),
+        151: ("touch", "memory", "more than 0.2 GB"),
+    }
+    for index, (item, _, _) in bad.items():
+        items[index] = item
+    outcomes = list(sandboxed(perils.meet, items, LIMITS))
+    assert sorted(index for index, _ in outcomes) == list(range(200))
+    for index, outcome in outcomes:
+        if index in bad:
+            _, reason, how = bad[index]
+            assert isinstance(outcome, Died)
+            assert outcome.reason == reason
+            assert how in outcome.how
+        else:
+            assert outcome == Returned(items[index].upper())
+
+
+def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
+    items = ["raise x", "good", "odd y", "leave"]
+    outcomes = dict(sandboxed(perils.meet, items, LIMITS))
+    errors = {i: out.error for i, out in outcomes.items() if isinstance(out, Raised)}
+    assert {i: (type(e), str(e)) for i, e in errors.items()} == {
+        0: (ValueError, "x"),
+        2: (RuntimeError, "Odd: y"),
+        3: (SystemExit, "1"),
+    }
+    assert outcomes[1] == Returned("GOOD")
+
+
+def test_a_small_job_starts_one_process() -> None:
+    few = {out.value for _, out in sandboxed(perils.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
+    assert len(few) == 1
+    assert str(os.getpid()) not in few
+    assert list(sandboxed(perils.meet, [], LIMITS)) == []
+
+
+def test_nothing_that_a_worker_prints_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
+    outcomes = dict(sandboxed(perils.meet, ["print", "segfault", "abort"], LIMITS))
+    assert outcomes[0] == Returned("PRINT")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_that_cannot_start_is_no_fault_of_an_item(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    module = types.ModuleType("only_here")
+    exec("def function(item): return item", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(UnfinishedError, match="could not start: its process ended with exit code"):
+        list(sandboxed(module.function, ["good"], LIMITS))
+    assert "No module named 'only_here'" in capfd.readouterr().err
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> tuple[str, Callable[[], int]]:
+    """An item that never ends, and the pid of the process that it is under way in."""
+    path = tmp_path / "pid"
+
+    def pid() -> int:
+        while not path.exists() or not path.read_text():
+            time.sleep(0.01)
+        return int(path.read_text())
+
+    return f"report {path}", pid
+
+
+def wait_until_gone(pid: int) -> None:
+    while (status := Path(f"/proc/{pid}/status")).exists():
+        if "\nState:\tZ" in status.read_text():  # an orphan that nobody has waited for yet
+            return
+        time.sleep(0.01)
+
+
+def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
+    item, pid = report
+    with closing(sandboxed(perils.meet, [item, "good"], LIMITS)) as outcomes:
+        assert next(outcomes) == (1, Returned("GOOD"))
+        worker = pid()
+    wait_until_gone(worker)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word for it is Linux's")
+@pytest.mark.parametrize("also", ["good", "hang"])
+def test_a_killed_parent_leaves_no_worker(report: tuple[str, Callable[[], int]], also: str) -> None:
+    item, pid = report
+    path = os.pathsep.join(sys.path)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, item, also], env={**os.environ, "PYTHONPATH": path}
+    )
+    worker = pid()
+    parent.kill()
+    parent.wait()
+    wait_until_gone(worker)
+
+
+def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never.tif")  # nobody writes into it: to open it takes for ever
+    command = [sys.executable, "-m", "jobs.cli", "plan", str(tmp_path / "never.tif")]
+    process = subprocess.Popen(
+        [*command, "--checkpoint", small_checkpoint],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (workers := children.read_text().split()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr.strip()) == (1, "", "swath: error: stopped")
+    for worker in workers:
+        wait_until_gone(int(worker))
+
+
+def described(tmp_path: Path) -> pipeline.survey.Survey:
+    seen: list[tuple[int, int]] = []
+    result = survey(
+        [str(tmp_path)], Settings(), 3, Known.of([]), PLAIN, lambda *count: seen.append(count)
+    )
+    assert seen == [(n, 5) for n in range(1, 6)]
+    return result
+
+
+def test_headers_that_end_their_process_are_quarantined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "crash", "hang", "raise", "z"):
+        write_scene(tmp_path / f"{name}.tif", 64, 64)
+    monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
+    monkeypatch.setattr(pipeline.survey, "_HEADER_S", 3.0)
+    found = described(tmp_path)
+    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
+    failures = [rejected.failure for rejected in found.rejected]
+    assert [(f.scene_id, f.stage, f.error) for f in failures] == [
+        ("crash.tif", "describe", "crashed"),
+        ("hang.tif", "describe", "timeout"),
+        ("raise.tif", "describe", "ZeroDivisionError"),
+    ]
+    assert failures[0].message == (
+        f"{tmp_path}/crash.tif: its header cannot be read: its process was killed by SIGSEGV;"
+        " replace the file or leave it out"
+    )
+
+
+def test_what_may_pass_ends_the_survey_and_quarantines_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(tmp_path / "a.tif", 64, 64)
+    write_scene(tmp_path / "outage.tif", 64, 64)
+    monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
+    with pytest.raises(TransientError, match="the store does not answer"):
+        survey([str(tmp_path)], Settings(), 3, Known.of([]), PLAIN)
