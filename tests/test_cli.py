@@ -378,7 +378,7 @@ def test_the_receipt_reads_well() -> None:
         replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2, scenes_partial=1,
         scenes_quarantined=1, failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
-        finish_s=2, bounded_by="segment", pixels_without_area=7, notes=("a note",),
+        finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
     )  # fmt: skip
     out = run.render(receipt)
     assert "100 of the grid, 125 computed" in out

@@ -22,6 +22,7 @@ from pipeline.access import PLAIN
 from pipeline.errors import TransientError, UnfinishedError
 from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
 from pipeline.settings import Settings
+from pipeline.supersede import Recorded
 from pipeline.survey import Known, survey
 
 LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)
@@ -33,6 +34,9 @@ from pipeline.sandbox import Limits, sandboxed
 for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
     pass
 """
+
+
+NOTHING = Known.of(Recorded([], [], set()), retry=False)
 
 
 def test_exactly_those_that_end_their_process_die() -> None:
@@ -164,7 +168,12 @@ def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
 def described(tmp_path: Path) -> pipeline.survey.Survey:
     seen: list[tuple[int, int]] = []
     result = survey(
-        [str(tmp_path)], Settings(), 3, Known.of([]), PLAIN, lambda *count: seen.append(count)
+        [str(tmp_path)],
+        Settings(),
+        3,
+        NOTHING,
+        PLAIN,
+        lambda *count: seen.append(count),
     )
     assert seen == [(n, 5) for n in range(1, 6)]
     return result
@@ -198,4 +207,4 @@ def test_what_may_pass_ends_the_survey_and_quarantines_nothing(
     write_scene(tmp_path / "outage.tif", 64, 64)
     monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
     with pytest.raises(TransientError, match="the store does not answer"):
-        survey([str(tmp_path)], Settings(), 3, Known.of([]), PLAIN)
+        survey([str(tmp_path)], Settings(), 3, NOTHING, PLAIN)
