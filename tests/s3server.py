@@ -253,11 +253,12 @@ class Gateway(Server):
     def _daemon(self, name: str, *command: str) -> None:
         with (self.root / "log" / f"{name}.err").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*_dying_with_us(), *command, "-f"],
+                [*dying_with_us(), *command, "-f"],
                 env={**os.environ, "CEPH_CONF": str(self._config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who end it in good order
             )
 
     def _last_words(self) -> str:
@@ -275,7 +276,7 @@ class Moto(Server):
         port = str(_free_ports(3))
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [*_dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+            [*dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -346,7 +347,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _dying_with_us() -> list[str]:
+def dying_with_us() -> list[str]:
     """A prefix for commands; where there is no setpriv, only `stop` ends them."""
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
