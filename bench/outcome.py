@@ -88,11 +88,11 @@ def _cell(counts: dict[str, int] | None) -> str:
     return f"{good}, {failed} failed" if failed else good
 
 
-def commit(folder: Path) -> str:
+def commit() -> str:
     """Of the code that runs; "unknown" where that is no checkout."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty"],
+            ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
             capture_output=True,
             text=True,
             check=True,
