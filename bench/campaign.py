@@ -100,7 +100,7 @@ def carry_out(case: Case, here: Site) -> Record:
         record |= _disturbed(case, here, out, runs)
         if record["exit_codes"] != [0]:
             record |= _again(case, here, out, runs)
-        record["problems"] = _problems(record, out)
+        record["problems"] = problems_of(record, out)
     except Trouble as error:
         record["problems"] = [str(error)]
     except Exception as error:  # noqa: BLE001 - a verdict on this case, and the others go on
@@ -150,7 +150,7 @@ def _again(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
     """The same command, with nothing in its way."""
     here.proxy.clear()
     before = outcomes(out)
-    _leave_an_upload(out)
+    leave_an_upload(out)
     folder = here.folder / f"{case.number:03d}"
     run = here.run(case.runner, out, folder / "second.log")
     runs.append(run)
@@ -162,13 +162,13 @@ def _again(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
     }
 
 
-def _leave_an_upload(out: str) -> None:
+def leave_an_upload(out: str) -> None:
     """As the killed writer of a table of 100 MB or more does; those of this job have one part."""
     key = f"{out.removeprefix(f's3://{BUCKET}/')}/masks/000000.parquet"
     s3server.client().call_s3("create_multipart_upload", Bucket=BUCKET, Key=key)
 
 
-def _problems(record: Record, out: str) -> list[str]:
+def problems_of(record: Record, out: str) -> list[str]:
     first, last = record["exit_codes"][0], record["exit_codes"][-1]
     problems = []
     if first in (2, 3):
