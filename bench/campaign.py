@@ -19,7 +19,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from archives import write_scene
 from cases import BUCKET, Case, cases
 from checkpoints import save_small
 from faults import Proxy, Run, Trouble, reach, strike
-from outcome import Record, Results, commit, summary, table
+from outcome import Record, Results, commit, requests_struck, summary, table, units_written_twice
 from outputs import differences, outcomes, receipts, recomputed_by_last, stray_files
 
 RESULTS = Path(__file__).parent / "results" / "campaign.jsonl"
@@ -108,6 +107,7 @@ def carry_out(case: Case, here: Site) -> Record:
     finally:
         for run in runs:
             run.end()
+        (folder / "last.json").write_text(json.dumps(here.proxy.log(), indent=1))
         here.proxy.clear()
         shutil.rmtree(here.folder / "ray", ignore_errors=True)
     record["seconds"] = round(time.monotonic() - began, 1)
@@ -131,8 +131,8 @@ def _disturbed(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
     (folder / "first.json").write_text(json.dumps(log, indent=1))
     return {
         "struck_at": struck_at,
-        "requests_struck": sum(e["status"] is None or not _undisturbed(e) for e in log),
-        "units_written_twice": _written_twice(log),
+        "requests_struck": requests_struck(log),
+        "units_written_twice": units_written_twice(log),
         "exit_codes": [run.process.returncode],
         "said": (run.said().splitlines() or [""])[-1] if run.process.returncode else "",
         "outcome": "resumed" if run.process.returncode else "survived",
@@ -155,7 +155,6 @@ def _again(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
     run = here.run(case.runner, out, folder / "second.log")
     runs.append(run)
     run.wait()
-    (folder / "second.json").write_text(json.dumps(here.proxy.log(), indent=1))
     return {
         "units_done_before": before,
         "exit_codes": [runs[0].process.returncode, run.process.returncode],
@@ -185,19 +184,6 @@ def problems_of(record: Record, out: str) -> list[str]:
     page = s3server.client().call_s3("list_multipart_uploads", Bucket=BUCKET, Prefix=prefix)
     problems += [f"multipart upload: {upload['Key']}" for upload in page.get("Uploads", ())]
     return problems
-
-
-def _written_twice(log: list[Record]) -> int:
-    """Units whose file was put more than once, though the proxy had not disturbed the first time.
-    Not wrong in itself: Ray repeats a task whose worker has died, and a client what was not
-    answered in time."""
-    puts = [e for e in log if e["line"].startswith("PUT ") and "/work/" in e["line"]]
-    well = Counter(e["line"] for e in puts if e["status"] == 200 and _undisturbed(e))
-    return sum(count > 1 for count in well.values())
-
-
-def _undisturbed(entry: Record) -> bool:
-    return not {*entry["faults"]} - {"hold"}
 
 
 def _fetch(out: str, folder: Path) -> None:

@@ -120,7 +120,8 @@ class Run:
 
     def said(self) -> str:
         """The end of its stderr."""
-        return self._log.read_text(errors="replace")[-_SAID:].strip()
+        text = self._log.read_text(errors="replace")
+        return text.partition("\nExtension modules: ")[0][-_SAID:].strip()  # faulthandler's last
 
     def end(self) -> None:
         """Whatever is left of it."""

@@ -43,6 +43,24 @@ class Results:
             os.fsync(file.fileno())
 
 
+def requests_struck(log: list[Record]) -> int:
+    """Requests that the proxy has damaged, or that the server has not answered."""
+    return sum(e["status"] is None or not _undisturbed(e) for e in log)
+
+
+def units_written_twice(log: list[Record]) -> int:
+    """Units whose file was put more than once, though the proxy had not disturbed the first time.
+    Not wrong in itself: Ray repeats a task whose worker has died, and a client what was not
+    answered in time."""
+    puts = [e for e in log if e["line"].startswith("PUT ") and "/work/" in e["line"]]
+    well = Counter(e["line"] for e in puts if e["status"] == 200 and _undisturbed(e))
+    return sum(count > 1 for count in well.values())
+
+
+def _undisturbed(entry: Record) -> bool:
+    return not {*entry["faults"]} - {"hold"}
+
+
 def summary(records: list[Record]) -> Record:
     """How many survived, resumed and failed: of all, and by fault and phase."""
     by_kind: dict[str, dict[str, dict[str, int]]] = {}
