@@ -29,7 +29,7 @@ import s3server
 from archives import write_scene
 from cases import BUCKET, Case, cases
 from checkpoints import save_small
-from faults import Proxy, Run, Trouble, reach, strike
+from faults import Proxy, Run, StoreBroken, Trouble, reach, strike
 from outcome import Record, Results, commit, requests_struck, summary, table, units_written_twice
 from outputs import differences, outcomes, receipts, recomputed_by_last, stray_files
 
@@ -88,7 +88,7 @@ def site(server: s3server.Server, folder: Path) -> Iterator[Site]:
 
 def carry_out(case: Case, here: Site) -> Record:
     """One case; its record has an empty list of problems if all is well, else its folder holds
-    what its runs said, their requests and their output."""
+    what its runs said, their requests and their output. Raises StoreBroken."""
     out, folder = f"s3://{BUCKET}/{case.number:03d}", here.folder / f"{case.number:03d}"
     folder.mkdir()
     record: Record = asdict(case)
@@ -100,6 +100,8 @@ def carry_out(case: Case, here: Site) -> Record:
         if record["exit_codes"] != [0]:
             record |= _again(case, here, out, runs)
         record["problems"] = problems_of(record, out)
+    except StoreBroken:
+        raise
     except Trouble as error:
         record["problems"] = [str(error)]
     except Exception as error:  # noqa: BLE001 - a verdict on this case, and the others go on
@@ -205,8 +207,10 @@ def main() -> None:
     results.check(chosen)
     todo = [case for case in chosen if case.number not in results.records][: given.limit]
     if todo:
-        with contextlib.suppress(KeyboardInterrupt):
+        try:
             _work_off(todo, results)
+        except (KeyboardInterrupt, StoreBroken) as error:
+            print(f"stopped: {error!r}; the same command goes on from here", file=sys.stderr)
     left = [case.number for case in todo if case.number not in results.records]
     records = [results.records[c.number] for c in chosen if c.number in results.records]
     report = {**summary(records), "asked_for_and_not_done": len(left)}

@@ -92,26 +92,31 @@ class Proxy:
         self._log: list[Exchange] = []
         self._held: dict[asyncio.Future[bool], str] = {}
         self._active = 0
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a client; a connection to the server is made for each request."""
+        # asyncio itself would forget what waits for the server once the client has gone.
+        task = asyncio.current_task()
+        self._serving.add(task)
         try:
             while await self._answer(await http1.request(reader, writer), writer):
                 pass
-        except asyncio.IncompleteReadError:  # the client has gone
-            writer.close()
+        except asyncio.IncompleteReadError:
+            pass  # the client has gone
         except OSError:  # the server has gone: as the client would see it
             _reset(writer)
         finally:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+            self._serving.discard(task)
 
     async def _answer(self, request: http1.Message, writer: asyncio.StreamWriter) -> bool:
         """Whether the connection goes on."""
         method, path, _ = request.line.split(" ", 2)
         if path.startswith(CONTROL):
-            _write(writer, self._control(method, path, request.body))
+            _write(writer, *self._control(method, path, request.body))
             await writer.drain()
             return True
         exchange = Exchange(request.line)
@@ -162,8 +167,7 @@ class Proxy:
 
     async def _hold(self, line: str) -> bool:
         """Whether it is to be forwarded."""
-        released: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._held[released] = line
+        self._held[released := asyncio.get_running_loop().create_future()] = line
         return await released
 
     def _release(self, forward: bool) -> None:
@@ -219,8 +223,7 @@ def _error(kind: str, *, bodiless: bool) -> http1.Message:
     return http1.Message(head.encode(), b"" if bodiless else body)
 
 
-def _write(writer: asyncio.StreamWriter, answer: tuple[int, dict[str, Any]]) -> None:
-    status, document = answer
+def _write(writer: asyncio.StreamWriter, status: int, document: dict[str, Any]) -> None:
     body = json.dumps(document).encode()
     head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     writer.write(f"{head}\r\n\r\n".encode() + body)

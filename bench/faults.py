@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import Case
+from cases import BUCKET, Case
 from faultproxy import CONTROL
 from kills import MARK, kill_tree, processes
-from s3server import Gateway, Server, dying_with_us
+from s3server import Gateway, Server, client, dying_with_us
 
 STOP_S, STORM_S, GATEWAY_S = 20, 10, 1
 STORM_SHARE, STRAY_SHARE, STRAY_TIMES = 0.3, 0.5, 7
@@ -33,6 +33,10 @@ _SAID = 4000
 
 class Trouble(Exception):
     """What should not have happened in a case."""
+
+
+class StoreBroken(Exception):
+    """The store has not recovered from what was done to it: that says nothing about a case."""
 
 
 class Proxy:
@@ -192,6 +196,7 @@ def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
         case "stop" | "gateway":
             assert isinstance(server, Gateway), f"{case.fault}: needs Ceph's gateway"
             _disturb_store(case.fault, server, proxy)
+            _check_recovered(case.fault)
     proxy.release(forward=case.forward)
 
 
@@ -210,6 +215,13 @@ def _disturb_store(fault: str, server: Gateway, proxy: Proxy) -> None:
             time.sleep(GATEWAY_S)
         finally:
             server.start_gateway()
+
+
+def _check_recovered(fault: str) -> None:
+    try:
+        client(read_timeout=10).ls(BUCKET)  # s3fs tries five times
+    except Exception as error:
+        raise StoreBroken(f"{fault}: the store does not recover ({error!r})") from error
 
 
 def _title(pid: int) -> str:

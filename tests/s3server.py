@@ -59,6 +59,8 @@ paxos propose interval = 0.05
 paxos min wait = 0.01
 osd memory target = 939524096
 auth allow insecure global id reclaim = false
+# Of 20 s: else an osd that was stopped for longer than 16 s may take minutes to read again.
+osd pool default read lease ratio = 50
 [mon.a]
 mon data = {root}/mon
 [osd.0]
@@ -288,11 +290,11 @@ class Moto(Server):
         self._process.wait()
 
 
-def client() -> Any:
-    """An s3fs file system of this process's variables."""
+def client(**config: Any) -> Any:
+    """An s3fs file system of this process's variables; config: of botocore."""
     import s3fs  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    return s3fs.S3FileSystem(use_listings_cache=False)
+    return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
 
 
 @contextmanager
