@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from outputs import differences, stray_files
+from outputs import differences, outcomes, recomputed_by_last, stray_files
 
 MARK = "SWATH_KILL_MARK"
 Moment = Callable[[Path], bool]
@@ -100,12 +100,6 @@ def campaign(command: list[str], work: Path, kills: int, seed: int) -> dict[str,
     }
 
 
-def recomputed_by_last(out: Path, before: int) -> int:
-    """Units that the last run computed though they had an outcome when it began."""
-    last = json.loads(sorted((out / "runs").iterdir())[-1].read_text())
-    return int(last["units_computed"] - (last["units"] - before))
-
-
 def finished(out: Path) -> bool:
     plan = [path.stem for path in out.glob("plan/*.json")]
     return bool(plan) and all((out / "commits" / f"{shard}.json").exists() for shard in plan)
@@ -159,13 +153,7 @@ def wait(started: tuple[subprocess.Popen[bytes], str]) -> None:
 
 def kill_tree(mark: str) -> None:
     """SIGKILL to every process that carries the mark, until there is none."""
-    wanted = f"{MARK}={mark}".encode()
-    while True:
-        ours = [
-            pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if has(pid, wanted)
-        ]
-        if not ours:
-            return
+    while ours := processes(mark):
         for pid in ours:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -174,19 +162,17 @@ def kill_tree(mark: str) -> None:
         time.sleep(0.01)
 
 
+def processes(mark: str) -> list[int]:
+    """The processes that carry the mark: those that a run has started, and theirs."""
+    wanted = f"{MARK}={mark}".encode()
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if has(pid, wanted)]
+
+
 def has(pid: int, wanted: bytes) -> bool:
     try:
         return wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-
-
-def outcomes(out: Path) -> int:
-    """Units that have an outcome: a file of their own, or a commit of their shard."""
-    committed = [json.loads(path.read_text())["units"] for path in out.glob("commits/*.json")]
-    done = {path.stem for path in out.glob("commits/*.json")}
-    files = [path for path in out.glob("work/*/*.parquet") if path.parent.name not in done]
-    return sum(committed) + len(files)
 
 
 if __name__ == "__main__":

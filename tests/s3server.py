@@ -59,6 +59,8 @@ paxos propose interval = 0.05
 paxos min wait = 0.01
 osd memory target = 939524096
 auth allow insecure global id reclaim = false
+# Of 20 s: else an osd that was stopped for longer than 16 s may take minutes to read again.
+osd pool default read lease ratio = 50
 [mon.a]
 mon data = {root}/mon
 [osd.0]
@@ -253,11 +255,12 @@ class Gateway(Server):
     def _daemon(self, name: str, *command: str) -> None:
         with (self.root / "log" / f"{name}.err").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*_dying_with_us(), *command, "-f"],
+                [*dying_with_us(), *command, "-f"],
                 env={**os.environ, "CEPH_CONF": str(self._config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for us, who end it in good order
             )
 
     def _last_words(self) -> str:
@@ -275,7 +278,7 @@ class Moto(Server):
         port = str(_free_ports(3))
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [*_dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+            [*dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -287,11 +290,11 @@ class Moto(Server):
         self._process.wait()
 
 
-def client() -> Any:
-    """An s3fs file system of this process's variables."""
+def client(**config: Any) -> Any:
+    """An s3fs file system of this process's variables; config: of botocore."""
     import s3fs  # type: ignore[import-untyped]  # noqa: PLC0415
 
-    return s3fs.S3FileSystem(use_listings_cache=False)
+    return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
 
 
 @contextmanager
@@ -346,7 +349,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _dying_with_us() -> list[str]:
+def dying_with_us() -> list[str]:
     """A prefix for commands; where there is no setpriv, only `stop` ends them."""
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 

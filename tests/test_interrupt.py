@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from archives import write_scene
-from kills import outcomes
-from outputs import stray_files
+from outputs import outcomes, stray_files
 
 
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
