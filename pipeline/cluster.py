@@ -25,8 +25,11 @@ TASK_CPUS = 0.5
 
 
 @contextmanager
-def connected(address: str | None, replicas: int) -> Iterator[None]:
-    """Joins the cluster at the address; without one, starts one here and ends it afterwards.
+def connected(
+    address: str | None, replicas: int, memory_bytes: int = 0, store_bytes: int = 0
+) -> Iterator[None]:
+    """Joins the cluster at the address; without one, starts one here and ends it afterwards, which
+    lets processes ask for `memory_bytes` together and has an object store of `store_bytes`.
 
     Raises UsageError where no cluster answers.
     """
@@ -42,6 +45,8 @@ def connected(address: str | None, replicas: int) -> Iterator[None]:
             address=address or "local",
             num_cpus=None if address else replicas + IO_CPUS,
             include_dashboard=None if address else False,
+            object_store_memory=None if address else store_bytes,
+            _memory=None if address else memory_bytes,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
@@ -56,12 +61,22 @@ def connected(address: str | None, replicas: int) -> Iterator[None]:
         ray.shutdown()
 
 
-def devices_of(address: str) -> tuple[str, int]:
-    """The kind of device that a cluster's replicas use, and how many of them there are."""
+def tasks_at_once(device: str, replicas: int) -> int:
+    """Reads and writes for which there are Ray CPUs beside the replicas."""
+    return round((IO_CPUS + (replicas if device == "cuda" else 0)) / TASK_CPUS)
+
+
+def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
+    """The kind of device that a cluster's replicas use, how many of them there are, and the bytes
+    that each node gives to processes."""
     with connected(address, replicas=0):
         resources = ray.cluster_resources()
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes_bytes = tuple(int(node["memory"]) for node in nodes if "memory" in node)
     gpus = int(resources.get("GPU", 0))
-    return ("cuda", gpus) if gpus else ("cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS))
+    if gpus:
+        return "cuda", gpus, nodes_bytes
+    return "cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS), nodes_bytes
 
 
 def _alone_on_this_machine() -> None:

@@ -6,17 +6,22 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, blocks_of
+from pipeline.memory import division_of
 from pipeline.output import Shard
 from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
 
 
 def estimate(cost: Cost, shards: Sequence[Shard], inputs: int, notes: Sequence[str]) -> Estimate:
-    """Of the units in these shards, which may be less than the scenes in them."""
+    """Of the units in these shards, which may be less than the scenes in them.
+
+    Raises UsageError where they do not fit into memory."""
     units = [unit for shard in shards for unit in shard.units]
     blocks = blocks_of(units)
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
     computed = sum(cost.windows(block) for block in blocks)
+    division = division_of(cost, units)
+    own = division.own_bytes
     return Estimate(
         inputs=inputs,
         scenes=len(scenes),
@@ -27,7 +32,8 @@ def estimate(cost: Cost, shards: Sequence[Shard], inputs: int, notes: Sequence[s
         megapixels=sum(block.core.pixels for block in blocks) / 1e6,
         km2=_km2(blocks),
         read_bytes=sum(cost.read_bytes(block) for block in blocks),
-        memory_bytes=max((cost.memory_bytes(unit) for unit in units), default=0),
+        memory_bytes=own.get("replica", own["driver"]),
+        memory={**own, "total": division.total_bytes},
         hours=computed * cost.window_s / cost.machine.replicas / 3600,
         replicas=cost.machine.replicas,
         device=cost.machine.device,

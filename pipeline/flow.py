@@ -26,6 +26,9 @@ from pipeline.stages import Work
 from pipeline.verdict import LOG
 
 ROUNDS = 2
+STORE_FRACTION = 2.0
+"""Of the object store that Ray Data may plan with. It gives a quarter of that to the reads: with 2,
+these fill half of the store, two rows for each replica, before they have to wait."""
 POLL_S = 1.0
 STOP_S = 30.0
 """Ray Data needs a moment to end in order; ending the cluster under it would end this process."""
@@ -48,7 +51,9 @@ def run_units(
     Raises UnfinishedError where the rest would fail, too; TransientError where a store does not
     answer. Units may be left open.
     """
-    with connected(execution.address, work.replicas):
+    division = work.division
+    memory = (division.schedulable_bytes, division.store_bytes)
+    with connected(execution.address, work.replicas, *memory):
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
@@ -95,7 +100,11 @@ class _Errors(logging.Filter):
         try:
             dataset.write_datasink(
                 UnitSink(work),
-                ray_remote_args={"num_cpus": TASK_CPUS, "max_retries": TRIES_OF_A_TASK},
+                ray_remote_args={
+                    "num_cpus": TASK_CPUS,
+                    "memory": work.need.writer_bytes,
+                    "max_retries": TRIES_OF_A_TASK,
+                },
             )
         except Exception as error:  # noqa: BLE001
             if not _STOP.is_set():
@@ -161,6 +170,8 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # That every unit of a round is lost before it reaches a replica is no misconfiguration.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
+    if not work.division.machine.nodes_bytes:  # the store is ours and made for this job
+        context.override_object_store_memory_limit_fraction = STORE_FRACTION
     on_gpu = work.job.device == "cuda"
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // UNITS_PER_READ_TASK)

@@ -5,17 +5,18 @@ The only room that sees the whole flow; each step is another room's work.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pipeline import flow, local
 from pipeline.account import Beginning, receipt_of
-from pipeline.cluster import devices_of
-from pipeline.cost import Cost, Machine, Network
+from pipeline.cluster import devices_of, tasks_at_once
+from pipeline.cost import Cost, Network
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import estimate
+from pipeline.machine import Machine, memory_here
+from pipeline.memory import division_of
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
 from pipeline.quarantine import Quarantine
@@ -30,8 +31,8 @@ from pipeline.survey import Known, OnDescribed, Survey, survey
 from pipeline.tracker import Tracker
 from segformer import checkpoint_sha256, load_model
 
-CPU_REPLICA_BYTES = 2_000_000_000
-"""No more replicas on a machine's CPUs than leave each this much."""
+CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
+"""No more replicas on a machine's CPUs than leave each this much, and this to all else."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _carry_out(
         execution.access,
         out.job,
         ready.cost.machine.replicas,
-        ready.cost.need(units),
+        division_of(ready.cost, _published_with(units, shards)),
         execution.unit_timeout,
     )
     tracker.poll()  # a first line: Ray and the model take a while
@@ -159,7 +160,12 @@ def _prepare(
 ) -> _Prepared:
     access = execution.access.hurried()
     model = from_checkpoint(load_model, checkpoint, access)
-    device, count = devices_of(execution.address) if execution.address else devices_here()
+    weights_bytes = sum(weight.numel() * 4 for weight in model.parameters())
+    nodes_bytes: tuple[int, ...] = ()
+    if execution.address:
+        device, count, nodes_bytes = devices_of(execution.address)
+    else:
+        device, count = devices_here()
     existing = None if output is None else Output.find(output, access)
     if settings.batch is None:
         batch = existing.job.settings.batch if existing else BATCH[device]
@@ -182,8 +188,8 @@ def _prepare(
     found = survey(inputs, job.settings, channels, known, access, on_described)
     cost = Cost(
         job.settings,
-        _machine(device, count, execution),
-        Network(model.config.num_labels, model.config.gflop_per_window(job.settings.window)),
+        _machine(device, count, nodes_bytes, execution),
+        Network.of(model.config, weights_bytes, job.settings.window),
     )
     planner = Planner(cost, execution)
     planned = planner.shards(found.scenes, found.rejected, first=len(earlier.shards))
@@ -199,14 +205,23 @@ def _prepare(
     return _Prepared(job, existing, cost, found, old, new, quarantine, notes)
 
 
-def _machine(device: str, count: int, execution: Execution) -> Machine:
+def _machine(
+    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution
+) -> Machine:
     """One replica per GPU; on CPUs one per core, each with one thread."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_here()
     if execution.runner == "local":
-        return Machine(device, 1, memory)
-    if device == "cpu":
-        count = max(1, min(count, memory // CPU_REPLICA_BYTES))
-    return Machine(device, execution.replicas or count, memory)
+        return Machine(device, 1, memory, tasks=0)
+    if device == "cpu" and not nodes_bytes:
+        count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
+    replicas = execution.replicas or count
+    return Machine(device, replicas, memory, tasks_at_once(device, replicas), nodes_bytes)
+
+
+def _published_with(units: Sequence[Unit], shards: Sequence[Shard]) -> list[Unit]:
+    """All units of the shards that these are in."""
+    here = {unit.shard for unit in units}
+    return [unit for shard in shards if shard.shard_id in here for unit in shard.units]
 
 
 def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:

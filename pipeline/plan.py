@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pipeline.cost import Cost
 from pipeline.errors import UsageError
 from pipeline.grid import cores
+from pipeline.memory import Division, Need, division_of
 from pipeline.output import Rejected, Shard
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX, Execution
@@ -24,6 +25,8 @@ MOST_UNITS = 1_000_000
 """Of one job: some 8 Tpx with MiT-B0 on CPUs, 150 Tpx on GPUs. The plan would have a gigabyte."""
 SHARD_UNITS = 1000
 SHARD_SCENES = 2000
+SHARD_TILES = 20_000
+"""Of more than one scene: whoever publishes a shard holds a record for each mask tile."""
 BATCH = {"cpu": 1, "cuda": 16}
 """Windows per forward pass. On a CPU one window already fills the cache."""
 
@@ -38,17 +41,23 @@ class Planner:
     def shards(
         self, scenes: Sequence[Scene], rejected: Sequence[Rejected], first: int
     ) -> Iterator[Shard]:
-        """Shards of whole scenes, numbered from `first`. Raises UsageError where a unit would not
-        fit into memory, and where there would be too many."""
+        """Shards of whole scenes, numbered from `first`. Raises UsageError where they would not fit
+        into memory, and where there would be too many units."""
+        shards = tuple(self._divided(scenes, rejected, first))
+        units = [unit for shard in shards for unit in shard.units]
+        if units and Division.of(Need.of(self.cost, units), self.cost.machine) is None:
+            division_of(self.cost, units, self._remedy(scenes, units))
+        yield from shards
+
+    def _divided(
+        self, scenes: Sequence[Scene], rejected: Sequence[Rejected], first: int
+    ) -> Iterator[Shard]:
         target = self._target_windows(sum(self.cost.grid(scene).count for scene in scenes))
         self._check_count(scenes, target)
         left = tuple(rejected)
         for number, some in enumerate(self._by_shard(scenes, target), first):
             shard_id = f"{number:06d}"
-            units = tuple(self._units(shard_id, some, target))
-            for unit in units:
-                self._check_memory(unit)
-            yield Shard(shard_id, tuple(some), units, left)
+            yield Shard(shard_id, tuple(some), tuple(self._units(shard_id, some, target)), left)
             left = ()
         if left:
             yield Shard(f"{first:06d}", (), (), left)
@@ -62,15 +71,18 @@ class Planner:
 
     def _by_shard(self, scenes: Sequence[Scene], target: float) -> Iterator[list[Scene]]:
         some: list[Scene] = []
-        units = 0.0
+        units, tiles = 0.0, 0
         for scene in scenes:
             blocks = self._count(scene, target)
             share = blocks if blocks > 1 else self.cost.grid(scene).count / target
-            if some and (units + share > SHARD_UNITS or len(some) == SHARD_SCENES):
+            here = -(-scene.width // MASK_TILE_PX) * -(-scene.height // MASK_TILE_PX)
+            full = units + share > SHARD_UNITS or tiles + here > SHARD_TILES
+            if some and (full or len(some) == SHARD_SCENES):
                 yield some
-                some, units = [], 0.0
+                some, units, tiles = [], 0.0, 0
             some.append(scene)
             units += share
+            tiles += here
         if some:
             yield some
 
@@ -134,14 +146,36 @@ class Planner:
                 " several outputs"
             )
 
-    def _check_memory(self, unit: Unit) -> None:
-        machine = self.cost.machine
-        available = machine.memory_bytes // machine.replicas
-        needed = self.cost.memory_bytes(unit)
-        if needed > available:
-            block = unit.blocks[0]
-            raise UsageError(
-                f"{block.scene.url}: block {block.core} needs {needed / 1e9:.1f} GB in a replica,"
-                f" but only {available / 1e9:.1f} GB are there for each of {machine.replicas};"
-                f" {self.cost.remedy(block, available)}"
-            )
+    def _remedy(self, scenes: Sequence[Scene], units: Sequence[Unit]) -> str:
+        """What to change so that it fits: the largest block, else the most replicas, else both."""
+        replicas = self.cost.machine.replicas
+        edge = max(max(b.core.width, b.core.height) for unit in units for b in unit.blocks)
+        smaller = (edge - 1) // MASK_TILE_PX
+        if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, replicas)):
+            return f"use --block {block * MASK_TILE_PX}"
+        if fewer := _largest(replicas - 1, lambda n: self._fits(scenes, self.execution.block, n)):
+            return f"use --replicas {fewer}"
+        if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, 1)):
+            return f"use --block {block * MASK_TILE_PX} --replicas 1"
+        alone = "" if self.cost.machine.tasks == 0 else "--runner local, "
+        return f"use {alone}a smaller --window or --batch, or a machine with more memory"
+
+    def _fits(self, scenes: Sequence[Scene], block: int | None, replicas: int) -> bool:
+        """Whether the scenes would, with this block and so many replicas."""
+        machine = replace(self.cost.machine, replicas=replicas)
+        cost = replace(self.cost, machine=machine)
+        other = Planner(cost, replace(self.execution, block=block))
+        try:
+            units = [unit for shard in other._divided(scenes, (), 0) for unit in shard.units]
+        except UsageError:  # too many of them
+            return False
+        return Division.of(Need.of(cost, units), machine) is not None
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number from 1 to `most` that fits, if all below it do; 0 where none does."""
+    least = 0
+    while least < most:
+        middle = (least + most + 1) // 2
+        least, most = (middle, most) if fits(middle) else (least, middle - 1)
+    return least

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -43,7 +43,7 @@ class Estimate:
     read_bytes: int
     """Uncompressed pixels to be read, halos included."""
     memory_bytes: int
-    """Predicted peak of one replica's process with one unit."""
+    """Predicted peak of one replica's process, without what is in Ray's object store."""
     hours: float
     """With these replicas, from the network's GFLOP at a nominal rate for the device."""
     replicas: int
@@ -51,6 +51,8 @@ class Estimate:
     batch: int
     notes: tuple[str, ...]
     """Warnings a user should read."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Predicted peaks in bytes: a process of each kind, the object store, and all together."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,11 +13,11 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.access import Access
-from pipeline.cost import Need
 from pipeline.errors import DeniedError, InputError, SwathError
 from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
+from pipeline.memory import Division, Need
 from pipeline.output import Job, unit_path
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
@@ -37,9 +37,14 @@ class Work:
     access: Access
     job: Job
     replicas: int
-    need: Need
-    """Of the largest unit."""
+    division: Division
+    """Of the memory."""
     unit_timeout_s: float
+
+    @property
+    def need(self) -> Need:
+        """Of the largest unit."""
+        return self.division.need
 
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read.

@@ -9,13 +9,13 @@ import torch
 from segformer import SegFormer, mit_config, save_model
 
 
-def save_small(folder: Path) -> str:
-    """A SegFormer of the right shape with few channels and 4 classes."""
+def save_small(folder: Path, classes: int = 4) -> str:
+    """A SegFormer of the right shape with few channels."""
     torch.manual_seed(1)
     model = SegFormer(
         mit_config(
             "b0",
-            4,
+            classes,
             depths=(1, 1, 1, 1),
             hidden_sizes=(8, 16, 24, 32),
             num_attention_heads=(1, 2, 3, 4),

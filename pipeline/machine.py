@@ -1,0 +1,54 @@
+"""What runs the replicas, and how much memory it has. Knows the system's own records of that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What runs the replicas."""
+
+    device: str
+    replicas: int
+    memory_bytes: int
+    """Of this machine, or what its control group leaves to it."""
+    tasks: int
+    """Reads and writes at once; 0: one process does everything."""
+    nodes_bytes: tuple[int, ...] = ()
+    """What each node of a joined Ray cluster gives to processes; none: this machine does it all."""
+
+
+def memory_here(root: Path = Path("/")) -> int:
+    """Bytes of this machine, or what its control groups (version 1 or 2) leave to this process.
+
+    A group's limit holds for those within it; inside a container its own group is at the top.
+    """
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder, name in _control_groups(root):
+        for group in (folder, *folder.parents):
+            try:
+                limit = (group / name).read_text().strip()
+            except OSError:
+                continue
+            if limit.isdecimal():  # version 2 says max where there is none
+                sizes.append(int(limit))
+    return min(sizes)
+
+
+def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
+    """Folders of the groups that this process is in, and how their limit is called."""
+    top = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield top / path.strip("/"), "memory.max"
+        elif "memory" in controllers.split(","):
+            yield top / "memory" / path.strip("/"), "memory.limit_in_bytes"
