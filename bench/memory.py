@@ -28,7 +28,7 @@ from rasterio.windows import Window
 from same_rows import CHECKPOINT, ROOT, write_archive
 
 MARK = "SWATH_MEMORY_MARK"
-EDGE_PX, STRIPED_HEIGHT_PX = 20_000, 8_000
+EDGE_PX, STRIPED_HEIGHT_PX = 20_000, 4_096
 DESCRIBING_BYTES = 300_000_000
 """Python with rasterio, 100 MB, and the headers of eight large scenes."""
 TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}

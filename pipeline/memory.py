@@ -27,15 +27,15 @@ ROWS_PER_REPLICA = 4
 """In the object store: one in work, one that waits for it, and what is read meanwhile."""
 _WORKER_BYTES = 300_000_000
 """Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units."""
-_REPLICA_BYTES = 560_000_000
-"""The same with torch, and what it loads with its first window: 500 MB."""
-_DRIVER_BYTES = 560_000_000
+_REPLICA_BYTES = 720_000_000
+"""The same with torch, and what it loads with its first window."""
+_DRIVER_BYTES = 600_000_000
 _CUDA_BYTES = 3_000_000_000
 """Of a process that uses a GPU, on the host. Assumed, not measured."""
 _LOADING, _LOADED = 2.5, 1.3
 """Copies of the weights: while a checkpoint is read (2.2 measured), and from then on (1.1)."""
 _GDAL_BYTES = 128 << 20
-"""raster.GDAL_CACHE_MB."""
+"""examine.GDAL_CACHE_MB."""
 _BLEND_BYTES = 60_000_000
 """Of a strip that is upsampled: stitch._LIVE_VALUES in a dozen forms."""
 _WRITING = 7
@@ -208,7 +208,7 @@ def _placed(need: Need, machine: Machine) -> bool:
 def division_of(cost: Cost, units: Sequence[Unit], remedy: str | None = None) -> Division:
     """Raises UsageError where the units do not fit."""
     need, machine = Need.of(cost, units), cost.machine
-    division = Division.of(need, machine)
+    division = Division.of(need, machine) if units else Division(need, machine, tasks=0)
     if division is not None:
         return division
     unit = max(units, key=lambda unit: 2 * cost.row_bytes(unit) + _segmenting(cost, unit))

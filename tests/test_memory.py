@@ -1,16 +1,29 @@
-"""Predicted memory is an upper bound of what the replica's process takes."""
+"""Predicted memory is an upper bound, and what does not fit is refused with a way out that works."""
 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import memory as bench
 import pytest
 import torch
 from archives import write_scene
+from outputs import differences
 
+from pipeline import examine, job, publish, tables
+from pipeline import memory as rooms
+from pipeline.cost import Cost, Network
+from pipeline.errors import UsageError
+from pipeline.machine import Machine, memory_here
+from pipeline.memory import USABLE, Division, Need
+from pipeline.plan import Planner
+from pipeline.scene import IDENTITY, Scene
+from pipeline.settings import Execution, Settings
 from segformer import SegFormer, mit_config, save_model
 
 # The peak of a child is known to the process that waits for it.
@@ -29,14 +42,209 @@ def test_peak_is_below_the_prediction(tmp_path: Path, width: int, height: int, c
     for n in range(count):
         write_scene(tmp_path / "in" / f"{n}.tif", width, height, seed=n)
     swath = [sys.executable, "-m", "jobs.cli"]
-    job = [str(tmp_path / "in"), "--checkpoint", str(tmp_path / "model"), "--runner", "local"]
-    job += ["--window", "512", "--stride", "512", "--block", "4096"]
+    command = [str(tmp_path / "in"), "--checkpoint", str(tmp_path / "model"), "--runner", "local"]
+    command += ["--window", "512", "--stride", "512", "--block", "4096"]
     planned = subprocess.run(
-        [*swath, "plan", *job, "--format", "json"], capture_output=True, text=True, check=True
+        [*swath, "plan", *command, "--format", "json"], capture_output=True, text=True, check=True
     )
     predicted = json.loads(planned.stdout)["memory_bytes"]
-    run = [*swath, "run", *job, "--output", str(tmp_path / "out")]
+    run = [*swath, "run", *command, "--output", str(tmp_path / "out")]
     peak = subprocess.run(
         [sys.executable, "-c", PEAK, *run], capture_output=True, text=True, check=True
     )
     assert int(peak.stdout) < predicted
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_process_of_a_run_stays_below_its_prediction(
+    tmp_path: Path, small_checkpoint: str
+) -> None:
+    """The short version of bench/memory.py."""
+    write_scene(tmp_path / "in" / "a.tif", 4096, 4096)
+    command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--replicas", "1"]
+    case = bench.measured(
+        [*command, "--window", "1024", "--stride", "1024", "--block", "2048"], tmp_path / "out"
+    )
+    assert "reader" in "+".join(case["processes"])
+    assert bench.ok(case), bench.table(case)
+
+
+@pytest.mark.ray
+def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everything(
+    tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replicas that hold all of Ray's memory would leave none for reads, and the run would hang."""
+    write_scene(tmp_path / "in" / "a.tif", 1024, 1024)
+    settings = Settings(window=64, stride=64)
+    both = Execution(replicas=2, block=512)
+    inputs, calm, tight = [str(tmp_path / "in")], tmp_path / "calm", tmp_path / "tight"
+
+    def accepted(memory_bytes: int) -> bool:
+        monkeypatch.setattr(job, "memory_here", lambda: memory_bytes)
+        try:
+            job.plan(inputs, small_checkpoint, settings, both)
+        except UsageError:
+            return False
+        return True
+
+    most, least = 32_000_000_000, 1_000_000_000
+    assert accepted(most)
+    assert not accepted(least)
+    while most - least > 10_000_000:
+        middle = (most + least) // 2
+        most, least = (middle, least) if accepted(middle) else (most, middle)
+    assert accepted(most)
+    job.run(inputs, small_checkpoint, str(tight), settings, both)
+    monkeypatch.undo()
+    job.run(inputs, small_checkpoint, str(calm), settings, Execution(runner="local", block=512))
+    assert not differences(calm, tight)
+
+
+def scene(width: int, height: int, *, striped: bool = False) -> Scene:
+    return Scene(
+        scene_id="a", url="a.tif", version="1", sidecars=(), width=width, height=height,
+        bands=(1, 2, 3), dtype="uint8", nodata=None, crs=None, transform=IDENTITY, datetime=None,
+        striped=striped,
+    )  # fmt: skip
+
+
+def planner(
+    memory_gb: float, execution: Execution, *, nodes_gb: tuple[float, ...] = (), classes: int = 19
+) -> Planner:
+    replicas = execution.replicas or 1
+    nodes = tuple(int(node * 1e9) for node in nodes_gb)
+    machine = Machine("cpu", replicas, int(memory_gb * 1e9), tasks=4, nodes_bytes=nodes)
+    network = Network.of(mit_config("b2", classes), 110_000_000, 512)
+    return Planner(Cost(Settings(batch=1), machine, network), execution)
+
+
+def planned(planner: Planner, scenes: list[Scene]) -> Division:
+    """The division of memory of a plan that is accepted."""
+    units = [unit for shard in planner.shards(scenes, (), 0) for unit in shard.units]
+    division = Division.of(Need.of(planner.cost, units), planner.cost.machine)
+    assert division is not None
+    return division
+
+
+@pytest.mark.parametrize("memory_gb", [6, 8, 12])
+@pytest.mark.parametrize("striped", [False, True])
+def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
+    memory_gb: int, striped: bool
+) -> None:
+    scenes = [scene(30_000, 30_000, striped=striped), scene(3000, 2000)]
+    with pytest.raises(UsageError) as refusal:
+        planned(planner(memory_gb, Execution(block=29_696)), scenes)
+    message = str(refusal.value)
+    assert message.startswith("a.tif: block 0,0 29696x29696: ")
+    (block,) = re.findall(r"use --block (\d+)$", message)
+    division = planned(planner(memory_gb, Execution(block=int(block))), scenes)
+    assert division.total_bytes <= USABLE * memory_gb * 1e9
+    with pytest.raises(UsageError):
+        planned(planner(memory_gb, Execution(block=int(block) + 512)), scenes)
+
+
+def test_a_refusal_names_the_replicas_that_fit_where_no_block_helps() -> None:
+    scenes = [scene(6000, 6000)]
+    with pytest.raises(UsageError) as refusal:
+        planned(planner(8, Execution(block=512, replicas=12)), scenes)
+    (replicas,) = re.findall(r"use --replicas (\d+)$", str(refusal.value))
+    planned(planner(8, Execution(block=512, replicas=int(replicas))), scenes)
+    with pytest.raises(UsageError):
+        planned(planner(8, Execution(block=512, replicas=int(replicas) + 1)), scenes)
+
+
+def test_what_cannot_fit_at_all_is_refused() -> None:
+    with pytest.raises(UsageError, match="a machine with more memory"):
+        planned(planner(1, Execution()), [scene(6000, 6000)])
+
+
+def test_a_plan_of_nothing_fits_anywhere() -> None:
+    small = planner(0.1, Execution())
+    assert list(small.shards([], (), 0)) == []
+    assert rooms.division_of(small.cost, []).total_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("nodes_gb", "fits"),
+    [((2.0, 2.0), False), ((2.0, 2.0, 2.0), True), ((6.0,), True), ((0.5,) * 20, False)],
+)
+def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
+    nodes_gb: tuple[float, ...], fits: bool
+) -> None:
+    """Wherever Ray puts the replicas: a node that is too small for one counts for nothing."""
+    some = planner(0.1, Execution(replicas=2), nodes_gb=nodes_gb)
+    if fits:
+        planned(some, [scene(3000, 3000)])
+    else:
+        with pytest.raises(UsageError, match="do not fit on the cluster's nodes"):
+            planned(some, [scene(3000, 3000)])
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 7, 64])
+@pytest.mark.parametrize("row_bytes", [10_000, 10**8, 10**10])
+def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> None:
+    """Ray Data sets an eighth aside for reads and for writes each, four operators sharing half."""
+    need = Need(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, row_bytes, 0)
+    division = Division.of(need, Machine("cpu", replicas, 10**15, tasks=4))
+    assert division is not None
+    whole = division.schedulable_bytes
+    held = replicas * need.replica_bytes
+    assert held + 2 * need.task_bytes <= whole
+    assert held + 2 * (whole // 8) <= whole
+
+
+def test_more_memory_never_means_fewer_reads() -> None:
+    need = Need(10**9, 10**9, 10**9, 10**9, 10**8, 0)
+    tasks = []
+    for gigabytes in range(4, 20):
+        division = Division.of(need, Machine("cpu", 2, gigabytes * 10**9, tasks=4))
+        tasks.append(division.tasks if division else 0)
+    assert tasks == sorted(tasks)
+    assert {0, 2, 4} <= set(tasks)
+
+
+def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
+    assert rooms._OPEN_UNITS == publish._OPEN_UNITS
+    assert rooms._ROW_GROUP_TILES == tables.ROW_GROUP_ROWS
+    assert rooms._GDAL_BYTES == examine.GDAL_CACHE_MB << 20
+
+
+def test_bands_that_are_used_twice_are_counted_twice() -> None:
+    """A grey picture for a network of three channels is handed over as three planes."""
+    cost = planner(20, Execution()).cost
+    grey = replace(scene(2000, 1000), bands=(1, 1, 1))
+    (shard,) = planner(20, Execution()).shards([grey], (), 0)
+    assert cost.row_bytes(shard.units[0]) == 2000 * 1000 * 4
+
+
+def group(root: Path, line: str, limits: dict[str, str]) -> int:
+    """What memory_here makes of a system with this /proc/self/cgroup and these files."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(line)
+    for name, limit in limits.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{limit}\n")
+    return memory_here(root)
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "says"),
+    [
+        ("0::/\n", {"memory.max": "3000000"}, 3_000_000),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/a/b\n", {"a/memory.max": "5000000", "a/b/memory.max": "max"}, 5_000_000),
+        ("0::/a/b\n", {"a/memory.max": "5000000", "a/b/memory.max": "4000000"}, 4_000_000),
+        ("4:memory:/docker/x\n", {"memory/memory.limit_in_bytes": "6000000"}, 6_000_000),
+        ("3:cpu,memory:/x\n0::/\n", {"memory/x/memory.limit_in_bytes": "7000000"}, 7_000_000),
+        ("4:memory:/\n", {"memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("4:cpu:/\n", {"memory/memory.limit_in_bytes": "1000"}, None),
+    ],
+)
+def test_a_containers_limit_wins(
+    tmp_path: Path, line: str, limits: dict[str, str], says: int | None
+) -> None:
+    physical = memory_here(tmp_path / "nothing")
+    assert physical > 10**9
+    assert group(tmp_path, line, limits) == (says or physical)
