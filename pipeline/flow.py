@@ -55,10 +55,22 @@ def run_units(
                 LOG.warning("%d units got no outcome (%s); once more", len(units), "a process died")
             if units:
                 _round(work, units, poll)
-        for unit in open_units():
-            LOG.warning("a unit of %s is tried alone", unit.blocks[0].scene.url)
+        _each_alone(work, open_units(), poll)
+
+
+def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
+    stalled: list[TransientError] = []
+    for unit in units:
+        LOG.warning("a unit of %s is tried alone", unit.blocks[0].scene.url)
+        try:
             segment_alone(work, unit)
-            poll()
+        except TransientError as error:
+            stalled.append(error)
+            if len(stalled) == STALLED_UNITS:
+                break
+        poll()
+    if stalled:
+        raise stalled[0]
 
 
 def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
@@ -73,6 +85,9 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
             writer.join(POLL_S)
             poll()
             errors.check()
+    except KeyboardInterrupt:
+        LOG.warning("stopping")
+        raise
     finally:
         _STOP.set()
         writer.join(STOP_S)
