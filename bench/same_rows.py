@@ -74,7 +74,7 @@ def segment(archive: str, out: str, options: list[str]) -> dict[str, Any]:
 
 
 def on_s3(archive: Path, disk: Path) -> dict[str, Any]:
-    """Input and output on a real S3 server; the rows name other urls, and differ in nothing else."""
+    """Input and output on a real S3 server: the rows may differ in their urls alone."""
     with s3server.running() as server:
         server.make_bucket("rows")
         fs = s3server.client()
