@@ -45,8 +45,9 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
 }
 
-# libtiff turns the same damage inside a TIFF into a warning, whatever the option above says.
-_DAMAGE = re.compile(r"corrupt jpeg|premature end", re.IGNORECASE)
+# libtiff turns the same damage inside a TIFF into a warning, whatever the option above says, and
+# takes every tile for a missing one where the index of tiles has not the right length.
+_DAMAGE = re.compile(r"corrupt jpeg|premature end|incorrect count for", re.IGNORECASE)
 _GDALS_PATH = re.compile(r"^'[^']*' ")
 _THREAD = threading.local()
 
