@@ -159,14 +159,14 @@ class Story:
 
 
 @st.composite
-def stories(draw: st.DrawFn, most_ends: int) -> Story:
+def stories(draw: st.DrawFn, most_ends: int, most_changes: int) -> Story:
     names = draw(st.permutations(["b", "c", "wide", "tall", "torn", "text"]))
     names = ["a", *names[: draw(st.integers(0, len(names)))]]
     return Story(
         [f"{name}.tif" for name in names],
         draw(st.integers(1, len(names))),
         draw(st.sampled_from([1, 2, 1000])),
-        draw(st.lists(st.integers(0, 90), min_size=1, max_size=most_ends)),
+        draw(st.lists(st.integers(0, most_changes), min_size=1, max_size=most_ends)),
         draw(st.one_of(st.none(), st.integers(0, 1000))),
     )
 
@@ -214,7 +214,7 @@ def check_rows(undisturbed: Path, out: Path | str, names: list[str]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(story=stories(most_ends=4))
+@given(story=stories(most_ends=4, most_changes=90))
 def test_runs_that_die_leave_the_rows_of_the_one_that_did_not(
     story: Story,
     pool: Path,
@@ -241,8 +241,8 @@ def test_runs_that_die_leave_the_rows_of_the_one_that_did_not(
 
 
 @pytest.mark.s3
-@settings(max_examples=6, deadline=None)
-@given(story=stories(most_ends=3))
+@settings(max_examples=5, deadline=None)
+@given(story=stories(most_ends=3, most_changes=20))
 def test_the_same_on_s3(
     story: Story, pool: Path, undisturbed: Path, small_checkpoint: str, s3: Server
 ) -> None:
