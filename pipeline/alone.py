@@ -40,8 +40,10 @@ def segment_alone(work: Work, unit: Unit) -> None:
     had.
     """
     replica = _Replica(work)
-    pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
-    replica.close()
+    try:
+        pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
+    finally:
+        replica.close()
     work.finish(
         SegmentedUnit(
             unit,
@@ -74,8 +76,8 @@ def _failed(piece: Unit, failure: Failure) -> SegmentedUnit:
 def _outcome(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
     """The result of a piece of work, or the Failure of its block."""
     result = _tried(work, stage, start)
-    if isinstance(result, _Ended) and result.error == "crashed":
-        result = _tried(work, stage, start)  # it might have been its node
+    if isinstance(result, _Ended) and result.error != "timeout":
+        result = _tried(work, stage, start)  # it might have been its node, or its neighbour
     if not isinstance(result, _Ended):
         return result
     try:
@@ -105,9 +107,8 @@ def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
     ref = start()
     try:
         return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
-    except GetTimeoutError:
-        ray.cancel(ref, force=True)
-        return too_long
+    except GetTimeoutError as error:  # what hangs is ended by its guard: this never had its turn
+        raise TransientError(f"{stage}: Ray found no room for it in time") from error
     except OutOfMemoryError:
         return _Ended("memory", "took more memory than there is")
     except (WorkerCrashedError, RayActorError):
@@ -118,8 +119,13 @@ def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
         cause = task.cause
         if isinstance(cause, SwathError):
             raise cause from task
-        error = "memory" if isinstance(cause, MemoryError) else type(cause).__name__
-        return _Ended(error, f"failed: {' '.join(str(cause).split()) or error}")
+        why = " ".join(str(cause).split()) or "no details"
+        if isinstance(cause, MemoryError):
+            return _Ended("memory", f"took more memory than it may: {why}")
+        # What is wrong with pixels is said in their Failure; an exception is the device's.
+        raise UnfinishedError(
+            f"{stage} fails with {type(cause).__name__}: {why}; the same command goes on from here"
+        ) from task
     except RayError as lost:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...
         raise TransientError(
             f"{stage}: lost with {type(lost).__name__}; do Ray's nodes have disk and memory left?"

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 
 KNOCK_S = 5.0
 IO_CPUS = 2
@@ -46,6 +46,8 @@ def connected(address: str | None, replicas: int) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, ImportError) as error:
+        if address is None:
+            raise UnfinishedError(f"Ray cannot be started on this machine: {error}") from error
         raise UsageError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with"
             " `ray start --head`, or leave --address out to use this machine"

@@ -52,7 +52,7 @@ def run_units(
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
-                LOG.warning("%d units got no outcome (%s); once more", len(units), "a process died")
+                LOG.warning("%d units got no outcome; once more", len(units))
             if units:
                 _round(work, units, poll)
         _each_alone(work, open_units(), poll)

@@ -15,6 +15,7 @@ from rasterio.abc import FileContainer
 
 from pipeline.access import Access
 from pipeline.errors import TransientError
+from pipeline.guard import rearm
 from pipeline.rangefile import RangeFile
 from pipeline.verdict import explained, patiently
 
@@ -88,6 +89,7 @@ class Ranges(FileContainer):
             with explained(self.url):
                 return get(key)
 
+        rearm()  # as long as bytes come, nothing hangs
         if self.trouble is not None:
             return instead
         try:
