@@ -1,6 +1,6 @@
 """Does reading from S3 keep a replica busy, and what does it cost?
 
-    python bench/overlap.py --work FOLDER [--seconds 1.5] [--rounds 2]
+    python bench/overlap.py --work FOLDER [--seconds 2] [--rounds 2]
 
 One scene of 42 blocks lies on a real S3 server (in and out) and on local disk. The Ray flow of
 `swath run` goes over it, S3 and disk by turns, with one replica that waits a fixed time per unit
@@ -44,7 +44,7 @@ Events = list[dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of the replica, per unit")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the replica, per unit")
     parser.add_argument("--rounds", type=int, default=2, help="on S3 and on disk, each")
     options = parser.parse_args()
     work: Path = options.work
@@ -135,7 +135,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def write_scene(path: Path) -> Path:
-    """Smooth shapes and 4 bits of noise: deflate halves it, as it does photographs."""
+    """Smooth shapes and 4 bits of noise: deflate leaves three quarters, as of photographs."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
