@@ -6,6 +6,7 @@ A death after a change is a death before the next one.
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import random
@@ -13,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -50,10 +51,8 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._synced: set[int] = set()
-        """Inodes of files whose content lasts."""
-        self._hollow: set[Path] = set()
-        """Files that have their name, but not their content."""
+        self._written: set[int] = set()
+        """Inodes of files whose content does not last."""
         self._passing: list[tuple[Path, Undo]] = []
         """Changes that do not last until this folder is synced, oldest first."""
 
@@ -64,6 +63,7 @@ class Disk:
         with pytest.MonkeyPatch.context() as patch:
             for name in ("mkdir", "rmdir", "unlink", "link", "replace"):
                 patch.setattr(os, name, self._counted(life, name))
+            patch.setattr(io, "open", self._opened(life))
             patch.setattr(os, "fsync", lambda descriptor: self._sync(life, descriptor))
             yield life
 
@@ -74,10 +74,10 @@ class Disk:
             if rng.random() < 0.5:
                 with suppress(OSError):  # what it concerned went with something else
                     undo()
-        for path in self._hollow:
-            if path.exists():
+        for path in self._root.rglob("*"):
+            if path.is_file() and path.stat().st_ino in self._written:
                 os.truncate(path, 0)
-        self._synced, self._hollow, self._passing = set(), set(), []
+        self._written, self._passing = set(), []
 
     def _counted(self, life: Life, name: str) -> Callable[..., None]:
         real = getattr(os, name)
@@ -88,14 +88,25 @@ class Disk:
                 return real(path, *more, **options)
             life.change()
             undo = _undo(name, target)
-            if name in ("link", "replace") and os.stat(path).st_ino not in self._synced:
-                self._hollow.add(target)
-            if name == "unlink" and target.exists():
-                self._synced.discard(target.stat().st_ino)
             real(path, *more, **options)
             self._passing.append((target.parent, undo))
 
         return change
+
+    def _opened(self, life: Life) -> Callable[..., IO[Any]]:
+        real = io.open
+
+        def opened(path: Any, mode: str = "r", *more: Any, **options: Any) -> IO[Any]:
+            if "r" in mode or isinstance(path, int) or self._root not in Path(path).parents:
+                return real(path, mode, *more, **options)
+            life.change()
+            undo = _undo("open", Path(path))
+            file = real(path, mode, *more, **options)
+            self._written.add(os.fstat(file.fileno()).st_ino)
+            self._passing.append((Path(path).parent, undo))
+            return file
+
+        return opened
 
     def _sync(self, life: Life, descriptor: int) -> None:
         life.change()
@@ -103,7 +114,7 @@ class Disk:
         if path.is_dir():
             self._passing = [passing for passing in self._passing if passing[0] != path]
         else:
-            self._synced.add(os.fstat(descriptor).st_ino)
+            self._written.discard(os.fstat(descriptor).st_ino)
 
 
 def _undo(name: str, target: Path) -> Undo:

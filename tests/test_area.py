@@ -188,7 +188,8 @@ def test_a_pixel_has_one_area_whoever_asks(name: str, first: Rect, second: Rect)
 
 
 def centres(middle: float, spread: float) -> st.SearchStrategy[float]:
-    return st.floats(middle - spread, middle + spread)
+    # Of floats hypothesis would mostly try round ones.
+    return st.integers(-1000, 1000).map(lambda share: middle + spread * share / 1000)
 
 
 PLACES = st.one_of(  # CRS, its unit in metres, x and y well inside its domain
@@ -200,10 +201,10 @@ PLACES = st.one_of(  # CRS, its unit in metres, x and y well inside its domain
     st.tuples(st.just("EPSG:3031"), st.just(1.0), centres(0, 2e6), centres(0, 2e6)),
     st.tuples(st.just("EPSG:4326"), st.just(111_195.0), centres(0, 170), centres(0, 80)),
 )
-TURNS = st.sampled_from([0.0, 0.0, 0.3, math.pi / 2, 2.5])
+TURNS = st.sampled_from([0.0, 0.0, 0.0, 0.3, math.pi / 2, 2.5])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     place=PLACES,
     pixel_m=st.floats(math.log(0.5), math.log(300)).map(math.exp),
@@ -231,14 +232,6 @@ def test_mask_tiles_add_up_to_the_outline(
     ]
     assert all(np.isfinite(tile).all() and (tile > 0).all() for tile in tiles_m2)
     outline_m2 = polygon_m2(crs, transform, Rect(0, 0, width, height))
-    print(
-        "ERR",
-        crs,
-        turn,
-        abs(sum(t.sum() for t in tiles_m2) / outline_m2 - 1),
-        abs(sum(t.sum() for t in tiles_m2) - outline_m2),
-        outline_m2,
-    )
     # Geod's polygons err by hundredths of a square metre.
     assert sum(tile.sum() for tile in tiles_m2) == pytest.approx(outline_m2, rel=2e-6, abs=0.1)
 

@@ -116,8 +116,9 @@ def test_every_plan(
                 max(core.width, core.height) <= planner.execution.block
                 for core in cores[scene.scene_id]
             )
-        record = json.dumps(shard.to_json())
-        assert Shard.from_json(json.loads(record)) == shard
+        again = replace(shard, retries=dict.fromkeys(cores, ("000000", "000003")))
+        record = json.dumps(again.to_json())
+        assert Shard.from_json(json.loads(record)) == again
         assert json.dumps(Shard.from_json(json.loads(record)).to_json()) == record
 
 
