@@ -64,7 +64,7 @@ class Work:
             version = version_of(scene.url, scene.sidecars, self.access)
         except (FileNotFoundError, DeniedError) as error:
             raise InputError(
-                f"{scene.url}: vanished after it was planned, or may no longer be read; put it back",
+                f"{scene.url}: vanished after it was planned, or is refused now; put it back",
                 url=scene.url,
                 stage="read",
             ) from error
