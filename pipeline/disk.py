@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -105,7 +106,10 @@ def _make_folder(folder: Path) -> None:
     """A new folder survives a power cut only once the one that it stands in is on disk too."""
     if not folder.is_dir():
         _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError as error:  # it is a file
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from error
         _sync_folder(folder.parent)
 
 

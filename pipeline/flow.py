@@ -89,6 +89,8 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
         LOG.warning("stopping")
         raise
     finally:
+        if writer.is_alive():  # what it will say of being stopped is no news
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
         _STOP.set()
         writer.join(STOP_S)
         _STOP.clear()
