@@ -95,7 +95,7 @@ def write_parquet(table: pa.Table, file: BinaryIO) -> None:
 def _connect(output: Output, url: str) -> duckdb.DuckDBPyConnection:
     shards = sorted(output.committed())
     if not shards:
-        planned = len(output.shard_ids())
+        planned = len(output.store.list("plan"))
         raise UsageError(
             f"{url}: nothing is published yet (0 of {planned} shards);"
             " the `swath run` that fills it is still at work, or must be started again"
