@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
 from fsspec import AbstractFileSystem as FileSystem
@@ -18,7 +19,8 @@ from fsspec import AbstractFileSystem as FileSystem
 from pipeline.errors import UsageError
 from pipeline.verdict import PATIENCE_S
 
-_SECRETS = ("key", "secret", "token", "password", "sas", "credential")
+_SECRETS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
+_SECRET_QUERIES = ("sig", "signature", "token", "key", "secret", "password", "credential")
 HURRIED_S = 10.0
 _CONNECT_S, _READ_S = 5, 20
 _TRIES = 3
@@ -44,7 +46,9 @@ class Access:
             raise UsageError(f"--storage-options: not JSON ({error})") from error
         if not isinstance(options, dict):
             raise UsageError('--storage-options: a JSON object is needed, e.g. {"anon": true}')
-        secret = [name for name in options if any(word in name.lower() for word in _SECRETS)]
+        secret = [
+            name for name in _names(options) if any(word in name.lower() for word in _SECRETS)
+        ]
         if secret:
             raise UsageError(
                 f"--storage-options: {secret[0]!r} looks like a credential; give credentials by the"
@@ -107,10 +111,20 @@ PLAIN = Access()
 """Nothing but the standard variables."""
 
 
+def _names(options: Any) -> Iterator[str]:
+    """Of options, and of those within them."""
+    if isinstance(options, dict):
+        for name, value in options.items():
+            yield name
+            yield from _names(value)
+
+
 def _check_no_credential(url: str) -> None:
     """URLs are recorded in the plan and the tables."""
     parts = urlsplit(url)
-    if "@" in parts.netloc or "signature=" in parts.query.lower():
+    asked = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    signed = any(name.endswith(_SECRET_QUERIES) for name in asked)
+    if "@" in parts.netloc or signed:
         raise UsageError(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: holds a credential,"
             " which would be recorded with the results; give credentials by the AWS_* variables"

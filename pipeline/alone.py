@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from pipeline.errors import InputError, TransientError, UnfinishedError
+from pipeline.errors import InputError, SwathError, TransientError, UnfinishedError
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage, read_guarded
 from pipeline.scene import Block, Unit
@@ -39,8 +40,10 @@ def segment_alone(work: Work, unit: Unit) -> None:
     had.
     """
     replica = _Replica(work)
-    pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
-    replica.close()
+    try:
+        pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
+    finally:
+        replica.close()
     work.finish(
         SegmentedUnit(
             unit,
@@ -72,36 +75,61 @@ def _failed(piece: Unit, failure: Failure) -> SegmentedUnit:
 
 def _outcome(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
     """The result of a piece of work, or the Failure of its block."""
+    result = _tried(work, stage, start)
+    if isinstance(result, _Ended) and result.error != "timeout":
+        result = _tried(work, stage, start)  # it might have been its node, or its neighbour
+    if not isinstance(result, _Ended):
+        return result
+    try:
+        work.check_input(block.scene)  # raises where it is the store that is at fault
+        raise InputError(
+            f"{block.scene.url}: to {stage} window {block.core} {result.what}; replace the file or"
+            " leave it out",
+            url=block.scene.url,
+            stage=stage,
+        )
+    except InputError as error:
+        return failure_of(error, block, result.error)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """Why there is no result."""
+
+    error: str
+    what: str
+
+
+def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
+    """The result, or how it ended. Raises errors of our own: they are no single input's fault."""
     started = time.monotonic()
+    too_long = _Ended("timeout", f"took more than {work.unit_timeout_s:.0f} s")
     ref = start()
     try:
         return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
-    except GetTimeoutError:
-        ray.cancel(ref, force=True)
-        error, what = "timeout", f"took more than {work.unit_timeout_s:.0f} s"
+    except GetTimeoutError as error:  # what hangs is ended by its guard: this never had its turn
+        raise TransientError(f"{stage}: Ray found no room for it in time") from error
     except OutOfMemoryError:
-        error, what = "memory", "took more memory than there is"
+        return _Ended("memory", "took more memory than there is")
     except (WorkerCrashedError, RayActorError):
         if time.monotonic() - started >= work.unit_timeout_s:
-            error, what = "timeout", f"took more than {work.unit_timeout_s:.0f} s"
-        else:
-            error, what = "crashed", "ended its process each time"
+            return too_long  # its guard has ended it
+        return _Ended("crashed", "ended its process each time")
     except RayTaskError as task:
         cause = task.cause
-        if isinstance(cause, UnfinishedError):
+        if isinstance(cause, SwathError):
             raise cause from task
-        error = "memory" if isinstance(cause, MemoryError) else type(cause).__name__
-        what = f"failed: {' '.join(str(cause).split()) or error}"
-    except RayError as lost:
-        raise TransientError(f"{block.scene.url}: {type(lost).__name__}") from lost
-    work.check_input(block.scene)  # raises where it is the store that is at fault
-    found = InputError(
-        f"{block.scene.url}: to {stage} window {block.core} {what}; replace the file or leave it"
-        " out",
-        url=block.scene.url,
-        stage=stage,
-    )
-    return failure_of(found, block, error)
+        why = " ".join(str(cause).split()) or "no details"
+        if isinstance(cause, MemoryError):
+            return _Ended("memory", f"took more memory than it may: {why}")
+        # What is wrong with pixels is said in their Failure; an exception is the device's.
+        raise UnfinishedError(
+            f"{stage} fails with {type(cause).__name__}: {why}; the same command goes on from here"
+        ) from task
+    except RayError as lost:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...
+        raise TransientError(
+            f"{stage}: lost with {type(lost).__name__}; do Ray's nodes have disk and memory left?"
+        ) from lost
 
 
 class _Replica:

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
-from pipeline.errors import TransientError
+from pipeline.errors import DeniedError, TransientError, UnfinishedError
 from pipeline.lock import held
 from pipeline.rangefile import RangeFile
 from pipeline.store import Store
-from pipeline.verdict import explained, patiently
+from pipeline.verdict import LOG, explained, patiently
 
 T = TypeVar("T")
 
@@ -70,7 +70,12 @@ class ObjectStore(Store):
     def create(self, path: str, data: bytes) -> bool:
         # Read back where there is one: if the answer to our own PUT was lost, its repetition
         # finds the object there, and it is ours.
-        return self._try(path, lambda: self._create(path, data)) or self.read(path) == data
+        if self._try(path, lambda: self._create(path, data)):
+            return True
+        try:
+            return self.read(path) == data
+        except FileNotFoundError:  # deleted meanwhile
+            return False
 
     def _create(self, path: str, data: bytes) -> bool:
         try:
@@ -102,8 +107,12 @@ class ObjectStore(Store):
 
     def sweep(self) -> None:
         """Aborts the multipart uploads of killed writers: they are invisible, but they cost."""
-        if hasattr(self._fs, "clear_multipart_uploads"):
+        if not hasattr(self._fs, "clear_multipart_uploads"):
+            return
+        try:
             self._try("", self._abort_all)
+        except (DeniedError, UnfinishedError) as error:  # it is housekeeping, and no more
+            LOG.warning("%s; what killed writers have left of uploads stays", error)
 
     def _abort_all(self) -> None:
         bucket, _, prefix = self._path.partition("/")

@@ -15,11 +15,13 @@ from contextlib import contextmanager
 import ray
 from ray._private import ray_constants
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 
 KNOCK_S = 5.0
 IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
+IDLE_S = 600
+"""After which a process without work is ended; there are never more than can work at a time."""
 TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 
@@ -51,6 +53,8 @@ def connected(
             logging_level=logging.ERROR,
         )
     except (OSError, ValueError, ImportError) as error:
+        if address is None:
+            raise UnfinishedError(f"Ray cannot be started on this machine: {error}") from error
         raise UsageError(
             f"--address {address}: no Ray cluster answers there ({error}); start one with"
             " `ray start --head`, or leave --address out to use this machine"
@@ -80,11 +84,15 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
 
 
 def _alone_on_this_machine() -> None:
-    """Variables that Ray reads: nobody else may use our cluster, and it says nothing of itself."""
+    """Variables that Ray reads: nobody else may use our cluster, it says nothing of itself, and
+    keeps its processes."""
     # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A token for this run alone: Ray, which wants one, would leave its own in the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray ends processes that had nothing to do for a second, and starting another one took up to
+    # 12 s on a loaded machine: replicas waited for reads that waited for a process.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_S * 1000))
 
 
 def _knock(address: str) -> None:

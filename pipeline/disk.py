@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -97,8 +98,19 @@ class LocalStore(Store):
             yield  # the kernel releases the lock with the process, however it ends
 
     def _temporary(self, final: Path) -> Path:
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(final.parent)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+def _make_folder(folder: Path) -> None:
+    """A new folder survives a power cut only once the one that it stands in is on disk too."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileExistsError as error:  # it is a file
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from error
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

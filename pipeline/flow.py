@@ -57,13 +57,25 @@ def run_units(
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
-                LOG.warning("%d units got no outcome (%s); once more", len(units), "a process died")
+                LOG.warning("%d units got no outcome; once more", len(units))
             if units:
                 _round(work, units, poll)
-        for unit in open_units():
-            LOG.warning("a unit of %s is tried alone", unit.blocks[0].scene.url)
+        _each_alone(work, open_units(), poll)
+
+
+def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
+    stalled: list[TransientError] = []
+    for unit in units:
+        LOG.warning("a unit of %s is tried alone", unit.blocks[0].scene.url)
+        try:
             segment_alone(work, unit)
-            poll()
+        except TransientError as error:
+            stalled.append(error)
+            if len(stalled) == STALLED_UNITS:
+                break
+        poll()
+    if stalled:
+        raise stalled[0]
 
 
 def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
@@ -78,7 +90,12 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
             writer.join(POLL_S)
             poll()
             errors.check()
+    except KeyboardInterrupt:
+        LOG.warning("stopping")
+        raise
     finally:
+        if writer.is_alive():  # what it will say of being stopped is no news
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
         _STOP.set()
         writer.join(STOP_S)
         _STOP.clear()

@@ -23,7 +23,7 @@ def guarded(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
     _active_s.append(limit_s)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (_limit(memory_bytes, before[1]), before[1]))
+        limit_memory(memory_bytes)
     try:
         rearm()
         yield
@@ -40,14 +40,14 @@ def rearm() -> None:
         faulthandler.dump_traceback_later(_active_s[0], exit=True)
 
 
-def _limit(memory_bytes: int, hard: int) -> int:
-    wanted = _data_bytes() + memory_bytes
-    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
-def _data_bytes() -> int:
-    """What the kernel counts against RLIMIT_DATA by now (proc(5), VmData)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmData:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmData in /proc/self/status")
+def limit_memory(memory_bytes: int) -> None:
+    """MemoryError for who takes more than this beyond what the process has by now. Linux only."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return
+    # What the kernel counts against RLIMIT_DATA: proc(5).
+    (used,) = (line for line in status.read_text().splitlines() if line.startswith("VmData:"))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    soft = int(used.split()[1]) * 1024 + memory_bytes
+    soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -185,7 +185,7 @@ def _prepare(
         existing = Output(open_store(existing.store.root, execution.access), job)
     earlier = recorded(existing)
     channels, known = model.config.num_channels, Known.of(earlier, execution.retry_quarantined)
-    found = survey(inputs, job.settings, channels, known, access, on_described)
+    found = survey(inputs, job.settings, channels, known, execution.access, on_described)
     cost = Cost(
         job.settings,
         _machine(device, count, nodes_bytes, execution),

@@ -71,8 +71,10 @@ def _wait_for(shelf: Shelf) -> None:
         LOG.warning("%s is held by a run on %s; waiting for a sign of life", shelf.root, name)
         while time.monotonic() < deadline:
             time.sleep(LOOK_S)
+            asked = time.monotonic()
             try:
                 now = shelf.read(_LOCK)
+                deadline += time.monotonic() - asked  # a store that is gone says nothing of the run
             except FileNotFoundError:
                 return
             if now != first:
@@ -90,6 +92,11 @@ def _beat(shelf: Shelf, owner: dict[str, str], ended: threading.Event) -> None:
     while not ended.wait(BEAT_S):
         beat += 1
         with suppress(SwathError):  # patience has run out: the next beat may come through
+            try:
+                if _owner(shelf.read(_LOCK)) != owner["owner"] or ended.is_set():
+                    return  # another run has taken over: the lock is its own
+            except FileNotFoundError:
+                return
             shelf.write(_LOCK, _encode(owner, beat))
 
 

@@ -13,7 +13,8 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -109,7 +110,7 @@ class Shard:
             "shard": self.shard_id,
             "scenes": [scene.to_json() for scene in self.scenes],
             "units": [
-                [[index[b.scene.scene_id], *_numbers(b.core)] for b in unit.blocks]
+                [[index[b.scene.scene_id], *astuple(b.core)] for b in unit.blocks]
                 for unit in self.units
             ],
             "rejected": [
@@ -130,10 +131,6 @@ class Shard:
         )
         retries = {scene_id: tuple(earlier) for scene_id, earlier in fields["retries"].items()}
         return cls(fields["shard"], scenes, units, rejected, retries)
-
-
-def _numbers(rect: Rect) -> list[int]:
-    return [rect.col_off, rect.row_off, rect.width, rect.height]
 
 
 class Output:
@@ -182,12 +179,10 @@ class Output:
                 f" ({'; '.join(differences)}); use the recorded ones or a new --output"
             )
 
-    def shard_ids(self) -> list[str]:
-        return [name.removesuffix(".json") for name in self.store.list("plan")]
-
     def shards(self) -> Iterator[Shard]:
-        for shard_id in self.shard_ids():
-            yield Shard.from_json(json.loads(self.store.read(f"plan/{shard_id}.json")))
+        for name in self.store.list("plan"):
+            with _of_this_version(f"{self.store.root}/plan/{name}"):
+                yield Shard.from_json(json.loads(self.store.read(f"plan/{name}")))
 
     def append(self, shard: Shard) -> None:
         """Adds a shard to the plan, which is never rewritten."""
@@ -228,12 +223,17 @@ def table_path(table: str, shard_id: str) -> str:
 
 
 def _read_job(store: Store, url: str) -> Job:
-    try:
+    with _of_this_version(f"{url}/job.json"):
         return Job.from_json(json.loads(store.read("job.json")))
+
+
+@contextmanager
+def _of_this_version(place: str) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{url}/job.json: not readable by this version of Swath ({error!r})"
-        ) from error
+        why = f"not readable by this version of Swath ({error!r}); name a new --output"
+        raise UsageError(f"{place}: {why}") from error
 
 
 def _classes(job: Job) -> bytes:

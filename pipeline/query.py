@@ -61,7 +61,7 @@ class OpenedOutput:
 
 def open_output(url: str, access: Access = PLAIN) -> OpenedOutput:
     """Raises UsageError where there is no output of Swath."""
-    return OpenedOutput(url, Output.open(url, access).job, access)
+    return OpenedOutput(url, Output.open(url, access.hurried()).job, access)
 
 
 def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
@@ -71,7 +71,7 @@ def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
     a row per mask tile and class. Column names of the result are unique. Raises UsageError where
     there is nothing to ask or the SQL does not hold, SwathError where it ran and failed.
     """
-    connection = _connect(Output.open(output, access), output)
+    connection = _connect(Output.open(output, access.hurried()), output)
     try:
         _check_is_question(connection, sql)
         result = connection.sql(sql)
@@ -95,7 +95,7 @@ def write_parquet(table: pa.Table, file: BinaryIO) -> None:
 def _connect(output: Output, url: str) -> duckdb.DuckDBPyConnection:
     shards = sorted(output.committed())
     if not shards:
-        planned = len(output.shard_ids())
+        planned = len(output.store.list("plan"))
         raise UsageError(
             f"{url}: nothing is published yet (0 of {planned} shards);"
             " the `swath run` that fills it is still at work, or must be started again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -14,7 +15,11 @@ KEPT_BLOCKS = 64
 
 
 class RangeFile(io.RawIOBase):
-    """A file of `size` bytes; `fetch` gives the bytes [start, end), or all of them."""
+    """A file of `size` bytes; `fetch` gives the bytes [start, end), or all of them.
+
+    Where `fetch` gives fewer, a read ends before the block that did not come whole, and the next
+    one asks for it again.
+    """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         super().__init__()
@@ -36,21 +41,27 @@ class RangeFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}, before the beginning of the file")
         self._at = base + offset
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
         end = self._size if size is None or size < 0 else min(self._at + size, self._size)
-        start, self._at = self._at, max(self._at, end)
-        if end <= start:
-            return b""
+        data = self._between(self._at, end) if end > self._at else b""
+        self._at += len(data)
+        return data
+
+    def _between(self, start: int, end: int) -> bytes:
         if self._whole is None:
             self._fill(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
         if self._whole is not None:
             return self._whole[start:end]
         first = start // BLOCK_BYTES
         blocks = range(first, (end - 1) // BLOCK_BYTES + 1)
-        data = b"".join(self._kept.get(block, b"") for block in blocks)
+        # Not beyond a gap: what follows it would stand in the wrong place.
+        whole = itertools.takewhile(self._kept.__contains__, blocks)
+        data = b"".join(self._kept[block] for block in whole)
         while len(self._kept) > max(KEPT_BLOCKS, len(blocks)):
             self._kept.popitem(last=False)
         return data[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
@@ -70,6 +81,8 @@ class RangeFile(io.RawIOBase):
         if len(data) == self._size and stop - offset < self._size:
             self._whole = data
             return
-        for block in range(start, -(-(offset + len(data)) // BLOCK_BYTES)):
+        for block in range(start, -(-stop // BLOCK_BYTES)):
             at = block * BLOCK_BYTES - offset
+            if len(data) < min(at + BLOCK_BYTES, stop - offset):
+                return  # what came of a block that is cut short is fetched again
             self._kept[block] = data[at : at + BLOCK_BYTES]

@@ -15,6 +15,7 @@ from rasterio.abc import FileContainer
 
 from pipeline.access import Access
 from pipeline.errors import TransientError
+from pipeline.guard import rearm
 from pipeline.rangefile import RangeFile
 from pipeline.verdict import explained, patiently
 
@@ -68,8 +69,15 @@ class Ranges(FileContainer):
         if path not in self._names:
             return 0
         if path not in self._sizes:
-            self._sizes[path] = self._fetched(self._fs.size, self._names[path], -1)
+            self._sizes[path] = self._fetched(self._size_of, self._names[path], -1)
         return max(0, self._sizes[path])
+
+    def _size_of(self, key: str) -> int:
+        try:
+            return int(self._fs.size(key))
+        except PermissionError:
+            self._fs.cat_file(key, start=0, end=1)  # unlike HEAD's, this refusal says whose fault
+            raise
 
     def fetch(self, path: str, start: int, end: int) -> bytes:
         """The bytes [start, end), or the whole file where its server knows no ranges; empty after
@@ -88,6 +96,7 @@ class Ranges(FileContainer):
             with explained(self.url):
                 return get(key)
 
+        rearm()  # as long as bytes come, nothing hangs
         if self.trouble is not None:
             return instead
         try:

@@ -18,6 +18,7 @@ import torch
 from pipeline.access import Access
 from pipeline.errors import InputError
 from pipeline.grid import WindowGrid
+from pipeline.guard import rearm
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
@@ -184,6 +185,7 @@ class Replica:
 
     def _forward(self, batch: list[_Window]) -> torch.Tensor:
         """float32 logits of one batch, with more rows than windows if it was short."""
+        rearm()  # as long as windows come, nothing hangs
         inputs = [window.input_CHW for window in batch]
         inputs += [torch.zeros_like(inputs[0])] * (self._batch - len(inputs))
         logits_NKhw: torch.Tensor = self._model(torch.stack(inputs).to(self._dtype)).float()

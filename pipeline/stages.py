@@ -24,7 +24,7 @@ from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
 from pipeline.stores import open_store
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
-from pipeline.verdict import tried_again
+from pipeline.verdict import explained, tried_again
 
 T = TypeVar("T")
 
@@ -58,7 +58,9 @@ class Work:
 
     def finish(self, segmented: SegmentedUnit) -> None:
         """Writes the unit's file: from here on the unit has an outcome."""
-        open_store(self.output, self.access).write(unit_path(segmented.unit), unit_file(segmented))
+        data = unit_file(segmented)
+        with explained(self.output):  # a full disk is no unit's fault
+            open_store(self.output, self.access).write(unit_path(segmented.unit), data)
 
     def check_input(self, scene: Scene) -> None:
         """Raises InputError where the file is not the one that was planned, TransientError where
@@ -67,7 +69,7 @@ class Work:
             version = version_of(scene.url, scene.sidecars, self.access)
         except (FileNotFoundError, DeniedError) as error:
             raise InputError(
-                f"{scene.url}: vanished after it was planned; put it back",
+                f"{scene.url}: vanished after it was planned, or is refused now; put it back",
                 url=scene.url,
                 stage="read",
             ) from error

@@ -10,7 +10,7 @@ from pipeline.supersede import outcomes, standing
 
 def status(output: str, access: Access = PLAIN) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
-    out = Output.open(output, access)
+    out = Output.open(output, access.hurried())
     committed = out.committed()
     shards = standing(list(out.shards()), committed)
     done = {s.shard_id: out.units_done(s.shard_id) for s in shards if s.shard_id not in committed}

@@ -26,9 +26,9 @@ _PROCESSES = 8
 """At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""
 _THREADS = 8
 """Headers wait for the disk or the network, not for the CPU."""
-_HEADER_S, _REMOTE_HEADER_S = 60.0, 600.0
+_HEADER_S = 60.0
 """A header takes milliseconds. Over a network it may take as long as what may pass is waited for,
-which must never count as a fault of the file."""
+several times over: that must never count as a fault of the file."""
 _HEADER_BYTES = 1_000_000_000
 """What the headers under way in one process may allocate. The largest honest ones, tile indices of
 scenes of 10^12 px, take some 10 MB."""
@@ -109,10 +109,12 @@ def survey(
     Raises UsageError for INPUTs that name nothing, and where no input at all can be used;
     UnfinishedError where a store does not answer.
     """
-    found = find_inputs(inputs, access)
+    found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
     work = partial(attempt, settings=settings, channels=channels, access=access)
-    results = _all_described(new, work, on_described or (lambda _done, _total: None))
+    results = _all_described(
+        new, work, access.patience_s, on_described or (lambda _done, _total: None)
+    )
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
     if rejected and not scenes and not planned.urls:
@@ -143,6 +145,7 @@ def survey(
 def _all_described(
     files: Sequence[Found],
     work: Callable[[Found], Scene | Failure],
+    patience_s: float,
     on_described: OnDescribed,
 ) -> list[Scene | Rejected]:
     """In the order of the files."""
@@ -150,7 +153,7 @@ def _all_described(
     limits = Limits(
         processes=min(os.cpu_count() or 1, _PROCESSES),
         threads=_THREADS,
-        item_s=_REMOTE_HEADER_S if remote else _HEADER_S,
+        item_s=_HEADER_S + (10 * patience_s if remote else 0),
         memory_bytes=_HEADER_BYTES,
     )
     results: dict[int, Scene | Rejected] = {}

@@ -77,8 +77,10 @@ class Tracker:
 
         Raises UnfinishedError where more failed than is allowed; what has been computed is kept.
         """
-        for shard in self._open.values():
-            self._take_in(shard)
+        at_work = self._output.store.list("work")  # one request, however many shards are open
+        for shard_id, shard in self._open.items():
+            if shard_id in at_work:
+                self._take_in(shard)
         self._check()
         for shard in list(self._open.values()):
             if len(self._done[shard.shard_id]) == len(shard.units):

@@ -56,6 +56,8 @@ _REFUSALS = {
     "RequestTimeTooSkewed": "this machine's clock differs from the store's; set it",
     "AccessDenied": "these credentials may not do that here; check the bucket's policy",
     "401": "the store wants credentials; check the AWS_* variables",
+    "404": "there is nothing here",
+    "410": "this is gone",
     "403": "the store refuses these credentials; check the AWS_* variables, the profile and the"
     " bucket's policy",
     "InvalidBucketName": "no bucket can have this name; check the URL",
@@ -66,6 +68,9 @@ _REFUSALS = {
     "CredentialRetrievalError": "no credentials could be had; check the profile",
     "ProfileNotFound": "there is no such profile; check AWS_PROFILE",
 }
+
+_OF_ONE_FILE = ("AccessDenied", "401", "403", "404", "410")
+"""Refusals that say nothing of other files."""
 
 _tried_again = 0
 
@@ -130,7 +135,7 @@ def in_our_words(url: str, error: BaseException) -> SwathError:
     """An error of a store, without its text: codes carry no credential."""
     code = _code(error)
     if code in _REFUSALS:
-        kind = DeniedError if code in ("AccessDenied", "403") else UsageError
+        kind = DeniedError if code in _OF_ONE_FILE else UsageError
         return kind(f"{url}: {_REFUSALS[code]} ({code})")
     if isinstance(error, PermissionError):
         return DeniedError(f"{url}: permission denied ({code})")
@@ -151,7 +156,8 @@ def _may_pass(error: BaseException, code: str) -> bool:
     if isinstance(error, OSError) and _module(error) != "botocore":
         connection = isinstance(error, (ConnectionError, TimeoutError))
         return connection or error.errno in _PASSING_ERRNOS or _module(error) == "aiohttp"
-    return not _response(error)  # botocore's and aiohttp's own: no answer, or half of one
+    answered = _response(error) or getattr(error, "status", None)
+    return not answered  # botocore's and aiohttp's own: no answer, or half of one
 
 
 def _code(error: BaseException) -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
+from pipeline.guard import limit_memory
+
 R = TypeVar("R")
 
 
@@ -38,7 +40,9 @@ def serve(descriptor: int) -> None:
     pickled, threads, memory_bytes = connection.recv()
     function = pickle.loads(pickled)  # what cannot be imported is told on stderr
     _quiet()
-    _limit(memory_bytes)
+    # No core files: what crashes here is expected to.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    limit_memory(memory_bytes)
     connection.send(None)
     receiving, sending = threading.Lock(), threading.Lock()
 
@@ -85,15 +89,3 @@ def _quiet() -> None:
     sys.unraisablehook = lambda _: None
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-
-
-def _limit(memory_bytes: int) -> None:
-    """MemoryError instead of a machine without memory; and no core files."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    if sys.platform == "linux":
-        with open("/proc/self/status") as status:
-            (used,) = (line.split()[1] for line in status if line.startswith("VmData:"))
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        soft = int(used) * 1024 + memory_bytes
-        soft = soft if hard == resource.RLIM_INFINITY else min(soft, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -23,7 +23,7 @@ def meet(peril: str) -> str:  # noqa: PLR0912  a list
         case "sleep":
             time.sleep(3600)
         case "hang":  # in C, holding Python's lock
-            re.match(r"(a+)+$", "a" * 60 + "b")
+            hang()
         case "memory":
             bytearray(100_000_000_000)
         case "touch":  # bit by bit
@@ -47,7 +47,14 @@ def meet(peril: str) -> str:  # noqa: PLR0912  a list
         case "report":
             Path(rest).write_text(str(os.getpid()))
             time.sleep(3600)
+        case "report-hang":
+            Path(rest).write_text(str(os.getpid()))
+            hang()
     return peril.upper()
+
+
+def hang() -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
 
 
 class Grudge:

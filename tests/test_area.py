@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.area import CellAreas
+from pipeline.grid import cores, mask_tiles
 from pipeline.scene import Affine6, Rect
 
 WGS84_KM2 = 510065621.724
@@ -184,6 +185,55 @@ def test_a_pixel_has_one_area_whoever_asks(name: str, first: Rect, second: Rect)
     for rect in (first, second):
         part = whole[rect.row_off : rect.row_end, rect.col_off : rect.col_end]
         assert areas.of(rect).tobytes() == part.tobytes()
+
+
+def centres(middle: float, spread: float) -> st.SearchStrategy[float]:
+    # Of floats hypothesis would mostly try round ones.
+    return st.integers(-1000, 1000).map(lambda share: middle + spread * share / 1000)
+
+
+PLACES = st.one_of(  # CRS, its unit in metres, x and y well inside its domain
+    st.tuples(st.just("EPSG:32633"), st.just(1.0), centres(5e5, 2e5), centres(4.5e6, 4e6)),
+    st.tuples(st.just("EPSG:32760"), st.just(1.0), centres(5e5, 2e5), centres(5.5e6, 4e6)),
+    st.tuples(st.just("EPSG:3857"), st.just(1.0), centres(0, 1.9e7), centres(0, 1e7)),
+    st.tuples(st.just("EPSG:3035"), st.just(1.0), centres(4.3e6, 1e6), centres(3.2e6, 1e6)),
+    st.tuples(st.just("EPSG:3413"), st.just(1.0), centres(0, 2e6), centres(0, 2e6)),
+    st.tuples(st.just("EPSG:3031"), st.just(1.0), centres(0, 2e6), centres(0, 2e6)),
+    st.tuples(st.just("EPSG:4326"), st.just(111_195.0), centres(0, 170), centres(0, 80)),
+)
+TURNS = st.sampled_from([0.0, 0.0, 0.0, 0.3, math.pi / 2, 2.5])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    place=PLACES,
+    pixel_m=st.floats(math.log(0.5), math.log(300)).map(math.exp),
+    turn=TURNS,
+    width=st.integers(1, 1300),
+    height=st.integers(1, 1300),
+    core=st.integers(1, 3),
+)
+def test_mask_tiles_add_up_to_the_outline(
+    place: tuple[str, float, float, float],
+    pixel_m: float,
+    turn: float,
+    width: int,
+    height: int,
+    core: int,
+) -> None:
+    crs, unit_m, x, y = place
+    size, cos, sin = pixel_m / unit_m, math.cos(turn), math.sin(turn)
+    transform = (size * cos, size * sin, x, size * sin, -size * cos, y)
+    areas = CellAreas(crs, transform, width, height)
+    tiles_m2 = [
+        areas.of(tile)
+        for block in cores(width, height, core * 512, core * 512)
+        for _, _, tile in mask_tiles(block)
+    ]
+    assert all(np.isfinite(tile).all() and (tile > 0).all() for tile in tiles_m2)
+    outline_m2 = polygon_m2(crs, transform, Rect(0, 0, width, height))
+    # Geod's polygons err by hundredths of a square metre.
+    assert sum(tile.sum() for tile in tiles_m2) == pytest.approx(outline_m2, rel=2e-6, abs=0.1)
 
 
 @pytest.mark.parametrize("crs", ["EPSG:999999", "nonsense", "", "EPSG:4978", "EPSG:5773"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.grid import Axis, WindowGrid, cores, mask_tiles
@@ -56,6 +57,62 @@ def test_between_cuts_the_covering_windows_are_constant(case: tuple[Axis, int, i
         for px in range(left, right):
             covering = [i for i, o in enumerate(definition(axis)) if o <= px < o + axis.window_px]
             assert list(axis.touching(left, right)) == covering
+
+
+def windows_of(grid: WindowGrid) -> dict[tuple[int, int], Rect]:
+    """Every window by its row and column, cut off at the edge of the scene."""
+    return {
+        (row, col): Rect(
+            x,
+            y,
+            min(grid.cols.window_px, grid.cols.size_px - x),
+            min(grid.rows.window_px, grid.rows.size_px - y),
+        )
+        for row, y in enumerate(definition(grid.rows))
+        for col, x in enumerate(definition(grid.cols))
+    }
+
+
+def covered(rects: Iterable[Rect], grid: WindowGrid) -> np.ndarray:
+    """bool (height, width): in any of the rects."""
+    found = np.zeros((grid.rows.size_px, grid.cols.size_px), bool)
+    for rect in rects:
+        assert rect.width > 0 < rect.height
+        assert min(rect.col_off, rect.row_off) >= 0
+        found[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = True
+    return found
+
+
+@st.composite
+def small_grids(draw: st.DrawFn) -> WindowGrid:
+    window = draw(st.integers(4, 30))
+    sides = st.integers(1, 4 * window)
+    return WindowGrid.of(draw(sides), draw(sides), window, draw(st.integers(window // 4, window)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(small_grids(), st.integers(1, 5), st.integers(1, 5))
+def test_blocks_compute_and_read_the_windows_that_touch_them(
+    grid: WindowGrid, across: int, down: int
+) -> None:
+    windows, width, height = windows_of(grid), grid.cols.size_px, grid.rows.size_px
+    assert grid.count == len(windows)
+    assert covered(windows.values(), grid).all()
+    computed = set()
+    for core in cores(width, height, -(-width // across), -(-height // down)):
+        inside = covered([core], grid)
+        needed = {
+            place: window
+            for place, window in windows.items()
+            if inside[window.row_off : window.row_end, window.col_off : window.col_end].any()
+        }
+        touching_rows, touching_cols = grid.touching(core)
+        assert {(row, col) for row in touching_rows for col in touching_cols} == needed.keys()
+        assert grid.computed(core) == len(needed)
+        read = covered([grid.read_rect(core)], grid)
+        assert np.array_equal(read, covered(needed.values(), grid))
+        computed |= needed.keys()
+    assert computed == windows.keys()
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,23 @@ def test_added_and_changed_files_are_seen(
     segment(str(files), str(tmp_path / "disk"))
     second = fetched(f"{s3_folder}/second", tmp_path / "second")
     assert differences(tmp_path / "disk", second, "masks", "statistics") == []
+
+
+def test_the_requester_pays(remote: str, small_checkpoint: str, tmp_path: Path) -> None:
+    """Every request for an input says so. (The servers here take it without billing anybody.)"""
+    access = Access.parse('{"requester_pays": true}')
+    fs, _ = access.filesystem(remote)  # the one that reading uses, too
+    fs.connect()
+    said: list[object] = []
+
+    def note(request: Any, **_: Any) -> None:
+        said.append(request.headers.get("x-amz-request-payer"))
+
+    fs.s3.meta.events.register("before-send.s3", note)
+    execution = Execution(runner="local", block=512, access=access)
+    run([f"{remote}/in/strips.tif"], small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    fs.s3.meta.events.unregister("before-send.s3", note)
+    assert b"requester" in said or "requester" in said
 
 
 def test_few_requests_per_scene(

@@ -1,0 +1,254 @@
+"""Runs that die again and again, before any of their changes: the rows of the undisturbed run.
+
+Everything is as in a real run but two things: the network is a sum over the pixels, and headers are
+read in this process.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from archives import write_scene
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from mortal import Crash, Disk, Life, life_on_bucket
+from outputs import ORDER, rows, stray_files
+from s3server import Server
+
+import pipeline.job
+import pipeline.local
+import pipeline.plan
+import pipeline.survey
+from pipeline.access import PLAIN
+from pipeline.grid import mask_tiles
+from pipeline.job import run
+from pipeline.raster import Pixels
+from pipeline.receipt import Receipt
+from pipeline.sandbox import Returned
+from pipeline.scene import Block, Unit
+from pipeline.settings import Execution, Settings
+from pipeline.stages import Work
+from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from segformer import load_model
+
+CLASSES = 4
+SIZES = {"a": (60, 50), "b": (40, 70), "c": (90, 80), "wide": (1100, 60), "tall": (64, 1300)}
+"""Of one block, but for the last two: three of 512 px each."""
+SETTINGS = Settings(window=64, stride=48, batch=1)
+EXECUTION = Execution(runner="local", block=512)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes that archives are put together from; a damaged one, and what is no image."""
+    folder = tmp_path_factory.mktemp("pool")
+    rng = np.random.default_rng(0)
+    for name, (width, height) in SIZES.items():
+        noise = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+        write_scene(folder / f"{name}.tif", width, height, values=noise, nodata=0, tiled=False)
+    torn = bytearray((folder / "tall.tif").read_bytes())
+    torn[-3000:-1000] = bytes(2000)
+    (folder / "torn.tif").write_bytes(torn)
+    (folder / "text.tif").write_text("this is no image")
+    return folder
+
+
+class Sums:
+    """In place of the network: a pixel's class is its sum over the bands, modulo the classes."""
+
+    def __init__(self, work: Work) -> None:
+        del work
+
+    def segment(self, read: ReadUnit) -> SegmentedUnit:
+        blocks = tuple(
+            _stitched(block, pixels) if isinstance(pixels, Pixels) else pixels
+            for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
+        )
+        return SegmentedUnit(read.unit, blocks, len(blocks), read.read_s, 0.0, read.retries)
+
+
+def _stitched(block: Block, pixels: Pixels) -> Stitched:
+    core, rect = block.core, pixels.rect
+    top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
+    here = np.s_[top : top + core.height, left : left + core.width]
+    ids_HW = (pixels.values_CHW[:, *here].sum(axis=0) % CLASSES).astype(np.uint8)
+    ids_HW[~pixels.valid_HW[here]] = 255
+    counts = []
+    for _, _, tile in mask_tiles(core):
+        top, left = tile.row_off - core.row_off, tile.col_off - core.col_off
+        ids = ids_HW[top : top + tile.height, left : left + tile.width]
+        counts.append(np.bincount(ids[ids != 255], minlength=CLASSES))
+    samples_TK = np.array(counts)
+    return Stitched(ids_HW, samples_TK * 321, samples_TK)
+
+
+@dataclass
+class Diary:
+    """How often each unit was begun and ended well, over all runs on one output."""
+
+    begun: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+
+
+@contextmanager
+def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
+    read, finish = Work.read, Work.finish
+
+    def noted_read(work: Work, unit: Unit) -> ReadUnit:
+        assert not diary.ended[unit.unit_id], "computed before"
+        diary.begun[unit.unit_id] += 1
+        return read(work, unit)
+
+    def noted_finish(work: Work, segmented: SegmentedUnit) -> None:
+        finish(work, segmented)
+        diary.ended[segmented.unit.unit_id] += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.survey, "sandboxed", described_here)
+        patch.setattr(pipeline.job, "load_model", lambda checkpoint, **_: load_once(checkpoint))
+        patch.setattr(pipeline.local, "Replica", Sums)
+        patch.setattr(pipeline.plan, "SHARD_UNITS", shard_units)
+        patch.setattr(Work, "read", noted_read)
+        patch.setattr(Work, "finish", noted_finish)
+        yield
+
+
+def described_here(work: Callable[[Any], Any], files: Sequence[Any], _: object) -> Iterator[Any]:
+    for index, file in enumerate(files):
+        yield index, Returned(work(file))
+
+
+load_once = lru_cache(load_model)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    pool: Path, small_checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """One run over all scenes."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    with quick(Diary()):
+        run([str(pool)], small_checkpoint, str(out), SETTINGS, EXECUTION)
+    return out
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens to one output."""
+
+    names: list[str]
+    """Of the scenes; the first is sound."""
+    early: int
+    """How many of them are there from the start; the others come before the last run."""
+    shard_units: int
+    ends: list[int]
+    """The change before which each run ends, if it makes so many."""
+    cuts: int | None
+    """Seed of what a power cut takes back; None: the processes end, the machine goes on."""
+
+
+@st.composite
+def stories(draw: st.DrawFn, most_ends: int, most_changes: int) -> Story:
+    names = draw(st.permutations(["b", "c", "wide", "tall", "torn", "text"]))
+    names = ["a", *names[: draw(st.integers(0, len(names)))]]
+    return Story(
+        [f"{name}.tif" for name in names],
+        draw(st.integers(1, len(names))),
+        draw(st.sampled_from([1, 2, 1000])),
+        draw(st.lists(st.integers(0, most_changes), min_size=1, max_size=most_ends)),
+        draw(st.one_of(st.none(), st.integers(0, 1000))),
+    )
+
+
+class Chronicle:
+    """Lives a story."""
+
+    def __init__(self, story: Story, pool: Path, checkpoint: str, out: str) -> None:
+        self._story = story
+        self._urls = [str(pool / name) for name in story.names]
+        self._checkpoint, self._out = checkpoint, out
+        self._diary = Diary()
+
+    def live(self, lives: Callable[[int | None], AbstractContextManager[Life]]) -> None:
+        """Runs until the end that the story says, then once more."""
+        crashes = 0
+        for end in self._story.ends:
+            with quick(self._diary, self._story.shard_units), lives(end):
+                try:
+                    self._run(self._urls[: self._story.early])
+                except Crash:
+                    crashes += 1
+        event(f"{crashes} crashes")
+        with quick(self._diary, self._story.shard_units), lives(None):
+            receipt = self._run(self._urls)
+        begun = self._diary.begun
+        assert receipt.scenes_planned == receipt.outcomes == len(self._urls)
+        assert len(begun) == receipt.units
+        assert begun.total() - receipt.units <= crashes  # at most what was under way
+
+    def live_on(self) -> None:
+        """One more run: it has nothing to do but to clean up."""
+        with quick(self._diary, self._story.shard_units):
+            assert self._run(self._urls).units_computed == 0
+
+    def _run(self, urls: list[str]) -> Receipt:
+        return run(urls, self._checkpoint, self._out, SETTINGS, EXECUTION)
+
+
+def check_rows(undisturbed: Path, out: Path | str, names: list[str]) -> None:
+    for table in ORDER:
+        expected = rows(undisturbed, table)
+        expected = expected.filter(pc.is_in(expected["scene_id"], pa.array(names)))
+        assert rows(out, table).equals(expected), table
+
+
+@settings(max_examples=25, deadline=None)
+@given(story=stories(most_ends=4, most_changes=90))
+def test_runs_that_die_leave_the_rows_of_the_one_that_did_not(
+    story: Story,
+    pool: Path,
+    undisturbed: Path,
+    small_checkpoint: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    out = tmp_path_factory.mktemp("story") / "out"
+    disk = Disk(out.parent)
+
+    @contextmanager
+    def life(end: int | None) -> Iterator[Life]:
+        with disk.life(end) as one:
+            yield one
+        if story.cuts is not None:
+            disk.lose_power(story.cuts)
+
+    chronicle = Chronicle(story, pool, small_checkpoint, str(out))
+    chronicle.live(life)
+    check_rows(undisturbed, out, story.names)
+    chronicle.live_on()
+    assert stray_files(out) == []
+    check_rows(undisturbed, out, story.names)
+
+
+@pytest.mark.s3
+@settings(max_examples=5, deadline=None)
+@given(story=stories(most_ends=3, most_changes=20))
+def test_the_same_on_s3(
+    story: Story, pool: Path, undisturbed: Path, small_checkpoint: str, s3: Server
+) -> None:
+    assert s3.url
+    out = f"s3://tests/{uuid.uuid4().hex[:12]}/out"
+    fs, _ = PLAIN.filesystem(out)
+    Chronicle(story, pool, small_checkpoint, out).live(lambda end: life_on_bucket(fs, end))
+    assert stray_files(out) == []
+    check_rows(undisturbed, out, story.names)
