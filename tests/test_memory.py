@@ -1,4 +1,4 @@
-"""Predicted memory is an upper bound, and what does not fit is refused with a way out that works."""
+"""Predicted memory is an upper bound; what does not fit is refused with a way out that works."""
 
 from __future__ import annotations
 

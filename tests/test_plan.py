@@ -12,7 +12,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import pipeline.plan
-from pipeline.cost import Cost, Machine, Network
+from pipeline.cost import Cost, Network
+from pipeline.machine import Machine
 from pipeline.output import Rejected, Shard
 from pipeline.plan import Planner
 from pipeline.receipt import Failure
@@ -49,8 +50,9 @@ def scenes(draw: st.DrawFn, most: int = 10) -> list[Scene]:
 def planners(draw: st.DrawFn) -> Planner:
     window = draw(st.integers(32, 1024))
     job = Settings(window=window, stride=draw(st.integers(window // 4, window)), batch=1)
-    machine = Machine(draw(st.sampled_from(["cpu", "cuda"])), draw(st.integers(1, 64)), PLENTY)
-    network = Network(draw(st.integers(1, 300)), draw(st.floats(0.1, 1000)))
+    device = draw(st.sampled_from(["cpu", "cuda"]))
+    machine = Machine(device, draw(st.integers(1, 64)), PLENTY, draw(st.integers(0, 128)))
+    network = Network(draw(st.integers(1, 300)), draw(st.floats(0.1, 1000)), 10**8, 500)
     blocks = st.integers(1, 20).map(lambda tiles: tiles * MASK_TILE_PX)
     execution = Execution(block=draw(st.one_of(st.none(), blocks)))
     return Planner(Cost(job, machine, network), execution)

@@ -16,9 +16,10 @@ from outputs import ORDER, rows, stray_files
 
 import pipeline.plan
 from pipeline.area import CellAreas
-from pipeline.cost import Cost, Machine, Network
+from pipeline.cost import Cost, Network
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
+from pipeline.machine import Machine
 from pipeline.output import Job, Output, Rejected, Shard, unit_path
 from pipeline.plan import Planner
 from pipeline.quarantine import Quarantine
@@ -59,7 +60,7 @@ def bad(count: int) -> list[Rejected]:
     return [Rejected("1-2", Failure(n, f"/in/{n}", "describe", None, "E", "m")) for n in names]
 
 
-COST = Cost(SETTINGS, Machine("cpu", 1, 10**12), Network(5, 1.0))
+COST = Cost(SETTINGS, Machine("cpu", 1, 10**12, tasks=0), Network(5, 1.0, 10**8, 500))
 
 
 @st.composite
