@@ -81,23 +81,29 @@ def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
 def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
     dataset = _dataset(work, units)
     errors = _Errors()
-    writer = threading.Thread(target=errors.kept, args=(dataset, work), daemon=True)
+    ended = threading.Event()  # not is_alive: a join that Ctrl-C interrupts says it has (bpo-45274)
+
+    def write() -> None:
+        try:
+            errors.kept(dataset, work)
+        finally:
+            ended.set()
+
     log = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
     log.addFilter(errors)
-    writer.start()
+    threading.Thread(target=write, daemon=True).start()
     try:
-        while writer.is_alive():
-            writer.join(POLL_S)
+        while not ended.wait(POLL_S):
             poll()
             errors.check()
     except KeyboardInterrupt:
         LOG.warning("stopping")
         raise
     finally:
-        if writer.is_alive():  # what it will say of being stopped is no news
+        if not ended.is_set():  # what it will say of being stopped is no news
             logging.getLogger("ray.data").setLevel(logging.CRITICAL + 1)
         _STOP.set()
-        writer.join(STOP_S)
+        ended.wait(STOP_S)
         _STOP.clear()
         log.removeFilter(errors)
     poll()
