@@ -7,7 +7,6 @@ Knows no library; the constants were measured (bench/memory.py; Linux, Python 3.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -29,7 +28,7 @@ _WORKER_BYTES = 300_000_000
 """Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units."""
 _REPLICA_BYTES = 720_000_000
 """The same with torch, and what it loads with its first window."""
-_DRIVER_BYTES = 600_000_000
+_DRIVER_BYTES = 650_000_000
 _CUDA_BYTES = 3_000_000_000
 """Of a process that uses a GPU, on the host. Assumed, not measured."""
 _LOADING, _LOADED = 2.5, 1.3
@@ -40,8 +39,10 @@ _BLEND_BYTES = 60_000_000
 """Of a strip that is upsampled: stitch._LIVE_VALUES in a dozen forms."""
 _WRITING = 7
 """Copies of the class ids while a unit's file is made; 5.3 where they compress to a third."""
-_OPEN_UNITS, _ROW_GROUP_TILES, _ROW_GROUP_COPIES = 32, 256, 5
-"""publish._OPEN_UNITS and tables.ROW_GROUP_ROWS: what is held while masks are put in order."""
+_PUBLISHED = 2
+"""Copies of a unit's class ids while its masks are put aside."""
+_ROW_GROUP_TILES, _ROW_GROUP_COPIES = 256, 6
+"""tables.ROW_GROUP_ROWS, and what a row group of masks takes until it is written."""
 _TILE_BYTES, _TILE_CLASS_BYTES = 2_000, 700
 """A mask tile's row as Python objects, and each class in it."""
 _UNIT_BYTES = 12_000
@@ -110,7 +111,7 @@ def _writing(cost: Cost, unit: Unit) -> int:
 
 
 def _publishing(cost: Cost, units: Iterable[Unit]) -> Iterable[int]:
-    """Of each shard: a record for each mask tile, masks of open units, and a row group."""
+    """Of each shard: a record for each mask tile, and a unit's masks or a row group of them."""
     shards: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         shards[unit.shard].append(unit)
@@ -118,8 +119,7 @@ def _publishing(cost: Cost, units: Iterable[Unit]) -> Iterable[int]:
         tiles = sum(map(_tiles, some))
         ids = [cost.ids_bytes(unit) for unit in some]
         group = min(tiles, _ROW_GROUP_TILES) * MASK_TILE_PX**2 * (sum(ids) // _pixels(some))
-        opened = sum(heapq.nlargest(_OPEN_UNITS, ids)) + max(ids)
-        yield tiles * _tile_bytes(cost) + opened + _ROW_GROUP_COPIES * group
+        yield tiles * _tile_bytes(cost) + max(_PUBLISHED * max(ids), _ROW_GROUP_COPIES * group)
 
 
 def _pixels(units: Iterable[Unit]) -> int:

@@ -1,7 +1,8 @@
 """A shard all of whose units have an outcome: its unit files to its tables, then its commit.
 
-Can be repeated from any point: the same rows go under the same names. Masks are moved a row group
-at a time, so memory does not grow with the shard.
+Can be repeated from any point: the same rows go under the same names. Every unit file is read
+once, and masks wait for their place on local disk: however units and places lie to each other,
+memory holds a unit and a row group of masks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pipeline.finish import mean_confidence, place
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
+from pipeline.spool import Spool
 from pipeline.supersede import failures_in, outcome_of, statuses, supersede
 from pipeline.tables import (
     MASKS,
@@ -32,16 +34,22 @@ from pipeline.tables import (
 )
 
 _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "class_confidence"]
-_OPEN_UNITS = 32
-"""Unit files held at once while masks are put in order."""
 
 
 def publish(output: Output, shard: Shard) -> None:
-    """Writes the shard's tables, commits it, and empties its work folder."""
+    """Writes the shard's tables, commits it, and empties its work folder.
+
+    Raises UnfinishedError where the disk for temporary files is full.
+    """
+    with Spool() as spool:
+        _publish(output, shard, spool)
+
+
+def _publish(output: Output, shard: Shard, spool: Spool) -> None:
     outcomes = [outcome_of(output, unit) for unit in shard.units]
     failures = [r.failure for r in shard.rejected]
     failures += [failure for outcome in outcomes for failure in failures_in(outcome, shard)]
-    tiles = _tiles(output, shard)
+    tiles = _tiles(output, shard, spool)
     by_scene: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for tile in tiles:
         by_scene[tile["scene_id"]].append(tile)
@@ -53,7 +61,7 @@ def publish(output: Output, shard: Shard) -> None:
     scenes += [_rejected_row(r.failure) for r in shard.rejected]
     statistics = [row for s in shard.scenes for row in _statistics(output, s, by_scene[s.scene_id])]
     supersede(output, shard)  # from here on nothing is missing for this shard to be published
-    _write_masks(output, shard, tiles)
+    _write_masks(output, shard, tiles, spool)
     for name, rows, schema in (
         ("statistics", statistics, STATISTICS),
         ("scenes", scenes, SCENES),
@@ -88,16 +96,18 @@ def _commit_record(
     }
 
 
-def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
-    """Every mask tile of the shard without its mask, in the order of the table."""
+def _tiles(output: Output, shard: Shard, spool: Spool) -> list[dict[str, Any]]:
+    """Every mask tile of the shard, in the order of the table; its mask lies in the spool."""
     tiles = []
     for unit in shard.units:
         with output.store.open(unit_path(unit)) as file:
-            rows = pq.read_table(file, columns=[*_KEYS, "bbox"]).to_pylist()
-        for index, row in enumerate(rows):
+            table = pq.read_table(file)
+        masks, rest = table["mask"], table.drop_columns(["mask"])
+        for index, row in enumerate(rest.select([*_KEYS, "bbox"]).to_pylist()):
             if row["scene_id"] not in shard.scene_ids:
                 continue  # planned again meanwhile
-            tiles.append({**row, "path": unit_path(unit), "index": index})
+            spooled = spool.put(masks[index].as_buffer())
+            tiles.append({**row, "rest": rest, "index": index, "spooled": spooled})
     order = hilbert(np.array([_centre(tile["bbox"]) for tile in tiles]).reshape(-1, 2))
     for tile, position in zip(tiles, order, strict=True):
         tile["order"] = (int(position), tile["scene_id"], tile["tile_row"], tile["tile_col"])
@@ -133,31 +143,20 @@ def hilbert(lonlat: np.ndarray) -> np.ndarray:
     return np.where(known, position, -1)
 
 
-def _write_masks(output: Output, shard: Shard, tiles: list[dict[str, Any]]) -> None:
+def _write_masks(output: Output, shard: Shard, tiles: list[dict[str, Any]], spool: Spool) -> None:
     with output.store.writing(table_path("masks", shard.shard_id)) as file:
         writer = Writer(file, MASKS)
         if not tiles:
             writer.write(MASKS.empty_table())
-        for group in _row_groups(output, tiles):
-            writer.write(group)
+        for start in range(0, len(tiles), ROW_GROUP_ROWS):
+            writer.write(_row_group(tiles[start : start + ROW_GROUP_ROWS], spool))
         writer.close()
 
 
-def _row_groups(output: Output, tiles: list[dict[str, Any]]) -> Iterator[pa.Table]:
-    units: dict[str, pa.Table] = {}
-    for start in range(0, len(tiles), ROW_GROUP_ROWS):
-        rows = []
-        for tile in tiles[start : start + ROW_GROUP_ROWS]:
-            path = tile["path"]
-            table = units.pop(path, None)
-            if table is None:
-                with output.store.open(path) as file:
-                    table = pq.read_table(file, columns=MASKS.names)
-            units[path] = table  # the most recently used stands last
-            if len(units) > _OPEN_UNITS:
-                del units[next(iter(units))]
-            rows.append(table.slice(tile["index"], 1))
-        yield pa.concat_tables(rows).combine_chunks()
+def _row_group(tiles: list[dict[str, Any]], spool: Spool) -> pa.Table:
+    rest = pa.concat_tables([tile["rest"].slice(tile["index"], 1) for tile in tiles])
+    masks = pa.array([spool.get(tile["spooled"]) for tile in tiles], MASKS.field("mask").type)
+    return rest.append_column(MASKS.field("mask"), masks).select(MASKS.names).combine_chunks()
 
 
 def _scene_row(scene: Scene, status: str, tiles: list[dict[str, Any]]) -> dict[str, Any]:

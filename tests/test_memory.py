@@ -15,7 +15,7 @@ import torch
 from archives import write_scene
 from outputs import differences
 
-from pipeline import examine, job, publish, tables
+from pipeline import examine, job, tables
 from pipeline import memory as rooms
 from pipeline.cost import Cost, Network
 from pipeline.errors import UsageError
@@ -205,7 +205,6 @@ def test_more_memory_never_means_fewer_reads() -> None:
 
 
 def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
-    assert rooms._OPEN_UNITS == publish._OPEN_UNITS
     assert rooms._ROW_GROUP_TILES == tables.ROW_GROUP_ROWS
     assert rooms._GDAL_BYTES == examine.GDAL_CACHE_MB << 20
 

@@ -1,10 +1,23 @@
-"""The order of rows within a shard."""
+"""The order of rows within a shard, and the way there."""
 
 from __future__ import annotations
 
-import numpy as np
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from archives import write_scene
+from outputs import differences
+
+from pipeline import job, publish
+from pipeline.errors import UnfinishedError
 from pipeline.publish import hilbert
+from pipeline.settings import Execution, Settings
 
 
 def test_neighbours_on_the_curve_are_neighbours_on_the_map() -> None:
@@ -24,3 +37,42 @@ def test_places_without_coordinates_come_first() -> None:
     assert positions[1] == -1
     assert (positions[[0, 2, 3]] >= 0).all()
     assert hilbert(np.empty((0, 2))).shape == (0,)
+
+
+def test_every_unit_is_read_once_wherever_its_tiles_belong(
+    tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many pictures of one place: neighbours in the table come from different units."""
+    for number in range(4):
+        write_scene(tmp_path / "in" / f"{number}.tif", 1100, 1030, seed=number)
+    reads: Counter[str] = Counter()
+    read_table = pq.read_table
+
+    def counting(file: Any, **arguments: Any) -> pa.Table:
+        reads[file.name] += 1
+        return read_table(file, **arguments)
+
+    monkeypatch.setattr(publish.pq, "read_table", counting)
+    job.run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), *SMALL)
+    assert len(reads) > 3
+    assert set(reads.values()) == {1}
+    masks = read_table(tmp_path / "out" / "masks" / "000000.parquet", columns=["scene_id"])
+    scenes = masks["scene_id"].to_pylist()
+    assert scenes != sorted(scenes)
+
+
+SMALL = (Settings(window=64, stride=64), Execution(runner="local"))
+
+
+def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
+    tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 700, 600)
+    inputs, out = [str(tmp_path / "in")], str(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", lambda prefix: open("/dev/full", "r+b"))  # noqa: ARG005, SIM115
+        with pytest.raises(UnfinishedError, match=r"No space left on device.*TMPDIR"):
+            job.run(inputs, small_checkpoint, out, *SMALL)
+    assert job.run(inputs, small_checkpoint, out, *SMALL).windows == 0
+    job.run(inputs, small_checkpoint, str(tmp_path / "calm"), *SMALL)
+    assert not differences(out, str(tmp_path / "calm"))
