@@ -119,7 +119,9 @@ def measured(command: list[str], out: Path) -> dict[str, Any]:
     if run.returncode:
         sys.exit(f"run failed with {run.returncode}: {run.stderr.decode()[-2000:]}")
     return {
-        "command": [part.replace(str(ROOT), ".") for part in command],
+        "command": [
+            part.replace(str(out.parent), "WORK").replace(str(ROOT), ".") for part in command
+        ],
         "seconds": round(time.monotonic() - began),
         "units": plan["units"],
         "replicas": plan["replicas"],
