@@ -11,7 +11,7 @@ from kills import campaign, ok
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("runner", "kills"), [("local", 6), pytest.param("ray", 1, marks=pytest.mark.ray)]
+    ("runner", "kills"), [("local", 3), pytest.param("ray", 1, marks=pytest.mark.ray)]
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     small_checkpoint: str, tmp_path: Path, runner: str, kills: int
