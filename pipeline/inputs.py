@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.access import Access, FileSystem
-from pipeline.errors import UsageError
+from pipeline.errors import DeniedError, UsageError
 from pipeline.verdict import explained, patiently
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
@@ -79,7 +79,7 @@ def _found(given: str, fs: FileSystem, path: str) -> list[Found]:
         near = fs.find(path, detail=True)
         rasters = (name for name in near if name.lower().endswith(RASTER_SUFFIXES))
         files = [name for name in rasters if not _hidden(name, root)]
-    elif fs.exists(path):
+    elif _exists(fs, path):
         root = path.rpartition("/")[0]
         files = [path]
         near = _beside(fs, path)
@@ -130,9 +130,21 @@ def _beside(fs: FileSystem, path: str) -> dict[str, dict[str, Any]]:
         return {path: fs.info(path)} | near
     near = {}
     for name in (path, *_sidecars(path)):
-        with suppress(FileNotFoundError):
+        # What is refused is as if it were not there; a store that fails says nothing.
+        with suppress(FileNotFoundError, DeniedError), explained(name):
             near[name] = fs.info(name)
     return near
+
+
+def _exists(fs: FileSystem, path: str) -> bool:
+    # By HTTP fsspec would take a server that fails for one that has no such file.
+    if not path.startswith(("http://", "https://")):
+        return bool(fs.exists(path))
+    try:
+        with explained(path):
+            return bool(fs.info(path))
+    except FileNotFoundError:
+        return False
 
 
 def _is_folder(fs: FileSystem, path: str) -> bool:

@@ -17,6 +17,7 @@ import perils
 import pytest
 from archives import write_scene
 
+import pipeline.headers
 import pipeline.survey
 from pipeline.access import PLAIN
 from pipeline.errors import TransientError, UnfinishedError
@@ -193,7 +194,7 @@ def test_headers_that_end_their_process_are_quarantined(
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
     monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
-    monkeypatch.setattr(pipeline.survey, "_HEADER_S", 3.0)
+    monkeypatch.setattr(pipeline.headers, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
     failures = [rejected.failure for rejected in found.rejected]
