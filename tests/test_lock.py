@@ -10,9 +10,11 @@ import sys
 import threading
 
 import pytest
+import s3server
+from faults import Proxy
 
 from pipeline import lock
-from pipeline.access import PLAIN
+from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
@@ -49,6 +51,54 @@ def test_it_beats(store: Store) -> None:
         first = holder(store)["beat"]
         threading.Event().wait(3 * lock.BEAT_S)
         assert int(holder(store)["beat"]) > int(first)
+
+
+def test_a_heart_outlives_an_outage(s3: s3server.Server, s3_folder: str, store: Store) -> None:
+    """Longer than its patience, and than a lock without a beat is taken for alive."""
+    proxy = Proxy(s3.url)
+    access = Access((("endpoint_url", proxy.url),), patience_s=0.2)
+    try:
+        with open_store(f"{s3_folder}/out", access).alone("job.json"):
+            owner = holder(store)["owner"]
+            proxy.add("lock.json", "503", times=None)
+            missed = holder(store)["beat"]
+            threading.Event().wait(2 * lock.EXPIRES_S)
+            assert len(proxy.log()) > 3
+            last = holder(store)
+            assert int(last["beat"]) <= int(missed) + 1
+            proxy.clear_rules()
+            while holder(store)["beat"] == last["beat"]:
+                threading.Event().wait(lock.BEAT_S)
+            assert holder(store)["owner"] == owner
+            with (
+                pytest.raises(UsageError, match="another run is at work"),
+                store.alone("job.json"),
+            ):
+                pytest.fail("both hold it")
+        assert not store.exists("lock.json")
+    finally:
+        proxy.close()
+
+
+def test_a_second_run_does_not_take_an_outage_for_a_death(
+    s3: s3server.Server, s3_folder: str, store: Store
+) -> None:
+    """The store is gone for the second alone, for longer than a lock lives without a beat."""
+    proxy = Proxy(s3.url)
+    second = open_store(f"{s3_folder}/out", Access((("endpoint_url", proxy.url),)))
+    try:
+        with store.alone("job.json"):
+            proxy.add("GET .*lock.json", "503", skip=2, times=None)
+            healing = threading.Timer(2 * lock.EXPIRES_S, proxy.clear_rules)
+            healing.start()
+            with (
+                pytest.raises(UsageError, match="another run is at work"),
+                second.alone("job.json"),
+            ):
+                pytest.fail("both hold it")
+            healing.join()
+    finally:
+        proxy.close()
 
 
 def test_a_run_that_died_elsewhere_is_waited_for(
