@@ -36,6 +36,7 @@ OnDescribed = Callable[[int, int], None]
 
 def all_described(
     files: Sequence[Found],
+    earlier: Sequence[Found],
     work: Callable[[Found], Scene | Failure],
     hurried: Callable[[Found], Scene | Failure],
     on_described: OnDescribed,
@@ -45,6 +46,8 @@ def all_described(
     What a store does not give it may give to `hurried`, which is tried once more when all others
     have come. If it does not, but gives another file right after, the file is at fault. Raises the
     store's error where it gives no other, or withholds more than a few.
+
+    earlier: other files, which could be described before this run.
     """
     limits = Limits(
         processes=min(os.cpu_count() or 1, _PROCESSES),
@@ -64,9 +67,9 @@ def all_described(
                     raise
             else:
                 on_described(len(results), len(files))
-    scenes = [files[index] for index, result in results.items() if isinstance(result, Scene)]
+    came = [files[index] for index, result in results.items() if isinstance(result, Scene)]
     for index in withheld:
-        results[index] = _once_more(files[index], scenes, hurried, limits)
+        results[index] = _once_more(files[index], [*earlier, *came], hurried, limits)
         on_described(len(results), len(files))
     return [results[index] for index in range(len(files))]
 

@@ -94,7 +94,13 @@ def survey(
     new, changed, retries = _sorted_out(found, planned)
     work = partial(attempt, settings=settings, channels=channels, access=access)
     hurried = partial(work, access=access.hurried())
-    results = all_described(new, work, hurried, on_described or (lambda _done, _total: None))
+    urls = {file.url for file in new}
+    earlier = [
+        f for f in found if f.url not in urls and printable(f.scene_id) not in planned.failed
+    ]
+    results = all_described(
+        new, earlier, work, hurried, on_described or (lambda _done, _total: None)
+    )
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
     if rejected and not scenes and not planned.urls:

@@ -147,6 +147,8 @@ def test_a_file_that_its_server_never_gives_is_tried_again_by_the_next_run(
     assert (row["scene_id"], row["error"]) == ("b.tif", "TransientError")
     assert "the store fails (500), though other files come" in row["message"]
 
+    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
     plain_server.broken.clear()
     receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 0)
