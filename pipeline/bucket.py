@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
-from pipeline.errors import DeniedError, TransientError, UnfinishedError
+from pipeline.errors import DeniedError, UnfinishedError
 from pipeline.lock import held
-from pipeline.rangefile import RangeFile
+from pipeline.rangefile import StoredFile
 from pipeline.store import Store
 from pipeline.verdict import LOG, explained, patiently
 
@@ -30,15 +30,8 @@ class ObjectStore(Store):
         return self._fs, self._path
 
     def open(self, path: str) -> BinaryIO:
-        def fetch(start: int, end: int) -> bytes:
-            data = bytes(self._fs.cat_file(self._at(path), start=start, end=end))
-            if len(data) != end - start:
-                raise TransientError(f"{self.root}/{path}: got {len(data)} of {end - start} bytes")
-            return data
-
-        size = self._try(path, lambda: int(self._fs.size(self._at(path))))
-        patient = RangeFile(lambda start, end: self._try(path, lambda: fetch(start, end)), size)
-        return cast(BinaryIO, patient)
+        file = StoredFile(self._fs, self._at(path), f"{self.root}/{path}", self._patience_s)
+        return cast(BinaryIO, file.open())
 
     def read(self, path: str) -> bytes:
         return bytes(self._try(path, lambda: self._fs.cat_file(self._at(path))))

@@ -3,7 +3,7 @@
 SwathError                 (segformer.errors) the root
 +-- CheckpointError        (segformer.errors)
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
-|   +-- DeniedError        these credentials may not do this to this file
+|   +-- DeniedError        these credentials may not do this to this file, or nobody can
 +-- InputError             one input cannot be processed; the others go on
 +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
     +-- TransientError     what may pass: a store that does not answer
@@ -29,7 +29,8 @@ class UsageError(SwathError):
 
 
 class DeniedError(UsageError):
-    """A store lets nobody do this, or not with these credentials."""
+    """A store lets nobody do this, or not with these credentials; a folder, a loop of links or a
+    name that is too long cannot be read as a file. It says nothing of other files."""
 
 
 class InputError(SwathError):

@@ -7,16 +7,16 @@ Knows no scene: what is looked at in an opened file is the caller's business.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import rasterio
-from rasterio._err import CPLE_BaseError
+from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.session import DummySession
 
@@ -49,6 +49,10 @@ GDAL_OPTIONS: dict[str, Any] = {
 # libtiff turns the same damage inside a TIFF into a warning, whatever the option above says, and
 # takes every tile for a missing one where the index of tiles has not the right length.
 _DAMAGE = re.compile(r"corrupt jpeg|premature end|incorrect count for", re.IGNORECASE)
+# Of GDAL, which has a class of its own for it, and of libtiff, which has none.
+_NO_MEMORY = re.compile(
+    r"out of memory|(can ?not|failed to|unable to|could not) allocate|no space for ", re.IGNORECASE
+)
 _GDALS_PATH = re.compile(r"^'[^']*' ")
 _THREAD = threading.local()
 
@@ -94,18 +98,19 @@ def examine(
     """What `look` makes of the opened rasterio dataset and the list that GDAL's warnings go to.
 
     Raises what `look` raises, and one of RASTER_ERRORS where the file is at fault: only then is it
-    certain that its bytes came whole. TransientError: they did not come, and may later;
-    UnfinishedError: the store refuses us, not this file.
+    certain that its bytes came whole. MemoryError: GDAL had none. TransientError: the bytes did not
+    come, and may later; UnfinishedError: the store refuses us, not this file.
     """
     if "://" not in url:
         try:
             return _look(url, look)
-        except RASTER_ERRORS:
-            pass  # GDAL does not tell a bad file from a bad disk: Python looks, too
+        except RASTER_ERRORS as error:
+            _check_memory(error)  # else: GDAL does not tell a bad file from a bad disk, Python does
     files = Ranges(url, sidecars, access)
     try:
         result = _look(files.path, look, opener=files)
     except (*RASTER_ERRORS, InputError) as error:
+        _check_memory(error)
         _check(files.trouble)
         raise error
     _check(files.trouble)
@@ -125,10 +130,22 @@ def _look(path: str, look: Callable[[Any, list[str]], T], **how: Any) -> T:
     return result
 
 
+def _check_memory(error: BaseException) -> None:
+    """Raises MemoryError where that is what GDAL's error says."""
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, CPLE_OutOfMemoryError) or _NO_MEMORY.search(str(one)):
+            raise MemoryError(" ".join(str(one).split())) from error
+        one = one.__cause__
+
+
 def _check(trouble: Exception | None) -> None:
     """Raises what went wrong on the way, if something did."""
     if isinstance(trouble, DeniedError):  # this file's own matter, as if it were not there
-        raise PermissionError(str(trouble))
+        cause = trouble.__cause__
+        plain = isinstance(cause, OSError) and type(cause).__module__ == "builtins"
+        kind: type[OSError] = type(cause) if plain else PermissionError  # type: ignore[assignment]
+        raise kind(str(trouble))
     if isinstance(trouble, UsageError):
         raise UnfinishedError(str(trouble)) from trouble
     if trouble is not None:
@@ -137,10 +154,9 @@ def _check(trouble: Exception | None) -> None:
 
 def cause(error: BaseException, url: str) -> str:
     """What was wrong, in one line: GDAL's own words where rasterio points to them."""
-    path = Path(url)
-    if isinstance(error, FileNotFoundError) or (not path.exists() and "://" not in url):
+    if isinstance(error, FileNotFoundError):
         return "no such file"
-    if path.is_file() and path.stat().st_size == 0:
+    if os.path.isfile(url) and os.path.getsize(url) == 0:
         return "the file is empty (0 bytes)"
     while error.__cause__ is not None:
         error = error.__cause__

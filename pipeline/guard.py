@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import faulthandler
 import resource
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _active_s: list[float] = []
 """The limit under which this process works, if any."""
+_watched = threading.local()
+"""tell: whom this thread tells that its time starts again, where another process will end it."""
 
 
 @contextmanager
@@ -33,11 +36,26 @@ def guarded(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
         _active_s.clear()
 
 
-def rearm() -> None:
-    """Starts the time again: what is waited for is known, and waits no longer than it may."""
+@contextmanager
+def watched(tell: Callable[[float], None]) -> Iterator[None]:
+    """Within it, in this thread, each `rearm` calls `tell` with its seconds: for who works under
+    the eyes of a process that will end this one."""
+    _watched.tell = tell
+    try:
+        yield
+    finally:
+        del _watched.tell
+
+
+def rearm(at_least_s: float = 0.0) -> None:
+    """Starts the time again, with the limit or more: what is waited for is known, and waits no
+    longer than this. Nothing where there is no limit."""
     if _active_s:
         # A C thread of faulthandler's own: it needs no lock of Python's.
-        faulthandler.dump_traceback_later(_active_s[0], exit=True)
+        faulthandler.dump_traceback_later(max(_active_s[0], at_least_s), exit=True)
+    tell = getattr(_watched, "tell", None)
+    if tell is not None:
+        tell(at_least_s)
 
 
 def limit_memory(memory_bytes: int) -> None:

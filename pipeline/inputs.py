@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from pipeline.access import Access, FileSystem
-from pipeline.errors import UsageError
+from pipeline.errors import DeniedError, UsageError
 from pipeline.verdict import explained, patiently
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
@@ -61,12 +61,12 @@ def find_inputs(inputs: Sequence[str], access: Access) -> list[Found]:
 def _expand(given: str, access: Access) -> list[Found]:
     def once() -> list[Found]:
         with explained(given):
-            return _found(given, *access.filesystem(given))
+            return _found(given, *access.filesystem(given), access.patience_s)
 
     return patiently(once, access.patience_s)
 
 
-def _found(given: str, fs: FileSystem, path: str) -> list[Found]:
+def _found(given: str, fs: FileSystem, path: str, patience_s: float) -> list[Found]:
     near: dict[str, dict[str, Any]] = {}
     if has_magic(path) and not fs.exists(path):
         root = _parent_without_magic(path)
@@ -79,10 +79,10 @@ def _found(given: str, fs: FileSystem, path: str) -> list[Found]:
         near = fs.find(path, detail=True)
         rasters = (name for name in near if name.lower().endswith(RASTER_SUFFIXES))
         files = [name for name in rasters if not _hidden(name, root)]
-    elif fs.exists(path):
+    elif _exists(fs, path, patience_s):
         root = path.rpartition("/")[0]
         files = [path]
-        near = _beside(fs, path)
+        near = _beside(fs, path, patience_s)
     else:
         _check_bucket(fs, path)
         raise UsageError(f"{given}: no such file or folder; check the path")
@@ -121,7 +121,7 @@ def _sidecars(name: str) -> Iterator[str]:
         yield from (f"{at}{stem}.{one}" for one in world)
 
 
-def _beside(fs: FileSystem, path: str) -> dict[str, dict[str, Any]]:
+def _beside(fs: FileSystem, path: str, patience_s: float) -> dict[str, dict[str, Any]]:
     """The file and those beside it whose names begin as its own does."""
     if hasattr(fs, "call_s3"):  # a listing of the names that begin so, in one request
         folder, _, name = path.rpartition("/")
@@ -130,9 +130,28 @@ def _beside(fs: FileSystem, path: str) -> dict[str, dict[str, Any]]:
         return {path: fs.info(path)} | near
     near = {}
     for name in (path, *_sidecars(path)):
-        with suppress(FileNotFoundError):
-            near[name] = fs.info(name)
+        # What is refused is as if it were not there; a store that fails says nothing.
+        with suppress(FileNotFoundError, DeniedError):
+            near[name] = _info(fs, name, patience_s)
     return near
+
+
+def _exists(fs: FileSystem, path: str, patience_s: float) -> bool:
+    # By HTTP fsspec would take a server that fails for one that has no such file.
+    if not path.startswith(("http://", "https://")):
+        return bool(fs.exists(path))
+    try:
+        return bool(_info(fs, path, patience_s))
+    except FileNotFoundError:
+        return False
+
+
+def _info(fs: FileSystem, path: str, patience_s: float) -> dict[str, Any]:
+    def once() -> dict[str, Any]:
+        with explained(path):
+            return dict(fs.info(path))
+
+    return patiently(once, patience_s)
 
 
 def _is_folder(fs: FileSystem, path: str) -> bool:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.errors import InputError
+from pipeline.raster import Pixels
+from pipeline.receipt import Failure
 from pipeline.replica import Replica
 from pipeline.scene import Unit
 from pipeline.stages import Work
+from pipeline.unit import ReadUnit, failure_of
 
 
 def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> None:
@@ -16,5 +20,27 @@ def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[
     """
     replica = Replica(work)
     for unit in open_units():
-        work.finish(replica.segment(work.read(unit)))
+        work.finish(replica.segment(_read(work, unit)))
         poll()
+
+
+def _read(work: Work, unit: Unit) -> ReadUnit:
+    """Block by block where memory is too short for all of them."""
+    try:
+        return work.read(unit)
+    except MemoryError:
+        pass
+    blocks: list[Pixels | Failure] = []
+    for block in unit.blocks:
+        try:
+            blocks += work.read(Unit(unit.shard, (block,))).blocks
+        except MemoryError as error:
+            url = block.scene.url
+            alone = InputError(
+                f"{url}: to read window {block.core} took more memory than there is: {error};"
+                " replace the file or leave it out",
+                url=url,
+                stage="read",
+            )
+            blocks.append(failure_of(alone, block, "memory"))
+    return ReadUnit(unit, tuple(blocks), read_s=0.0)

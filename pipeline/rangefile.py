@@ -1,17 +1,79 @@
-"""A remote file that is read in ranges, in blocks that are kept for a while. Knows no store."""
+"""A file in a store: what may pass is waited out, and its bytes are read in ranges, in blocks that
+are kept for a while. Knows neither who reads it nor what for."""
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.access import FileSystem
+from pipeline.errors import TransientError
+from pipeline.verdict import explained, patiently
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 1 << 18
 MOST_AHEAD = 16
 """Blocks fetched beyond what is asked for once a file is read from front to back: 4 MB."""
 KEPT_BLOCKS = 64
 """16 MB per open file: a row of storage tiles is often read a tile at a time."""
+
+
+class StoredFile:
+    """A file as its store gives it. Its methods raise what `explained` makes of errors, after
+    `patience_s` where they may pass; FileNotFoundError passes."""
+
+    def __init__(self, fs: FileSystem, path: str, url: str, patience_s: float) -> None:
+        """path: on `fs`; url: for messages."""
+        self._fs, self._path, self._url = fs, path, url
+        self._patience_s = patience_s
+        self._size: int | None = None
+
+    def open(self) -> RangeFile:
+        return RangeFile(self.fetch, self.size())
+
+    def size(self) -> int:
+        """In bytes; asked for once."""
+        if self._size is None:
+            self._size = self._try(self._ask_size)
+        return self._size
+
+    def fetch(self, start: int, end: int) -> bytes:
+        """The bytes [start, end), or the whole file where its server knows no ranges."""
+        size = self.size()
+
+        def once() -> bytes:
+            data = bytes(self._fs.cat_file(self._path, start=start, end=end))
+            if len(data) not in (end - start, size):
+                raise TransientError(f"{self._url}: got {len(data)} of {end - start} bytes")
+            return data
+
+        return self._try(once)
+
+    def _ask_size(self) -> int:
+        try:
+            size = self._fs.size(self._path)
+        except PermissionError:
+            self._fs.cat_file(self._path, start=0, end=1)  # unlike HEAD's, this refusal says why
+            raise
+        if size is None:
+            raise OSError(
+                errno.ESPIPE,
+                "its server does not say how long it is (no Content-Length), so it cannot be read"
+                " in parts; download it and name the copy",
+            )
+        return int(size)
+
+    def _try(self, call: Callable[[], T]) -> T:
+        def once() -> T:
+            with explained(self._url):
+                return call()
+
+        return patiently(once, self._patience_s)
 
 
 class RangeFile(io.RawIOBase):

@@ -25,7 +25,7 @@ from multiprocessing.connection import wait
 from typing import Any, Literal, TypeVar
 
 from pipeline.errors import UnfinishedError
-from pipeline.worker import Raised, Returned
+from pipeline.worker import Raised, Returned, Waiting
 
 __all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "sandboxed"]
 
@@ -53,7 +53,7 @@ class Limits:
     threads: int
     """Items under way at once in each process."""
     item_s: float
-    """Seconds for one item."""
+    """Seconds for one item, or for what it does between two calls of `guard.rearm`."""
     memory_bytes: int
     """What a process may allocate beyond what it has after its imports. Linux only."""
 
@@ -116,8 +116,12 @@ class _Worker:
         """An item for each thread that has none: one that waits must not share another's fate."""
         while self.ready and self.queue and len(self.running) < self._threads:
             index = self.queue.popleft()
-            self.running[index] = time.monotonic() + self._item_s
+            self.rearm(index)
             self._send((index, items[index]))
+
+    def rearm(self, index: int, at_least_s: float = 0.0) -> None:
+        """The item's time starts, or starts again."""
+        self.running[index] = time.monotonic() + max(self._item_s, at_least_s)
 
     def _send(self, message: object) -> None:
         with suppress(OSError):  # it has ended: its silence will tell
@@ -205,6 +209,9 @@ class _Pool:
             worker.ready = True
             return
         index, outcome = message
+        if isinstance(outcome, Waiting):
+            worker.rearm(index, outcome.at_least_s)
+            return
         del worker.running[index]
         if not (isinstance(outcome, Raised) and isinstance(outcome.error, MemoryError)):
             yield index, outcome

@@ -41,7 +41,12 @@ class Store(ABC):
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
-        """Writes the file only if there is none; False if there is. Atomic."""
+        """Writes the file only if there is none; False if there is. Atomic.
+
+        Where there is one with these very bytes, True or False: in an object store the answer to
+        our own request may be lost, and its repetition finds what it has written. So bytes that
+        shall have one winner must name their writer.
+        """
 
     @abstractmethod
     def delete_folder(self, folder: str) -> None:

@@ -1,39 +1,20 @@
-"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone.
-
-Headers are read in processes of their own, for one that crashes GDAL must not end the run.
-"""
+"""INPUTs to Scenes: every header read, in parallel; what is already planned is left alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.access import Access
 from pipeline.describe import attempt
-from pipeline.errors import SwathError, UsageError
+from pipeline.errors import UsageError
+from pipeline.headers import OnDescribed, all_described
 from pipeline.inputs import Found, find_inputs, printable
 from pipeline.output import Rejected
-from pipeline.receipt import Failure
-from pipeline.sandbox import Died, Limits, Outcome, Returned, sandboxed
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.supersede import Recorded
-
-_PROCESSES = 8
-"""At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""
-_THREADS = 8
-"""Headers wait for the disk or the network, not for the CPU."""
-_HEADER_S = 60.0
-"""A header takes milliseconds. Over a network it may take as long as what may pass is waited for,
-several times over: that must never count as a fault of the file."""
-_HEADER_BYTES = 1_000_000_000
-"""What the headers under way in one process may allocate. The largest honest ones, tile indices of
-scenes of 10^12 px, take some 10 MB."""
-
-OnDescribed = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -112,8 +93,13 @@ def survey(
     found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
     work = partial(attempt, settings=settings, channels=channels, access=access)
-    results = _all_described(
-        new, work, access.patience_s, on_described or (lambda _done, _total: None)
+    hurried = partial(work, access=access.hurried())
+    urls = {file.url for file in new}
+    earlier = [
+        f for f in found if f.url not in urls and printable(f.scene_id) not in planned.failed
+    ]
+    results = all_described(
+        new, earlier, work, hurried, on_described or (lambda _done, _total: None)
     )
     scenes = tuple(result for result in results if isinstance(result, Scene))
     rejected = tuple(result for result in results if isinstance(result, Rejected))
@@ -142,28 +128,6 @@ def survey(
     return Survey(len(found), scenes, rejected, retries, tuple(notes))
 
 
-def _all_described(
-    files: Sequence[Found],
-    work: Callable[[Found], Scene | Failure],
-    patience_s: float,
-    on_described: OnDescribed,
-) -> list[Scene | Rejected]:
-    """In the order of the files."""
-    remote = any("://" in file.url for file in files)
-    limits = Limits(
-        processes=min(os.cpu_count() or 1, _PROCESSES),
-        threads=_THREADS,
-        item_s=_HEADER_S + (10 * patience_s if remote else 0),
-        memory_bytes=_HEADER_BYTES,
-    )
-    results: dict[int, Scene | Rejected] = {}
-    with closing(sandboxed(work, files, limits)) as outcomes:
-        for index, outcome in outcomes:
-            results[index] = _described(files[index], outcome)
-            on_described(len(results), len(files))
-    return [results[index] for index in range(len(files))]
-
-
 def _sorted_out(
     found: Sequence[Found], known: Known
 ) -> tuple[list[Found], list[str], dict[str, tuple[str, ...]]]:
@@ -187,30 +151,3 @@ def _sorted_out(
         elif file.version != planned.version:
             changed.append(file.url)
     return new, changed, retries
-
-
-def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
-    """Raises what concerns more than this file: a store that does not answer."""
-    if isinstance(outcome, Returned):
-        if isinstance(outcome.value, Scene):
-            return outcome.value
-        return Rejected(file.version, outcome.value)
-    if isinstance(outcome, Died):
-        return _rejected(file, outcome.reason, outcome.how)
-    if isinstance(outcome.error, SwathError):
-        raise outcome.error
-    return _rejected(file, type(outcome.error).__name__, str(outcome.error))
-
-
-def _rejected(file: Found, error: str, why: str) -> Rejected:
-    url = printable(file.url)
-    why = " ".join(why.split())
-    failure = Failure(
-        scene_id=printable(file.scene_id),
-        url=url,
-        stage="describe",
-        window=None,
-        error=error,
-        message=f"{url}: its header cannot be read: {why}; replace the file or leave it out",
-    )
-    return Rejected(file.version, failure)

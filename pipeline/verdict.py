@@ -33,6 +33,9 @@ PATIENCE_S = 300.0
 FIRST_S, LONGEST_S = 0.5, 15.0
 """The first pause and the longest one; they double, and are shortened at random by up to a half so
 that a thousand workers do not come back at the same moment."""
+SILENT_S = 330.0
+"""One call may take so long without a sign: aiohttp gives up after 300 s, and botocore, as it is
+set, after three tries of 25 s."""
 
 _PASSING_CODES = frozenset(
     {
@@ -56,6 +59,7 @@ _REFUSALS = {
     "RequestTimeTooSkewed": "this machine's clock differs from the store's; set it",
     "AccessDenied": "these credentials may not do that here; check the bucket's policy",
     "401": "the store wants credentials; check the AWS_* variables",
+    "InvalidObjectState": "it lies in an archive's storage class; restore it first",
     "404": "there is nothing here",
     "410": "this is gone",
     "403": "the store refuses these credentials; check the AWS_* variables, the profile and the"
@@ -69,8 +73,14 @@ _REFUSALS = {
     "ProfileNotFound": "there is no such profile; check AWS_PROFILE",
 }
 
-_OF_ONE_FILE = ("AccessDenied", "401", "403", "404", "410")
+_OF_ONE_FILE = ("AccessDenied", "InvalidObjectState", "401", "403", "404", "410")
 """Refusals that say nothing of other files."""
+_ERRNOS_OF_ONE_FILE = frozenset(
+    {errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ESPIPE}
+)
+"""What is there can never be read as a file."""
+
+_MISSING = ("404", "410", "NoSuchKey", "NoSuchBucket")
 
 _tried_again = 0
 
@@ -85,6 +95,7 @@ def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
     global _tried_again  # noqa: PLW0603  a count of the process
     started, pause_s = time.monotonic(), FIRST_S
     while True:
+        rearm(SILENT_S)  # whoever waits for a store does not hang
         try:
             return call()
         except TransientError as error:
@@ -93,10 +104,11 @@ def patiently(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
                 raise
             if pause_s > 2.0:  # seconds of trouble are nobody's business
                 LOG.warning("%s; trying again for %.0f s", error.cause, left_s)
-            rearm()
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(2 * pause_s, LONGEST_S)
             _tried_again += 1
+        finally:
+            rearm()
 
 
 @contextmanager
@@ -114,8 +126,14 @@ def explained(url: str) -> Iterator[None]:
     except SwathError:
         raise
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error.__cause__):
+        cause = error.__cause__
+        if "NoSuchBucket" in str(cause):
             raise UsageError(f"{url}: there is no such bucket; check its name") from error
+        # fsspec takes whatever a web server fails to say of a file for "there is none".
+        if cause is not None and is_of_a_store(cause) and _code(cause) not in _MISSING:
+            ours = in_our_words(url, cause)
+            if isinstance(ours, (TransientError, DeniedError)):
+                raise ours from cause
         raise
     except FileExistsError:
         raise
@@ -139,6 +157,8 @@ def in_our_words(url: str, error: BaseException) -> SwathError:
         return kind(f"{url}: {_REFUSALS[code]} ({code})")
     if isinstance(error, PermissionError):
         return DeniedError(f"{url}: permission denied ({code})")
+    if isinstance(error, OSError) and error.errno in _ERRNOS_OF_ONE_FILE:
+        return DeniedError(f"{url}: {error.strerror}")
     if _may_pass(error, code):
         answers = code in _PASSING_CODES
         what = "the store fails" if answers else "the store does not answer; check the endpoint"

@@ -14,10 +14,11 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from pipeline.guard import limit_memory
+from pipeline.guard import limit_memory, watched
 
 R = TypeVar("R")
 
@@ -33,6 +34,13 @@ class Raised:
     """As the function raised it, but without its cause, which does not travel."""
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """No outcome yet: the item's time starts again."""
+
+    at_least_s: float
+
+
 def serve(descriptor: int) -> None:
     """The life of a worker process; never returns."""
     connection = Connection(descriptor)
@@ -46,14 +54,21 @@ def serve(descriptor: int) -> None:
     connection.send(None)
     receiving, sending = threading.Lock(), threading.Lock()
 
+    def send(data: bytes) -> None:
+        with sending:
+            connection.send_bytes(data)
+
+    def tell(index: int, at_least_s: float) -> None:
+        send(pickle.dumps((index, Waiting(at_least_s))))
+
     def work() -> None:
         try:
             while True:
                 with receiving:
                     index, item = connection.recv()
-                answer = _answer(function, index, item)
-                with sending:
-                    connection.send_bytes(answer)
+                with watched(partial(tell, index)):
+                    answer = _answer(function, index, item)
+                send(answer)
         finally:  # the parent has gone, or memory was short even here
             os._exit(1)
 

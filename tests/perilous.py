@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from perils import meet
 
 import pipeline.describe
@@ -22,6 +24,11 @@ def attempt(found: Found, settings: Settings, channels: int, access: Access) -> 
             meet("hang")
         case "raise.tif":
             raise ZeroDivisionError("division by zero")
-        case "outage.tif":
-            raise TransientError(f"{found.url}: the store does not answer")
+        case "passing.tif":  # once
+            seen = Path(f"{found.url}.seen")
+            if not seen.exists():
+                seen.touch()
+                raise TransientError(f"{found.url}: the store does not answer")
+        case name if name.startswith("withheld"):
+            raise TransientError(f"{found.url}: the store fails (500)")
     return pipeline.describe.attempt(found, settings, channels, access)

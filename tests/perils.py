@@ -9,6 +9,8 @@ import signal
 import time
 from pathlib import Path
 
+from pipeline.guard import rearm
+
 
 def meet(peril: str) -> str:  # noqa: PLR0912  a list
     """Returns `peril` in capitals, if it returns."""
@@ -38,6 +40,15 @@ def meet(peril: str) -> str:  # noqa: PLR0912  a list
             raise Odd(where=rest)
         case "leave":
             raise SystemExit(1)
+        case "signs":  # longer than an item may take, but never silent for so long
+            ends = time.monotonic() + float(rest)
+            while time.monotonic() < ends:
+                rearm()
+                time.sleep(0.1)
+        case "silence":  # that was said before
+            rearm(10 * float(rest))
+            time.sleep(float(rest))
+            rearm()
         case "print":
             print("to stdout")
             os.write(2, b"to stderr")

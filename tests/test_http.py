@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from archives import write_scene
-from outputs import differences
+from outputs import differences, rows
 
-from pipeline.errors import UsageError
+from pipeline.access import Access
+from pipeline.errors import TransientError, UsageError
+from pipeline.inputs import find_inputs
 from pipeline.job import run
 from pipeline.settings import Execution, Settings
 
@@ -23,9 +26,14 @@ LOCAL = Execution(runner="local")
 class Server(ThreadingHTTPServer):
     """Serves a folder; every `fails_every`-th answer is a 503."""
 
-    def __init__(self, folder: Path, *, ranges: bool, fails_every: int = 0) -> None:
+    def __init__(self, folder: Path, *, ranges: bool = True, fails_every: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.ranges, self.fails_every = folder, ranges, fails_every
+        self.says_lengths = True
+        self.broken: set[str] = set()
+        """Names that are answered with a 500 once more than their head is wanted."""
+        self.refuses: set[str] = set()
+        """Names that are answered with a 503 whatever is wanted."""
         self.asked: list[str] = []
 
     @property
@@ -49,6 +57,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.fails_every and len(self.server.asked) % self.server.fails_every == 0:
             self.send_error(503)
             return
+        if path.name in self.server.refuses or (body and path.name in self.server.broken):
+            self.send_error(503 if path.name in self.server.refuses else 500)
+            return
         if not path.is_file():
             self.send_error(404)
             return
@@ -56,11 +67,13 @@ class Handler(BaseHTTPRequestHandler):
         if asked and self.server.ranges:
             start, end = (int(number) for number in asked.removeprefix("bytes=").split("-"))
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
+            if self.server.says_lengths:
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
             data = data[start : end + 1]
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        if self.server.says_lengths:
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if body:
             self.wfile.write(data)
@@ -79,13 +92,26 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture(params=["ranges", "whole files", "failing"])
 def server(request: pytest.FixtureRequest, archive: Path) -> Iterator[Server]:
     fails = 4 if request.param == "failing" else 0
-    server = Server(archive, ranges=request.param != "whole files", fails_every=fails)
+    with serving(Server(archive, ranges=request.param != "whole files", fails_every=fails)) as it:
+        yield it
+
+
+@pytest.fixture
+def plain_server(archive: Path) -> Iterator[Server]:
+    with serving(Server(archive)) as server:
+        yield server
+
+
+@contextmanager
+def serving(server: Server) -> Iterator[Server]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_the_rows_are_those_of_the_file_on_disk(
@@ -103,3 +129,60 @@ def test_what_is_not_there_is_said(server: Server, small_checkpoint: str, tmp_pa
     with pytest.raises(UsageError, match=r"b\.tif: no such file"):
         run([f"{server.url}/b.tif"], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     assert not (tmp_path / "out").exists()
+
+
+HASTY = Access(patience_s=1.0)
+
+
+def test_a_file_that_its_server_never_gives_is_tried_again_by_the_next_run(
+    plain_server: Server, archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    write_scene(archive / "b.tif", 200, 150, seed=2)
+    urls = [f"{plain_server.url}/{name}.tif" for name in "ab"]
+    execution = Execution(runner="local", access=HASTY)
+    plain_server.broken.add("b.tif")
+    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
+    (row,) = rows(tmp_path / "out", "quarantine").to_pylist()
+    assert (row["scene_id"], row["error"]) == ("b.tif", "TransientError")
+    assert "the store fails (500), though other files come" in row["message"]
+
+    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
+    plain_server.broken.clear()
+    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 0)
+    run(urls, small_checkpoint, str(tmp_path / "fresh"), SETTINGS, execution)
+    assert differences(tmp_path / "fresh", tmp_path / "out") == []
+
+
+def test_a_server_that_gives_nothing_stops_the_run(
+    plain_server: Server, small_checkpoint: str, tmp_path: Path
+) -> None:
+    plain_server.broken |= {"a.tif", "damaged.tif"}
+    urls = [f"{plain_server.url}/{name}.tif" for name in ("a", "damaged")]
+    execution = Execution(runner="local", access=HASTY)
+    with pytest.raises(TransientError, match=r"\.tif: the store fails \(500\)"):
+        run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.tif.msk"])
+def test_what_a_server_fails_to_say_is_not_taken_for_a_missing_file(
+    plain_server: Server, name: str
+) -> None:
+    (found,) = find_inputs([f"{plain_server.url}/a.tif"], HASTY)
+    assert found.sidecars == ()
+    plain_server.refuses.add(name)
+    with pytest.raises(TransientError, match=r"the store fails \(503\)"):
+        find_inputs([f"{plain_server.url}/a.tif"], HASTY)
+
+
+def test_a_server_that_tells_no_lengths_is_refused_with_a_remedy(
+    plain_server: Server, small_checkpoint: str, tmp_path: Path
+) -> None:
+    plain_server.says_lengths = False
+    url = f"{plain_server.url}/a.tif"
+    with pytest.raises(UsageError, match=r"no Content-Length.*; download it") as refused:
+        run([url], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
+    assert str(refused.value).count(url) == 1

@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 
 import pytest
+import s3server
+from faults import Proxy
 
 from pipeline import lock
-from pipeline.access import PLAIN
+from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
@@ -49,6 +53,63 @@ def test_it_beats(store: Store) -> None:
         first = holder(store)["beat"]
         threading.Event().wait(3 * lock.BEAT_S)
         assert int(holder(store)["beat"]) > int(first)
+
+
+@pytest.fixture
+def proxies(s3: s3server.Server) -> Iterator[tuple[Proxy, Proxy]]:
+    """To the first run's store, and to the second's."""
+    both = Proxy(s3.url), Proxy(s3.url)
+    yield both
+    for proxy in both:
+        proxy.close()
+
+
+def through(proxy: Proxy, store: Store, patience_s: float) -> Store:
+    access = Access((("endpoint_url", proxy.url),), patience_s=patience_s)
+    return open_store(store.root, access)
+
+
+def test_a_heart_outlives_an_outage(proxies: tuple[Proxy, Proxy], store: Store) -> None:
+    """Longer than its patience, and than a lock without a beat is taken for alive."""
+    proxy = proxies[0]
+    with through(proxy, store, 0.2).alone("job.json"):
+        owner = holder(store)["owner"]
+        proxy.add("lock.json", "503", times=None)
+        time.sleep(2 * lock.EXPIRES_S)
+        last = holder(store)
+        assert len(proxy.log()) > 3
+        proxy.clear_rules()
+        deadline = time.monotonic() + 60
+        while holder(store)["beat"] == last["beat"]:
+            assert time.monotonic() < deadline
+            time.sleep(lock.BEAT_S)
+        assert holder(store)["owner"] == owner
+    assert not store.exists("lock.json")
+
+
+def test_a_second_run_does_not_take_an_outage_for_a_death(
+    proxies: tuple[Proxy, Proxy], store: Store
+) -> None:
+    """The store is gone for both, for longer than a lock lives without a beat. It is back for the
+    second first, which finds the lock as it was."""
+    first, second = proxies
+
+    def heal() -> None:
+        time.sleep(2 * lock.EXPIRES_S)
+        second.clear()
+        while not second.log():
+            time.sleep(0.1)
+        first.clear_rules()
+
+    with through(first, store, 0.2).alone("job.json"):
+        first.add("lock.json", "503", times=None)
+        second.add("GET .*lock.json", "503", skip=2, times=None)
+        healing = threading.Thread(target=heal)
+        healing.start()
+        waiting = through(second, store, 60.0)
+        with pytest.raises(UsageError, match="another run is at work"), waiting.alone("job.json"):
+            pytest.fail("both hold it")
+        healing.join()
 
 
 def test_a_run_that_died_elsewhere_is_waited_for(

@@ -27,8 +27,11 @@ from pipeline.job import plan, run
 from pipeline.quarantine import Quarantine
 from pipeline.query import query
 from pipeline.receipt import Failure, Receipt
+from pipeline.scene import Unit
 from pipeline.settings import Execution, Settings
+from pipeline.stages import Work
 from pipeline.status import status
+from pipeline.unit import ReadUnit
 
 SETTINGS = Settings(window=64, stride=48, batch=1)
 SHORT, TALL = (60, 50), (64, 1100)
@@ -301,6 +304,36 @@ def test_a_file_that_changes_to_and_fro_is_not_mixed_in(
     assert plan_files(out) == 3
     segment(folder, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_a_lack_of_memory_is_the_fault_of_what_is_alone_with_it(
+    small_checkpoint: str,
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    blocks: int,
+) -> None:
+    """Some take too much even alone, and no unit of several scenes fits."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(8):
+        put(folder / f"{n}.tif", contents["good0"])
+    put(folder / "huge.tif", contents["good0" if blocks == 1 else "tall"])
+    read = Work.read
+
+    def short(work: Work, unit: Unit) -> ReadUnit:
+        if len(unit.blocks) > 1 or unit.blocks[0].scene.scene_id == "huge.tif":
+            raise MemoryError("cannot allocate 9 bytes")
+        return read(work, unit)
+
+    monkeypatch.setattr(Work, "read", short)
+    receipt = segment(folder, small_checkpoint, out)
+    check_books(out, receipt)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 1)
+    failures = rows(out, "quarantine").to_pylist()
+    assert {(row["scene_id"], row["error"]) for row in failures} == {("huge.tif", "memory")}
+    assert len(failures) == blocks
+    assert "took more memory than there is: cannot allocate 9 bytes" in failures[0]["message"]
 
 
 # Trying again

@@ -19,11 +19,14 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
-from pipeline.describe import describe
+from pipeline.access import Access
+from pipeline.describe import attempt, describe
 from pipeline.errors import InputError, UsageError
 from pipeline.examine import gdal_env
+from pipeline.guard import guarded
 from pipeline.inputs import Found
 from pipeline.raster import Pixels, read
+from pipeline.receipt import Failure
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
 
@@ -523,6 +526,47 @@ def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
     scene = scene_of(path)
     with pytest.raises(InputError, match="Corrupt JPEG data"):
         read(scene, scene.rect)
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+    """The one tile is 400 MB decoded, and 400 bytes in the file."""
+    options = {"tiled": True, "blockxsize": 20_000, "blockysize": 20_000, "SPARSE_OK": True}
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        width=20_000,
+        height=20_000,
+        count=3,
+        dtype="uint8",
+        compress="deflate",
+        **options,
+    ):
+        pass
+    scene = scene_of(tmp_path / "a.tif")
+    with pytest.raises(MemoryError), guarded(60, memory_bytes=150_000_000):
+        read(scene, Rect(0, 0, 20, 20))
+    read(scene, Rect(0, 0, 20, 20))
+
+
+@pytest.mark.parametrize("kind", ["loop", "folder", "below a file", "long"])
+def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    match kind:
+        case "loop":
+            path.symlink_to(path)
+        case "folder":
+            path.mkdir()
+        case "below a file":
+            (tmp_path / "file").touch()
+            path = tmp_path / "file" / "a.tif"
+        case "long":
+            path = tmp_path / f"{'a' * 300}.tif"
+    errors = {"folder": "IsADirectoryError", "below a file": "NotADirectoryError"}
+    failure = attempt(Found("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0))
+    assert isinstance(failure, Failure)
+    assert failure.error == errors.get(kind, "OSError")
+    assert failure.message.count(str(path)) == 1
 
 
 def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from mortal import Crash, Disk, Life, life_on_bucket
 from outputs import ORDER, rows, stray_files
 from s3server import Server
 
+import pipeline.headers
 import pipeline.job
 import pipeline.local
 import pipeline.plan
-import pipeline.survey
 from pipeline.access import PLAIN
 from pipeline.grid import mask_tiles
 from pipeline.job import run
@@ -115,7 +115,7 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
         diary.ended[segmented.unit.unit_id] += 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.survey, "sandboxed", described_here)
+        patch.setattr(pipeline.headers, "sandboxed", described_here)
         patch.setattr(pipeline.job, "load_model", lambda checkpoint, **_: load_once(checkpoint))
         patch.setattr(pipeline.local, "Replica", Sums)
         patch.setattr(pipeline.plan, "SHARD_UNITS", shard_units)

@@ -17,9 +17,11 @@ import perils
 import pytest
 from archives import write_scene
 
+import pipeline.headers
 import pipeline.survey
 from pipeline.access import PLAIN
 from pipeline.errors import TransientError, UnfinishedError
+from pipeline.output import Shard
 from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
 from pipeline.settings import Settings
 from pipeline.supersede import Recorded
@@ -121,6 +123,14 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.01)
 
 
+def test_who_says_that_it_waits_has_time() -> None:
+    items = ["signs 3.0", "silence 3.0", "sleep"]
+    outcomes = dict(sandboxed(perils.meet, items, LIMITS))
+    assert outcomes[0] == Returned("SIGNS 3.0")
+    assert outcomes[1] == Returned("SILENCE 3.0")
+    assert isinstance(outcomes[2], Died)
+
+
 def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
     item, pid = report
     with closing(sandboxed(perils.meet, [item, "good"], LIMITS)) as outcomes:
@@ -193,7 +203,7 @@ def test_headers_that_end_their_process_are_quarantined(
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
     monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
-    monkeypatch.setattr(pipeline.survey, "_HEADER_S", 3.0)
+    monkeypatch.setattr(pipeline.headers, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
     failures = [rejected.failure for rejected in found.rejected]
@@ -208,11 +218,38 @@ def test_headers_that_end_their_process_are_quarantined(
     )
 
 
-def test_what_may_pass_ends_the_survey_and_quarantines_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def survey_of(folder: Path, *names: str) -> pipeline.survey.Survey:
+    for name in names:
+        write_scene(folder / name, 64, 64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.survey, "attempt", perilous.attempt)
+        return survey([str(folder)], Settings(), 3, NOTHING, PLAIN)
+
+
+@pytest.mark.parametrize("names", [["withheld"], [*"a", *(f"withheld{n}" for n in range(9))]])
+def test_a_store_that_gives_nothing_or_withholds_many_ends_the_survey(
+    tmp_path: Path, names: list[str]
 ) -> None:
-    write_scene(tmp_path / "a.tif", 64, 64)
-    write_scene(tmp_path / "outage.tif", 64, 64)
-    monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
-    with pytest.raises(TransientError, match="the store does not answer"):
-        survey([str(tmp_path)], Settings(), 3, NOTHING, PLAIN)
+    with pytest.raises(TransientError, match=r"withheld\d?.tif: the store fails \(500\)"):
+        survey_of(tmp_path, *(f"{name}.tif" for name in names))
+
+
+def test_a_file_that_its_store_withholds_is_quarantined_until_the_next_run(tmp_path: Path) -> None:
+    found = survey_of(tmp_path, "a.tif", "passing.tif", "withheld.tif")
+    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "passing.tif"]
+    (rejected,) = found.rejected
+    failure = rejected.failure
+    assert (failure.scene_id, failure.error) == ("withheld.tif", "TransientError")
+    assert failure.message == (
+        f"{tmp_path}/withheld.tif: its header cannot be read: the store fails (500), though other"
+        " files come; replace the file or leave it out"
+    )
+    shard = Shard("000000", found.scenes, (), found.rejected)
+    again = Known.of(Recorded([shard], [failure], set()), retry=False)
+    assert again.is_to_be_planned_again(again.planned[failure.url], "any version")
+
+
+def test_other_drives_are_no_witnesses(tmp_path: Path) -> None:
+    write_scene(tmp_path / "far" / "a.tif", 64, 64)
+    with pytest.raises(TransientError):
+        survey_of(tmp_path, "withheld.tif")
