@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.exceptions import RayActorError
 
 from pipeline.alone import segment_alone
 from pipeline.cluster import TASK_CPUS, connected
@@ -45,22 +46,25 @@ _STOP = threading.Event()
 
 def run_units(
     work: Work, open_units: Callable[[], list[Unit]], execution: Execution, poll: Poll
-) -> None:
+) -> int:
     """Computes the units without an outcome on a Ray cluster and calls `poll` about once a second.
 
-    Raises UnfinishedError where the rest would fail, too; TransientError where a store does not
-    answer. Units may be left open.
+    Returns how often writing their files was tried again. Units may be left open. Raises
+    UnfinishedError where the rest would fail, too; TransientError where a store does not answer.
     """
     division = work.division
     memory = (division.schedulable_bytes, division.store_bytes)
+    retries, why = 0, ""
     with connected(execution.address, work.replicas, *memory):
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
-                LOG.warning("%d units got no outcome; once more", len(units))
+                LOG.warning("units without an outcome: %d; once more%s", len(units), why)
             if units:
-                _round(work, units, poll)
+                errors = _round(work, units, poll)
+                retries, why = retries + errors.retries, errors.first()
         _each_alone(work, open_units(), poll)
+    return retries
 
 
 def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
@@ -78,7 +82,7 @@ def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
         raise stalled[0]
 
 
-def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
+def _round(work: Work, units: Sequence[Unit], poll: Poll) -> _Errors:
     dataset = _dataset(work, units)
     errors = _Errors()
     writer = threading.Thread(target=errors.kept, args=(dataset, work), daemon=True)
@@ -102,6 +106,7 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
         log.removeFilter(errors)
     poll()
     errors.check()
+    return errors
 
 
 class _Errors(logging.Filter):
@@ -109,14 +114,19 @@ class _Errors(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
+        self.retries = 0
+        """Of the writes."""
         self._stalled: list[TransientError] = []
         self._fatal: Exception | None = None
+        self._lost: BaseException | None = None
+        """The first error that is none of ours."""
 
     def kept(self, dataset: ray.data.Dataset, work: Work) -> None:
         """Runs the dataset; what ends it is raised by `check`, in the thread that waits."""
+        sink = UnitSink(work)
         try:
             dataset.write_datasink(
-                UnitSink(work),
+                sink,
                 ray_remote_args={
                     "num_cpus": TASK_CPUS,
                     "memory": work.need.writer_bytes,
@@ -125,7 +135,8 @@ class _Errors(logging.Filter):
             )
         except Exception as error:  # noqa: BLE001
             if not _STOP.is_set():
-                self._fatal = _ours(error) or _given_up(error)
+                self._fatal = _ours(error) or _given_up(error, self.first())
+        self.retries = sink.retries
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
@@ -136,7 +147,14 @@ class _Errors(logging.Filter):
             self._stalled.append(ours)
         elif ours is not None:
             self._fatal = self._fatal or ours
+        else:
+            self._lost = self._lost or error
         return False  # the console need not have it: the next round sees to it
+
+    def first(self) -> str:
+        """The first reason why a unit got no outcome, as the end of a sentence."""
+        lost = self._lost or next(iter(self._stalled), None)
+        return f". The first was lost with {_root(lost)}" if lost else ""
 
     def check(self) -> None:
         """Raises what makes it useless to go on."""
@@ -155,11 +173,22 @@ def _ours(error: BaseException | None) -> Exception | None:
     return None
 
 
-def _given_up(error: Exception) -> UnfinishedError:
-    cause = str(error).strip().splitlines()
+def _root(error: BaseException) -> str:
+    """What has caused it, in a few words."""
+    while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = deeper
+    lines = str(error).strip().splitlines() or ["no details"]
+    # A dead actor's cause, as Ray gives it: a traceback as text.
+    what = lines[-1] if isinstance(error, RayActorError) else lines[0]
+    return f"{type(error).__name__}: {what.strip()[:300]}"
+
+
+def _given_up(error: Exception, first: str) -> UnfinishedError:
+    # What is lost with a replica at work is for the next round: this one was loading.
+    dead = isinstance(error, RayActorError)
+    what = "no replica could be loaded" if dead else "Ray stopped before every unit was done"
     given_up = UnfinishedError(
-        f"Ray stopped before every unit was done ({cause[-1] if cause else repr(error)});"
-        " the same command goes on from here"
+        f"{what} ({_root(error)}){first}; the same command goes on from here"
     )
     given_up.__cause__ = error
     return given_up

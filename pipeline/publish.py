@@ -9,22 +9,24 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import UsageError
 from pipeline.finish import mean_confidence, place
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
-from pipeline.supersede import failures_in, outcome_of, statuses, supersede
+from pipeline.supersede import failures_in, from_unit_file, outcome_of, statuses, supersede
 from pipeline.tables import (
     MASKS,
     QUARANTINE,
     ROW_GROUP_ROWS,
     SCENES,
+    SHARD_TABLES,
     STATISTICS,
     Writer,
     table_of,
@@ -65,6 +67,22 @@ def publish(output: Output, shard: Shard) -> None:
     clean(output, shard.shard_id)
 
 
+def check_published(output: Output) -> None:
+    """Raises UsageError where a table of a committed shard is gone: its unit files are, too."""
+    committed = sorted(output.committed())
+    gone = []
+    for table in SHARD_TABLES:
+        there = set(output.store.list(table))
+        gone += [(table, shard) for shard in committed if f"{shard}.parquet" not in there]
+    if gone:
+        table, shard = gone[0]
+        raise UsageError(
+            f"{output.store.root}: {len(gone)} of the published tables gone, the first"
+            f" {table_path(table, shard)}; put them back, or delete the commits of their shards"
+            f" (commits/{shard}.json): then the same command computes these again"
+        )
+
+
 def clean(output: Output, shard_id: str) -> None:
     """Empties the work folder of a committed shard."""
     output.store.delete_folder(f"work/{shard_id}")
@@ -92,8 +110,7 @@ def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
     """Every mask tile of the shard without its mask, in the order of the table."""
     tiles = []
     for unit in shard.units:
-        with output.store.open(unit_path(unit)) as file:
-            rows = pq.read_table(file, columns=[*_KEYS, "bbox"]).to_pylist()
+        rows = from_unit_file(output, unit_path(unit), _read_keys).to_pylist()
         for index, row in enumerate(rows):
             if row["scene_id"] not in shard.scene_ids:
                 continue  # planned again meanwhile
@@ -102,6 +119,14 @@ def _tiles(output: Output, shard: Shard) -> list[dict[str, Any]]:
     for tile, position in zip(tiles, order, strict=True):
         tile["order"] = (int(position), tile["scene_id"], tile["tile_row"], tile["tile_col"])
     return sorted(tiles, key=lambda tile: tile["order"])
+
+
+def _read_keys(file: BinaryIO) -> pa.Table:
+    return pq.read_table(file, columns=[*_KEYS, "bbox"])
+
+
+def _read_masks(file: BinaryIO) -> pa.Table:
+    return pq.read_table(file, columns=MASKS.names)
 
 
 def _centre(bbox: dict[str, float] | None) -> tuple[float, float]:
@@ -151,8 +176,7 @@ def _row_groups(output: Output, tiles: list[dict[str, Any]]) -> Iterator[pa.Tabl
             path = tile["path"]
             table = units.pop(path, None)
             if table is None:
-                with output.store.open(path) as file:
-                    table = pq.read_table(file, columns=MASKS.names)
+                table = from_unit_file(output, path, _read_masks)
             units[path] = table  # the most recently used stands last
             if len(units) > _OPEN_UNITS:
                 del units[next(iter(units))]

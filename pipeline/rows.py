@@ -8,19 +8,22 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block as RayBlock
 from ray.data.block import BlockAccessor, BlockMetadata
-from ray.data.datasource import Datasink
+from ray.data.datasource import Datasink, WriteResult
 
+from pipeline.errors import SwathError, TransientError
 from pipeline.guard import guarded
 from pipeline.packing import Row, pack, unpack
 from pipeline.scene import Unit
 from pipeline.stages import Work
 from pipeline.unit import ReadUnit, SegmentedUnit
+from pipeline.verdict import tried_again
 
 UNITS_PER_READ_TASK = 64
 _SPARE_BYTES = 1 << 30
@@ -81,28 +84,47 @@ class SegmentStage:
     def __init__(self, work: Work) -> None:
         from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
 
-        self._replica = Replica(work)
+        self._counted = tried_again()
         self._limit_s = work.unit_timeout_s
+        self._refused: SwathError | None = None
+        """Ray would keep no more than the text of an error raised here: it is raised by calls."""
+        try:
+            self._replica = Replica(work)
+        except TransientError:
+            raise  # another one may have more luck
+        except SwathError as error:
+            self._refused = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
         return {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
+        if self._refused:
+            raise self._refused
         with guarded(self._limit_s):
-            return self._replica.segment(read)
+            segmented = self._replica.segment(read)
+        before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
+        return replace(segmented, retries=segmented.retries + self._counted - before)
 
 
-class UnitSink(Datasink[None]):
+class UnitSink(Datasink[int]):
     """One file per unit, whole or not at all; Ray's own sink leaves broken files when killed."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self.retries = 0
+        """Of all writes, when all have ended. A unit's file cannot tell of its own writing."""
 
-    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> None:
+    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> int:
         del ctx
+        before = tried_again()
         for block in blocks:
             batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])
             for head, data in zip(batch["head"], batch["data"], strict=True):
                 with guarded(self._work.unit_timeout_s):
                     self._work.finish(unpack(head, data))
+        return tried_again() - before
+
+    def on_write_complete(self, write_result: WriteResult[int]) -> None:
+        self.retries = int(sum(write_result.write_returns))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from pipeline.access import Access
+from pipeline.counted import Counted, counted, retries_of
 from pipeline.describe import attempt
 from pipeline.errors import SwathError, UsageError
 from pipeline.inputs import Found, find_inputs, printable
@@ -92,6 +93,8 @@ class Survey:
     rejected: tuple[Rejected, ...]
     retries: Mapping[str, tuple[str, ...]]
     """scene_id -> shards of the earlier tries, of those that are planned again."""
+    waited: int
+    """How often the processes that read headers tried something again."""
     notes: tuple[str, ...]
 
 
@@ -112,7 +115,7 @@ def survey(
     found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
     work = partial(attempt, settings=settings, channels=channels, access=access)
-    results = _all_described(
+    results, waited = _all_described(
         new, work, access.patience_s, on_described or (lambda _done, _total: None)
     )
     scenes = tuple(result for result in results if isinstance(result, Scene))
@@ -125,21 +128,30 @@ def survey(
     notes = []
     if rejected:
         notes.append(
-            f"{len(rejected)} of {len(found)} inputs cannot be used and go to quarantine; the"
-            f" first: {rejected[0].failure.message}"
+            f"{len(rejected)} of {_inputs(len(found), 'cannot', 'cannot')} be used: see"
+            f" quarantine; the first: {rejected[0].failure.message}"
         )
     if changed:
         notes.append(
-            f"{len(changed)} inputs have changed since they were planned, first {changed[0]}; this"
-            " output is about their earlier versions: segment the new ones into a new --output"
+            _inputs(
+                len(changed),
+                "has changed since it was planned",
+                "have changed since they were planned",
+            )
+            + f", first {changed[0]}; this output is about the earlier versions: segment the new"
+            " ones into a new --output"
         )
     if retries:
         notes.append(
-            f"{len(retries)} inputs are planned again: they failed, or changed before their turn"
+            _inputs(
+                len(retries),
+                "is planned again: it failed, or changed before its turn",
+                "are planned again: they failed, or changed before their turn",
+            )
         )
     elif planned.retry:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
-    return Survey(len(found), scenes, rejected, retries, tuple(notes))
+    return Survey(len(found), scenes, rejected, retries, waited, tuple(notes))
 
 
 def _all_described(
@@ -147,8 +159,8 @@ def _all_described(
     work: Callable[[Found], Scene | Failure],
     patience_s: float,
     on_described: OnDescribed,
-) -> list[Scene | Rejected]:
-    """In the order of the files."""
+) -> tuple[list[Scene | Rejected], int]:
+    """In the order of the files; and how often their processes tried something again."""
     remote = any("://" in file.url for file in files)
     limits = Limits(
         processes=min(os.cpu_count() or 1, _PROCESSES),
@@ -157,11 +169,14 @@ def _all_described(
         memory_bytes=_HEADER_BYTES,
     )
     results: dict[int, Scene | Rejected] = {}
-    with closing(sandboxed(work, files, limits)) as outcomes:
+    came = []
+    with closing(sandboxed(partial(counted, work), files, limits)) as outcomes:
         for index, outcome in outcomes:
+            if isinstance(outcome, Returned):
+                came.append(outcome.value)
             results[index] = _described(files[index], outcome)
             on_described(len(results), len(files))
-    return [results[index] for index in range(len(files))]
+    return [results[index] for index in range(len(files))], retries_of(came)
 
 
 def _sorted_out(
@@ -189,17 +204,20 @@ def _sorted_out(
     return new, changed, retries
 
 
-def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
+def _described(file: Found, outcome: Outcome[Counted[Scene | Failure]]) -> Scene | Rejected:
     """Raises what concerns more than this file: a store that does not answer."""
     if isinstance(outcome, Returned):
-        if isinstance(outcome.value, Scene):
-            return outcome.value
-        return Rejected(file.version, outcome.value)
+        found = outcome.value.value
+        return found if isinstance(found, Scene) else Rejected(file.version, found)
     if isinstance(outcome, Died):
         return _rejected(file, outcome.reason, outcome.how)
     if isinstance(outcome.error, SwathError):
         raise outcome.error
     return _rejected(file, type(outcome.error).__name__, str(outcome.error))
+
+
+def _inputs(count: int, one: str, more: str) -> str:
+    return f"{count:,} input {one}" if count == 1 else f"{count:,} inputs {more}"
 
 
 def _rejected(file: Found, error: str, why: str) -> Rejected:
