@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
-from ray.exceptions import AuthenticationError, RayError
+from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
 
@@ -97,16 +97,12 @@ def _alone_on_this_machine() -> None:
 
 def _why_not(error: Exception) -> str:
     what = " ".join(str(error).split())
-    if isinstance(error, AuthenticationError):
-        return (
-            "the cluster wants another token; set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the"
-            " cluster's"
-        )
     if "Version mismatch" in what:
         return f"{what}; use the cluster's Ray and Python here, too"
+    # Of a wrong token Ray says no more than that it could not connect.
     return (
         f"no Ray cluster answers there ({what}); start one with `ray start --head`, or leave"
-        " --address out to use this machine"
+        " --address out to use this machine; if one runs, RAY_AUTH_TOKEN must be its token"
     )
 
 

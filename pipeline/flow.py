@@ -20,7 +20,14 @@ from ray.exceptions import RayActorError
 from pipeline.alone import segment_alone
 from pipeline.cluster import TASK_CPUS, connected
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
-from pipeline.rows import UNITS_PER_READ_TASK, ReadStage, SegmentStage, UnitSink, UnitSource
+from pipeline.rows import (
+    LOADING_DEATHS,
+    UNITS_PER_READ_TASK,
+    ReadStage,
+    SegmentStage,
+    UnitSink,
+    UnitSource,
+)
 from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.stages import Work
@@ -35,8 +42,6 @@ STOP_S = 30.0
 """Ray Data needs a moment to end in order; ending the cluster under it would end this process."""
 TRIES_OF_A_TASK = 1
 """Beyond the first, where its process or node is lost. (By itself Ray Data tries for ever.)"""
-LOADING_DEATHS = 3
-"""In a row, of replicas that are loading, before the run is given up."""
 STALLED_UNITS = 8
 """Units that no store would serve, before the round is given up: patience has run out for each."""
 
@@ -187,11 +192,7 @@ def _given_up(error: Exception, first: str) -> UnfinishedError:
     # What is lost with a replica at work is for the next round: this one was loading.
     dead = isinstance(error, RayActorError)
     what = "no replica could be loaded" if dead else "Ray stopped before every unit was done"
-    given_up = UnfinishedError(
-        f"{what} ({_root(error)}){first}; the same command goes on from here"
-    )
-    given_up.__cause__ = error
-    return given_up
+    return UnfinishedError(f"{what} ({_root(error)}){first}; the same command goes on from here")
 
 
 class _Stop(ExecutionCallback):
@@ -208,6 +209,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context.target_max_block_size = 1  # one row per Ray block
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # a wrapper loses its cause between processes
     context.max_errored_blocks = -1  # a lost row is for the next round, not the end of this one
     context.max_consecutive_actor_init_deaths = LOADING_DEATHS
     # Longer than anything that is guarded may take; a cluster may also have to grow first.

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block as RayBlock
 from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, WriteResult
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from pipeline.errors import SwathError, TransientError
+from pipeline.errors import SwathError, TransientError, UnfinishedError
 from pipeline.guard import guarded
 from pipeline.packing import Row, pack, unpack
 from pipeline.scene import Unit
@@ -26,6 +29,8 @@ from pipeline.unit import ReadUnit, SegmentedUnit
 from pipeline.verdict import tried_again
 
 UNITS_PER_READ_TASK = 64
+LOADING_DEATHS = 3
+"""In a row, of a replica that is loading, before the run is given up."""
 _SPARE_BYTES = 1 << 30
 """A reader may take twice what is predicted for its unit, and this."""
 
@@ -82,14 +87,15 @@ class SegmentStage:
     """A replica in an actor."""
 
     def __init__(self, work: Work) -> None:
-        from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
-
         self._counted = tried_again()
         self._limit_s = work.unit_timeout_s
         self._refused: SwathError | None = None
         """Ray would keep no more than the text of an error raised here: it is raised by calls."""
         try:
-            self._replica = Replica(work)
+            with _loading(work.job.checkpoint):
+                from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
+
+                self._replica = Replica(work)
         except TransientError:
             raise  # another one may have more luck
         except SwathError as error:
@@ -106,6 +112,25 @@ class SegmentStage:
             segmented = self._replica.segment(read)
         before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
         return replace(segmented, retries=segmented.retries + self._counted - before)
+
+
+@contextmanager
+def _loading(checkpoint: str) -> Iterator[None]:
+    """Within it, this actor's deaths count; Ray starts it again for ever, and so would a run hang.
+
+    Raises UnfinishedError where it has died here LOADING_DEATHS times in a row.
+    """
+    # Kept by Ray's head, for this process remembers nothing of those before it.
+    key = f"swath-loading-{ray.get_runtime_context().get_actor_id()}".encode()
+    deaths = int(_internal_kv_get(key) or 0)
+    if deaths == LOADING_DEATHS:
+        raise UnfinishedError(
+            f"{checkpoint}: no replica could be loaded, its process was ended {deaths} times in a"
+            " row; has the machine memory left? The same command goes on from here"
+        )
+    _internal_kv_put(key, str(deaths + 1).encode(), overwrite=True)
+    yield
+    _internal_kv_del(key)
 
 
 class UnitSink(Datasink[int]):
