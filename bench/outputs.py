@@ -82,7 +82,7 @@ def outcomes(output: Place) -> int:
 
 
 def receipts(output: Place) -> list[dict[str, Any]]:
-    """Of every run that came to its end, oldest first."""
+    """Of every run that could still write at its end, oldest first."""
     names = [name for name in files(output) if name.startswith("runs/")]
     return [json.loads(read(output, name)) for name in names]
 

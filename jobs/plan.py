@@ -28,9 +28,10 @@ def plan(
     read, nothing is written.
     """
     settings, execution = options.parse(parsed)
-    from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
-
     with ProgressLine(sys.stderr) as progress:
+        progress.reading()
+        from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+
         estimate = job.plan(inputs, checkpoint, settings, execution, output, progress.described)
     click.echo(text.to_json(estimate.to_json()) if form == "json" else render(estimate))
 

@@ -44,6 +44,10 @@ class ProgressLine:
             self._stream.write("\n")
             self._stream.flush()
 
+    def reading(self) -> None:
+        """Called before the first thing that takes a while."""
+        self._write("reading the checkpoint and the headers of the inputs ...")
+
     def described(self, done: int, total: int) -> None:
         """Called with how many headers have been read, of how many."""
         now_s = self._clock()

@@ -39,11 +39,10 @@ def run(
     goes to stdout, progress to stderr.
     """
     settings, execution = options.parse(parsed)
-    if sys.stderr.isatty():
-        click.echo("Reading the checkpoint and the headers of the inputs ...", err=True)
-    from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
-
     with ProgressLine(sys.stderr) as progress:
+        progress.reading()
+        from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+
         receipt = carry_out(
             inputs, checkpoint, output, settings, execution, progress, progress.described
         )

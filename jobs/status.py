@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
 from jobs import options, text
 from pipeline.access import Access
-from pipeline.receipt import Status
+from pipeline.receipt import DONE, Status
 
 
 @click.command()
@@ -22,6 +25,16 @@ def status(output: str, form: str, storage_options: str | None) -> None:
 
     report = ask(output, Access.parse(storage_options))
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
+
+
+def _runs(receipts: Sequence[dict[str, Any]]) -> str:
+    """How many, and how the last one ended if not well."""
+    early = [receipt for receipt in receipts if receipt["ended"] != DONE]
+    if not early:
+        return f"{len(receipts):,}"
+    last = receipts[-1]["ended"]
+    why = "" if last == DONE else f"; the last: {last}"
+    return f"{len(receipts):,}, of which {len(early):,} ended early{why}"
 
 
 def render(report: Status) -> str:
@@ -41,6 +54,6 @@ def render(report: Status) -> str:
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),
-        ("runs", f"{len(report.runs):,}"),
+        ("runs", _runs(report.runs)),
     ]
     return text.aligned(lines)

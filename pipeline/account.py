@@ -1,18 +1,23 @@
-"""What a run did: its tally and the output's commits, as a Receipt."""
+"""What a run did, however it ends: its tally and the output's commits, as a Receipt."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pipeline.cluster import IO_CPUS, TASK_CPUS
 from pipeline.cost import Machine
+from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
 from pipeline.output import Output, Shard
-from pipeline.receipt import Receipt
+from pipeline.receipt import DONE, Receipt
+from pipeline.scene import Unit
 from pipeline.settings import Execution
+from pipeline.stores import open_store
 from pipeline.supersede import outcomes
+from pipeline.survey import Survey
 from pipeline.tracker import Tally, Tracker
 from pipeline.verdict import tried_again
 
@@ -26,45 +31,111 @@ class Beginning:
     tries: int = field(default_factory=tried_again)
 
 
-def receipt_of(
-    output: Output,
-    shards: Sequence[Shard],
-    tracker: Tracker,
-    beginning: Beginning,
-    execution: Execution,
-    machine: Machine,
-) -> Receipt:
-    """Of a run that has ended: what it tallied, and what the commits say."""
-    tally, came = tracker.tally, outcomes(shards, output.commit_records())
-    seconds = time.monotonic() - beginning.clock_s
-    # With the plain loop the readers' retries are this process's own.
-    retries = tried_again() - beginning.tries + (execution.runner == "ray") * tally.retries
-    return Receipt(
-        started=beginning.when.isoformat(timespec="seconds"),
-        seconds=seconds,
-        output=output.store.root,
-        runner=execution.runner,
-        device=machine.device,
-        replicas=machine.replicas,
-        units=sum(len(shard.units) for shard in shards),
-        units_computed=tally.units,
-        scenes_planned=came.planned,
-        scenes_done=came.done,
-        scenes_partial=came.partial,
-        scenes_quarantined=came.quarantined,
-        failures=came.failures,
-        megapixels=tally.pixels / 1e6,
-        megapixels_per_s=tally.pixels / 1e6 / seconds / machine.replicas,
-        windows=round(tally.grid_windows),
-        windows_computed=tally.windows,
-        read_s=tally.read_s,
-        segment_s=tally.segment_s,
-        finish_s=tally.finish_s,
-        retries=retries,
-        bounded_by=_bounded_by(tally, execution, machine.replicas),
-        pixels_without_area=came.pixels_without_area,
-        notes=tracker.notes,
-    )
+@dataclass(frozen=True)
+class Account:
+    """Of one run, from the moment that its plan is recorded."""
+
+    output: Output
+    shards: Sequence[Shard]
+    tracker: Tracker
+    execution: Execution
+    machine: Machine
+    survey: Survey
+    beginning: Beginning
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever ends the block early leaves a receipt that says so, if the store still answers.
+
+        What is refused by now, a credential that was revoked for example, is no fault of the
+        command any more: it is raised as an UnfinishedError.
+        """
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            with suppress(SwathError, OSError):
+                self._leave(_in_words(error))
+            if isinstance(error, (UsageError, CheckpointError)):
+                raise UnfinishedError(
+                    f"{error}; what is done is kept, the same command goes on from here"
+                ) from error
+            raise
+
+    def close(self) -> Receipt:
+        """Of a run that has come to its end. Raises UnfinishedError where the plan has not."""
+        receipt = self._receipt(self.output, DONE)
+        if receipt.scenes_planned != receipt.outcomes:
+            raise UnfinishedError(
+                f"{self.output.store.root}: {receipt.outcomes} of {receipt.scenes_planned} scenes"
+                f" have an outcome; without one: {_some(self.tracker.open_units())}; the same"
+                " command goes on from here"
+            )
+        if withheld := self.survey.withheld:
+            more = f" and {len(withheld) - 1} more" if len(withheld) > 1 else ""
+            raise UnfinishedError(
+                f"{self.output.store.root}: the store does not give {withheld[0]}{more}; all else"
+                " is done, and the same command tries again"
+            )
+        self._write(self.output, receipt)
+        return receipt
+
+    def _leave(self, ended: str) -> None:
+        access = self.execution.access.hurried()  # somebody waits for the end
+        output = Output(open_store(self.output.store.root, access), self.output.job)
+        self._write(output, self._receipt(output, ended))
+
+    def _write(self, output: Output, receipt: Receipt) -> None:
+        name = self.beginning.when.strftime("%Y%m%dT%H%M%S.%fZ")
+        output.write_receipt(name, receipt.to_json())
+
+    def _receipt(self, output: Output, ended: str) -> Receipt:
+        tally, came = self.tracker.tally, outcomes(self.shards, output.commit_records())
+        seconds = time.monotonic() - self.beginning.clock_s
+        on_ray = self.execution.runner == "ray"
+        # With the plain loop the stages' retries are this process's own.
+        retries = tried_again() - self.beginning.tries + self.survey.waited
+        replicas = self.machine.replicas
+        return Receipt(
+            started=self.beginning.when.isoformat(timespec="seconds"),
+            seconds=seconds,
+            ended=ended,
+            output=output.store.root,
+            runner=self.execution.runner,
+            device=self.machine.device,
+            replicas=replicas,
+            units=sum(len(shard.units) for shard in self.shards),
+            units_computed=tally.units,
+            scenes_planned=came.planned,
+            scenes_done=came.done,
+            scenes_partial=came.partial,
+            scenes_quarantined=came.quarantined,
+            failures=came.failures,
+            megapixels=tally.pixels / 1e6,
+            megapixels_per_s=tally.pixels / 1e6 / seconds / replicas,
+            windows=round(tally.grid_windows),
+            windows_computed=tally.windows,
+            read_s=tally.read_s,
+            segment_s=tally.segment_s,
+            finish_s=tally.finish_s,
+            retries=retries + (tally.retries if on_ray else 0),
+            bounded_by=_bounded_by(tally, self.execution, replicas),
+            pixels_without_area=came.pixels_without_area,
+            notes=self.tracker.notes,
+        )
+
+
+def _some(units: Sequence[Unit]) -> str:
+    """The scenes of units, by name where they are few."""
+    names = sorted({block.scene.scene_id for unit in units for block in unit.blocks})
+    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
+    return ", ".join(names[:20]) + more
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by hand"
+    # Only our own words are known to hold no secret.
+    return str(error) if isinstance(error, SwathError) else type(error).__name__
 
 
 def _bounded_by(tally: Tally, execution: Execution, replicas: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -31,6 +31,7 @@ from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
 _GRACE_S = 60.0
 """To start a process, beyond the time that its work may take."""
 _LOADING_S = 600.0
+_ANSWER_S = 5.0
 
 
 def segment_alone(work: Work, unit: Unit) -> None:
@@ -102,9 +103,9 @@ class _Ended:
 
 def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
     """The result, or how it ended. Raises errors of our own: they are no single input's fault."""
-    started = time.monotonic()
     too_long = _Ended("timeout", f"took more than {work.unit_timeout_s:.0f} s")
-    ref = start()
+    ref = start()  # which may load a replica first
+    started = time.monotonic()
     try:
         return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
     except GetTimeoutError as error:  # what hangs is ended by its guard: this never had its turn
@@ -141,23 +142,48 @@ class _Replica:
 
     def segment(self, read: ReadUnit) -> Any:
         """A reference to the SegmentedUnit."""
-        if self._actor is None or not self._answers(5.0):
-            on_gpu = self._work.job.device == "cuda"
-            kind = ray.remote(
-                num_gpus=1 if on_gpu else 0, max_restarts=0, memory=self._work.need.replica_bytes
-            )(SegmentStage)
-            self._actor = kind.remote(self._work)
-            if not self._answers(_LOADING_S):
-                raise UnfinishedError("no replica could be loaded; the same command goes on")
+        if self._actor is None or not self._answers():
+            self._load()
         return self._actor.segment.remote(read)
 
     def close(self) -> None:
         if self._actor is not None:
             ray.kill(self._actor)
 
-    def _answers(self, within_s: float) -> bool:
+    def _load(self) -> None:
+        """Twice, where the first is lost. Raises errors of our own, and UnfinishedError."""
+        on_gpu = self._work.job.device == "cuda"
+        kind = ray.remote(
+            num_gpus=1 if on_gpu else 0, max_restarts=0, memory=self._work.need.replica_bytes
+        )(_Actor)
+        for _ in range(2):
+            self.close()
+            self._actor = kind.remote()
+            ended = _tried(
+                replace(self._work, unit_timeout_s=_LOADING_S),
+                "load",
+                lambda: self._actor.load.remote(self._work),
+            )
+            if not isinstance(ended, _Ended):
+                return
+        raise UnfinishedError(
+            f"{self._work.job.checkpoint}: a replica that loads it {ended.what}; the same command"
+            " goes on from here"
+        )
+
+    def _answers(self) -> bool:
         try:
-            ray.get(self._actor.__ray_ready__.remote(), timeout=within_s)
+            ray.get(self._actor.__ray_ready__.remote(), timeout=_ANSWER_S)
         except RayError:
             return False
         return True
+
+
+class _Actor:
+    """A SegmentStage that is loaded by a call: of a failing `__init__` Ray keeps the text alone."""
+
+    def load(self, work: Work) -> None:
+        self._stage = SegmentStage(work)
+
+    def segment(self, read: ReadUnit) -> SegmentedUnit:
+        return self._stage.segment(read)

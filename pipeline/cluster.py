@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
 
@@ -33,7 +34,7 @@ def connected(
     """Joins the cluster at the address; without one, starts one here and ends it afterwards, which
     lets processes ask for `memory_bytes` together and has an object store of `store_bytes`.
 
-    Raises UsageError where no cluster answers.
+    Raises UsageError where no cluster answers, or it takes nobody of our kind.
     """
     # False is Ray's own way to listen on loopback alone (ray#18730): 127.0.0.1 as a node's address
     # would be replaced by a reachable one.
@@ -52,13 +53,12 @@ def connected(
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, RayError) as error:
+        ray.shutdown()  # of what it has got to
         if address is None:
-            raise UnfinishedError(f"Ray cannot be started on this machine: {error}") from error
-        raise UsageError(
-            f"--address {address}: no Ray cluster answers there ({error}); start one with"
-            " `ray start --head`, or leave --address out to use this machine"
-        ) from error
+            why = " ".join(str(error).split())
+            raise UnfinishedError(f"Ray cannot be started on this machine: {why}") from error
+        raise UsageError(f"--address {address}: {_why_not(error)}") from error
     try:
         yield
     finally:
@@ -93,6 +93,17 @@ def _alone_on_this_machine() -> None:
     # Ray ends processes that had nothing to do for a second, and starting another one took up to
     # 12 s on a loaded machine: replicas waited for reads that waited for a process.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_S * 1000))
+
+
+def _why_not(error: Exception) -> str:
+    what = " ".join(str(error).split())
+    if "Version mismatch" in what:
+        return f"{what}; use the cluster's Ray and Python here, too"
+    # Of a wrong token Ray says no more than that it could not connect.
+    return (
+        f"no Ray cluster answers there ({what}); start one with `ray start --head`, or leave"
+        " --address out to use this machine; if one runs, RAY_AUTH_TOKEN must be its token"
+    )
 
 
 def _knock(address: str) -> None:

@@ -18,8 +18,16 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.alone import segment_alone
 from pipeline.cluster import TASK_CPUS, connected
-from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
-from pipeline.rows import UNITS_PER_READ_TASK, ReadStage, SegmentStage, UnitSink, UnitSource
+from pipeline.errors import TransientError
+from pipeline.losses import STALLED_UNITS, Losses
+from pipeline.rows import (
+    LOADING_DEATHS,
+    UNITS_PER_READ_TASK,
+    ReadStage,
+    SegmentStage,
+    UnitSink,
+    UnitSource,
+)
 from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.stages import Work
@@ -34,10 +42,6 @@ STOP_S = 30.0
 """Ray Data needs a moment to end in order; ending the cluster under it would end this process."""
 TRIES_OF_A_TASK = 1
 """Beyond the first, where its process or node is lost. (By itself Ray Data tries for ever.)"""
-LOADING_DEATHS = 3
-"""In a row, of replicas that are loading, before the run is given up."""
-STALLED_UNITS = 8
-"""Units that no store would serve, before the round is given up: patience has run out for each."""
 
 Poll = Callable[[], None]
 _STOP = threading.Event()
@@ -45,22 +49,25 @@ _STOP = threading.Event()
 
 def run_units(
     work: Work, open_units: Callable[[], list[Unit]], execution: Execution, poll: Poll
-) -> None:
+) -> int:
     """Computes the units without an outcome on a Ray cluster and calls `poll` about once a second.
 
-    Raises UnfinishedError where the rest would fail, too; TransientError where a store does not
-    answer. Units may be left open.
+    Returns how often writing their files was tried again. Units may be left open. Raises
+    UnfinishedError where the rest would fail, too; TransientError where a store does not answer.
     """
     division = work.division
     memory = (division.schedulable_bytes, division.store_bytes)
+    retries, why = 0, ""
     with connected(execution.address, work.replicas, *memory):
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
-                LOG.warning("%d units got no outcome; once more", len(units))
+                LOG.warning("units without an outcome: %d; once more%s", len(units), why)
             if units:
-                _round(work, units, poll)
+                again, why = _round(work, units, poll)
+                retries += again
         _each_alone(work, open_units(), poll)
+    return retries
 
 
 def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
@@ -78,24 +85,34 @@ def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
         raise stalled[0]
 
 
-def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
-    dataset = _dataset(work, units)
-    errors = _Errors()
+def _round(work: Work, units: Sequence[Unit], poll: Poll) -> tuple[int, str]:
+    """How often a write was tried again, and why the first unit got no outcome."""
+    dataset, sink, losses = _dataset(work, units), UnitSink(work), Losses()
     ended = threading.Event()  # not is_alive: a join that Ctrl-C interrupts says it has (bpo-45274)
 
     def write() -> None:
         try:
-            errors.kept(dataset, work)
+            dataset.write_datasink(
+                sink,
+                ray_remote_args={
+                    "num_cpus": TASK_CPUS,
+                    "memory": work.need.writer_bytes,
+                    "max_retries": TRIES_OF_A_TASK,
+                },
+            )
+        except Exception as error:  # noqa: BLE001 - raised by check, in the thread that waits
+            if not _STOP.is_set():
+                losses.end(error)
         finally:
             ended.set()
 
     log = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
-    log.addFilter(errors)
+    log.addFilter(losses)
     threading.Thread(target=write, daemon=True).start()
     try:
         while not ended.wait(POLL_S):
             poll()
-            errors.check()
+            losses.check()
     except KeyboardInterrupt:
         LOG.warning("stopping")
         raise
@@ -105,70 +122,10 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> None:
         _STOP.set()
         ended.wait(STOP_S)
         _STOP.clear()
-        log.removeFilter(errors)
+        log.removeFilter(losses)
     poll()
-    errors.check()
-
-
-class _Errors(logging.Filter):
-    """What became of units that got no outcome. Ray Data drops their rows and only logs why."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._stalled: list[TransientError] = []
-        self._fatal: Exception | None = None
-
-    def kept(self, dataset: ray.data.Dataset, work: Work) -> None:
-        """Runs the dataset; what ends it is raised by `check`, in the thread that waits."""
-        try:
-            dataset.write_datasink(
-                UnitSink(work),
-                ray_remote_args={
-                    "num_cpus": TASK_CPUS,
-                    "memory": work.need.writer_bytes,
-                    "max_retries": TRIES_OF_A_TASK,
-                },
-            )
-        except Exception as error:  # noqa: BLE001
-            if not _STOP.is_set():
-                self._fatal = _ours(error) or _given_up(error)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None:
-            return True
-        ours = _ours(error)
-        if isinstance(ours, TransientError):
-            self._stalled.append(ours)
-        elif ours is not None:
-            self._fatal = self._fatal or ours
-        return False  # the console need not have it: the next round sees to it
-
-    def check(self) -> None:
-        """Raises what makes it useless to go on."""
-        if self._fatal is not None:
-            raise self._fatal
-        if len(self._stalled) >= STALLED_UNITS:
-            raise self._stalled[0]
-
-
-def _ours(error: BaseException | None) -> Exception | None:
-    """The error of our own in a chain of Ray's."""
-    while error is not None:
-        if isinstance(error, (UnfinishedError, UsageError, CheckpointError)):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
-
-
-def _given_up(error: Exception) -> UnfinishedError:
-    cause = str(error).strip().splitlines()
-    given_up = UnfinishedError(
-        f"Ray stopped before every unit was done ({cause[-1] if cause else repr(error)});"
-        " the same command goes on from here"
-    )
-    given_up.__cause__ = error
-    return given_up
+    losses.check()
+    return sink.retries, losses.first()
 
 
 class _Stop(ExecutionCallback):
@@ -185,6 +142,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context.target_max_block_size = 1  # one row per Ray block
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # a wrapper loses its cause between processes
     context.max_errored_blocks = -1  # a lost row is for the next round, not the end of this one
     context.max_consecutive_actor_init_deaths = LOADING_DEATHS
     # Longer than anything that is guarded may take; a cluster may also have to grow first.

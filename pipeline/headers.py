@@ -1,5 +1,5 @@
 """The headers of many files, read in processes of their own, for one that crashes GDAL must not end
-the run; and whether a file that could not be had is at fault or its store.
+the run. What a store does not give is told apart from what is wrong with a file.
 
 Knows neither what an INPUT is nor what is planned already.
 """
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from functools import partial
 
-from pipeline.errors import SwathError, TransientError, UnfinishedError
+from pipeline.counted import Counted, counted, retries_of
+from pipeline.errors import SwathError, TransientError
 from pipeline.inputs import Found, printable
 from pipeline.output import Rejected
 from pipeline.receipt import Failure
@@ -34,21 +35,24 @@ scenes of 10^12 px, take some 10 MB."""
 OnDescribed = Callable[[int, int], None]
 
 
+@dataclass(frozen=True)
+class Described:
+    """What came of the files, in their order."""
+
+    results: tuple[Scene | Rejected, ...]
+    withheld: tuple[tuple[Found, TransientError], ...]
+    """Files that their store did not give for as long as it is waited for."""
+    retries: int
+    """Of the processes, until they ended."""
+
+
 def all_described(
     files: Sequence[Found],
-    earlier: Sequence[Found],
     work: Callable[[Found], Scene | Failure],
-    hurried: Callable[[Found], Scene | Failure],
     on_described: OnDescribed,
-) -> list[Scene | Rejected]:
-    """In the order of the files; on_described is told how many of how many.
-
-    What a store does not give it may give to `hurried`, which is tried once more when all others
-    have come. If it does not, but gives another file right after, the file is at fault. Raises the
-    store's error where it gives no other, or withholds more than a few.
-
-    earlier: other files, which could be described before this run.
-    """
+) -> Described:
+    """on_described is told how many of how many. Raises the store's error where more than a few
+    files are withheld: what may pass is nobody's fault, and waiting for each takes minutes."""
     limits = Limits(
         processes=min(os.cpu_count() or 1, _PROCESSES),
         threads=_THREADS,
@@ -56,63 +60,31 @@ def all_described(
         memory_bytes=_HEADER_BYTES,
     )
     results: dict[int, Scene | Rejected] = {}
-    withheld: list[int] = []
-    with closing(sandboxed(work, files, limits)) as outcomes:
+    withheld: dict[int, TransientError] = {}
+    came: list[Counted[Scene | Failure]] = []
+    with closing(sandboxed(partial(counted, work), files, limits)) as outcomes:
         for index, outcome in outcomes:
+            if isinstance(outcome, Returned):
+                came.append(outcome.value)
             try:
                 results[index] = _described(files[index], outcome)
-            except UnfinishedError:
-                withheld.append(index)
+            except TransientError as error:
+                withheld[index] = error
                 if len(withheld) > _FEW:
                     raise
-            else:
-                on_described(len(results), len(files))
-    came = [files[index] for index, result in results.items() if isinstance(result, Scene)]
-    for index in withheld:
-        results[index] = _once_more(files[index], [*earlier, *came], hurried, limits)
-        on_described(len(results), len(files))
-    return [results[index] for index in range(len(files))]
+            on_described(len(results) + len(withheld), len(files))
+    return Described(
+        tuple(results[index] for index in sorted(results)),
+        tuple((files[index], withheld[index]) for index in sorted(withheld)),
+        retries_of(came),
+    )
 
 
-def _once_more(
-    file: Found,
-    others: Sequence[Found],
-    hurried: Callable[[Found], Scene | Failure],
-    limits: Limits,
-) -> Scene | Rejected:
-    """others: files that came."""
-    store = _store_of(file.url)
-    witness = next((other for other in reversed(others) if _store_of(other.url) == store), None)
-    try:
-        return _tried(file, hurried, limits)
-    except UnfinishedError as error:
-        if witness is None or not isinstance(_tried(witness, hurried, limits), Scene):
-            raise
-        why = error.cause if isinstance(error, TransientError) else str(error)
-        why = f"{why.removeprefix(f'{file.url}: ')}, though other files come"
-        # Without a version, for nothing of it has been seen: the next run tries it again.
-        return replace(_rejected(file, type(error).__name__, why), version="")
-
-
-def _tried(
-    file: Found, work: Callable[[Found], Scene | Failure], limits: Limits
-) -> Scene | Rejected:
-    with closing(sandboxed(work, [file], limits)) as outcomes:
-        return next(_described(file, outcome) for _, outcome in outcomes)
-
-
-def _store_of(url: str) -> str:
-    """On disk the folder: others may lie on other drives."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}" if "://" in url else os.path.dirname(url)
-
-
-def _described(file: Found, outcome: Outcome[Scene | Failure]) -> Scene | Rejected:
+def _described(file: Found, outcome: Outcome[Counted[Scene | Failure]]) -> Scene | Rejected:
     """Raises what concerns more than this file: a store that does not answer."""
     if isinstance(outcome, Returned):
-        if isinstance(outcome.value, Scene):
-            return outcome.value
-        return Rejected(file.version, outcome.value)
+        found = outcome.value.value
+        return found if isinstance(found, Scene) else Rejected(file.version, found)
     if isinstance(outcome, Died):
         return _rejected(file, outcome.reason, outcome.how)
     if isinstance(outcome.error, SwathError):

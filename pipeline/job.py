@@ -10,15 +10,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pipeline import flow, local
-from pipeline.account import Beginning, receipt_of
+from pipeline.account import Account, Beginning
 from pipeline.cluster import devices_of, tasks_at_once
 from pipeline.cost import Cost, Network
-from pipeline.errors import UnfinishedError, UsageError
+from pipeline.errors import UsageError
 from pipeline.estimate import estimate
 from pipeline.machine import Machine, memory_here
 from pipeline.memory import division_of
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
+from pipeline.publish import check_published
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.replica import devices_here, from_checkpoint
@@ -86,7 +87,7 @@ def run(
     """Segments the inputs into OUT, or goes on where an earlier run stopped.
 
     on_progress is called about once a second, on_described as in `plan`. Raises UsageError and
-    CheckpointError before anything is written, and UnfinishedError where units are left open: run
+    CheckpointError before anything is computed, and UnfinishedError where units are left open: run
     it again. A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
     beginning = Beginning()
@@ -104,27 +105,24 @@ def run(
         out = ready.output or Output.create(output, ready.job, execution.access)
         if not existing:
             stack.enter_context(out.store.alone("job.json"))
+        out.store.sweep()
+        for shard in ready.new:
+            out.append(shard)
         shards = ready.recorded + ready.new
-        tracker = _carry_out(ready, out, execution, on_progress or (lambda _: None))
-        receipt = receipt_of(out, shards, tracker, beginning, execution, ready.cost.machine)
-        out.write_receipt(beginning.when.strftime("%Y%m%dT%H%M%S.%fZ"), receipt.to_json())
-    if receipt.scenes_planned != receipt.outcomes:
-        raise UnfinishedError(
-            f"{output}: {receipt.outcomes} of {receipt.scenes_planned} scenes have an outcome;"
-            f" without one: {_some(tracker.open_units())}; the same command goes on from here"
+        watch = on_progress or (lambda _: None)
+        tracker = Tracker(out, shards, ready.cost, ready.quarantine, ready.notes, watch)
+        account = Account(
+            out, shards, tracker, execution, ready.cost.machine, ready.survey, beginning
         )
-    return receipt
+        with account.kept():
+            _carry_out(ready, out, shards, tracker, execution)
+            return account.close()
 
 
 def _carry_out(
-    ready: _Prepared, out: Output, execution: Execution, on_progress: Callable[[Progress], None]
-) -> Tracker:
-    """Appends what is new to the plan and computes what has no outcome."""
-    out.store.sweep()
-    for shard in ready.new:
-        out.append(shard)
-    shards = ready.recorded + ready.new
-    tracker = Tracker(out, shards, ready.cost, ready.quarantine, ready.notes, on_progress)
+    ready: _Prepared, out: Output, shards: Sequence[Shard], tracker: Tracker, execution: Execution
+) -> None:
+    """Computes what has no outcome."""
     units = tracker.open_units()
     work = Work(
         out.store.root,
@@ -138,16 +136,8 @@ def _carry_out(
     if units and execution.runner == "local":
         local.run_units(work, tracker.open_units, tracker.poll)
     elif units:
-        flow.run_units(work, tracker.open_units, execution, tracker.poll)
+        tracker.tally.retries += flow.run_units(work, tracker.open_units, execution, tracker.poll)
     tracker.close()
-    return tracker
-
-
-def _some(units: Sequence[Unit]) -> str:
-    """The scenes of units, by name where they are few."""
-    names = sorted({block.scene.scene_id for unit in units for block in unit.blocks})
-    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
 
 
 def _prepare(
@@ -180,6 +170,7 @@ def _prepare(
     )
     if existing:
         existing.check_same(job)
+        check_published(existing)
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(open_store(existing.store.root, execution.access), job)

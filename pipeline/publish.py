@@ -16,17 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import UsageError
 from pipeline.finish import mean_confidence, place
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.spool import Spool
-from pipeline.supersede import failures_in, outcome_of, statuses, supersede
+from pipeline.supersede import failures_in, from_unit_file, outcome_of, statuses, supersede
 from pipeline.tables import (
     MASKS,
     QUARANTINE,
     ROW_GROUP_ROWS,
     SCENES,
+    SHARD_TABLES,
     STATISTICS,
     Writer,
     table_of,
@@ -73,6 +75,22 @@ def _publish(output: Output, shard: Shard, spool: Spool) -> None:
     clean(output, shard.shard_id)
 
 
+def check_published(output: Output) -> None:
+    """Raises UsageError where a table of a committed shard is gone: its unit files are, too."""
+    committed = sorted(output.committed())
+    gone = []
+    for table in SHARD_TABLES:
+        there = set(output.store.list(table))
+        gone += [(table, shard) for shard in committed if f"{shard}.parquet" not in there]
+    if gone:
+        table, shard = gone[0]
+        raise UsageError(
+            f"{output.store.root}: {len(gone)} of the published tables gone, the first"
+            f" {table_path(table, shard)}; put them back, or delete the commits of their shards"
+            f" (commits/{shard}.json): then the same command computes these again"
+        )
+
+
 def clean(output: Output, shard_id: str) -> None:
     """Empties the work folder of a committed shard."""
     output.store.delete_folder(f"work/{shard_id}")
@@ -100,8 +118,7 @@ def _tiles(output: Output, shard: Shard, spool: Spool) -> list[dict[str, Any]]:
     """Every mask tile of the shard, in the order of the table; its mask lies in the spool."""
     tiles = []
     for unit in shard.units:
-        with output.store.open(unit_path(unit)) as file:
-            table = pq.read_table(file)
+        table = from_unit_file(output, unit_path(unit), pq.read_table)
         masks, rest = table["mask"], table.drop_columns(["mask"])
         for index, row in enumerate(rest.select([*_KEYS, "bbox"]).to_pylist()):
             if row["scene_id"] not in shard.scene_ids:

@@ -86,13 +86,18 @@ class Progress:
         return (self.total_px - self.done_px) * self.elapsed_s / self.computed_px
 
 
+DONE = "done"
+
+
 @dataclass(frozen=True)
 class Receipt:
-    """After: what one run did. Written to runs/<time>.json."""
+    """After: what one run did, also one that ended early. Written to runs/<time>.json."""
 
     started: str
     """UTC, ISO 8601."""
     seconds: float
+    ended: str
+    """DONE, or why the run ended before that."""
     output: str
     runner: str
     device: str
@@ -155,7 +160,7 @@ class Status:
     finished: bool
     settings: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
-    """The receipts, oldest first."""
+    """The receipts, oldest first. A run that was killed, or could not write any more, has none."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

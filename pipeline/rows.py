@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block as RayBlock
 from ray.data.block import BlockAccessor, BlockMetadata
-from ray.data.datasource import Datasink
+from ray.data.datasource import Datasink, WriteResult
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
+from pipeline.errors import SwathError, TransientError, UnfinishedError
 from pipeline.guard import guarded
 from pipeline.packing import Row, pack, unpack
 from pipeline.scene import Unit
 from pipeline.stages import Work
 from pipeline.unit import ReadUnit, SegmentedUnit
+from pipeline.verdict import tried_again
 
 UNITS_PER_READ_TASK = 64
+LOADING_DEATHS = 3
+"""In a row, of a replica that is loading, before the run is given up."""
 _SPARE_BYTES = 1 << 30
 """A reader may take twice what is predicted for its unit, and this."""
 
@@ -79,30 +87,69 @@ class SegmentStage:
     """A replica in an actor."""
 
     def __init__(self, work: Work) -> None:
-        from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
-
-        self._replica = Replica(work)
+        self._counted = tried_again()
         self._limit_s = work.unit_timeout_s
+        self._refused: SwathError | None = None
+        """Ray would keep no more than the text of an error raised here: it is raised by calls."""
+        try:
+            with _loading(work.job.checkpoint):
+                from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
+
+                self._replica = Replica(work)
+        except TransientError:
+            raise  # another one may have more luck
+        except SwathError as error:
+            self._refused = error
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
         return {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
+        if self._refused:
+            raise self._refused
         with guarded(self._limit_s):
-            return self._replica.segment(read)
+            segmented = self._replica.segment(read)
+        before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
+        return replace(segmented, retries=segmented.retries + self._counted - before)
 
 
-class UnitSink(Datasink[None]):
+@contextmanager
+def _loading(checkpoint: str) -> Iterator[None]:
+    """Within it, this actor's deaths count; Ray starts it again for ever, and so would a run hang.
+
+    Raises UnfinishedError where it has died here LOADING_DEATHS times in a row.
+    """
+    # Kept by Ray's head, for this process remembers nothing of those before it.
+    key = f"swath-loading-{ray.get_runtime_context().get_actor_id()}".encode()
+    deaths = int(_internal_kv_get(key) or 0)
+    if deaths == LOADING_DEATHS:
+        raise UnfinishedError(
+            f"{checkpoint}: no replica could be loaded, its process was ended {deaths} times in a"
+            " row; has the machine memory left? The same command goes on from here"
+        )
+    _internal_kv_put(key, str(deaths + 1).encode(), overwrite=True)
+    yield
+    _internal_kv_del(key)
+
+
+class UnitSink(Datasink[int]):
     """One file per unit, whole or not at all; Ray's own sink leaves broken files when killed."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
+        self.retries = 0
+        """Of all writes, when all have ended. A unit's file cannot tell of its own writing."""
 
-    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> None:
+    def write(self, blocks: Iterable[RayBlock], ctx: Any) -> int:
         del ctx
+        before = tried_again()
         for block in blocks:
             batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])
             for head, data in zip(batch["head"], batch["data"], strict=True):
                 with guarded(self._work.unit_timeout_s):
                     self._work.finish(unpack(head, data))
+        return tried_again() - before
+
+    def on_write_complete(self, write_result: WriteResult[int]) -> None:
+        self.retries = int(sum(write_result.write_returns))

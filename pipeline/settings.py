@@ -80,7 +80,8 @@ class Execution:
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
     unit_timeout: float = 900.0
-    """Seconds after which a unit that does not get on is taken to hang."""
+    """Seconds after which a unit that does not get on is taken to hang; at least as long as one
+    request for a remote input may take."""
     max_quarantined: int | None = None
     """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
     retry_quarantined: bool = False

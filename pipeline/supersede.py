@@ -9,21 +9,27 @@ whatever is cut short is done again by the same publishing.
 
 from __future__ import annotations
 
+import io
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import UnfinishedError
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
 from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer, read_outcome
 
+T = TypeVar("T")
+
+_DAMAGE = (OSError, ValueError, KeyError, TypeError)
+"""What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
 _THREADS = 16
 """Footers wait for the disk or the network, not for the CPU."""
 
@@ -121,8 +127,27 @@ def retrying(shards: Iterable[Shard], retries: Mapping[str, tuple[str, ...]]) ->
 
 
 def outcome_of(output: Output, unit: Unit) -> dict[str, Any]:
-    with output.store.open(unit_path(unit)) as file:
-        return read_outcome(file)
+    return from_unit_file(output, unit_path(unit), read_outcome)
+
+
+def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
+    """What `read` makes of a unit's file. Raises UnfinishedError where the file is damaged."""
+    try:
+        with output.store.open(path) as file:
+            return read(file)
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's, not pyarrow's
+    # A task that Ray repeats may have replaced it between two ranges of it: whole, it is one file.
+    data = output.store.read(path)
+    try:
+        return read(io.BytesIO(data))
+    except _DAMAGE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UnfinishedError(
+            f"{output.store.root}/{path}: is damaged ({len(data)} bytes: {why}); delete it, and the"
+            " same command computes its unit again"
+        ) from error
 
 
 def failures_in(outcome: dict[str, Any], shard: Shard) -> list[Failure]:

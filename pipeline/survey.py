@@ -73,6 +73,10 @@ class Survey:
     rejected: tuple[Rejected, ...]
     retries: Mapping[str, tuple[str, ...]]
     """scene_id -> shards of the earlier tries, of those that are planned again."""
+    withheld: tuple[str, ...]
+    """Urls of inputs that the store does not give: left open, and tried again by the next run."""
+    waited: int
+    """How often the processes that read headers tried something again."""
     notes: tuple[str, ...]
 
 
@@ -88,44 +92,57 @@ def survey(
     on_described is told how many of how many.
 
     Raises UsageError for INPUTs that name nothing, and where no input at all can be used;
-    UnfinishedError where a store does not answer.
+    UnfinishedError where a store does not answer, or withholds more than a few.
     """
     found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
     work = partial(attempt, settings=settings, channels=channels, access=access)
-    hurried = partial(work, access=access.hurried())
-    urls = {file.url for file in new}
-    earlier = [
-        f for f in found if f.url not in urls and printable(f.scene_id) not in planned.failed
-    ]
-    results = all_described(
-        new, earlier, work, hurried, on_described or (lambda _done, _total: None)
-    )
-    scenes = tuple(result for result in results if isinstance(result, Scene))
-    rejected = tuple(result for result in results if isinstance(result, Rejected))
+    described = all_described(new, work, on_described or (lambda _done, _total: None))
+    scenes = tuple(result for result in described.results if isinstance(result, Scene))
+    rejected = tuple(result for result in described.results if isinstance(result, Rejected))
+    if described.withheld and not described.results and not planned.urls:
+        raise described.withheld[0][1]
     if rejected and not scenes and not planned.urls:
         reason = rejected[0].failure.message
         if len(rejected) == 1:
             raise UsageError(reason)
         raise UsageError(f"none of the {len(found)} inputs can be used; the first: {reason}")
+    for file, _ in described.withheld:
+        retries.pop(file.scene_id, None)
     notes = []
+    if described.withheld:
+        notes.append(
+            _inputs(len(described.withheld), "is left open", "are left open")
+            + f", for the store does not give it; the first: {described.withheld[0][1].cause};"
+            " the same command tries again"
+        )
     if rejected:
         notes.append(
-            f"{len(rejected)} of {len(found)} inputs cannot be used and go to quarantine; the"
-            f" first: {rejected[0].failure.message}"
+            f"{len(rejected)} of {_inputs(len(found), 'cannot', 'cannot')} be used: see"
+            f" quarantine; the first: {rejected[0].failure.message}"
         )
     if changed:
         notes.append(
-            f"{len(changed)} inputs have changed since they were planned, first {changed[0]}; this"
-            " output is about their earlier versions: segment the new ones into a new --output"
+            _inputs(
+                len(changed),
+                "has changed since it was planned",
+                "have changed since they were planned",
+            )
+            + f", first {changed[0]}; this output is about the earlier versions: segment the new"
+            " ones into a new --output"
         )
     if retries:
         notes.append(
-            f"{len(retries)} inputs are planned again: they failed, or changed before their turn"
+            _inputs(
+                len(retries),
+                "is planned again: it failed, or changed before its turn",
+                "are planned again: they failed, or changed before their turn",
+            )
         )
     elif planned.retry:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
-    return Survey(len(found), scenes, rejected, retries, tuple(notes))
+    urls = tuple(printable(file.url) for file, _ in described.withheld)
+    return Survey(len(found), scenes, rejected, retries, urls, described.retries, tuple(notes))
 
 
 def _sorted_out(
@@ -151,3 +168,7 @@ def _sorted_out(
         elif file.version != planned.version:
             changed.append(file.url)
     return new, changed, retries
+
+
+def _inputs(count: int, one: str, more: str) -> str:
+    return f"{count:,} input {one}" if count == 1 else f"{count:,} inputs {more}"

@@ -52,6 +52,7 @@ def load_model(
     with naming(folder.shown):
         if preprocessor is None:
             normalisation = Normalisation.default(config.num_channels)
+            config = config.with_notes(normalisation.assumed)
         else:
             fields = parse(f"{folder.shown}/{PREPROCESSOR}", preprocessor)
             normalisation = Normalisation.from_json(fields, config.num_channels)

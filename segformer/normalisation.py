@@ -32,6 +32,15 @@ class Normalisation:
             )
         return cls(1 / 255, IMAGENET_MEAN, IMAGENET_STD)
 
+    @property
+    def assumed(self) -> str:
+        """The note that nothing else was said."""
+        mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return (
+            "the checkpoint has no preprocessor_config.json: ImageNet's normalisation is used"
+            f" (values / 255, mean {mean}, std {std})"
+        )
+
     @classmethod
     def from_json(cls, fields: dict[str, Any], num_channels: int) -> Self:
         """From the parsed `preprocessor_config.json`. Raises CheckpointError."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from perils import meet
 
 import pipeline.describe
@@ -24,11 +22,6 @@ def attempt(found: Found, settings: Settings, channels: int, access: Access) -> 
             meet("hang")
         case "raise.tif":
             raise ZeroDivisionError("division by zero")
-        case "passing.tif":  # once
-            seen = Path(f"{found.url}.seen")
-            if not seen.exists():
-                seen.touch()
-                raise TransientError(f"{found.url}: the store does not answer")
         case name if name.startswith("withheld"):
             raise TransientError(f"{found.url}: the store fails (500)")
     return pipeline.describe.attempt(found, settings, channels, access)

@@ -27,6 +27,8 @@ from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 from segformer import ModelConfig, SegFormer, save_model
 
 Cli = Callable[..., tuple[int, str, str]]
+READING = "reading the checkpoint and the headers of the inputs ...\n"
+"""What plan and run say at once."""
 HEAVY = ("torch", "ray", "rasterio", "pyarrow", "duckdb", "rich")
 
 
@@ -42,6 +44,13 @@ def swath(capsys: pytest.CaptureFixture[str]) -> Cli:
         return end.value.code, captured.out, captured.err
 
     return command
+
+
+def assert_one_complaint(stderr: str) -> None:
+    """In one line, the last."""
+    line = stderr.removeprefix(READING)
+    assert line.startswith("swath: error: ")
+    assert line.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +147,8 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
 def test_wrong_arguments_end_with_2_and_one_line(swath: Cli, given: list[str], says: str) -> None:
     code, stdout, stderr = swath("run", *given)
     assert (code, stdout) == (2, "")
-    assert stderr.startswith("swath: error: ")
+    assert_one_complaint(stderr)
     assert says in stderr
-    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["status", "query"])
@@ -162,7 +170,7 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
     monkeypatch.setattr(pipeline.job, "plan", planned)
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
-    assert (code, stderr) == (0, "")
+    assert (code, stderr) == (0, READING)
     ((inputs, checkpoint, settings, execution, output, _),) = seen
     assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
@@ -374,8 +382,9 @@ def test_the_estimate_reads_well() -> None:
 
 def test_the_receipt_reads_well() -> None:
     receipt = Receipt(
-        started="2026-01-01T00:00:00Z", seconds=65, output="OUT", runner="local", device="cpu",
-        replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2, scenes_partial=1,
+        started="2026-01-01T00:00:00Z", seconds=65, ended="done", output="OUT", runner="local",
+        device="cpu", replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2,
+        scenes_partial=1,
         scenes_quarantined=1, failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
@@ -400,6 +409,14 @@ def test_the_status_reads_well() -> None:
     assert "unfinished" in out
     assert "window 512" in out
     assert "batch" not in out
+    assert "runs        0" in out
+
+
+def test_runs_that_ended_early_are_told() -> None:
+    done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
+    assert status._runs([done, done]) == "2"
+    assert status._runs([stopped, done]) == "2, of which 1 ended early"
+    assert status._runs([done, stopped]) == "2, of which 1 ended early; the last: stopped by hand"
 
 
 @pytest.mark.parametrize(
@@ -430,7 +447,6 @@ def test_bad_input_is_one_line(
         check=False,
     )
     assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("swath: error: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert_one_complaint(done.stderr)
     assert message in done.stderr
     assert not (tmp_path / "OUT").exists()

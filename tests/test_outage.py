@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -80,3 +81,31 @@ def test_an_outage_is_waited_out(
     s3server.client().get(url, str(local), recursive=True)
     assert differences(calm, local, "masks", "statistics", "quarantine") == []
     assert stray_files(local) == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_store_that_is_silent_for_longer_than_a_unit_may_be_is_no_hang(
+    s3: s3server.Server, s3_folder: str, small_checkpoint: str, archive: Path, tmp_path: Path
+) -> None:
+    """Its requests are neither answered nor refused, so that nothing fails for a long while."""
+    if not isinstance(s3, s3server.Gateway):
+        pytest.skip("moto cannot be stopped for a while")
+    upload(archive, f"{s3_folder}/in")
+    stopped = threading.Event()
+
+    def silence() -> None:
+        s3.send("client.rgw", signal.SIGSTOP)
+        time.sleep(30.0)
+        s3.send("client.rgw", signal.SIGCONT)
+
+    def watch(progress: Progress) -> None:
+        if 0 < progress.done_units < progress.total_units and not stopped.is_set():
+            stopped.set()
+            threading.Thread(target=silence, daemon=True).start()
+
+    execution = Execution(replicas=1, unit_timeout=2)
+    out = tmp_path / "out"
+    receipt = run([f"{s3_folder}/in"], small_checkpoint, str(out), SETTINGS, execution, watch)
+    assert stopped.is_set()
+    assert (receipt.scenes_done, receipt.failures) == (8, ())

@@ -437,7 +437,7 @@ def test_a_file_that_was_never_broken_is_not_tried_again(
     segment(broken, small_checkpoint, out)
     put(broken / "good.tif", contents["good3"])
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-    assert any("1 inputs have changed since they were planned" in n for n in receipt.notes)
+    assert any("1 input has changed since it was planned" in n for n in receipt.notes)
     check_books(out, receipt)
 
 

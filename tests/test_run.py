@@ -124,7 +124,7 @@ def test_a_changed_file_is_told_and_never_mixed_in(small_checkpoint: str, tmp_pa
 
     assert receipt.scenes_planned == 1
     assert receipt.units_computed == 0
-    assert "1 inputs have changed since they were planned, first" in receipt.notes[-1]
+    assert "1 input has changed since it was planned, first" in receipt.notes[-1]
     assert rows(out, "masks").to_pylist() == before
 
 

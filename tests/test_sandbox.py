@@ -21,9 +21,10 @@ import pipeline.headers
 import pipeline.survey
 from pipeline.access import PLAIN
 from pipeline.errors import TransientError, UnfinishedError
-from pipeline.output import Shard
+from pipeline.job import run
 from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
-from pipeline.settings import Settings
+from pipeline.settings import Execution, Settings
+from pipeline.status import status
 from pipeline.supersede import Recorded
 from pipeline.survey import Known, survey
 
@@ -178,7 +179,8 @@ def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr.strip()) == (1, "", "swath: error: stopped")
+    assert (process.returncode, stdout) == (1, "")
+    assert stderr.endswith("\nswath: error: stopped\n")
     for worker in workers:
         wait_until_gone(worker)
 
@@ -234,22 +236,28 @@ def test_a_store_that_gives_nothing_or_withholds_many_ends_the_survey(
         survey_of(tmp_path, *(f"{name}.tif" for name in names))
 
 
-def test_a_file_that_its_store_withholds_is_quarantined_until_the_next_run(tmp_path: Path) -> None:
-    found = survey_of(tmp_path, "a.tif", "passing.tif", "withheld.tif")
-    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "passing.tif"]
-    (rejected,) = found.rejected
-    failure = rejected.failure
-    assert (failure.scene_id, failure.error) == ("withheld.tif", "TransientError")
-    assert failure.message == (
-        f"{tmp_path}/withheld.tif: its header cannot be read: the store fails (500), though other"
-        " files come; replace the file or leave it out"
+def test_a_file_that_its_store_withholds_is_left_open(tmp_path: Path) -> None:
+    found = survey_of(tmp_path, "a.tif", "b.tif", "withheld.tif")
+    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "b.tif"]
+    assert not found.rejected
+    assert found.withheld == (f"{tmp_path}/withheld.tif",)
+    assert found.notes == (
+        "1 input is left open, for the store does not give it; the first:"
+        f" {tmp_path}/withheld.tif: the store fails (500); the same command tries again",
     )
-    shard = Shard("000000", found.scenes, (), found.rejected)
-    again = Known.of(Recorded([shard], [failure], set()), retry=False)
-    assert again.is_to_be_planned_again(again.planned[failure.url], "any version")
 
 
-def test_other_drives_are_no_witnesses(tmp_path: Path) -> None:
-    write_scene(tmp_path / "far" / "a.tif", 64, 64)
-    with pytest.raises(TransientError):
-        survey_of(tmp_path, "withheld.tif")
+def test_all_else_is_done_and_the_run_is_unfinished(
+    tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.tif", "withheld.tif"):
+        write_scene(tmp_path / "in" / name, 64, 64)
+    arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), Settings(window=64)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.survey, "attempt", perilous.attempt)
+        with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
+            run(*arguments, Execution(runner="local"))
+    (receipt,) = status(str(tmp_path / "out")).runs
+    assert (receipt["scenes_done"], receipt["scenes_quarantined"]) == (1, 0)
+    assert "does not give" in receipt["ended"]
+    assert run(*arguments, Execution(runner="local")).scenes_done == 2

@@ -366,4 +366,8 @@ def test_resizing_is_not_done_and_said_so(folder: Path) -> None:
     (note,) = load_model(str(folder)).config.notes
     assert note.startswith("preprocessor_config.json resizes images to 512 x 640; Swath does not")
     (folder / "preprocessor_config.json").unlink()
-    assert load_model(str(folder)).normalisation == Normalisation.default(3)
+    model = load_model(str(folder))
+    assert model.normalisation == Normalisation.default(3)
+    (note,) = model.config.notes
+    assert "no preprocessor_config.json" in note
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in note
