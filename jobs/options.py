@@ -183,8 +183,8 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         type=float,
         metavar="S",
         help="Seconds after which reading or segmenting a unit is taken to hang: its process is"
-        " ended, and what hangs again alone goes to quarantine. At least 90 with inputs on S3, 330"
-        " on other servers, for one request may wait so long. Runner ray only.",
+        " ended, and what hangs again alone goes to quarantine. Waiting for a store does not count."
+        " Runner ray only.",
     ),
     _option(
         Execution,
