@@ -153,7 +153,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         "block",
         type=int,
         metavar="PX",
-        show_default="planned from memory and replicas",
+        show_default="planned from time and replicas",
         help="Edge of a block's core, in pixels, a multiple of 512. Does not change the result.",
     ),
     _option(

@@ -51,7 +51,11 @@ def render(estimate: Estimate) -> str:
         ("pixels", text.megapixels(estimate.megapixels)),
         ("area", "unknown: no CRS" if estimate.km2 is None else f"{estimate.km2:,.1f} km2"),
         ("to read", text.size(estimate.read_bytes)),
-        ("memory", f"{text.size(estimate.memory_bytes)} per replica"),
+        (
+            "memory",
+            f"{text.size(estimate.memory['total'])}, of which {text.size(estimate.memory_bytes)}"
+            " per replica",
+        ),
         (
             "time",
             f"{text.duration(estimate.hours * 3600)} with"

@@ -29,10 +29,10 @@ def status(output: str, form: str, storage_options: str | None) -> None:
 
 def _runs(receipts: Sequence[dict[str, Any]]) -> str:
     """How many, and how the last one ended if not well."""
-    early = [receipt for receipt in receipts if receipt["ended"] != DONE]
+    early = [receipt for receipt in receipts if receipt.get("ended", DONE) != DONE]
     if not early:
         return f"{len(receipts):,}"
-    last = receipts[-1]["ended"]
+    last = receipts[-1].get("ended", DONE)
     why = "" if last == DONE else f"; the last: {last}"
     return f"{len(receipts):,}, of which {len(early):,} ended early{why}"
 

@@ -8,9 +8,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pipeline.cluster import IO_CPUS, TASK_CPUS
-from pipeline.cost import Machine
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
+from pipeline.machine import Machine
 from pipeline.output import Output, Shard
 from pipeline.receipt import DONE, Receipt
 from pipeline.scene import Unit
@@ -118,7 +117,7 @@ class Account:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             retries=retries + (tally.retries if on_ray else 0),
-            bounded_by=_bounded_by(tally, self.execution, replicas),
+            bounded_by=_bounded_by(tally, self.machine),
             pixels_without_area=came.pixels_without_area,
             notes=self.tracker.notes,
         )
@@ -138,12 +137,12 @@ def _in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, SwathError) else type(error).__name__
 
 
-def _bounded_by(tally: Tally, execution: Execution, replicas: int) -> str:
+def _bounded_by(tally: Tally, machine: Machine) -> str:
     """The stage whose workers were the busiest."""
-    tasks = 1.0 if execution.runner == "local" else IO_CPUS / TASK_CPUS
+    tasks = max(1, machine.tasks)
     busy = {
         "read": tally.read_s / tasks,
-        "segment": tally.segment_s / replicas,
+        "segment": tally.segment_s / machine.replicas,
         "finish": tally.finish_s / tasks,
     }
     return max(busy, key=lambda stage: busy[stage])

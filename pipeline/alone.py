@@ -21,12 +21,12 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from pipeline.errors import InputError, SwathError, TransientError, UnfinishedError
+from pipeline.errors import SwathError, TransientError, UnfinishedError
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage, read_guarded
 from pipeline.scene import Block, Unit
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
+from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
 
 _GRACE_S = 60.0
 """To start a process, beyond the time that its work may take."""
@@ -81,16 +81,7 @@ def _outcome(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> 
         result = _tried(work, stage, start)  # it might have been its node, or its neighbour
     if not isinstance(result, _Ended):
         return result
-    try:
-        work.check_input(block.scene)  # raises where it is the store that is at fault
-        raise InputError(
-            f"{block.scene.url}: to {stage} window {block.core} {result.what}; replace the file or"
-            " leave it out",
-            url=block.scene.url,
-            stage=stage,
-        )
-    except InputError as error:
-        return failure_of(error, block, result.error)
+    return work.failed(block, stage, result.error, result.what)
 
 
 @dataclass(frozen=True)

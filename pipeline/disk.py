@@ -23,6 +23,7 @@ class LocalStore(Store):
     def __init__(self, root: str, fs: FileSystem) -> None:
         super().__init__(root)
         self._folder = Path(root)
+        self.scratch = root
         self._fs = fs
 
     def fsspec(self) -> tuple[FileSystem, str]:

@@ -6,21 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, blocks_of
-from pipeline.memory import division_of
+from pipeline.memory import Division
 from pipeline.output import Shard
 from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
 
 
-def estimate(cost: Cost, shards: Sequence[Shard], inputs: int, notes: Sequence[str]) -> Estimate:
-    """Of the units in these shards, which may be less than the scenes in them.
-
-    Raises UsageError where they do not fit into memory."""
+def estimate(
+    cost: Cost, shards: Sequence[Shard], division: Division, inputs: int, notes: Sequence[str]
+) -> Estimate:
+    """Of the units in these shards, which may be less than the scenes in them."""
     units = [unit for shard in shards for unit in shard.units]
     blocks = blocks_of(units)
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
     computed = sum(cost.windows(block) for block in blocks)
-    division = division_of(cost, units)
     own = division.own_bytes
     return Estimate(
         inputs=inputs,

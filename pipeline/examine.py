@@ -110,8 +110,8 @@ def examine(
     try:
         result = _look(files.path, look, opener=files)
     except (*RASTER_ERRORS, InputError) as error:
+        _check(files.trouble)  # first: GDAL, given nothing, may complain of anything
         _check_memory(error)
-        _check(files.trouble)
         raise error
     _check(files.trouble)
     return result

@@ -16,14 +16,13 @@ from pipeline.cost import Cost, Network
 from pipeline.errors import UsageError
 from pipeline.estimate import estimate
 from pipeline.machine import Machine, memory_here
-from pipeline.memory import division_of
+from pipeline.memory import Division, division_of
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.replica import devices_here, from_checkpoint
-from pipeline.scene import Unit
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.stores import open_store
@@ -47,6 +46,8 @@ class _Prepared:
     survey: Survey
     recorded: list[Shard]
     new: list[Shard]
+    division: Division
+    """Of the memory, for the shards that are not published yet."""
     quarantine: Quarantine
     notes: tuple[str, ...]
 
@@ -72,7 +73,7 @@ def plan(
         shards = [*_open_part(ready.output, ready.recorded), *shards]
     stops = ready.quarantine.too_many() if shards else None
     notes = [*ready.notes, f"the run will stop: {stops}"] if stops else ready.notes
-    return estimate(ready.cost, shards, ready.survey.inputs, notes)
+    return estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes)
 
 
 def run(
@@ -115,21 +116,19 @@ def run(
             out, shards, tracker, execution, ready.cost.machine, ready.survey, beginning
         )
         with account.kept():
-            _carry_out(ready, out, shards, tracker, execution)
+            _carry_out(ready, out, tracker, execution)
             return account.close()
 
 
-def _carry_out(
-    ready: _Prepared, out: Output, shards: Sequence[Shard], tracker: Tracker, execution: Execution
-) -> None:
+def _carry_out(ready: _Prepared, out: Output, tracker: Tracker, execution: Execution) -> None:
     """Computes what has no outcome."""
+    tracker.begin()
     units = tracker.open_units()
     work = Work(
         out.store.root,
         execution.access,
         out.job,
-        ready.cost.machine.replicas,
-        division_of(ready.cost, _published_with(units, shards)),
+        ready.division,
         execution.unit_timeout,
     )
     tracker.poll()  # a first line: Ray and the model take a while
@@ -184,16 +183,16 @@ def _prepare(
     )
     planner = Planner(cost, execution)
     planned = planner.shards(found.scenes, found.rejected, first=len(earlier.shards))
-    shards = standing(
-        [*earlier.shards, *retrying(planned, found.retries)],
-        existing.committed() if existing else (),
-    )
+    committed = existing.committed() if existing else set()
+    shards = standing([*earlier.shards, *retrying(planned, found.retries)], committed)
+    left = [unit for shard in shards if shard.shard_id not in committed for unit in shard.units]
     quarantine = Quarantine(sum(len(s.scene_ids) for s in shards), execution.max_quarantined)
     quarantine.add(f for f in earlier.failures if f.scene_id not in found.retries)
     quarantine.add(rejected.failure for rejected in found.rejected)
     notes = (*model.config.notes, *found.notes)
     old, new = shards[: len(earlier.shards)], shards[len(earlier.shards) :]
-    return _Prepared(job, existing, cost, found, old, new, quarantine, notes)
+    division = division_of(cost, left)
+    return _Prepared(job, existing, cost, found, old, new, division, quarantine, notes)
 
 
 def _machine(
@@ -207,12 +206,6 @@ def _machine(
         count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
     replicas = execution.replicas or count
     return Machine(device, replicas, memory, tasks_at_once(device, replicas), nodes_bytes)
-
-
-def _published_with(units: Sequence[Unit], shards: Sequence[Shard]) -> list[Unit]:
-    """All units of the shards that these are in."""
-    here = {unit.shard for unit in units}
-    return [unit for shard in shards if shard.shard_id in here for unit in shard.units]
 
 
 def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:

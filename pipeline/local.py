@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.errors import InputError
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.replica import Replica
 from pipeline.scene import Unit
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, failure_of
+from pipeline.unit import ReadUnit
 
 
 def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> None:
@@ -35,12 +34,8 @@ def _read(work: Work, unit: Unit) -> ReadUnit:
         try:
             blocks += work.read(Unit(unit.shard, (block,))).blocks
         except MemoryError as error:
-            url = block.scene.url
-            alone = InputError(
-                f"{url}: to read window {block.core} took more memory than there is: {error};"
-                " replace the file or leave it out",
-                url=url,
-                stage="read",
+            why = " ".join(str(error).split()) or "no details"
+            blocks.append(
+                work.failed(block, "read", "memory", f"took more memory than it may: {why}")
             )
-            blocks.append(failure_of(alone, block, "memory"))
     return ReadUnit(unit, tuple(blocks), read_s=0.0)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
 
+_OURS = (UnfinishedError, UsageError, CheckpointError)
 STALLED_UNITS = 8
 """Units that no store would serve, before the round is given up: patience has run out for each."""
 
@@ -56,17 +57,25 @@ class Losses(logging.Filter):
 
 
 def _ours(error: BaseException | None) -> Exception | None:
-    """The error of our own in a chain of Ray's."""
+    """The error of our own in a chain of Ray's. A RayTaskError passes for the error that it wraps,
+    but its text is the whole traceback."""
     while error is not None:
-        if isinstance(error, (UnfinishedError, UsageError, CheckpointError)):
+        if isinstance(error, _OURS) and not isinstance(error, RayTaskError):
             return error
-        error = getattr(error, "cause", None) or error.__cause__
+        error = _beneath(error)
     return None
+
+
+def _beneath(error: BaseException) -> BaseException | None:
+    cause = getattr(error, "cause", None)  # Ray's; of our own errors it is text
+    return cause if isinstance(cause, BaseException) else error.__cause__
 
 
 def _root(error: BaseException) -> str:
     """What has caused it, in a few words."""
-    while (deeper := getattr(error, "cause", None) or error.__cause__) is not None:
+    if ours := _ours(error):
+        return ours.cause if isinstance(ours, TransientError) else str(ours)
+    while (deeper := _beneath(error)) is not None:
         error = deeper
     lines = str(error).strip().splitlines() or ["no details"]
     # A dead actor's cause, as Ray gives it: a traceback as text.

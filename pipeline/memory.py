@@ -151,9 +151,7 @@ class Division:
         """With as many reads and writes at once as fit; None where too few do."""
         if machine.nodes_bytes:
             return cls(need, machine, machine.tasks) if _placed(need, machine) else None
-        # Ray Data sets an eighth of the memory aside for reads and another one for writes, and
-        # lets neither begin where that does not leave the replicas theirs.
-        for_ray = math.ceil(machine.replicas * need.replica_bytes / 3 / max(1, need.task_bytes))
+        for_ray = _set_aside(machine.replicas * need.replica_bytes) // max(1, need.task_bytes) + 1
         least = min(machine.tasks, max(LEAST_TASKS, for_ray))
         for tasks in range(machine.tasks, least - 1, -1):
             division = cls(need, machine, tasks)
@@ -172,7 +170,7 @@ class Division:
     def schedulable_bytes(self) -> int:
         """Ray's logical resource: every replica always fits, and beside them so many tasks."""
         replicas = self.machine.replicas * self.need.replica_bytes
-        return replicas + max(self.tasks * self.need.task_bytes, math.ceil(replicas / 3))
+        return replicas + max(self.tasks * self.need.task_bytes, _set_aside(replicas))
 
     @property
     def total_bytes(self) -> int:
@@ -200,9 +198,18 @@ class Division:
 
 
 def _placed(need: Need, machine: Machine) -> bool:
-    """Whether a joined cluster has room for every replica and one task more, however they fall."""
+    """Whether a joined cluster has room for every replica and one task more, however they fall,
+    and Ray Data for its reads."""
     slot = max(need.replica_bytes, need.task_bytes, 1)
-    return sum(node // slot for node in machine.nodes_bytes) > machine.replicas
+    room = sum(node // slot for node in machine.nodes_bytes) > machine.replicas
+    replicas_bytes = machine.replicas * need.replica_bytes
+    return room and replicas_bytes + _set_aside(replicas_bytes) <= sum(machine.nodes_bytes)
+
+
+def _set_aside(replicas_bytes: int) -> int:
+    """Ray Data sets an eighth of the memory aside for reads and another one for writes, and lets
+    neither begin where that does not leave the replicas theirs."""
+    return math.ceil(replicas_bytes / 3)
 
 
 def division_of(cost: Cost, units: Sequence[Unit], remedy: str | None = None) -> Division:

@@ -41,9 +41,9 @@ _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "cl
 def publish(output: Output, shard: Shard) -> None:
     """Writes the shard's tables, commits it, and empties its work folder.
 
-    Raises UnfinishedError where the disk for temporary files is full.
+    Raises UnfinishedError where the disk that masks are put in order on is full.
     """
-    with Spool() as spool:
+    with Spool(output.store.scratch) as spool:
         _publish(output, shard, spool)
 
 

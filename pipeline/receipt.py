@@ -158,6 +158,7 @@ class Status:
     megapixels: float
     megapixels_done: float
     finished: bool
+    """Of what is planned; an input that its store withheld is not planned yet."""
     settings: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
     """The receipts, oldest first. A run that was killed, or could not write any more, has none."""

@@ -80,8 +80,8 @@ class Execution:
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
     unit_timeout: float = 900.0
-    """Seconds after which a unit that does not get on is taken to hang; at least as long as one
-    request for a remote input may take."""
+    """Seconds after which a unit that does not get on is taken to hang; waiting for a store does
+    not count."""
     max_quarantined: int | None = None
     """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
     retry_quarantined: bool = False

@@ -26,10 +26,11 @@ class Spooled:
 
 
 class Spool:
-    """In the folder for temporary files, which TMPDIR names."""
+    """In this folder; None: in the one for temporary files, which TMPDIR names."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="swath-")  # noqa: SIM115 - __exit__ closes it
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder or tempfile.gettempdir()
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - __exit__ closes it
         self._end = 0
 
     def __enter__(self) -> Spool:
@@ -56,8 +57,9 @@ class Spool:
             self._file.flush()
         except OSError as error:
             raise UnfinishedError(
-                f"{tempfile.gettempdir()}: {error.strerror}, while masks are put in order there;"
-                " free some of it or set TMPDIR to another folder, and run the same command again"
+                f"{self._folder}: {error.strerror}, while masks are put in order there; free some"
+                " of it (TMPDIR names another folder where OUT is an object store), and run the"
+                " same command again"
             ) from error
         spooled = Spooled(self._end, compressed.size, mask.size)
         self._end += compressed.size

@@ -36,10 +36,13 @@ class Work:
     output: str
     access: Access
     job: Job
-    replicas: int
     division: Division
     """Of the memory."""
     unit_timeout_s: float
+
+    @property
+    def replicas(self) -> int:
+        return self.division.machine.replicas
 
     @property
     def need(self) -> Need:
@@ -80,6 +83,17 @@ class Work:
                 url=scene.url,
                 stage="read",
             )
+
+    def failed(self, block: Block, stage: str, error: str, what: str) -> Failure:
+        """Of a block that ended its process, hung or took all memory: named `error`, if the file is
+        the one that was planned. Raises TransientError where its store does not answer."""
+        try:
+            self.check_input(block.scene)
+        except InputError as other:
+            return failure_of(other, block)
+        url = block.scene.url
+        message = f"{url}: to {stage} window {block.core} {what}; replace the file or leave it out"
+        return failure_of(InputError(message, url=url, stage=stage), block, error)
 
     def _pixels(self, block: Block) -> Pixels:
         scene, settings = block.scene, self.job.settings

@@ -15,6 +15,9 @@ from pipeline.access import FileSystem
 class Store(ABC):
     """Paths are relative to the folder, with forward slashes."""
 
+    scratch: str | None = None
+    """A folder on disk for what need not last; None: the one for temporary files (TMPDIR)."""
+
     def __init__(self, root: str) -> None:
         self.root = root
         """The folder as it was named; on local disk its absolute path."""

@@ -35,7 +35,7 @@ class Tally:
 
 
 class Tracker:
-    """Call `poll` now and then while a runner works, and `close` when it has ended."""
+    """Call `begin` first, `poll` now and then while a runner works, `close` when it has ended."""
 
     def __init__(
         self,
@@ -54,11 +54,17 @@ class Tracker:
         self._on_progress = on_progress
         self._started = time.monotonic()
         self.tally = Tally()
-        committed = self._clean()
-        self._open = {s.shard_id: s for s in shards if s.shard_id not in committed}
-        self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
+        self._open: dict[str, Shard] = {}
+        self._done: dict[str, set[str]] = {}
+        self._done_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = sum(len(shard.units) for shard in shards)
+
+    def begin(self) -> None:
+        """Finds what is done, and empties what a crash has left."""
+        committed = self._clean()
+        self._open = {s.shard_id: s for s in self._shards if s.shard_id not in committed}
+        self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
         open_px = sum(unit.pixels for unit in self.open_units())
         self._done_px = self._total_px - open_px
         self._done_units = self._total_units - len(self.open_units())

@@ -367,7 +367,7 @@ def estimate() -> Estimate:
     return Estimate(
         inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
-        replicas=3, device="cpu", batch=4, notes=("small scenes",),
+        replicas=3, device="cpu", batch=4, notes=("small scenes",), memory={"total": 9 * 10**9},
     )  # fmt: skip
 
 

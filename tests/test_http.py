@@ -14,7 +14,7 @@ from archives import write_scene
 from outputs import differences, rows
 
 from pipeline.access import Access
-from pipeline.errors import TransientError, UsageError
+from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.inputs import find_inputs
 from pipeline.job import run
 from pipeline.settings import Execution, Settings
@@ -141,14 +141,11 @@ def test_a_file_that_its_server_never_gives_is_tried_again_by_the_next_run(
     urls = [f"{plain_server.url}/{name}.tif" for name in "ab"]
     execution = Execution(runner="local", access=HASTY)
     plain_server.broken.add("b.tif")
-    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
-    assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
-    (row,) = rows(tmp_path / "out", "quarantine").to_pylist()
-    assert (row["scene_id"], row["error"]) == ("b.tif", "TransientError")
-    assert "the store fails (500), though other files come" in row["message"]
-
-    receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
-    assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
+    for _ in range(2):
+        with pytest.raises(UnfinishedError, match=r"does not give .*/b.tif; all else is done"):
+            run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
+        assert rows(tmp_path / "out", "scenes")["scene_id"].to_pylist() == ["a.tif"]
+        assert rows(tmp_path / "out", "quarantine").num_rows == 0
     plain_server.broken.clear()
     receipt = run(urls, small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 0)

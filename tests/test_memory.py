@@ -167,7 +167,12 @@ def test_a_plan_of_nothing_fits_anywhere() -> None:
 
 @pytest.mark.parametrize(
     ("nodes_gb", "fits"),
-    [((2.0, 2.0), False), ((2.0, 2.0, 2.0), True), ((6.0,), True), ((0.5,) * 20, False)],
+    [
+        ((2.0, 2.0), False),
+        ((2.0, 2.0, 2.0), True),
+        ((6.0,), True),
+        ((0.5,) * 20, False),
+    ],
 )
 def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
     nodes_gb: tuple[float, ...], fits: bool
@@ -192,6 +197,13 @@ def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> 
     held = replicas * need.replica_bytes
     assert held + 2 * need.task_bytes <= whole
     assert held + 2 * (whole // 8) <= whole
+
+
+def test_a_joined_cluster_leaves_room_for_what_ray_sets_aside() -> None:
+    need = Need(10**9, 10**10, 10**9, 10**9, 10**8, 0)
+    eleven = 11 * (11 * 10**9,)
+    assert Division.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=eleven)) is None
+    assert Division.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=eleven)) is not None
 
 
 def test_more_memory_never_means_fewer_reads() -> None:

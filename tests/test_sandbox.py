@@ -252,7 +252,8 @@ def test_all_else_is_done_and_the_run_is_unfinished(
 ) -> None:
     for name in ("a.tif", "withheld.tif"):
         write_scene(tmp_path / "in" / name, 64, 64)
-    arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), Settings(window=64)
+    settings = Settings(window=64, stride=64)
+    arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
         patch.setattr(pipeline.survey, "attempt", perilous.attempt)
         with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):

@@ -131,6 +131,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
         out.append(shard)
     quarantine = Quarantine(len(archive.scenes), 1000)
     tracker = Tracker(out, list(archive.shards), COST, quarantine, (), lambda _: None)
+    tracker.begin()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)
     for unit in units:
