@@ -99,6 +99,8 @@ class Disk:
         def opened(path: Any, mode: str = "r", *more: Any, **options: Any) -> IO[Any]:
             if "r" in mode or isinstance(path, int) or self._root not in Path(path).parents:
                 return real(path, mode, *more, **options)
+            if Path(path).is_dir():  # a file without a name, of which nothing is left
+                return real(path, mode, *more, **options)
             life.change()
             undo = _undo("open", Path(path))
             file = real(path, mode, *more, **options)
