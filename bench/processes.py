@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +33,6 @@ class Process:
     roles: set[str] = field(default_factory=set)
     peak_bytes: int = 0
     """VmHWM: the most that was ever resident, what is shared with others included."""
-    shared_bytes: int = 0
-    """The most that was seen of Ray's object store among it."""
 
 
 class Watch:
@@ -80,17 +77,8 @@ class Watch:
             self.processes[pid] = Process(pid)
         process = self.processes[pid]
         process.peak_bytes = max(process.peak_bytes, _bytes(status["VmHWM"]))
-        process.shared_bytes = max(process.shared_bytes, _bytes(status["RssShmem"]))
         process.roles.add(_role(pid))
         return _bytes(status["RssAnon"]), _bytes(status["RssShmem"])
-
-    def by_role(self) -> dict[str, list[Process]]:
-        """A worker that Ray has given several kinds of task stands under each of them."""
-        found: dict[str, list[Process]] = defaultdict(list)
-        for process in self.processes.values():
-            for role in process.roles:
-                found[role].append(process)
-        return found
 
 
 def _status(pid: int) -> dict[str, str]:

@@ -113,7 +113,7 @@ def survey(
     if described.withheld:
         notes.append(
             _inputs(len(described.withheld), "is left open", "are left open")
-            + f", for the store does not give it; the first: {described.withheld[0][1].cause};"
+            + f"; withheld by the store, the first: {described.withheld[0][1].cause};"
             " the same command tries again"
         )
     if rejected:

@@ -242,7 +242,7 @@ def test_a_file_that_its_store_withholds_is_left_open(tmp_path: Path) -> None:
     assert not found.rejected
     assert found.withheld == (f"{tmp_path}/withheld.tif",)
     assert found.notes == (
-        "1 input is left open, for the store does not give it; the first:"
+        "1 input is left open; withheld by the store, the first:"
         f" {tmp_path}/withheld.tif: the store fails (500); the same command tries again",
     )
 
