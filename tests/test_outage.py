@@ -36,8 +36,8 @@ def upload(archive: Path, url: str) -> None:
 @pytest.mark.parametrize(
     ("execution", "outage_s"),
     [
-        pytest.param(Execution(runner="local"), 8.0, id="local"),
-        pytest.param(Execution(replicas=1), 60.0, id="ray", marks=[pytest.mark.ray]),
+        pytest.param(Execution(runner="local"), 4.0, id="local"),
+        pytest.param(Execution(replicas=1), 20.0, id="ray", marks=[pytest.mark.ray]),
     ],
 )
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_a_store_that_is_silent_for_longer_than_a_unit_may_be_is_no_hang(
 
     def silence() -> None:
         s3.send("client.rgw", signal.SIGSTOP)
-        time.sleep(60.0)
+        time.sleep(30.0)
         s3.send("client.rgw", signal.SIGCONT)
 
     def watch(_: Progress) -> None:
