@@ -27,7 +27,7 @@ class Normalisation:
         """ImageNet's, as transformers' SegformerImageProcessor. Only 3 channels have a default."""
         if num_channels != len(IMAGENET_MEAN):
             raise CheckpointError(
-                f"config.json has {num_channels} channels and there is no preprocessor_config.json;"
+                f"the network has {num_channels} channels and there is no preprocessor_config.json;"
                 f" write one with image_mean and image_std of {num_channels} values each"
             )
         return cls(1 / 255, IMAGENET_MEAN, IMAGENET_STD)
