@@ -13,10 +13,10 @@ from torch import Tensor
 
 from segformer.config import ModelConfig
 from segformer.errors import CheckpointError
-from segformer.layouts import LAYOUTS, TRANSFORMERS, UNUSED_COUNT, Layout, weight_shapes
+from segformer.layouts import LAYOUTS, UNUSED_COUNT, Layout, weight_shapes
 
 _NAMES_SHOWN = 3
-_BACKBONE = "backbone."
+_BACKBONE, _HEAD = "backbone.", "decode_head."
 
 
 @dataclass
@@ -27,16 +27,15 @@ class State:
     prefix: str
     """What stands before every name of the file: `module.` after DataParallel."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    """What the file calls them."""
     unexpected: list[str] = field(default_factory=list)
     """Names in the file that are no weight of ours, or one that was there already."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], layout: Layout | None = None) -> State:
-        """layout: if it is known. Raises CheckpointError for what is no SegFormer, or not all."""
-        if layout is None:
-            layout, prefix = recognise(tensors)
-        else:
-            prefix = _prefix(tensors, layout) or ""
+    def of(cls, tensors: Mapping[str, Tensor]) -> State:
+        """Raises CheckpointError for what is no SegFormer, and for an encoder without a head."""
+        layout, prefix = recognise(tensors)
         state = cls(layout, prefix)
         for name, tensor in tensors.items():
             own = layout.ours(name.removeprefix(prefix)) if name.startswith(prefix) else None
@@ -54,10 +53,16 @@ class State:
             )
         parts = tensor.chunk(len(own)) if len(own) > 1 else (tensor,)
         self.tensors.update(zip(own, parts, strict=True))
+        self.names.update(dict.fromkeys(own, name))
 
     def named(self, ours: str) -> str:
-        """One of our weights as the file calls it."""
-        return self.prefix + self.layout.theirs(ours)
+        """One of our weights as the file calls it, or would if it were there."""
+        if ours in self.names:
+            return self.names[ours]
+        part = _HEAD if ours.startswith("head.") else _BACKBONE
+        nested = any(name.startswith(f"{self.prefix}{part}") for name in self.names.values())
+        part = part if nested and part in self.layout.prefixes else ""
+        return self.prefix + part + self.layout.theirs(ours)
 
     def shape(self, ours: str, dimensions: int) -> tuple[int, ...]:
         """Raises CheckpointError if the weight is missing or cannot be."""
@@ -146,7 +151,7 @@ def _prefix(names: Iterable[str], layout: Layout) -> str | None:
     )
     if not found or (found[0] and not found[0].endswith(".")):
         return None
-    return found[0].removesuffix(_BACKBONE) if layout is not TRANSFORMERS else found[0]
+    return found[0].removesuffix(_BACKBONE) if _BACKBONE in layout.prefixes else found[0]
 
 
 def _nothing_counted() -> Tensor:
