@@ -1,4 +1,4 @@
-"""Checkpoints: read those of transformers, NVlabs and mmsegmentation, write transformers', identify.
+"""Checkpoints: reads those of transformers, NVlabs and mmsegmentation, writes transformers'.
 
 Knows which part of a checkpoint says what; knows no scene and no job.
 """
@@ -32,7 +32,11 @@ from segformer.folder import (
     read_files,
 )
 from segformer.layouts import UNUSED_COUNT, to_transformers
-from segformer.normalisation import Normalisation, preprocessor_notes
+from segformer.normalisation import (
+    Normalisation,
+    normalisation_of_meta,
+    preprocessor_notes,
+)
 from segformer.sizes import channels_of_classifier, size_name, sizes_of
 from segformer.state import State
 
@@ -79,13 +83,24 @@ def read_checkpoint(
                 f" give the file of weights itself, {next(iter(files.weights))}"
             )
         config = stated or _inferred_config(state, meta)
-        normalisation, notes = _normalisation(files, config.num_channels)
+        normalisation, notes = _normalisation(files, meta, config.num_channels)
         weights = state.weights(config, CONFIG if stated else "set of sizes")
         weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
     return Checkpoint(config.with_notes(*notes), normalisation, weights, origin)
 
 
-def write_checkpoint(checkpoint: Checkpoint, folder_url: str, *, half: bool = False) -> None:
+def there(folder_url: str, *, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Which files of a checkpoint stand in a folder already."""
+    return Folder(str(folder_url), storage_options).there()
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    folder_url: str,
+    *,
+    half: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint folder that `read_checkpoint` and transformers' from_pretrained read.
 
     half: matrices and kernels in float16, half the size; norms and biases stay float32. Existing
@@ -98,7 +113,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder_url: str, *, half: bool = Fa
         name: (t.half() if half and t.ndim > 1 else t).detach().cpu().contiguous().clone()
         for name, t in to_transformers(checkpoint.weights).items()
     }
-    folder = Folder(str(folder_url), None)
+    folder = Folder(str(folder_url), storage_options)
     folder.write(SAFETENSORS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
     folder.write(PREPROCESSOR, as_json(checkpoint.normalisation.to_json()))
     folder.write(CONFIG, config)
@@ -148,10 +163,11 @@ def _inferred_config(state: State, meta: Meta) -> ModelConfig:
     return config
 
 
-def _normalisation(files: Files, channels: int) -> tuple[Normalisation, tuple[str, ...]]:
+def _normalisation(
+    files: Files, meta: Meta, channels: int
+) -> tuple[Normalisation, tuple[str, ...]]:
     if files.preprocessor is None:
-        normalisation = Normalisation.default(channels)
-        return normalisation, (normalisation.assumed,)
+        return normalisation_of_meta(meta, channels)
     fields = parse(files.place(PREPROCESSOR), files.preprocessor)
     return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
 

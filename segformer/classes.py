@@ -37,11 +37,11 @@ def class_names(fields: Mapping[str, Any]) -> tuple[Names, Notes]:
     )
 
 
-def with_background(names: Names, notes: Notes) -> tuple[Names, Notes]:
+def with_background(background: str, names: Names, notes: Notes) -> tuple[Names, Notes]:
     """The two classes of a classifier with one channel: the other one needs a name, too."""
     if not notes:
-        return (BACKGROUND, *names), ()
-    return (BACKGROUND, "class_1"), ("config.json names no class; it is called class_1",)
+        return (background, *names), ()
+    return (background, "class_1"), ("config.json names no class; it is called class_1",)
 
 
 def classes_of_meta(
@@ -52,23 +52,26 @@ def classes_of_meta(
     dataset = meta.get("dataset_meta")
     if not isinstance(dataset, dict):
         dataset = {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
-    classes, palette = dataset.get("classes"), dataset.get("palette")
+    classes, palette = _texts(dataset.get("classes")), dataset.get("palette")
     count = max(channels, 2)  # one channel tells two classes apart
-    if not _texts(classes) or len(classes) not in (channels, count):
+    if len(classes) not in (channels, count):
         names = tuple(f"class_{k}" for k in range(count))
-        said = f"names {len(classes)} classes" if _texts(classes) else "names no classes"
+        said = f"names {len(classes)} classes" if classes else "names no classes"
         note = f"the file {said}; the {count} that the network tells apart are called"
         return names, (None,) * count, (f"{note} class_0 to class_{count - 1}",)
     colors: tuple[str | None, ...] = (None,) * len(classes)
     if isinstance(palette, list | tuple) and len(palette) == len(classes):
         colors = tuple(map(_rrggbb, palette))
     if len(classes) == count:
-        return tuple(classes), colors, ()
+        return classes, colors, ()
     return (BACKGROUND, *classes), (None, *colors), ()
 
 
-def _texts(values: Any) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(v, str) for v in values)
+def _texts(values: Any) -> Names:
+    """() for what is no list of texts."""
+    if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
+        return ()
+    return tuple(values)
 
 
 def _rrggbb(color: Any) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from segformer.classes import class_colors, class_names, with_background
+from segformer.classes import BACKGROUND, class_colors, class_names, with_background
 from segformer.errors import CheckpointError
 
 BATCH_NORM_EPS = 1e-5
@@ -159,7 +159,9 @@ class ModelConfig:
             names, notes = class_names(fields)
             known["sigmoid"] = len(names) == 1
             if known["sigmoid"]:
-                names, notes = with_background(names, notes)
+                names, notes = with_background(
+                    str(fields.get("background", BACKGROUND)), names, notes
+                )
             colors = class_colors(fields.get("class_colors"), len(names))
             if "norm_eps" in fields:
                 known["norm_eps"] = NormEps(**{k: float(v) for k, v in fields["norm_eps"].items()})
@@ -178,15 +180,16 @@ class ModelConfig:
         return cls(**known, class_names=names, class_colors=colors, notes=notes)
 
     def to_json(self) -> dict[str, Any]:
-        """What transformers' SegformerConfig reads, and two keys that it ignores and `from_json`
-        reads: `class_colors` if there are any, `norm_eps` unless they are transformers' own.
+        """What transformers' SegformerConfig reads, and keys that it ignores and `from_json` reads:
+        `class_colors` if there are any, `norm_eps` unless they are transformers' own, and
+        `background`, the name of what a single logit does not name.
 
         Raises CheckpointError for the head that transformers does not have.
         """
         if self.head != "mlp":
             raise CheckpointError(
-                "has mmsegmentation's head (a batch norm and a ReLU on every scale), which"
-                " transformers' SegFormer cannot express; Swath runs the file itself as it is"
+                "the network has mmsegmentation's head (a batch norm and a ReLU on every scale),"
+                " which transformers' SegFormer cannot express; Swath runs the file itself as it is"
             )
         fields: dict[str, Any] = {
             "architectures": ["SegformerForSemanticSegmentation"],
@@ -203,6 +206,8 @@ class ModelConfig:
         labels = self.class_names[1:] if self.sigmoid else self.class_names
         fields["id2label"] = {str(k): name for k, name in enumerate(labels)}
         fields["label2id"] = {name: k for k, name in enumerate(labels)}
+        if self.sigmoid and self.class_names[0] != BACKGROUND:
+            fields["background"] = self.class_names[0]
         if self.norm_eps != NormEps():
             fields["norm_eps"] = asdict(self.norm_eps)
         if any(self.class_colors):

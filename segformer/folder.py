@@ -69,7 +69,7 @@ class Files:
 
 def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
     """The folder or file at a path or URL. Raises CheckpointError if it is no checkpoint."""
-    if url.split("?")[0].endswith(ENDINGS):
+    if url.split("?", maxsplit=1)[0].endswith(ENDINGS):
         parent, _, name = url.rpartition("/")
         folder = Folder(parent or ".", storage_options, shown=url)
         if folder.holds_file(name):

@@ -1,7 +1,7 @@
 """The names of the weights: ours, and those of the three origins as one table each.
 
-Knows names and shapes; knows no file. Linear weights are (out, in); the fusion and the classifier of
-the head are 1x1 convolutions (out, in, 1, 1), as in transformers.
+Knows names and shapes; knows no file. Linear weights are (out, in); the fusion and the classifier
+of the head are 1x1 convolutions (out, in, 1, 1), as in transformers.
 
     transformers      old names (its files, and its modules up to 4) and new ones (from 5 on)
     nvlabs            the authors' code; keys and values in one matrix
@@ -25,8 +25,8 @@ _BLOCK = "stages.{s}.blocks.{j}"
 _QUERY, _KEY, _VALUE = (f"{_BLOCK}.attention.{name}" for name in ("query", "key", "value"))
 
 Row = tuple[str, str]
-"""Their name and ours, each without the leaf (weight, bias, ...). {s} counts stages from 0, {n} from
-1; {j} counts blocks. Several of ours: theirs is these, one below the other."""
+"""Their name and ours, each without the leaf (weight, bias, ...). {s} counts stages from 0, {n}
+from 1; {j} counts blocks. Several of ours: theirs is these, one below the other."""
 
 _TRANSFORMERS_OLD: tuple[Row, ...] = (
     ("segformer.encoder.patch_embeddings.{s}.proj", "stages.{s}.embedding.proj"),
@@ -116,8 +116,8 @@ class Layout:
     rows: tuple[Row, ...]
     anchor: str
     """The first weight of the encoder: what the origin is recognised by."""
+    norm_eps: NormEps
     head: str = "mlp"
-    norm_eps: NormEps = NormEps()
     prefixes: tuple[str, ...] = ()
     """What may stand before the names of the encoder and of the head."""
     unused: str = r"(?!)"
@@ -152,21 +152,19 @@ class Layout:
         raise KeyError(name)
 
 
-TRANSFORMERS = Layout(
-    "transformers", _TRANSFORMERS_OLD, "segformer.encoder.patch_embeddings.0.proj.weight"
+_ANCHORS = (
+    "segformer.encoder.patch_embeddings.0.proj.weight",
+    "segformer.stages.0.patch_embeddings.proj.weight",
 )
+TRANSFORMERS = Layout("transformers", _TRANSFORMERS_OLD, _ANCHORS[0], NormEps())
 LAYOUTS = (
     TRANSFORMERS,
-    Layout(
-        "transformers",
-        (*_TRANSFORMERS_NEW, *_TRANSFORMERS_OLD),
-        "segformer.stages.0.patch_embeddings.proj.weight",
-    ),
+    Layout("transformers", (*_TRANSFORMERS_NEW, *_TRANSFORMERS_OLD), _ANCHORS[1], NormEps()),
     Layout(
         "nvlabs",
         _NVLABS,
         "patch_embed1.proj.weight",
-        norm_eps=NormEps(block=1e-6),
+        NormEps(block=1e-6),
         prefixes=("backbone.", "decode_head."),
         unused=rf"(decode_head\.)?conv_seg\.({LEAVES})",
     ),
@@ -174,8 +172,8 @@ LAYOUTS = (
         "mmsegmentation",
         _MMSEGMENTATION,
         "layers.0.0.projection.weight",
+        NormEps(1e-6, 1e-6, 1e-6),
         head="conv",
-        norm_eps=NormEps(1e-6, 1e-6, 1e-6),
         prefixes=("backbone.", "decode_head."),
         unused=r"auxiliary_head\..*",
     ),

@@ -24,24 +24,23 @@ from typing import Any
 
 from segformer.errors import CheckpointError
 
-HARMLESS = frozenset(
-    "addict argparse.Namespace collections copy_reg._reconstructor copyreg._reconstructor datetime"
-    " lightning lightning_fabric mmcv mmengine mmseg numpy omegaconf pathlib pytorch_lightning torch"
-    " transformers typing _codecs.encode".split()
-) | {
+_MODULES = """addict argparse.Namespace collections copy_reg._reconstructor _codecs.encode
+    copyreg._reconstructor datetime lightning lightning_fabric mmcv mmengine mmseg numpy omegaconf
+    pathlib pytorch_lightning torch transformers typing"""
+_BUILTINS = """bool bytearray bytes complex dict float frozenset getattr int list long object range
+    set slice str tuple unicode"""
+HARMLESS = frozenset(_MODULES.split()) | {
     f"{module}.{name}"
     for module in ("builtins", "__builtin__")  # in Python 3, and in 2 and its protocols
-    for name in "bool bytearray bytes complex dict float frozenset getattr int list long object range"
-    " set slice str tuple unicode".split()
+    for name in _BUILTINS.split()
 }
 """Modules with all below them, and single names. getattr is how pickles name a method; as
 everything here, it is never called."""
 _PLAIN = (str, bytes, int, float, bool, type(None))
-_CONSTANTS = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING"
-    " UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8"
-    " BYTEARRAY8".split()
-)
+_NAMES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
+    SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
+    BINBYTES8 BYTEARRAY8"""
+_CONSTANTS = frozenset(_NAMES.split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +194,8 @@ class _Machine:
         whole = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
         if path not in self._meanings and HARMLESS.isdisjoint(whole):
             raise CheckpointError(
-                f"holds {path[:100]!r}, which is code and is not executed; where you trust the file,"
-                " load it with the program that wrote it and save its state_dict() alone"
+                f"holds {path[:100]!r}, which is code and is not executed; where you trust the"
+                " file, load it with the program that wrote it and save its state_dict() alone"
             )
         return Name(path)
 

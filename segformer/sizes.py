@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from segformer.config import ModelConfig
+from segformer.config import STAGE_FIELDS, ModelConfig
 from segformer.errors import CheckpointError
 from segformer.presets import MIT
 from segformer.state import State
@@ -58,9 +58,7 @@ def size_name(config: ModelConfig) -> str:
     """b0 to b5, or custom. Channels and classes make no difference, nor does the head."""
     for name, fields in MIT.items():
         published = ModelConfig(**{k: fields[k] for k in ("depths", "hidden_sizes")})
-        same = ("depths", "hidden_sizes", "sr_ratios", "num_attention_heads", "mlp_ratios")
-        same += ("patch_sizes", "strides")
-        if all(getattr(config, field) == getattr(published, field) for field in same):
+        if all(getattr(config, field) == getattr(published, field) for field in STAGE_FIELDS):
             return name
     return "custom"
 

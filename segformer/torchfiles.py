@@ -1,8 +1,8 @@
 """Files of torch.save, in both of its formats, without torch's unpickler.
 
     zip      NAME/data.pkl, and one uncompressed entry NAME/data/KEY per storage (from 1.6 on)
-    legacy   pickles one after the other: a magic number, a version, the machine, the value, the keys
-             of the storages; then each storage, its length before it
+    legacy   pickles one after the other: a magic number, a version, the machine, the value, the
+             keys of the storages; then each storage, its length before it
 
 As torch/serialization.py writes them (2.13). Knows no network. Nothing is believed of a file that
 its bytes do not bear out: a tensor is a claim on a storage until it is read.
@@ -134,7 +134,10 @@ def _read_zip(data: bytes) -> Any:
     if root is None or f"{root}constants.pkl" in names:
         what = "a zip archive, but none of torch.save" if root is None else "a TorchScript program"
         raise CheckpointError(f"is {what}; save the network's state_dict() with torch.save")
-    if f"{root}byteorder" in names and _entry(archive, data, f"{root}byteorder") != b"little":
+    if (
+        f"{root}byteorder" in names
+        and bytes(_entry(archive, data, f"{root}byteorder")) != b"little"
+    ):
         raise CheckpointError("is big-endian; write it again on another machine")
     storages = _Storages()
     pickle = io.BytesIO(_entry(archive, data, f"{root}data.pkl"))

@@ -25,8 +25,8 @@ from segformer import (
     Checkpoint,
     CheckpointError,
     ModelConfig,
-    NormEps,
     Normalisation,
+    NormEps,
     checkpoint_sha256,
     load_model,
     mit_config,
@@ -34,6 +34,7 @@ from segformer import (
     write_checkpoint,
 )
 from segformer.flops import gflop_per_window
+from segformer.layouts import weight_shapes
 from segformer.sizes import size_name
 
 with warnings.catch_warnings():
@@ -57,7 +58,7 @@ def small(origin: str, classes: int = 3, **changes: Any) -> Checkpoint:
     checkpoint = random_checkpoint(config)
     for name, tensor in checkpoint.weights.items():
         if any(part in name for part in ("embedding.", "reduction.", ".out.", ".contract.")):
-            tensor *= 0.03
+            tensor.mul_(0.03)
     return replace(checkpoint, origin=origin)
 
 
@@ -85,7 +86,7 @@ class Independent(nn.Module):
     def _fill(self, plain: ModelConfig) -> None:
         """By transformers' own conversion of a folder that it reads."""
         weights = random_checkpoint(plain).weights | self.weights
-        weights = {n: t for n, t in weights.items() if not n.startswith(("head.convs", "head.norms"))}
+        weights = {n: weights[n] for n in weight_shapes(plain)}
         folder = "memory://independent"
         write_checkpoint(Checkpoint(plain, Normalisation.default(3), weights, "t"), folder)
         data = fsspec.filesystem("memory").cat_file("/independent/model.safetensors")
@@ -224,9 +225,10 @@ def test_prefixes_and_wrappers(origin: str, prefix: str, bare: bool, tmp_path: P
 def test_tensors_that_share_memory_and_half_precision(origin: str, tmp_path: Path) -> None:
     checkpoint = small(origin)
     weights = {n: t.bfloat16().float() for n, t in checkpoint.weights.items()}
-    expected = replace(checkpoint, weights=weights | {
-        n: t for n, t in checkpoint.weights.items() if "num_batches" in n
-    })
+    expected = replace(
+        checkpoint,
+        weights=weights | {n: t for n, t in checkpoint.weights.items() if "num_batches" in n},
+    )
     flat = torch.cat([t.flatten().bfloat16() for t in NAMED[origin](weights).values()])
     views, start = {}, 0
     for name, tensor in NAMED[origin](expected.weights).items():
@@ -272,6 +274,58 @@ def test_one_file_with_the_names_of_transformers(tmp_path: Path) -> None:
     torch.save({"state_dict": lightning, "epoch": 3}, tmp_path / "lightning.ckpt")
     read = read_checkpoint(str(tmp_path / "lightning.ckpt"))
     assert_same(read, replace(written, config=unnamed))
+
+
+CFG = """
+data_preprocessor = dict(
+    bgr_to_rgb=True, mean=[123.675, 116.28, 103.53, 51.0], std=[
+        58.395, 57.12, 57.375, 25.5,
+    ], type='SegDataPreProcessor')
+model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53, 51.0], std=[58.395, 57.12,
+    57.375, 25.5]), backbone=dict(depth=3))
+"""
+
+
+@pytest.mark.parametrize("key", ["cfg", "config"])
+def test_the_normalisation_of_the_training(key: str, tmp_path: Path) -> None:
+    weights = mmsegmentation(small("mmsegmentation", num_channels=4).weights)
+    path = tmp_path / "m.pth"
+    torch.save({"state_dict": weights, "meta": {key: CFG}}, path)
+    read = read_checkpoint(str(path))
+    assert read.normalisation.mean == pytest.approx((0.485, 0.456, 0.406, 0.2))
+    assert read.normalisation.std == pytest.approx((0.229, 0.224, 0.225, 0.1))
+    assert read.normalisation.rescale == 1 / 255
+    assert read.config.notes[-1] == (
+        "the normalisation is that of the training configuration in the file"
+        " (values / 255, mean 0.485 0.456 0.406 0.2, std 0.229 0.224 0.225 0.1)"
+    )
+    bgr = CFG.replace("bgr_to_rgb=True", "bgr_to_rgb=False")
+    torch.save({"state_dict": weights, "meta": {key: bgr}}, path)
+    assert (
+        "name the bands in the order of the training" in read_checkpoint(str(path)).config.notes[-1]
+    )
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": 0.5, "image_std": 0.5})
+    )
+    assert read_checkpoint(str(path)).normalisation == Normalisation(
+        1 / 255, (0.5,) * 4, (0.5,) * 4
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mean=[1.0, 2.0, 3.0]",
+        "mean=[1.0, 2.0], std=[1.0, 1.0]",
+        "mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 0.0]",
+        "mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0]; mean=[9.0, 9.0, 9.0]",
+        "mean=[a, b, c], std=[1, 1, 1]",
+        "mean=[nan, 1, 1], std=[1, 1, 1]",
+        "mean=[1.0" * 1000,
+    ],
+)
+def test_a_training_that_does_not_say_it_plainly_leaves_imagenets(text: str) -> None:
+    assert Normalisation.from_training(text, 3) is None
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -354,7 +408,7 @@ def test_nvlabs_becomes_a_folder_of_transformers(tmp_path: Path) -> None:
 
 
 def test_what_transformers_cannot_express_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has mmsegmentation's head .* cannot express"):
+    with pytest.raises(CheckpointError, match=r"has mmsegmentation's head .* cannot express"):
         write_checkpoint(small("mmsegmentation"), str(tmp_path / "folder"))
     assert not (tmp_path / "folder").exists()
 
@@ -418,8 +472,10 @@ def test_other_networks_are_refused(origin: str, tmp_path: Path) -> None:
     assert "attn.norm.weight" in refusal(path)
     torch.save(weights | {"backbone.pos_embed": torch.ones(2)}, path)
     assert "has the unexpected 1 key backbone.pos_embed" in refusal(path)
-    uneven = {n: torch.ones(7, *t.shape[1:]) if "kv." in n or "in_proj" in n else t
-              for n, t in weights.items()}
+    uneven = {
+        n: torch.ones(7, *t.shape[1:]) if "kv." in n or "in_proj" in n else t
+        for n, t in weights.items()
+    }
     torch.save(uneven, path)
     assert "which is not" in refusal(path)
 
@@ -449,9 +505,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_truncated_files_are_refused(legacy: bool, tmp_path: Path) -> None:
     path = tmp_path / "m.pth"
-    torch.save(
-        nvlabs(small("nvlabs").weights), path, _use_new_zipfile_serialization=not legacy
-    )
+    torch.save(nvlabs(small("nvlabs").weights), path, _use_new_zipfile_serialization=not legacy)
     data = path.read_bytes()
     for size in (3, 20, 1000, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:size])

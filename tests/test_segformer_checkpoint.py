@@ -20,8 +20,8 @@ from segformer import (
     Checkpoint,
     CheckpointError,
     ModelConfig,
-    NormEps,
     Normalisation,
+    NormEps,
     checkpoint_sha256,
     load_model,
     mit_config,
@@ -128,9 +128,7 @@ def test_a_classifier_with_one_channel_has_two_classes(tmp_path: Path) -> None:
     theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
     assert theirs.config.id2label == {0: "roof"}
     assert read_checkpoint(str(tmp_path)).config == config
-    torch.testing.assert_close(
-        logits(load_model(str(tmp_path))), logits(theirs), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(logits(load_model(str(tmp_path))), logits(theirs), atol=1e-5, rtol=0)
     with pytest.raises(CheckpointError, match="3 classes of a single-logit"):
         replace(CONFIG, sigmoid=True)
     unnamed = ModelConfig.from_json({"model_type": "segformer", "num_labels": 1})
@@ -271,7 +269,9 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
     for size in (0, 5, 300, len(data) - 1):
         path.write_bytes(data[:size])
         message = refusal(folder)
-        assert f"model.safetensors: is truncated or damaged, or no file of weights ({size} " in message
+        assert (
+            f"model.safetensors: is truncated or damaged, or no file of weights ({size} " in message
+        )
         assert "fetch it again" in message
     path.unlink()
     torch.save({"a": torch.ones(100)}, folder / "pytorch_model.bin")
