@@ -54,7 +54,8 @@ class Normalisation:
         counts in stored values. None if it does not say one mean and one std for each channel."""
         found = []
         for name in ("mean", "std"):
-            lists = re.findall(rf"\b{name}\s*=\s*[\[(]([^\])]*)[\])]", text)
+            # Of bounded length and depth, so that no text takes long.
+            lists = re.findall(rf"\b{name}\s{{0,9}}=\s{{0,9}}[\[(]([^\[\]()]{{0,999}})[\])]", text)
             try:
                 values = {tuple(float(v) for v in each.split(",") if v.strip()) for each in lists}
             except ValueError:
