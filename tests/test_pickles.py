@@ -373,6 +373,8 @@ def test_pickles_that_would_exhaust_the_stack() -> None:
     deep = b"\x80\x02)" + b"\x85" * 10**5
     assert "is not a state dict" in refusal(in_zip(deep + b"."))
     assert "is not a state dict" in refusal(in_zip(b"\x80\x02}" + deep[2:] + b"K\x01s."))
+    # A key that has no hash shows that keys are not hashed, at any depth.
+    assert "is not a state dict" in refusal(in_zip(b"\x80\x02}]\x85K\x01s."))
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
