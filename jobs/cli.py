@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from jobs.model import model
 from jobs.plan import plan
 from jobs.query import query
 from jobs.run import run
@@ -39,7 +40,7 @@ def swath() -> None:
     """
 
 
-for _command in (plan, run, status, query):
+for _command in (plan, run, status, query, model):
     swath.add_command(_command)
 
 

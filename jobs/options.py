@@ -53,7 +53,8 @@ checkpoint_opt = click.option(
     "--checkpoint",
     required=True,
     metavar="C",
-    help="Folder of a SegFormer checkpoint in transformers' format, local or an fsspec URL.",
+    help="SegFormer checkpoint, local or an fsspec URL: a folder in transformers' format, or a file"
+    " of weights of transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
 )
 output_opt = click.option(
     "--output",

@@ -33,15 +33,25 @@ def reference() -> str:
         for name in swath.list_commands(group):
             command = swath.get_command(group, name)
             assert command is not None
-            parts.append(section(command, click.Context(command, group, info_name=name)))
+            parts += sections(command, click.Context(command, group, info_name=name))
     return "\n".join(parts)
+
+
+def sections(command: click.Command, context: click.Context) -> list[str]:
+    """A command, or a group and the commands in it."""
+    parts = [section(command, context)]
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            parts += sections(below, click.Context(below, context, info_name=name))
+    return parts
 
 
 def section(command: click.Command, context: click.Context) -> str:
     """One command: how it is called, what it does, its options."""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     lines = [f"## {context.command_path}", "", f"    {usage}", "", _paragraphs(command.help), ""]
-    lines += ["| option | meaning |", "|---|---|"]
+    if not isinstance(command, click.Group):
+        lines += ["| option | meaning |", "|---|---|"]
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record is not None and isinstance(parameter, click.Option):

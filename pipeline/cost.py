@@ -13,6 +13,7 @@ from pipeline.grid import WindowGrid
 from pipeline.machine import Machine
 from pipeline.scene import Block, Scene, Unit
 from pipeline.settings import Settings
+from segformer.flops import gflop_per_window
 
 if TYPE_CHECKING:
     from segformer.config import ModelConfig
@@ -49,8 +50,8 @@ class Network:
             widest = max(widest, size * (2 + 3 * ratio) / stride**2)
         head = 2 * (config.decoder_hidden_size + config.num_labels) / config.strides[0] ** 2
         floats = max(widest, head) + scales + 5 * config.num_channels
-        gflop = config.gflop_per_window(window_px)
-        return cls(config.num_labels, gflop, weights_bytes, math.ceil(4 * floats))
+        gflop = gflop_per_window(config, window_px)
+        return cls(len(config.class_names), gflop, weights_bytes, math.ceil(4 * floats))
 
 
 @dataclass(frozen=True)

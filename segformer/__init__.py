@@ -13,39 +13,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segformer.checkpoint import checkpoint_sha256, load_model, save_model
-    from segformer.config import ModelConfig
+    from segformer.checkpoint import (
+        Checkpoint,
+        checkpoint_sha256,
+        read_checkpoint,
+        write_checkpoint,
+    )
+    from segformer.config import ModelConfig, NormEps
     from segformer.errors import CheckpointError, SwathError
-    from segformer.network import SegFormer
+    from segformer.network import SegFormer, load_model, save_model
     from segformer.normalisation import Normalisation
     from segformer.presets import MIT, mit_config
 
 __all__ = [
     "MIT",
+    "Checkpoint",
     "CheckpointError",
     "ModelConfig",
+    "NormEps",
     "Normalisation",
     "SegFormer",
     "SwathError",
     "checkpoint_sha256",
     "load_model",
     "mit_config",
+    "read_checkpoint",
     "save_model",
+    "write_checkpoint",
 ]
 
 # Names are fetched when asked for: torch takes seconds to load, and `segformer.errors`, which the
 # commands need for their first refusal, does not need it.
 _HOMES = {
     "MIT": "presets",
+    "Checkpoint": "checkpoint",
     "CheckpointError": "errors",
     "ModelConfig": "config",
+    "NormEps": "config",
     "Normalisation": "normalisation",
     "SegFormer": "network",
     "SwathError": "errors",
     "checkpoint_sha256": "checkpoint",
-    "load_model": "checkpoint",
+    "load_model": "network",
     "mit_config": "presets",
-    "save_model": "checkpoint",
+    "read_checkpoint": "checkpoint",
+    "save_model": "network",
+    "write_checkpoint": "checkpoint",
 }
 
 

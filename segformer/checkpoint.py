@@ -1,16 +1,15 @@
-"""Checkpoints in transformers' format: load, save, identify.
+"""Checkpoints: reads those of transformers, NVlabs and mmsegmentation, writes transformers'.
 
-Knows the files of a checkpoint folder; knows nothing of scenes and jobs.
+Knows which part of a checkpoint says what; knows no scene and no job.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import safetensors
@@ -18,114 +17,181 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from segformer import torchfiles
+from segformer.classes import classes_of_meta
 from segformer.config import ModelConfig
 from segformer.errors import CheckpointError
 from segformer.folder import (
     CONFIG,
-    INDEX,
-    PICKLE,
     PREPROCESSOR,
     SAFETENSORS,
+    Files,
     Folder,
     first_line,
     parse,
+    read_files,
 )
-from segformer.keys import from_transformers, to_transformers
-from segformer.network import SegFormer
-from segformer.normalisation import Normalisation, preprocessor_notes
+from segformer.layouts import UNUSED_COUNT, to_transformers
+from segformer.normalisation import (
+    Normalisation,
+    normalisation_of_meta,
+    preprocessor_notes,
+)
+from segformer.sizes import channels_of_classifier, size_name, sizes_of
+from segformer.state import State
+
+Meta = Mapping[Any, Any]
 
 
-def load_model(
-    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None, fold: bool = True
-) -> SegFormer:
-    """The model of a checkpoint folder, in eval mode, float32, on the CPU.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network as it was trained, under our own names."""
 
-    storage_options: handed to fsspec. fold: compose the head's linear layers (exact, and twice as
-    fast); False for training, `save_model` and comparisons. Half-precision weights are widened.
+    config: ModelConfig
+    normalisation: Normalisation
+    weights: dict[str, Tensor]
+    """float32, on the CPU; names and shapes are those of `layouts.weight_shapes(config)`."""
+    origin: str
+    """Whose layout its file has: transformers, nvlabs or mmsegmentation."""
+
+
+def read_checkpoint(
+    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None
+) -> Checkpoint:
+    """The checkpoint in a folder or in one file of weights; recognised by the names of its weights.
+
+    storage_options: handed to fsspec. Half-precision weights are widened. No code of a file is run.
     Raises CheckpointError, one line, if anything is missing or does not fit.
     """
-    folder = Folder(str(path_or_url), storage_options)
-    config_fields = parse(f"{folder.shown}/{CONFIG}", folder.require_config())
-    with naming(folder.shown):
-        config = ModelConfig.from_json(config_fields)
-    preprocessor = folder.read(PREPROCESSOR)
-    with naming(folder.shown):
-        if preprocessor is None:
-            normalisation = Normalisation.default(config.num_channels)
-            config = config.with_notes(normalisation.assumed)
-        else:
-            fields = parse(f"{folder.shown}/{PREPROCESSOR}", preprocessor)
-            normalisation = Normalisation.from_json(fields, config.num_channels)
-            config = config.with_notes(*preprocessor_notes(fields))
-    # Built without memory and without drawing random numbers; the weights are put in place.
-    with torch.device("meta"):
-        model = SegFormer(config, normalisation)
+    files = read_files(str(path_or_url), storage_options)
+    # A config that is not of a SegFormer is refused before any weight is looked at.
+    stated = None if files.single else _stated_config(files)
     tensors: dict[str, Tensor] = {}
-    for name, data in folder.weights().items():
-        with naming(f"{folder.shown}/{name}"):
-            if name != INDEX:
-                tensors.update(read_tensors(name, data))
-    with naming(folder.shown):
-        state = from_transformers(tensors, model.state_dict())
-        model.load_state_dict({name: to_float32(name, t) for name, t in state.items()}, assign=True)
-    model.eval()
-    return model.fold() if fold else model
+    meta: Meta = {}
+    for name, data in files.weights.items():
+        with naming(files.place(name)):
+            found, meta = read_tensors(data)
+            tensors.update(found)
+    with naming(files.shown):
+        state = State.of(tensors)
+        origin = state.layout.origin
+        if origin == "transformers" and files.config is not None:
+            stated = stated or _stated_config(files)
+        elif stated is not None:
+            raise CheckpointError(
+                f"has a {CONFIG} of transformers, but weights as {origin} names them;"
+                f" give the file of weights itself, {next(iter(files.weights))}"
+            )
+        config = stated or _inferred_config(state, meta)
+        normalisation, notes = _normalisation(files, meta, config.num_channels)
+        weights = state.weights(config, CONFIG if stated else "set of sizes")
+        weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
+    return Checkpoint(config.with_notes(*notes), normalisation, weights, origin)
 
 
-def save_model(model: SegFormer, folder_url: str, *, half: bool = False) -> None:
-    """Write a checkpoint folder that `load_model` and transformers' from_pretrained read.
+def there(folder_url: str, *, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """Which files of a checkpoint stand in a folder already."""
+    return Folder(str(folder_url), storage_options).there()
 
-    model: unfolded. half: matrices and kernels in float16, half the size; norms and biases stay
-    float32. Existing files of these names are replaced.
+
+def write_checkpoint(
+    checkpoint: Checkpoint,
+    folder_url: str,
+    *,
+    half: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder that `read_checkpoint` and transformers' from_pretrained read.
+
+    half: matrices and kernels in float16, half the size; norms and biases stay float32. Existing
+    files of these names are replaced. Raises CheckpointError for a network that transformers does
+    not have, before anything is written.
     """
-    if model.folded:
-        raise CheckpointError("a folded model cannot be saved; load it with fold=False")
+    config = as_json(checkpoint.config.to_json())
     tensors = {
         # contiguous twice: safetensors refuses channels_last memory, and shared memory.
         name: (t.half() if half and t.ndim > 1 else t).detach().cpu().contiguous().clone()
-        for name, t in to_transformers(model.state_dict()).items()
+        for name, t in to_transformers(checkpoint.weights).items()
     }
-    folder = Folder(str(folder_url), None)
+    folder = Folder(str(folder_url), storage_options)
     folder.write(SAFETENSORS, safetensors.torch.save(tensors, metadata={"format": "pt"}))
-    folder.write(PREPROCESSOR, as_json(model.normalisation.to_json()))
-    folder.write(CONFIG, as_json(model.config.to_json()))
+    folder.write(PREPROCESSOR, as_json(checkpoint.normalisation.to_json()))
+    folder.write(CONFIG, config)
 
 
 def checkpoint_sha256(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Identity of a checkpoint: over the names, lengths and bytes of the files load_model uses."""
-    folder = Folder(str(path_or_url), storage_options)
-    files = {CONFIG: folder.require_config(), **folder.weights()}
-    if (preprocessor := folder.read(PREPROCESSOR)) is not None:
-        files[PREPROCESSOR] = preprocessor
+    """Identity of a checkpoint: over the names, lengths and bytes of the files that are read.
+
+    A single file of weights may be renamed without becoming another checkpoint.
+    """
+    files = read_files(str(path_or_url), storage_options)
+    parts = dict(files.weights)
+    if files.single:
+        parts = {"weights": next(iter(parts.values()))}
+    for name, data in ((CONFIG, files.config), (PREPROCESSOR, files.preprocessor)):
+        if data is not None:
+            parts[name] = data
     digest = hashlib.sha256()
-    for name, data in sorted(files.items()):
+    for name, data in sorted(parts.items()):
         digest.update(f"{name}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.hexdigest()
 
 
-def read_tensors(name: str, data: bytes) -> dict[str, Tensor]:
-    """The tensors of one weights file. Raises CheckpointError; never runs code from the file."""
+def _stated_config(files: Files) -> ModelConfig:
+    assert files.config is not None
+    place = files.place(CONFIG)
+    with naming(place.removesuffix(f"/{CONFIG}")):
+        return ModelConfig.from_json(parse(place, files.config))
+
+
+def _inferred_config(state: State, meta: Meta) -> ModelConfig:
+    channels = channels_of_classifier(state)
+    names, colors, notes = classes_of_meta(meta, channels)
+    config = ModelConfig(
+        **sizes_of(state),
+        sigmoid=channels == 1,
+        class_names=names,
+        class_colors=colors,
+        notes=notes,
+    )
+    if size_name(config) == "custom":
+        config = config.with_notes(
+            "strides of 4, 2, 2, 2 and attention heads of the first stage's width are assumed: the"
+            " file does not state them, and its sizes are none of the published ones"
+        )
+    return config
+
+
+def _normalisation(
+    files: Files, meta: Meta, channels: int
+) -> tuple[Normalisation, tuple[str, ...]]:
+    if files.preprocessor is None:
+        return normalisation_of_meta(meta, channels)
+    fields = parse(files.place(PREPROCESSOR), files.preprocessor)
+    return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
+
+
+def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Meta]:
+    """The tensors of one weights file, and what it says about itself.
+
+    Raises CheckpointError; never runs code from the file.
+    """
     try:
-        if name != PICKLE:
-            return safetensors.torch.load(data)
-        tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            "holds more than tensors, or is damaged, and is not executed;"
-            f" convert it to {SAFETENSORS} where you trust it"
-        ) from error
+        if data.startswith((torchfiles.ZIP, torchfiles.LEGACY)):
+            return torchfiles.state_dict(data)
+        return safetensors.torch.load(data), {}
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
         raise CheckpointError(
-            f"is truncated or damaged ({len(data)} bytes: {first_line(error)}); fetch it again"
+            f"is truncated or damaged, or no file of weights ({len(data)} bytes:"
+            f" {first_line(error)}); fetch it again"
         ) from error
-    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
-        raise CheckpointError("is not a state dict: it must map names to tensors")
-    return tensors
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:
-    if name.endswith("num_batches_tracked"):
+    if name.endswith(UNUSED_COUNT):
         return tensor.long()
     if not tensor.is_floating_point():
         raise CheckpointError(f"{name} is {tensor.dtype}, but quantised weights are not supported")

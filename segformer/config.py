@@ -5,16 +5,14 @@ Knows transformers' format; knows no file system and no torch.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from segformer.classes import BACKGROUND, class_colors, class_names, with_background
 from segformer.errors import CheckpointError
 
-LAYER_NORM_EPS = 1e-5
-"""Of every layer norm: transformers builds them all as `nn.LayerNorm(size)` and ignores the
-`layer_norm_eps` of its own config (seen in 5.23)."""
 BATCH_NORM_EPS = 1e-5
+HEADS = ("mlp", "conv")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 PROBABILITIES = (
     "hidden_dropout_prob",
@@ -35,6 +33,26 @@ STAGE_FIELDS = (
 
 
 @dataclass(frozen=True)
+class NormEps:
+    """What the layer norms add to the variance. It differs by the code a network was trained with.
+
+    The defaults are transformers': it builds every norm as `nn.LayerNorm(size)` and ignores the
+    `layer_norm_eps` of its own config (seen in 5.23).
+    """
+
+    block: float = 1e-5
+    """Of the two norms of each block, and of the one at the end of each stage."""
+    reduction: float = 1e-5
+    """Of the norm after the spatial reduction of keys and values."""
+    embedding: float = 1e-5
+    """Of the norm of the patch embedding."""
+
+    def __post_init__(self) -> None:
+        if not all(0 < eps < 1 for eps in (self.block, self.reduction, self.embedding)):
+            raise CheckpointError(f"config.json: norm_eps {asdict(self)} must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A SegFormer for semantic segmentation. Fields are named as in transformers' config.json."""
 
@@ -48,6 +66,13 @@ class ModelConfig:
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
     hidden_act: str = "gelu"
     decoder_hidden_size: int = 256
+    norm_eps: NormEps = NormEps()
+    head: str = "mlp"
+    """mlp: the all-MLP head as published. conv: mmsegmentation's, with a batch norm and a ReLU on
+    every scale."""
+    sigmoid: bool = False
+    """The classifier has one channel, but there are two classes: class 1 where its logit is above
+    0, class 0 elsewhere."""
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
     classifier_dropout_prob: float = 0.1
@@ -56,7 +81,7 @@ class ModelConfig:
     reshape_last_stage: bool = True
     """Concerns the form of the encoder's last output only; this network is the same with both."""
     class_names: tuple[str, ...] = ("class_0", "class_1")
-    """One per channel of the classifier; the index is the class id."""
+    """One per class of the mask; the index is the class id."""
     class_colors: tuple[str | None, ...] = (None, None)
     """RRGGBB per class, from the optional key `class_colors`, which transformers ignores."""
     notes: tuple[str, ...] = ()
@@ -74,7 +99,15 @@ class ModelConfig:
                 raise CheckpointError(
                     f"config.json: {name} {getattr(self, name)} must lie in 0 <= p < 1"
                 )
-        if not self.class_names or len(self.class_colors) != len(self.class_names):
+        if self.head not in HEADS:
+            raise CheckpointError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
+        if len(self.class_names) < 2 or (self.sigmoid and len(self.class_names) != 2):
+            raise CheckpointError(
+                f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}"
+                f" {'of' if self.sigmoid else 'without'} a single-logit (sigmoid) head;"
+                " that one has 2, every other at least 2"
+            )
+        if len(self.class_colors) != len(self.class_names):
             raise CheckpointError(
                 f"config.json: {len(self.class_names)} classes but {len(self.class_colors)}"
                 " class_colors; give one RRGGBB or null per class"
@@ -100,7 +133,8 @@ class ModelConfig:
 
     @property
     def num_labels(self) -> int:
-        return len(self.class_names)
+        """Channels of the classifier; the number of classes is len(class_names)."""
+        return 1 if self.sigmoid else len(self.class_names)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
@@ -122,8 +156,15 @@ class ModelConfig:
                 if name in fields:
                     known[name] = float(fields[name])
             stages = int(fields.get("num_encoder_blocks", len(known.get("depths", cls.depths))))
-            names, notes = _class_names(fields)
-            colors = _class_colors(fields.get("class_colors"), len(names))
+            names, notes = class_names(fields)
+            known["sigmoid"] = len(names) == 1
+            if known["sigmoid"]:
+                names, notes = with_background(
+                    str(fields.get("background", BACKGROUND)), names, notes
+                )
+            colors = class_colors(fields.get("class_colors"), len(names))
+            if "norm_eps" in fields:
+                known["norm_eps"] = NormEps(**{k: float(v) for k, v in fields["norm_eps"].items()})
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(
                 f"config.json: a value is not what it should be: {error}"
@@ -139,7 +180,17 @@ class ModelConfig:
         return cls(**known, class_names=names, class_colors=colors, notes=notes)
 
     def to_json(self) -> dict[str, Any]:
-        """What transformers' SegformerConfig reads, and `class_colors` if there are any."""
+        """What transformers' SegformerConfig reads, and keys that it ignores and `from_json` reads:
+        `class_colors` if there are any, `norm_eps` unless they are transformers' own, and
+        `background`, the name of what a single logit does not name.
+
+        Raises CheckpointError for the head that transformers does not have.
+        """
+        if self.head != "mlp":
+            raise CheckpointError(
+                "the network has mmsegmentation's head (a batch norm and a ReLU on every scale),"
+                " which transformers' SegFormer cannot express; Swath runs the file itself as it is"
+            )
         fields: dict[str, Any] = {
             "architectures": ["SegformerForSemanticSegmentation"],
             "model_type": "segformer",
@@ -152,38 +203,19 @@ class ModelConfig:
             fields[name] = [int(v) if v == int(v) else v for v in getattr(self, name)]
         for name in (*PROBABILITIES, "reshape_last_stage"):
             fields[name] = getattr(self, name)
-        fields["id2label"] = {str(k): name for k, name in enumerate(self.class_names)}
-        fields["label2id"] = {name: k for k, name in enumerate(self.class_names)}
+        labels = self.class_names[1:] if self.sigmoid else self.class_names
+        fields["id2label"] = {str(k): name for k, name in enumerate(labels)}
+        fields["label2id"] = {name: k for k, name in enumerate(labels)}
+        if self.sigmoid and self.class_names[0] != BACKGROUND:
+            fields["background"] = self.class_names[0]
+        if self.norm_eps != NormEps():
+            fields["norm_eps"] = asdict(self.norm_eps)
         if any(self.class_colors):
             fields["class_colors"] = list(self.class_colors)
         return fields
 
     def with_notes(self, *notes: str) -> ModelConfig:
         return replace(self, notes=(*self.notes, *notes))
-
-    def gflop_per_window(self, window_px: int) -> float:
-        """2 x multiply-accumulates of the folded network on one square window, in GFLOP.
-
-        Counts convolutions, linear layers and the two products of attention, not the norms,
-        activations and upsampling (their share is a few per cent, and bound by memory).
-        """
-        mac = 0
-        channels, edge_px = self.num_channels, window_px
-        for s, size in enumerate(self.hidden_sizes):
-            kernel, ratio = self.patch_sizes[s], self.sr_ratios[s]
-            edge_px = (edge_px + 2 * (kernel // 2) - kernel) // self.strides[s] + 1
-            tokens, reduced = edge_px**2, (edge_px // ratio) ** 2
-            hidden = int(size * self.mlp_ratios[s])
-            attention = 2 * tokens * size**2 + 2 * reduced * size**2 + 2 * tokens * reduced * size
-            reduction = reduced * ratio**2 * size**2 if ratio > 1 else 0
-            mix_ffn = 2 * tokens * size * hidden + tokens * hidden * 9
-            mac += tokens * kernel**2 * channels * size
-            mac += self.depths[s] * (attention + reduction + mix_ffn)
-            mac += tokens * size * self.decoder_hidden_size
-            if s == 0:
-                mac += tokens * self.decoder_hidden_size * self.num_labels
-            channels = size
-        return 2 * mac / 1e9
 
 
 def _check_is_segformer(fields: dict[str, Any]) -> None:
@@ -198,35 +230,3 @@ def _check_is_segformer(fields: dict[str, Any]) -> None:
             f"config.json: architectures {architectures} has no segmentation head;"
             " give a checkpoint of SegformerForSemanticSegmentation"
         )
-
-
-def _class_names(fields: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names by class id, and a note if some are missing. transformers' default is two classes."""
-    names = {int(k): str(name) for k, name in (fields.get("id2label") or {}).items()}
-    named = max(len(names), max(names, default=-1) + 1)
-    count = int(fields.get("num_labels") or named or 2)
-    if count < named or min(names, default=0) < 0:
-        raise CheckpointError(
-            f"config.json: id2label names class ids {min(names)} to {max(names)},"
-            f" but num_labels is {count}"
-        )
-    missing = [k for k in range(count) if not names.get(k, "").strip()]
-    full = tuple(f"class_{k}" if k in missing else names[k] for k in range(count))
-    if not missing:
-        return full, ()
-    return full, (
-        f"config.json names {count - len(missing)} of {count} classes; the others are called"
-        f" class_{missing[0]}" + (f" to class_{missing[-1]}" if len(missing) > 1 else ""),
-    )
-
-
-def _class_colors(colors: Any, count: int) -> tuple[str | None, ...]:
-    if colors is None:
-        return (None,) * count
-    cleaned = tuple(c if c is None else str(c).removeprefix("#").upper() for c in colors)
-    for color in cleaned:
-        if color is not None and not re.fullmatch("[0-9A-F]{6}", color):
-            raise CheckpointError(
-                f"config.json: class_colors has {color!r}; write RRGGBB, e.g. 1F77B4, or null"
-            )
-    return cleaned

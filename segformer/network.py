@@ -16,16 +16,19 @@ Tokens lie in memory as N H W C throughout, so that a feature map is a view of i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segformer.config import BATCH_NORM_EPS, LAYER_NORM_EPS, ModelConfig
+from segformer.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from segformer.config import BATCH_NORM_EPS, ModelConfig
 from segformer.normalisation import Normalisation
 
+LAYER_NORM_EPS = 1e-5
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": partial(F.gelu, approximate="tanh"),
@@ -311,3 +314,21 @@ def _initialise(module: nn.Module, std: float) -> None:
         return  # Norms are already at weight 1 and bias 0.
     if module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def load_model(
+    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None, fold: bool = True
+) -> SegFormer:
+    """The model of a checkpoint, in eval mode, float32, on the CPU."""
+    checkpoint = read_checkpoint(path_or_url, storage_options=storage_options)
+    with torch.device("meta"):
+        model = SegFormer(checkpoint.config, checkpoint.normalisation)
+    model.load_state_dict(checkpoint.weights, assign=True)
+    model.eval()
+    return model.fold() if fold else model
+
+
+def save_model(model: SegFormer, folder_url: str, *, half: bool = False) -> None:
+    weights = dict(model.state_dict())
+    checkpoint = Checkpoint(model.config, model.normalisation, weights, "transformers")
+    write_checkpoint(checkpoint, folder_url, half=half)

@@ -5,6 +5,9 @@ Knows transformers' format; knows no file system, no pixels and no torch.
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -27,7 +30,7 @@ class Normalisation:
         """ImageNet's, as transformers' SegformerImageProcessor. Only 3 channels have a default."""
         if num_channels != len(IMAGENET_MEAN):
             raise CheckpointError(
-                f"config.json has {num_channels} channels and there is no preprocessor_config.json;"
+                f"the network has {num_channels} channels and there is no preprocessor_config.json;"
                 f" write one with image_mean and image_std of {num_channels} values each"
             )
         return cls(1 / 255, IMAGENET_MEAN, IMAGENET_STD)
@@ -35,11 +38,35 @@ class Normalisation:
     @property
     def assumed(self) -> str:
         """The note that nothing else was said."""
-        mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         return (
             "the checkpoint has no preprocessor_config.json: ImageNet's normalisation is used"
-            f" (values / 255, mean {mean}, std {std})"
+            f" ({self})"
         )
+
+    def __str__(self) -> str:
+        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
+        unit = "values / 255" if self.rescale == 1 / 255 else f"values * {self.rescale:g}"
+        return f"{unit}, mean {mean}, std {std}"
+
+    @classmethod
+    def from_training(cls, text: str, num_channels: int) -> Self | None:
+        """From the text of the mmsegmentation configuration that a file was trained with, which
+        counts in stored values. None if it does not say one mean and one std for each channel."""
+        found = []
+        for name in ("mean", "std"):
+            # Of bounded length and depth, so that no text takes long.
+            lists = re.findall(rf"\b{name}\s{{0,9}}=\s{{0,9}}[\[(]([^\[\]()]{{0,999}})[\])]", text)
+            try:
+                values = {tuple(float(v) for v in each.split(",") if v.strip()) for each in lists}
+            except ValueError:
+                return None
+            if len(values) != 1 or len(next(iter(values))) != num_channels:
+                return None
+            found.append(tuple(v / 255 for v in values.pop()))
+        mean, std = found
+        if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
+            return None
+        return cls(1 / 255, mean, std)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], num_channels: int) -> Self:
@@ -98,4 +125,24 @@ def preprocessor_notes(fields: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"preprocessor_config.json resizes images to {size}; Swath does not:"
         " windows are cut at the resolution of the scene",
+    )
+
+
+def normalisation_of_meta(
+    meta: Mapping[Any, Any], num_channels: int
+) -> tuple[Normalisation, tuple[str, ...]]:
+    """What the configuration in a file of mmsegmentation says (0.x `config`, 1.x `cfg`), else
+    ImageNet's; with notes. Raises CheckpointError where there is neither."""
+    text = next((t for name in ("cfg", "config") if isinstance(t := meta.get(name), str)), "")
+    trained = Normalisation.from_training(text, num_channels)
+    if trained is None:
+        default = Normalisation.default(num_channels)
+        return default, (default.assumed,)
+    note = f"the normalisation is that of the training configuration in the file ({trained})"
+    if not re.search(r"to_rgb\s*=\s*False", text):
+        return trained, (note,)
+    return trained, (
+        note,
+        "the training configuration in the file did not turn BGR into RGB (to_rgb=False): name the"
+        " bands in the order of the training, e.g. --bands 3,2,1",
     )

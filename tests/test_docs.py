@@ -12,24 +12,36 @@ from jobs.cli import swath
 from jobs.reference import reference
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = sorted(swath.commands)
+
+
+def below(group: click.Group, before: str = "") -> dict[str, click.Command]:
+    """Every command by how it is called: those of a group too."""
+    found: dict[str, click.Command] = {}
+    for name, command in sorted(group.commands.items()):
+        found[before + name] = command
+        if isinstance(command, click.Group):
+            found |= below(command, f"{before}{name} ")
+    return found
+
+
+COMMANDS = below(swath)
 OPTIONS = [
     (name, parameter.opts[0], parameter)
-    for name in COMMANDS
-    for parameter in swath.commands[name].params
+    for name, command in COMMANDS.items()
+    for parameter in command.params
     if isinstance(parameter, click.Option)
 ]
 
 
 def help_of(name: str) -> str:
-    command = swath.commands[name]
+    command = COMMANDS[name]
     text = command.get_help(click.Context(command, info_name=name))
     return " ".join(text.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
-    command = swath.commands[name]
+    command = COMMANDS[name]
     assert command.help
     assert command.get_short_help_str(limit=1000).endswith(".")
 

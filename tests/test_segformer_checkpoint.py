@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import fsspec
 import pytest
 import safetensors.torch
 import torch
+from foreign import random_checkpoint
 from torch import Tensor
 
 from segformer import (
+    Checkpoint,
     CheckpointError,
     ModelConfig,
     Normalisation,
-    SegFormer,
+    NormEps,
     checkpoint_sha256,
     load_model,
     mit_config,
-    save_model,
+    read_checkpoint,
+    write_checkpoint,
 )
 from segformer.folder import without_credentials
 
@@ -44,23 +48,13 @@ PIXELS = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
-def model() -> SegFormer:
-    model = SegFormer(CONFIG).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.ndim > 1:
-                tensor.normal_(std=tensor[0].numel() ** -0.5, generator=generator)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 2, generator=generator)
-            elif tensor.is_floating_point():
-                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.2)
-    return model
+def checkpoint() -> Checkpoint:
+    return random_checkpoint(CONFIG)
 
 
 @pytest.fixture
-def folder(model: SegFormer, tmp_path: Path) -> Path:
-    save_model(model, str(tmp_path / "checkpoint"))
+def folder(checkpoint: Checkpoint, tmp_path: Path) -> Path:
+    write_checkpoint(checkpoint, str(tmp_path / "checkpoint"))
     return tmp_path / "checkpoint"
 
 
@@ -93,30 +87,69 @@ def refusal(folder: Path | str) -> str:
     return message
 
 
-def test_what_is_saved_loads_equal_here_and_in_transformers(model: SegFormer, folder: Path) -> None:
-    again = load_model(str(folder), fold=False)
-    assert again.config == CONFIG
-    assert again.normalisation == model.normalisation
-    assert torch.equal(logits(again), logits(model))
+def assert_same_weights(ours: Checkpoint, theirs: Checkpoint) -> None:
+    assert ours.weights.keys() == theirs.weights.keys()
+    assert all(torch.equal(tensor, theirs.weights[name]) for name, tensor in ours.weights.items())
+
+
+def test_what_is_written_reads_equal_here_and_in_transformers(
+    checkpoint: Checkpoint, folder: Path
+) -> None:
+    again = read_checkpoint(str(folder))
+    assert (again.config, again.normalisation) == (CONFIG, checkpoint.normalisation)
+    assert again.origin == "transformers"
+    assert_same_weights(again, checkpoint)
     theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
     assert theirs.config.id2label == {0: "ocean", 1: "land", 2: "lake"}
-    torch.testing.assert_close(logits(theirs), logits(model), atol=1e-5, rtol=0)
-    folded = load_model(str(folder))
-    torch.testing.assert_close(logits(folded), logits(model), atol=1e-5, rtol=0)
+    ours = load_model(str(folder))
+    assert not ours.training
+    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
 
 
-def test_half_precision_is_smaller_and_widened(model: SegFormer, tmp_path: Path) -> None:
-    save_model(model, str(tmp_path / "full"))
-    save_model(model, str(tmp_path / "half"), half=True)
+def test_norm_eps_are_written_beside_what_transformers_reads(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, norm_eps=NormEps(1e-6, 1e-5, 2e-5))
+    write_checkpoint(replace(checkpoint, config=config), str(tmp_path))
+    assert read_checkpoint(str(tmp_path)).config == config
+    SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    edit_json(tmp_path / "config.json", norm_eps={"block": 0})
+    assert "norm_eps {'block': 0.0," in refusal(tmp_path)
+    edit_json(tmp_path / "config.json", norm_eps={"other": 1})
+    assert "a value is not what it should be" in refusal(tmp_path)
+
+
+def test_a_classifier_with_one_channel_has_two_classes(tmp_path: Path) -> None:
+    config = replace(
+        CONFIG, sigmoid=True, class_names=("background", "roof"), class_colors=(None, "FF0000")
+    )
+    assert config.num_labels == 1
+    write_checkpoint(random_checkpoint(config), str(tmp_path))
+    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    assert theirs.config.id2label == {0: "roof"}
+    assert read_checkpoint(str(tmp_path)).config == config
+    torch.testing.assert_close(logits(load_model(str(tmp_path))), logits(theirs), atol=1e-5, rtol=0)
+    with pytest.raises(CheckpointError, match="3 classes of a single-logit"):
+        replace(CONFIG, sigmoid=True)
+    unnamed = ModelConfig.from_json({"model_type": "segformer", "num_labels": 1})
+    assert (unnamed.sigmoid, unnamed.class_names) == (True, ("background", "class_1"))
+    assert unnamed.notes == ("config.json names no class; it is called class_1",)
+
+
+def test_half_precision_is_smaller_and_widened(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    write_checkpoint(checkpoint, str(tmp_path / "full"))
+    write_checkpoint(checkpoint, str(tmp_path / "half"), half=True)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
     assert sizes[1] < 0.65 * sizes[0]
-    half = load_model(str(tmp_path / "half"), fold=False)
-    assert {p.dtype for p in half.parameters()} == {torch.float32}
-    assert 0 < (logits(half) - logits(model)).abs().max() < 0.02
+    half = read_checkpoint(str(tmp_path / "half"))
+    dtypes = {name: t.dtype for name, t in half.weights.items() if "num_batches" not in name}
+    assert set(dtypes.values()) == {torch.float32}
+    ours = logits(load_model(str(tmp_path / "half")))
+    assert 0 < (ours - logits(load_model(str(tmp_path / "full")))).abs().max() < 0.02
     theirs = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path / "half", dtype=torch.float32
     )
-    torch.testing.assert_close(logits(theirs), logits(half), atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, logits(theirs), atol=1e-5, rtol=0)
 
 
 def test_new_key_names_pickles_and_shards_give_the_same_model(folder: Path, tmp_path: Path) -> None:
@@ -153,9 +186,9 @@ def test_num_batches_tracked_may_be_absent(folder: Path) -> None:
     assert torch.equal(logits(load_model(str(folder))), expected)
 
 
-def test_any_fsspec_url(model: SegFormer, folder: Path) -> None:
+def test_any_fsspec_url(checkpoint: Checkpoint, folder: Path) -> None:
     url = "memory://bucket/checkpoint"
-    save_model(model, url)
+    write_checkpoint(checkpoint, url)
     assert torch.equal(logits(load_model(url)), logits(load_model(str(folder))))
     assert torch.equal(logits(load_model(f"file://{folder}/")), logits(load_model(url)))
     assert checkpoint_sha256(url) == checkpoint_sha256(str(folder))
@@ -190,12 +223,13 @@ def test_sha256_follows_every_file_that_counts(folder: Path) -> None:
 
 def test_missing_parts_are_named(folder: Path, tmp_path: Path) -> None:
     assert "does not exist; give a folder with config.json" in refusal(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="is a file; give the checkpoint's folder"):
-        load_model(str(folder / "model.safetensors"))
+    assert "is no checkpoint; give a folder with config.json" in refusal(folder / "config.json")
     (folder / "model.safetensors").unlink()
     assert "has no weights: none of model.safetensors," in refusal(folder)
     (folder / "config.json").unlink()
     assert "has no config.json; give a checkpoint folder" in refusal(folder)
+    (folder / "epoch_9.pth").write_bytes(b"")
+    assert "has no config.json; give one of its files, e.g. epoch_9.pth" in refusal(folder)
     assert "unknownfs" in refusal("unknownfs://bucket/checkpoint")
 
 
@@ -235,7 +269,9 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
     for size in (0, 5, 300, len(data) - 1):
         path.write_bytes(data[:size])
         message = refusal(folder)
-        assert f"model.safetensors: is truncated or damaged ({size} bytes" in message
+        assert (
+            f"model.safetensors: is truncated or damaged, or no file of weights ({size} " in message
+        )
         assert "fetch it again" in message
     path.unlink()
     torch.save({"a": torch.ones(100)}, folder / "pytorch_model.bin")
@@ -260,7 +296,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": _Bomb()}, folder / "pytorch_model.bin")
     message = refusal(folder)
-    assert "is not executed; convert it to model.safetensors" in message
+    assert "test_segformer_checkpoint._explode', which is code and is not executed" in message
     assert not _Bomb.exploded
     torch.save([torch.ones(3)], folder / "pytorch_model.bin")
     assert "is not a state dict" in refusal(folder)
@@ -308,11 +344,6 @@ def test_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
     index = {"weight_map": {"a": "../outside.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "names ../outside.safetensors, which is not there" in refusal(folder)
-
-
-def test_a_folded_model_is_not_saved(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="folded model cannot be saved; load it with fold="):
-        save_model(load_model(str(folder)), str(tmp_path / "again"))
 
 
 def test_messages_show_no_credentials() -> None:

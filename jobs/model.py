@@ -1,0 +1,201 @@
+"""`swath model`: what a checkpoint is, and the same one in transformers' format.
+
+Parses, calls, prints.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs import options, text
+from pipeline.access import Access
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from segformer import Checkpoint
+
+path_arg = click.argument("path", metavar="PATH")
+
+
+@click.group()
+def model() -> None:
+    """Look into a SegFormer checkpoint, or convert it.
+
+    PATH is a folder in transformers' format or one file of weights (.pth, .pt, .ckpt, .bin,
+    .safetensors) as transformers, NVlabs' SegFormer or mmsegmentation write it; local or an fsspec
+    URL. No code that a file holds is executed.
+    """
+
+
+@model.command()
+@path_arg
+@click.option(
+    "--window",
+    type=click.IntRange(min=32),
+    default=512,
+    show_default=True,
+    metavar="PX",
+    help="Edge of the window whose arithmetic is stated, in pixels.",
+)
+@options.format_opt
+@options.storage_opt
+def inspect(path: str, window: int, form: str, storage_options: str | None) -> None:
+    """Say what the checkpoint PATH holds: classes, sizes, origin, normalisation, GFLOP per window.
+
+    GFLOP are two for each multiplication and addition of the convolutions, the linear layers and
+    the products of attention, in the network as Swath runs it.
+    """
+    facts = describe(path, _read(path, storage_options), window)
+    click.echo(text.to_json(facts) if form == "json" else render(facts))
+
+
+@model.command()
+@path_arg
+@click.option(
+    "--to",
+    "folder",
+    required=True,
+    metavar="FOLDER",
+    help="Folder of the new checkpoint; created if it is not there.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    show_default="a checkpoint that is there already is refused",
+    help="Replace the checkpoint that is in FOLDER.",
+)
+@options.storage_opt
+def convert(path: str, folder: str, force: bool, storage_options: str | None) -> None:
+    """Write the checkpoint PATH to FOLDER in transformers' format.
+
+    Writes config.json, model.safetensors (float32) and preprocessor_config.json. Colours and
+    layer-norm eps stand in keys of config.json that transformers ignores and Swath reads.
+    mmsegmentation's own head is refused: transformers has no such network.
+    """
+    from pipeline.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from segformer.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
+
+    access = Access.parse(storage_options).hurried()
+    present = from_checkpoint(there, folder, access)
+    if present and not force:
+        raise UsageError(
+            f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
+            " --force to replace it"
+        )
+    checkpoint = _read(path, storage_options)
+    with naming(path):
+        checkpoint.config.to_json()  # refuses what transformers does not have
+
+    def write(url: str, **how: Any) -> None:
+        write_checkpoint(checkpoint, url, **how)
+
+    from_checkpoint(write, folder, access)
+    click.echo(f"{folder}: {', '.join(from_checkpoint(there, folder, access))}")
+    for note in (*checkpoint.config.notes, *_differences(checkpoint)):
+        click.echo(f"note: {note}", err=True)
+
+
+def _read(path: str, storage_options: str | None) -> Checkpoint:
+    from pipeline.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from segformer.checkpoint import read_checkpoint  # noqa: PLC0415
+
+    return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).hurried())
+
+
+def _differences(checkpoint: Checkpoint) -> list[str]:
+    """What transformers makes of a converted checkpoint that Swath does not."""
+    from segformer import NormEps  # noqa: PLC0415
+
+    eps = checkpoint.config.norm_eps
+    if eps == NormEps():
+        return []
+    return [
+        f"the network was trained with layer-norm eps of {eps.block:g} in blocks, {eps.reduction:g}"
+        f" in reductions and {eps.embedding:g} in embeddings; Swath computes with these,"
+        f" transformers with {NormEps().block:g} whatever the file says: their logits"
+        " differ a little"
+    ]
+
+
+def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
+    """The facts that `inspect` prints."""
+    from segformer.flops import gflop_per_window  # noqa: PLC0415
+    from segformer.sizes import size_name  # noqa: PLC0415
+
+    config, norm = checkpoint.config, checkpoint.normalisation
+    eps = config.norm_eps
+    classes = zip(config.class_names, config.class_colors, strict=True)
+    return {
+        "checkpoint": path,
+        "origin": checkpoint.origin,
+        "size": size_name(config),
+        "depths": config.depths,
+        "hidden_sizes": config.hidden_sizes,
+        "num_attention_heads": config.num_attention_heads,
+        "sr_ratios": config.sr_ratios,
+        "decoder_hidden_size": config.decoder_hidden_size,
+        "parameters": sum(t.numel() for n, t in checkpoint.weights.items() if is_trained(n)),
+        "channels": config.num_channels,
+        "head": config.head,
+        "sigmoid": config.sigmoid,
+        "layer_norm_eps": {
+            "block": eps.block,
+            "reduction": eps.reduction,
+            "embedding": eps.embedding,
+        },
+        "normalisation": {"rescale": norm.rescale, "mean": norm.mean, "std": norm.std},
+        "window": window_px,
+        "gflop_per_window": round(gflop_per_window(config, window_px), 3),
+        "classes": [
+            {"class_id": k, "name": name, "color": color} for k, (name, color) in enumerate(classes)
+        ],
+        "notes": config.notes,
+    }
+
+
+def is_trained(name: str) -> bool:
+    """Whether a weight is a parameter, and not what a batch norm has counted."""
+    return name.endswith((".weight", ".bias"))
+
+
+def render(facts: dict[str, Any]) -> str:
+    """The facts for a reader."""
+    eps, norm = facts["layer_norm_eps"], facts["normalisation"]
+    head = {"mlp": "all-MLP", "conv": "mmsegmentation's (batch norm and ReLU per scale)"}
+    lines = [
+        ("checkpoint", facts["checkpoint"]),
+        ("origin", facts["origin"]),
+        ("size", f"{facts['size']}, {facts['parameters'] / 1e6:,.1f} million parameters"),
+        ("stages", f"depths {_row(facts['depths'])}, widths {_row(facts['hidden_sizes'])}"),
+        ("head", f"{head[facts['head']]}, width {facts['decoder_hidden_size']}"),
+        ("channels", f"{facts['channels']}"),
+        (
+            "input",
+            f"(value * {norm['rescale']:.6g} - mean) / std, mean {_row(norm['mean'])},"
+            f" std {_row(norm['std'])}",
+        ),
+        (
+            "norm eps",
+            f"{eps['block']:g} in blocks, {eps['reduction']:g} in reductions,"
+            f" {eps['embedding']:g} in embeddings",
+        ),
+        ("work", f"{facts['gflop_per_window']:,.1f} GFLOP per window of {facts['window']} px"),
+        ("classes", _classes(facts)),
+    ]
+    listed = [
+        f"  {each['class_id']:>3}  {each['color'] or '-':<6}  {each['name']}"
+        for each in facts["classes"]
+    ]
+    notes = [f"note: {note}" for note in facts["notes"]]
+    return "\n".join([text.aligned(lines), *listed, *notes])
+
+
+def _classes(facts: dict[str, Any]) -> str:
+    count = f"{len(facts['classes'])}"
+    return f"{count}, told apart by one logit (sigmoid)" if facts["sigmoid"] else count
+
+
+def _row(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:g}" for number in numbers)

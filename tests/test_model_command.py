@@ -1,0 +1,170 @@
+"""`swath model`: what it says of a checkpoint, what it writes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign import mmsegmentation, nvlabs, random_checkpoint
+
+from jobs.cli import main
+from segformer import mit_config, read_checkpoint, write_checkpoint
+from segformer.layouts import weight_shapes
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    from transformers import SegformerForSemanticSegmentation
+
+Cli = Callable[..., tuple[int, str, str]]
+META = {"CLASSES": ["water", "roof"], "PALETTE": [[0, 0, 255], [255, 0, 10]]}
+SMALL: dict[str, Any] = {
+    "depths": (1, 1, 1, 1),
+    "hidden_sizes": (8, 16, 24, 32),
+    "num_attention_heads": (1, 2, 3, 4),
+    "decoder_hidden_size": 16,
+}
+
+
+@pytest.fixture
+def swath(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs a command in this process: exit code, stdout, stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def nvlabs_b0(tmp_path: Path) -> Path:
+    weights = random_checkpoint(mit_config("b0", 2)).weights
+    torch.save({"state_dict": nvlabs(weights), "meta": META}, tmp_path / "b0.pth")
+    return tmp_path / "b0.pth"
+
+
+@pytest.fixture
+def mmseg(tmp_path: Path) -> Path:
+    """A single logit, mmsegmentation's head, four channels."""
+    config = mit_config(
+        "b0", 2, ["background", "roof"], **SMALL, head="conv", sigmoid=True, num_channels=4
+    )
+    file = {"state_dict": mmsegmentation(random_checkpoint(config).weights)}
+    torch.save(file, tmp_path / "mmseg.pth")
+    fields = {"image_mean": [0.5] * 4, "image_std": [0.25] * 4, "do_resize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
+    return tmp_path / "mmseg.pth"
+
+
+def test_inspect_tells_people(swath: Cli, nvlabs_b0: Path) -> None:
+    code, out, err = swath("model", "inspect", nvlabs_b0)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == f"checkpoint  {nvlabs_b0}"
+    assert lines[1] == "origin      nvlabs"
+    assert lines[2] == "size        b0, 3.7 million parameters"
+    assert "norm eps    1e-06 in blocks, 1e-05 in reductions, 1e-05 in embeddings" in lines
+    assert "work        6.9 GFLOP per window of 512 px" in lines
+    assert "classes     2" in lines
+    assert "    0  0000FF  water" in lines
+    assert "    1  FF000A  roof" in lines
+    assert lines[-1].startswith("note: the checkpoint has no preprocessor_config.json: ImageNet's")
+
+
+def test_inspect_tells_scripts(swath: Cli, mmseg: Path) -> None:
+    code, out, err = swath("model", "inspect", mmseg, "--window", 64, "--format", "json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert facts["origin"] == "mmsegmentation"
+    assert (facts["size"], facts["head"], facts["sigmoid"]) == ("custom", "conv", True)
+    assert (facts["channels"], facts["window"]) == (4, 64)
+    assert facts["hidden_sizes"] == [8, 16, 24, 32]
+    assert facts["layer_norm_eps"] == {"block": 1e-6, "reduction": 1e-6, "embedding": 1e-6}
+    assert facts["normalisation"]["mean"] == [0.5] * 4
+    assert [c["name"] for c in facts["classes"]] == ["class_0", "class_1"]
+    shapes = weight_shapes(read_checkpoint(str(mmseg)).config)
+    learnt = sum(torch.Size(s).numel() for n, s in shapes.items() if "running" not in n and s)
+    assert facts["parameters"] == learnt
+    assert any("class_0 to class_1" in note for note in facts["notes"])
+    text = swath("model", "inspect", mmseg)[1]
+    assert "classes     2, told apart by one logit (sigmoid)" in text
+    assert "    0  -       class_0" in text
+
+
+def test_the_published_number_of_parameters(swath: Cli, tmp_path: Path) -> None:
+    """3.8 million for B0 and 13.7 for B1 with 150 classes: Xie et al. 2021, table 1."""
+    for size, millions in (("b0", 3.8), ("b1", 13.7)):
+        config = mit_config(size, 150)
+        write_checkpoint(random_checkpoint(config), str(tmp_path / size))
+        facts = json.loads(swath("model", "inspect", tmp_path / size, "--format", "json")[1])
+        assert facts["size"] == size
+        assert facts["parameters"] / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_convert_writes_what_transformers_reads(
+    swath: Cli, nvlabs_b0: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    code, out, err = swath("model", "convert", nvlabs_b0, "--to", folder)
+    assert code == 0
+    assert out == f"{folder}: config.json, preprocessor_config.json, model.safetensors\n"
+    assert "trained with layer-norm eps of 1e-06 in blocks, 1e-05 in reductions" in err
+    assert "transformers with 1e-05 whatever the file says" in err
+    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert theirs.config.id2label == {0: "water", 1: "roof"}
+    before, after = read_checkpoint(str(nvlabs_b0)), read_checkpoint(str(folder))
+    assert replace(after.config, notes=()) == replace(before.config, notes=())
+    assert after.normalisation == before.normalisation
+    assert all(torch.equal(after.weights[name], t) for name, t in before.weights.items())
+
+
+def test_convert_replaces_only_when_told(swath: Cli, nvlabs_b0: Path, tmp_path: Path) -> None:
+    other = random_checkpoint(mit_config("b0", 3, **SMALL))
+    write_checkpoint(other, str(tmp_path / "other"))
+    code, out, err = swath("model", "convert", nvlabs_b0, "--to", tmp_path / "other")
+    assert (code, out) == (2, "")
+    assert "holds a checkpoint already (config.json, preprocessor_config.json, model." in err
+    assert read_checkpoint(str(tmp_path / "other")).config == other.config
+    code, _, _ = swath("model", "convert", nvlabs_b0, "--to", tmp_path / "other", "--force")
+    assert code == 0
+    assert read_checkpoint(str(tmp_path / "other")).config.class_names == ("water", "roof")
+
+
+def test_convert_keeps_the_name_of_the_background(swath: Cli, tmp_path: Path) -> None:
+    config = mit_config("b0", 2, ["ground", "roof"], **SMALL, sigmoid=True)
+    write_checkpoint(random_checkpoint(config), str(tmp_path / "a"))
+    code, _, err = swath("model", "convert", tmp_path / "a", "--to", tmp_path / "b")
+    assert (code, err) == (0, "")
+    assert read_checkpoint(str(tmp_path / "b")).config == config
+
+
+def test_convert_refuses_what_transformers_cannot_express(
+    swath: Cli, mmseg: Path, tmp_path: Path
+) -> None:
+    code, out, err = swath("model", "convert", mmseg, "--to", tmp_path / "folder")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert err.startswith(f"swath: error: {mmseg}: the network has mmsegmentation's head")
+    assert "Swath runs the file itself as it is" in err
+    assert not (tmp_path / "folder").exists()
+
+
+def test_refusals_are_one_line(swath: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.pth").write_bytes(b"cos\nsystem\n.")
+    for path in (tmp_path / "none", tmp_path / "bad.pth", tmp_path):
+        for arguments in (("inspect", path), ("convert", path, "--to", tmp_path / "to")):
+            code, out, err = swath("model", *arguments)
+            assert (code, out) == (2, "")
+            assert err.startswith(f"swath: error: {path}")
+            assert err.count("\n") == 1
+    assert not (tmp_path / "to").exists()
+    assert swath("model", "inspect", tmp_path, "--window", 8)[0] == 2

@@ -1,0 +1,389 @@
+"""Pickles that mean harm, pickles that are damaged, and what stands beside weights in real ones."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import io
+import os
+import pickle
+import struct
+import sys
+import types
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from segformer import CheckpointError, pickles, torchfiles
+from segformer.checkpoint import read_tensors
+from segformer.pickles import Inert
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+
+
+def written(value: Any, *, legacy: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
+
+
+def in_zip(pickled: bytes, **entries: bytes) -> bytes:
+    """A file of torch.save with a pickle of our own."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, data in entries.items():
+            archive.writestr(f"archive/{name.replace('__', '/')}", data)
+    return file.getvalue()
+
+
+def in_legacy(pickled: bytes) -> bytes:
+    head = b"".join(pickle.dumps(v, 2) for v in (torchfiles._MAGIC, torchfiles._VERSION, {}))
+    return head + pickled + pickle.dumps([], 2)
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_tensors(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def assert_tensors(data: bytes) -> dict[Any, Any]:
+    """The two tensors are read; returns the meta."""
+    tensors, meta = read_tensors(data)
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensor, TENSORS[name]) for name, tensor in tensors.items())
+    return dict(meta)
+
+
+# --- harm -----------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Pickled, it is a call of something."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.parts = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+class State:
+    """Pickled, it is a call, and then a state for what came of it."""
+
+    def __init__(self, function: Callable[..., Any], state: Any) -> None:
+        self.parts = (function, (), state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.parts
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Iterator[Path]:
+    """A file that every harmful pickle of this page would write."""
+    path = tmp_path / "written_by_the_pickle"
+    yield path
+    assert not path.exists()
+
+
+def harms(trap: Path) -> dict[str, tuple[Any, str]]:
+    """Values that do harm when they are unpickled, and what a refusal must name."""
+    code = f"open({str(trap)!r}, 'w').close()"
+    return {
+        "a shell": (Calls(os.system, f"touch {trap}"), f"'{os.system.__module__}.system'"),
+        "exec": (Calls(exec, code), "exec'"),
+        "eval": (Calls(eval, code), "eval'"),
+        "deep inside": ({"state_dict": {"a": [({"b": (Calls(exec, code),)},)]}}, "exec'"),
+        "beside weights": ({"state_dict": TENSORS, "meta": {"hook": Calls(exec, code)}}, "exec'"),
+        "as a key": ({"state_dict": TENSORS, Calls(exec, code): 1}, "exec'"),
+        "a file": (Calls(open, str(trap), "w"), "io.open'"),
+        "an import": (Calls(__import__, "os"), "__import__'"),
+        "of a function's call": (Calls(getattr, Calls(__import__, "os"), "system"), "__import__'"),
+    }
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("harm", list(harms(Path("x"))))
+def test_code_is_named_and_not_run(harm: str, legacy: bool, trap: Path) -> None:
+    value, named = harms(trap)[harm]
+    message = refusal(written(value, legacy=legacy))
+    assert named in message
+    assert "is code and is not executed; where you trust the file, load it with" in message
+
+
+def test_the_harm_is_real(tmp_path: Path) -> None:
+    """Python's own machine runs them: else the test above would prove nothing."""
+    for number, harm in enumerate(("a shell", "exec", "eval", "deep inside", "beside weights")):
+        trap = tmp_path / str(number)
+        pickle.loads(pickle.dumps(harms(trap)[harm][0]))
+        assert trap.exists()
+
+
+RAW = {
+    # The protocol 0 instructions INST and OBJ, and GLOBAL without a call.
+    "inst": b"(S'touch TRAP'\nios\nsystem\n.",
+    "obj": b"(cos\nsystem\nS'touch TRAP'\no.",
+    "global alone": b"cos\nsystem\n.",
+    "stack global": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x0atouch TRAP\x85R.",
+    "dotted": b"cposix\nsystem.__call__\n(S'touch TRAP'\ntR.",
+    "an extension": b"\x80\x02\x82\x01.",
+    "a buffer": b"\x80\x05\x97.",
+    "a private builtin": b"c__builtin__\ncompile\n.",
+}
+
+
+@pytest.mark.parametrize("name", list(RAW))
+@pytest.mark.parametrize("wrap", [in_zip, in_legacy])
+def test_every_way_to_name_code_is_refused(
+    name: str, wrap: Callable[[bytes], bytes], trap: Path
+) -> None:
+    assert "executed" in refusal(wrap(RAW[name].replace(b"TRAP", bytes(trap))))
+
+
+def test_getattr_leads_nowhere(trap: Path) -> None:
+    """mmengine's pickles name methods by getattr, so it may stand there; it is not called."""
+    pickled = (
+        b"c__builtin__\ngetattr\n(c__builtin__\ngetattr\n(cnumpy\nndarray\nS'__globals__'\ntRS'os'"
+        b"\ntR(S'touch " + bytes(trap) + b"'\ntR."
+    )
+    assert "holds a whole __builtin__.getattr" in refusal(in_zip(pickled))
+
+
+def test_a_state_sets_nothing() -> None:
+    """BUILD would call __setstate__, or set attributes of classes that all of Python shares."""
+    before = dict(vars(collections.OrderedDict)), dict(vars(torchfiles.Storage))
+    odd = {"__class__": 1, "__setstate__": 2, "__reduce__": 3, "items": 4}
+    for target in (b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n"):
+        state = pickle.dumps((None, odd), 2)[2:-1]
+        assert "is not a state dict" in refusal(in_zip(b"\x80\x02" + target + state + b"b."))
+    assert (dict(vars(collections.OrderedDict)), dict(vars(torchfiles.Storage))) == before
+    assert not hasattr(torchfiles._tensor, "items")
+    # An OrderedDict with a state is what every state_dict() is: its _metadata.
+    ordered = collections.OrderedDict(TENSORS)
+    ordered._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    assert_tensors(written(ordered))
+    value = pickles.load(io.BytesIO(pickle.dumps(State(Namespace, odd), 2)), {})
+    assert isinstance(value, Inert)
+
+
+Namespace = argparse.Namespace
+
+
+def test_nothing_is_imported() -> None:
+    """Naming a module that exists is enough for Python's machine to run its file."""
+    assert "this" not in sys.modules
+    refusal(in_zip(b"cthis\nanything\n."))
+    pickles.load(io.BytesIO(b"cmmengine.never.heard.of\nThing\n."), {})
+    assert "this" not in sys.modules
+    assert "mmengine" not in sys.modules
+
+
+def test_names_that_only_look_harmless_are_refused() -> None:
+    for module in ("numpyevil", "torch_evil", "mmsegx.a", "collectionsx", "builtins2"):
+        assert f"'{module}.Thing'" in refusal(in_zip(f"c{module}\nThing\n.".encode()))
+    assert "'argparse.FileType'" in refusal(in_zip(b"cargparse\nFileType\n."))
+    assert "'builtins.exec'" in refusal(in_zip(b"cbuiltins\nexec\n."))
+
+
+# --- what stands beside weights -------------------------------------------------------------------
+
+
+@pytest.fixture
+def mmengine() -> Iterator[types.ModuleType]:
+    """Classes such as mmengine's, which is not installed here; gone again when a test reads."""
+    names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
+    modules = {name: types.ModuleType(name) for name in names}
+    sys.modules.update(modules)
+    module = modules[names[-1]]
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self._log_history = np.array([1.5, 2.5])
+            self._statistics_methods = {"mean": HistoryBuffer.mean}
+
+        def mean(self) -> float:
+            raise AssertionError("must not be called")
+
+        def __setstate__(self, state: Any) -> None:
+            raise AssertionError("must not be called")
+
+    class Config(dict[str, Any]):
+        pass
+
+    for cls in (HistoryBuffer, Config):
+        cls.__module__ = module.__name__
+        cls.__qualname__ = cls.__name__
+        setattr(module, cls.__name__, cls)
+    HistoryBuffer.mean.__qualname__ = "HistoryBuffer.mean"
+    HistoryBuffer.mean.__module__ = module.__name__
+    yield module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_mmengine_writes_beside_the_weights(mmengine: types.ModuleType, protocol: int) -> None:
+    history = mmengine.HistoryBuffer()
+    beside = {
+        "meta": {"dataset_meta": {"classes": ("a", "b")}, "time": datetime(2024, 1, 1), "seed": 1},
+        "message_hub": {
+            "log_scalars": collections.OrderedDict({"train/loss": history}),
+            "runtime_info": mmengine.Config(iter=3, path=Path("/a"), scale=np.float64(2)),
+            "resumed_keys": {"loss": True},
+        },
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.ones(4)}}, "param_groups": []},
+        "args": argparse.Namespace(lr=1e-3),
+        "found": {1, 2},
+        "frozen": frozenset({(1, 2)}),
+        "array": np.array(["text", {"a": 1}], dtype=object),
+        "counts": collections.Counter("aab"),
+        "default": collections.defaultdict(list, {"x": [1]}),
+        "queue": collections.deque([1, 2]),
+        ("a", 1): torch.float16,
+        "size": torch.Size([1, 2]),
+        "device": torch.device("cpu"),
+    }
+    file = io.BytesIO()
+    torch.save({"state_dict": TENSORS, **beside}, file, pickle_protocol=protocol)
+    for name in [name for name in sys.modules if name.startswith("mmengine")]:
+        del sys.modules[name]
+    meta = assert_tensors(file.getvalue())
+    assert meta["dataset_meta"] == {"classes": ("a", "b")}
+    assert meta["time"].name == "datetime.datetime"
+    assert not any(name.startswith("mmengine") for name in sys.modules)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_every_type_and_kind_of_tensor(legacy: bool) -> None:
+    base = torch.arange(24.0)
+    tensors: dict[str, Any] = {
+        str(dtype): torch.arange(5).to(dtype) for dtype in torchfiles._DTYPES.values()
+    }
+    tensors |= {
+        "view": base[4:10].view(2, 3),
+        "transposed": base.view(4, 6).T,
+        "scalar": torch.tensor(7),
+        "empty": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    read, _ = read_tensors(written(tensors, legacy=legacy))
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype, name
+        assert torch.equal(read[name], tensor), name
+    read["view"].zero_()  # memory of its own
+    assert torch.equal(read["transposed"], base.view(4, 6).T)
+
+
+def test_a_whole_network_is_no_state_dict() -> None:
+    message = refusal(written(torch.nn.Linear(2, 2)))
+    assert "holds a whole torch.nn.modules.linear.Linear" in message
+    assert "save its state_dict() instead" in message
+    for value in ([torch.ones(2)], {"epoch": 3}, {1: torch.ones(2)}, 3, None):
+        assert "is not a state dict" in refusal(written(value))
+
+
+def test_other_archives_are_named() -> None:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated, but such files are about
+        torch.jit.save(torch.jit.script(torch.nn.ReLU()), file)
+    assert "is a TorchScript program; save the network's state_dict()" in refusal(file.getvalue())
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("notes.txt", "no weights")
+    assert "is a zip archive, but none of torch.save" in refusal(file.getvalue())
+    assert "is big-endian" in refusal(in_zip(pickle.dumps({}, 2), byteorder=b"big"))
+
+
+# --- headers that lie -----------------------------------------------------------------------------
+
+
+def claim(
+    shape: tuple[Any, ...], stride: tuple[Any, ...], count: Any = 4, offset: Any = 0
+) -> bytes:
+    """A file with one tensor of these numbers, over a storage of 4 float32 values."""
+
+    class Claim:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return torch._utils._rebuild_tensor_v2, (STORAGE, offset, shape, stride, False, None)
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if thing is STORAGE else None
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump({"a": Claim()})
+    return in_zip(file.getvalue(), data__0=struct.pack("<4f", 1, 2, 3, 4))
+
+
+STORAGE = object()
+
+
+def test_a_tensor_is_no_larger_than_its_storage() -> None:
+    tensors, _ = read_tensors(claim((2, 2), (2, 1)))
+    assert torch.equal(tensors["a"], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    for lie in (
+        claim((3, 2), (2, 1)),
+        claim((2, 2), (2, 1), offset=1),
+        claim((2, 2), (2, 1), count=5),
+        claim((4,), (2,)),
+        claim((8,), (0,)),
+    ):
+        assert "lies beyond the 4 values that are there" in refusal(lie)
+    for lie in (
+        claim((2, 2), (2,)),
+        claim((-1, 2), (2, 1)),
+        claim((2, 2), (-2, 1)),
+        claim((2.0, 2), (2, 1)),
+        claim((2, 2), (2, 1), offset=-1),
+    ):
+        assert "damaged" in refusal(lie)
+
+
+def test_claims_beyond_the_file_take_no_memory() -> None:
+    """A terabyte would be noticed."""
+    assert "claims tensors of 4,000,000,000,000 bytes in a file of" in refusal(
+        claim((10**6, 10**6), (0, 0))
+    )
+    assert "damaged" in refusal(claim((10**12,), (1,), count=10**12))
+    head = b"".join(pickle.dumps(v, 2) for v in (torchfiles._MAGIC, torchfiles._VERSION, {}))
+    assert "damaged" in refusal(head + b"\x80\x02X\xff\xff\xff\x7fabc")
+    assert "damaged" in refusal(in_zip(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc."))
+
+
+def test_a_zip_bomb_is_refused() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"\0" * 10**7)
+    assert "archive/data.pkl is compressed, which torch.save never does" in refusal(file.getvalue())
+
+
+def test_pickles_that_would_exhaust_the_stack() -> None:
+    deep = b"\x80\x02)" + b"\x85" * 10**5
+    assert "is not a state dict" in refusal(in_zip(deep + b"."))
+    assert "is not a state dict" in refusal(in_zip(b"\x80\x02}" + deep[2:] + b"K\x01s."))
+    # A key that has no hash shows that keys are not hashed, at any depth.
+    assert "is not a state dict" in refusal(in_zip(b"\x80\x02}]\x85K\x01s."))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_damage_is_an_error_of_ours_wherever_it_is(legacy: bool) -> None:
+    data = bytearray(written({"state_dict": TENSORS, "meta": {"a": [1]}}, legacy=legacy))
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in generator.integers(0, len(data), 3):
+            damaged[place] = generator.integers(0, 256)
+        with contextlib.suppress(CheckpointError):
+            read_tensors(bytes(damaged))
