@@ -189,7 +189,8 @@ def winner_probability(total_KN: torch.Tensor, count: int) -> torch.Tensor:
     total_N = torch.zeros_like(behind_KN[0])
     for behind_N in behind_KN:
         total_N = total_N + exponential(behind_N)
-    return (CONFIDENCE_SCALE / total_N + 0.5).long()
+    scale_N = torch.full_like(total_N, CONFIDENCE_SCALE)  # number / tensor would round twice
+    return (scale_N / total_N + 0.5).long()
 
 
 def exponential(x: torch.Tensor) -> torch.Tensor:

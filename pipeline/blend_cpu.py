@@ -47,7 +47,9 @@ class CompiledBlend:
         region, members = self._region, _members([rows])
         first_row, first_col = members[:, 0].min(), region.windows.start
         shape = (int(np.ptp(members[:, 0])) + 1, len(region.windows), 4)
-        table, kept = np.zeros(shape, np.int64), []
+        missing = torch.zeros(region.low)
+        table, kept = np.zeros(shape, np.int64), [missing]
+        table[:] = (missing.data_ptr(), 0, 0, region.low)
         for (row, col), given_Khw in windows.items():
             if 0 <= row - first_row < len(table):
                 logits_Khw = given_Khw if given_Khw.stride(2) == 1 else given_Khw.contiguous()

@@ -31,8 +31,8 @@ class Rows(NamedTuple):
     """A strip's rows: groups of windows, and what each row of pixels samples in them."""
 
     windows: np.ndarray
-    """int64 (row of windows, column of windows, 4): where the logits begin, 0 if there are none;
-    bytes from class to class and from row to row; how many rows."""
+    """int64 (row of windows, column of windows, 4): where the logits begin; bytes from class to
+    class and from row to row; how many rows."""
     members: np.ndarray
     """int64 (n, 2): row in `windows`, its first position; group after group."""
     groups: np.ndarray
@@ -154,33 +154,33 @@ def blend_strip(rows, columns, scratch, out):
 def _add_windows(rows, col_members, runs, group, row, sums):
     """One low-resolution row of the sum of the group's windows: K x narrow."""
     for run in range(len(runs)):
-        start, end = runs[run, 0], runs[run, 1]
-        for k in range(len(sums)):
-            for t in range(start, end):
-                sums[k, t] = _ZERO
+        to, further = sums[:, runs[run, 0] : runs[run, 1]], False
         for i in range(rows.groups[group], rows.groups[group + 1]):
             for j in range(runs[run, 2], runs[run, 3]):
                 window = rows.windows[rows.members[i, 0], col_members[j, 0]]
-                if window[0] != 0:
-                    first_row, first_col = rows.members[i, 1] + row, col_members[j, 1]
-                    _add_window(window, first_row, first_col, sums[:, start:end])
+                _add_window(window, rows.members[i, 1] + row, col_members[j, 1], to, further)
+                further = True
 
 
 @compiled
-def _add_window(window, row, first, sums):
+def _add_window(window, row, first, sums, further):
     """A row of a window, from a column on, clamped at its own edges."""
     address, step_k, step_row, low = window[0], window[1], window[2], window[3]
     left, right = max(first, 0), min(first + sums.shape[1], low)
     before, inside = left - first, right - left
     start = address + min(max(row, 0), low - 1) * step_row + 4 * left
     for k in range(len(sums)):
-        source, to = _at(start + k * step_k), sums[k, before:]
-        for t in range(inside):
-            to[t] += source[t]
-        if before:
-            sums[k, 0] += source[0]
-        if before + inside < sums.shape[1]:
-            sums[k, before + inside] += source[inside - 1]
+        source, to = _at(start + k * step_k), sums[k, before : before + inside]
+        if further:
+            for t in range(inside):
+                to[t] += source[t]
+        else:
+            for t in range(inside):
+                to[t] = source[t]
+        for t in range(before):
+            sums[k, t] = source[0] + (sums[k, t] if further else _ZERO)
+        for t in range(before + inside, sums.shape[1]):
+            sums[k, t] = source[inside - 1] + (sums[k, t] if further else _ZERO)
 
 
 @compiled
