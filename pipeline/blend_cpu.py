@@ -5,12 +5,17 @@ Knows where torch keeps a window's logits, not what the loops do with them.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
 from pipeline.blend import SAMPLE_AT, SAMPLE_STEP, Region, Windows
 from pipeline.blend_kernel import PHASES, Columns, Out, Rows, Scratch, blend_strip
-from pipeline.lattice import Segment
+from pipeline.compiled import Compiled, compiled
+from pipeline.grid import Axis
+from pipeline.lattice import Segment, segments
+from pipeline.scene import Rect
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Stitched, mask_dtype
 
@@ -18,11 +23,31 @@ CHUNK_PX = 2048
 """Columns that are blended at once: two rows of their sums, at 150 classes, are 0.7 MB."""
 
 
+@functools.cache
+def _loops(dtype: np.dtype) -> Compiled:
+    classes = int(np.iinfo(dtype).max)
+    axis, core = Axis(4, 4, 4), Rect(0, 0, 4, 4)
+    pixels = segments(axis, 0, 4, 1)
+    region = Region(core, np.ones((4, 4), bool), classes, 4, 1, range(1), pixels)
+    windows = {(0, 0): torch.zeros(classes, 1, 1)}
+
+    def call(loops: Compiled) -> None:
+        CompiledBlend(region, loops).strip(pixels[0], windows)
+
+    return compiled(blend_strip, dtype.name, call)
+
+
+def loops_for(classes: int) -> Compiled:
+    """Compiled, or taken from the cache, when first asked for: takes seconds then."""
+    return _loops(mask_dtype(classes))
+
+
 class CompiledBlend:
     """On the CPU, in one thread."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, loops: Compiled | None = None) -> None:
         self._region = region
+        self._loops = loops or loops_for(region.classes)
         self._result = region.nothing()
         self._chunks = [_Chunk(region, part) for part in _parted(region.columns)]
 
@@ -36,7 +61,7 @@ class CompiledBlend:
             if valid_HW.any():
                 slots = result.confidence_TK.reshape(-1), result.samples_TK.reshape(-1)
                 out = Out(valid_HW, result.class_ids_HW[here], *slots)
-                blend_strip(table, chunk.columns, chunk.scratch(rows), out)
+                self._loops(table, chunk.columns, chunk.scratch(rows), out)
         del kept  # no sooner: the loops read from addresses
 
     def close(self) -> Stitched:

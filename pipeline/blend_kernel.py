@@ -18,10 +18,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from pipeline.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
+from pipeline.compiled import inner
 from pipeline.unit import CONFIDENCE_SCALE
 
 PHASES = 4
@@ -107,10 +108,6 @@ _LN2_HIGH, _LN2_LOW = _f(LN2_HIGH), _f(LN2_LOW)
 _E0, _E1, _E2, _E3, _E4, _E5 = map(_f, EXP_TERMS)
 _SCALE = _f(CONFIDENCE_SCALE)
 
-# Nothing is allocated here, so that no references need be counted in the loops.
-compiled = njit(error_model="numpy", boundscheck=False, nogil=True, _nrt=False)
-
-
 @intrinsic
 def _at(typing: Any, address: Any) -> Any:  # noqa: ARG001
     """The float32 values at an address."""
@@ -122,7 +119,6 @@ def _at(typing: Any, address: Any) -> Any:  # noqa: ARG001
     return pointer(types.int64), code
 
 
-@compiled
 def blend_strip(rows, columns, scratch, out):
     """Ids and confidences of a strip's chunk of columns."""
     sums, narrow, best, values = scratch.sums, scratch.narrow, scratch.best, scratch.values
@@ -150,7 +146,7 @@ def blend_strip(rows, columns, scratch, out):
             _count(columns.samples, scratch.exponentials, y, rows.slots[y], out)
 
 
-@compiled
+@inner
 def _add_windows(rows, col_members, runs, group, row, sums):
     """One low-resolution row of the sum of the group's windows: K x narrow."""
     for run in range(len(runs)):
@@ -162,7 +158,7 @@ def _add_windows(rows, col_members, runs, group, row, sums):
                 further = True
 
 
-@compiled
+@inner
 def _add_window(window, row, first, sums, further):
     """A row of a window, from a column on, clamped at its own edges."""
     address, step_k, step_row, low = window[0], window[1], window[2], window[3]
@@ -183,7 +179,7 @@ def _add_window(window, row, first, sums, further):
             sums[k, t] = source[inside - 1] + (sums[k, t] if further else _ZERO)
 
 
-@compiled
+@inner
 def _between_rows(index, weights, sums, y, k, narrow):
     for group in range(len(sums)):
         row, weight = index[group, y], weights[group, y]
@@ -196,7 +192,7 @@ def _between_rows(index, weights, sums, y, k, narrow):
                 narrow[t] += above[t] + weight * (below[t] - above[t])
 
 
-@compiled
+@inner
 def _best_of_lattice(narrow, all_best, all_ids, k):
     """Where two runs meet, what comes of it is not read."""
     for phase in range(PHASES):
@@ -214,7 +210,7 @@ def _best_of_lattice(narrow, all_best, all_ids, k):
                 ids[t] = np.int32(k) if better else ids[t]
 
 
-@compiled
+@inner
 def _between_columns(narrow, index, weight, values):
     """The values of one class in scattered columns."""
     for term in range(len(index)):
@@ -224,7 +220,7 @@ def _between_columns(narrow, index, weight, values):
             values[x] = value if term == 0 else values[x] + value
 
 
-@compiled
+@inner
 def _best_of_scattered(values, best, ids, k):
     for x in range(len(values)):
         better = k == 0 or values[x] > best[x]
@@ -232,7 +228,7 @@ def _best_of_scattered(values, best, ids, k):
         ids[x] = np.int32(k) if better else ids[x]
 
 
-@compiled
+@inner
 def _write_ids(places, ids, values_ids, line, y, out):
     for phase in range(PHASES):
         for t in range(ids.shape[1]):
@@ -247,7 +243,7 @@ def _write_ids(places, ids, values_ids, line, y, out):
             to[x] = source[x] if valid[x] else to[x]
 
 
-@compiled
+@inner
 def _sample(phases, best, exponentials):
     """Of the lattice, one of the four pixels between two positions is sampled."""
     for t in range(exponentials.shape[1]):
@@ -257,7 +253,7 @@ def _sample(phases, best, exponentials):
         exponentials[2, t] = _FIRST + _f(phases[t]) * _STEP
 
 
-@compiled
+@inner
 def _add_exponentials(narrow, values, values_best, shares, exponentials):
     """Of how far the mean of the class is behind the best; of scattered columns at all pixels."""
     sums, best, weight = exponentials[0], exponentials[1], exponentials[2]
@@ -270,7 +266,7 @@ def _add_exponentials(narrow, values, values_best, shares, exponentials):
         sums[x] += _exponential((values[x] - values_best[x]) * shares[x])
 
 
-@compiled
+@inner
 def _exponential(x):
     """As blend.exponential."""
     x = x if x > _LEAST else _LEAST
@@ -281,7 +277,7 @@ def _exponential(x):
     return value * np.int32((np.int32(power) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@compiled
+@inner
 def _count(samples, exponentials, y, first_slot, out):
     for i in range(len(samples)):
         x = samples[i, 0]
