@@ -1,10 +1,11 @@
 """From the windows that cover a strip of a block to class ids and confidences: what every blend
 does, and the plain one of torch: the oracle of the compiled ones, and what devices without one use.
 
-A pixel's value for a class is, in this order: the windows of a group of rows and a group of columns
-added, row by row; interpolated between rows; the groups of rows added; interpolated between columns;
-the groups of columns added. Single float32 multiplications and additions: bit-equal in every blend,
-on every processor and however a scene is cut. Suffixes: K classes, H W pixels, h w positions.
+A pixel's value for a class is, in this order: the windows of a group of rows and a group of
+columns added, row by row; interpolated between rows; the groups of rows added; interpolated between
+columns; the groups of columns added. Single float32 multiplications and additions: bit-equal in
+every blend, on every processor and however a scene is cut. Suffixes: K classes, H W pixels, h w
+positions.
 """
 
 from __future__ import annotations

@@ -5,17 +5,12 @@ Knows where torch keeps a window's logits, not what the loops do with them.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 
 from pipeline.blend import SAMPLE_AT, SAMPLE_STEP, Region, Windows
 from pipeline.blend_kernel import PHASES, Columns, Out, Rows, Scratch, blend_strip
-from pipeline.compiled import Compiled, compiled
-from pipeline.grid import Axis
-from pipeline.lattice import Segment, segments
-from pipeline.scene import Rect
+from pipeline.lattice import Segment
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Stitched, mask_dtype
 
@@ -23,31 +18,11 @@ CHUNK_PX = 2048
 """Columns that are blended at once: two rows of their sums, at 150 classes, are 0.7 MB."""
 
 
-@functools.cache
-def _loops(dtype: np.dtype) -> Compiled:
-    classes = int(np.iinfo(dtype).max)
-    axis, core = Axis(4, 4, 4), Rect(0, 0, 4, 4)
-    pixels = segments(axis, 0, 4, 1)
-    region = Region(core, np.ones((4, 4), bool), classes, 4, 1, range(1), pixels)
-    windows = {(0, 0): torch.zeros(classes, 1, 1)}
-
-    def call(loops: Compiled) -> None:
-        CompiledBlend(region, loops).strip(pixels[0], windows)
-
-    return compiled(blend_strip, dtype.name, call)
-
-
-def loops_for(classes: int) -> Compiled:
-    """Compiled, or taken from the cache, when first asked for: takes seconds then."""
-    return _loops(mask_dtype(classes))
-
-
 class CompiledBlend:
     """On the CPU, in one thread."""
 
-    def __init__(self, region: Region, loops: Compiled | None = None) -> None:
+    def __init__(self, region: Region) -> None:
         self._region = region
-        self._loops = loops or loops_for(region.classes)
         self._result = region.nothing()
         self._chunks = [_Chunk(region, part) for part in _parted(region.columns)]
 
@@ -60,8 +35,9 @@ class CompiledBlend:
             valid_HW = np.array(self._region.valid_HW[here], order="C")
             if valid_HW.any():
                 slots = result.confidence_TK.reshape(-1), result.samples_TK.reshape(-1)
-                out = Out(valid_HW, result.class_ids_HW[here], *slots)
-                self._loops(table, chunk.columns, chunk.scratch(rows), out)
+                corner = np.array([height.start, here[1].start])
+                out = Out(valid_HW, corner, result.class_ids_HW, *slots)
+                blend_strip(out.ids.dtype.name, table, chunk.columns, chunk.scratch(rows), out)
         del kept  # no sooner: the loops read from addresses
 
     def close(self) -> Stitched:
@@ -79,7 +55,11 @@ class CompiledBlend:
             if 0 <= row - first_row < len(table):
                 logits_Khw = given_Khw if given_Khw.stride(2) == 1 else given_Khw.contiguous()
                 steps = [4 * step for step in logits_Khw.stride()[:2]]
-                table[row - first_row, col - first_col] = (logits_Khw.data_ptr(), *steps, region.low)
+                table[row - first_row, col - first_col] = (
+                    logits_Khw.data_ptr(),
+                    *steps,
+                    region.low,
+                )
                 kept.append(logits_Khw)
         pixels = np.arange(rows.start, rows.end)
         tiles = (pixels - region.core.row_off) // MASK_TILE_PX * region.tile_columns
@@ -111,15 +91,17 @@ class _Chunk:
         self._places: list[tuple[int, int, int]] = []
         self._samples: list[np.ndarray] = []
         self._covering: list[np.ndarray] = []
-        phases = [self._add_lattice(s, int(at)) for s, at in zip(lattice, self._narrow, strict=False)]
+        phases = [
+            self._add_lattice(s, int(at)) for s, at in zip(lattice, self._narrow, strict=False)
+        ]
         index, weight = self._add_scattered(scattered, len(lattice))
         self.columns = Columns(
             members=_members([*lattice, *scattered]) - (region.windows.start, 0),
             runs=np.stack(ends, axis=1),
             places=np.array(self._places),
             phases=np.concatenate([np.zeros(0, np.int64), *phases]),
-            index=index,
-            weight=weight,
+            indices=index,
+            weights=weight,
             samples=np.concatenate(self._samples),
         )
         self._room = self._scratch()
@@ -132,9 +114,7 @@ class _Chunk:
         self._covering.append(np.full(group.positions, segment.windows))
         return np.full(group.positions, (phase + SAMPLE_AT - segment.start) % PHASES)
 
-    def _add_scattered(
-        self, segments: list[Segment], run: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _add_scattered(self, segments: list[Segment], run: int) -> tuple[np.ndarray, np.ndarray]:
         terms = max((len(s.groups) for s in segments), default=0)
         shape = (terms, sum(s.length for s in segments))
         index, weight = np.full(shape, self._narrow[-1]), np.zeros(shape, np.float32)
@@ -163,7 +143,7 @@ class _Chunk:
         self._samples.append(table[pixels % SAMPLE_STEP == SAMPLE_AT])
 
     def _scratch(self) -> Scratch:
-        lattice, scattered = self._positions, self.columns.index.shape[1]
+        lattice, scattered = self._positions, self.columns.indices.shape[1]
         pixels = lattice + scattered
         return Scratch(
             loaded=np.zeros(0, np.int64),

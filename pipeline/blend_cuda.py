@@ -131,10 +131,12 @@ class TritonBlend:
     def _tables(
         self, segments: Sequence[Segment], addresses: Sequence[tuple[int, int, int]] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """How the pixels of an axis sample, from the first segment's start on. int64: where members,
-        groups, indices and addresses begin, how many groups there are, how many positions and
-        columns a window and the region have; then these. float32: the weights."""
-        groups, members, pixels = [], [], 0
+        """How the pixels of an axis sample, from the first segment's start on. int64: where
+        members, groups, indices and addresses begin, how many groups there are, how many positions
+        a window has and how many columns of windows there are; then these. float32: the weights."""
+        groups: list[tuple[int, int, int]] = []
+        members: list[tuple[int, int]] = []
+        pixels = 0
         for segment in segments:
             for group in segment.groups:
                 first = pixels - (segment.start - segments[0].start)
@@ -143,7 +145,7 @@ class TritonBlend:
                 pixels += segment.length
         every = [group for segment in segments for group in segment.groups]
         parts = [
-            np.array(members) - (min(window for window, _ in members), 0),
+            np.array(members) - np.array((min(window for window, _ in members), 0)),
             np.array(groups),
             np.concatenate([group.index for group in every]),
             np.array(addresses, np.int64),
@@ -157,7 +159,7 @@ class TritonBlend:
 
 # What changes from launch to launch must not make Triton compile anew in the middle of a job.
 @triton.jit(do_not_specialize=["classes", "width", "top", "first"])
-def _decide(  # noqa: PLR0913  a kernel's arguments are pointers and numbers
+def _decide(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers and numbers
     rows,
     row_weights,
     columns,
@@ -210,7 +212,7 @@ def _decide(  # noqa: PLR0913  a kernel's arguments are pointers and numbers
 
 
 @triton.jit
-def _value(  # noqa: PLR0913
+def _value(  # noqa: PLR0913, PLR0917
     rows, row_weights, columns, column_weights, k, y, x, inside, groups_from, groups_to
 ):
     """The pixels' value for class k."""

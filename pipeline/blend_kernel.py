@@ -4,10 +4,10 @@ Plain loops over arrays, which numba turns into vector code: classes outside, pi
 array per horizontal phase, so that neighbours in memory are alike. Neither fast mathematics nor
 fused multiplications: the same bits in a vector and in what is left over, and as `blend.py` gives.
 
-Where the scale is 4 and all windows of some columns share their positions, four pixels, one of each
-phase, lie between two of these: the lattice. The other columns are scattered: each looks up where it
-samples. `narrow` are the positions of the low resolution across, those of the lattice first; columns
-count from the chunk's first.
+Where the scale is 4 and all windows of some columns share their positions, four pixels lie between
+two of these, one of each phase: the lattice. The other columns are scattered: each looks up where
+it samples. `narrow` are the positions of the low resolution across, those of the lattice first;
+columns count from the chunk's first.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from pipeline.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
-from pipeline.compiled import inner
+from pipeline.compiled import Compiled, inner
 from pipeline.unit import CONFIDENCE_SCALE
 
 PHASES = 4
@@ -38,8 +38,8 @@ class Rows(NamedTuple):
     """int64 (n, 2): row in `windows`, its first position; group after group."""
     groups: np.ndarray
     """int64 (G + 1): where each group's members begin, and where the last one's end."""
-    index: np.ndarray
-    weight: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
     """int64 and float32 (G, rows)."""
     slots: np.ndarray
     """int64 (rows): where the row's mask tiles begin; -1 where no confidence is sampled."""
@@ -57,8 +57,8 @@ class Columns(NamedTuple):
     then the scattered ones."""
     phases: np.ndarray
     """int64 (lattice): which of the four pixels after a narrow position is sampled."""
-    index: np.ndarray
-    weight: np.ndarray
+    indices: np.ndarray
+    weights: np.ndarray
     """int64 and float32 (terms, scattered): narrow positions. A column with fewer terms than
     others has them at the last two, which are 0."""
     samples: np.ndarray
@@ -90,12 +90,14 @@ class Scratch(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What is written: of the strip, in the chunk's columns."""
+    """What is written, and where."""
 
     valid: np.ndarray
-    """bool (rows, columns)."""
+    """bool (rows, columns), of the strip and the chunk."""
+    corner: np.ndarray
+    """int64 (2): the row and the column of the core where these begin."""
     ids: np.ndarray
-    """uint8 or uint16 (rows, columns)."""
+    """uint8 or uint16, of the whole core."""
     confidence: np.ndarray
     samples: np.ndarray
     """int64 (mask tiles * K)."""
@@ -108,6 +110,7 @@ _LN2_HIGH, _LN2_LOW = _f(LN2_HIGH), _f(LN2_LOW)
 _E0, _E1, _E2, _E3, _E4, _E5 = map(_f, EXP_TERMS)
 _SCALE = _f(CONFIDENCE_SCALE)
 
+
 @intrinsic
 def _at(typing: Any, address: Any) -> Any:  # noqa: ARG001
     """The float32 values at an address."""
@@ -119,29 +122,29 @@ def _at(typing: Any, address: Any) -> Any:  # noqa: ARG001
     return pointer(types.int64), code
 
 
-def blend_strip(rows, columns, scratch, out):
+def _blend_strip(rows, columns, scratch, out):
     """Ids and confidences of a strip's chunk of columns."""
     sums, narrow, best, values = scratch.sums, scratch.narrow, scratch.best, scratch.values
     loaded, ids, values_best = scratch.loaded, scratch.ids, scratch.values_best
     for group in range(len(loaded)):
         loaded[group] = -1
-    for y in range(rows.index.shape[1]):
+    for y in range(rows.indices.shape[1]):
         for group in range(len(loaded)):
-            while loaded[group] <= rows.index[group, y]:
+            while loaded[group] <= rows.indices[group, y]:
                 loaded[group] += 1
                 to = sums[group, loaded[group] & 1]
                 _add_windows(rows, columns.members, columns.runs, group, loaded[group], to)
         for k in range(sums.shape[2]):
-            _between_rows(rows.index, rows.weight, sums, y, k, narrow)
+            _between_rows(rows.indices, rows.weights, sums, y, k, narrow)
             _best_of_lattice(narrow, best, ids, k)
-            _between_columns(narrow, columns.index, columns.weight, values)
+            _between_columns(narrow, columns.indices, columns.weights, values)
             _best_of_scattered(values, values_best, scratch.values_ids, k)
         _write_ids(columns.places, scratch.ids, scratch.values_ids, scratch.line, y, out)
         if rows.slots[y] >= 0:
             _sample(columns.phases, best, scratch.exponentials)
             for k in range(sums.shape[2]):
-                _between_rows(rows.index, rows.weight, sums, y, k, narrow)
-                _between_columns(narrow, columns.index, columns.weight, values)
+                _between_rows(rows.indices, rows.weights, sums, y, k, narrow)
+                _between_columns(narrow, columns.indices, columns.weights, values)
                 _add_exponentials(narrow, values, values_best, scratch.shares, scratch.exponentials)
             _count(columns.samples, scratch.exponentials, y, rows.slots[y], out)
 
@@ -238,7 +241,8 @@ def _write_ids(places, ids, values_ids, line, y, out):
         scattered[x] = values_ids[x]
     for place in range(len(places)):
         start, end = places[place, 0], places[place, 1]
-        to, valid, source = out.ids[y, start:end], out.valid[y, start:end], line[places[place, 2] :]
+        valid, source = out.valid[y, start:end], line[places[place, 2] :]
+        to = out.ids[out.corner[0] + y, out.corner[1] + start : out.corner[1] + end]
         for x in range(len(to)):
             to[x] = source[x] if valid[x] else to[x]
 
@@ -282,7 +286,11 @@ def _count(samples, exponentials, y, first_slot, out):
     for i in range(len(samples)):
         x = samples[i, 0]
         if out.valid[y, x]:
-            slot = first_slot + samples[i, 1] + out.ids[y, x]
+            id_ = out.ids[out.corner[0] + y, out.corner[1] + x]
+            slot = first_slot + samples[i, 1] + id_
             probability = _SCALE / exponentials[0, samples[i, 2]]
             out.confidence[slot] += np.int64(probability + _HALF)
             out.samples[slot] += 1
+
+
+blend_strip = Compiled(_blend_strip)

@@ -16,57 +16,66 @@ from typing import Any
 import numba
 from llvmlite import binding
 
-OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True, "_nrt": False}
-"""No fast mathematics, hence no fused multiplications. Without numba's runtime nothing can be
-allocated, and no references are counted in the loops."""
+OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True}
+"""No fast mathematics, hence no fused multiplications."""
 
-inner = numba.njit(**OPTIONS)
+_njit: Any = numba.njit
+_config: Any = numba.config
+inner = _njit(**OPTIONS)
 """For functions that compiled functions call."""
 
-Compiled = Callable[..., None]
+Call = Callable[..., None]
 
 
-def compiled(
-    function: Callable[..., None], types: str, call: Callable[[Compiled], None]
-) -> Compiled:
-    """The function as machine code for arguments of certain types, which `types` tells from others.
-    `call` is given it, and calls it with such: compiled now, not in the middle of a job."""
-    kept = _kept(function, types)
-    if kept is not None:
+class Compiled:
+    """A function as machine code, made when it is first called with arguments of some types."""
+
+    def __init__(self, function: Call) -> None:
+        self._function = function
+        self._codes: dict[str, Any] = {}
+
+    def __call__(self, types: str, *arguments: Any) -> None:
+        """`types` tells these arguments' types from others."""
+        if types in self._codes:
+            self._codes[types](*arguments)
+            return
+        code = _kept(self._function, types)
         try:
-            call(kept)
+            code(*arguments)
         except Exception:  # noqa: BLE001  a torn file of the cache, a full disk: whatever it is
-            kept = None
-    if kept is None:
-        kept = numba.njit(**OPTIONS)(function)
-        call(kept)
-    return kept
+            code = _njit(**OPTIONS)(self._function)
+            code(*arguments)
+        self._codes[types] = code
+
+    def variants(self) -> int:
+        """How many have been compiled or taken from the cache."""
+        return sum(len(code.signatures) for code in self._codes.values())
 
 
-def _kept(function: Callable[..., None], types: str) -> Compiled | None:
-    """With numba's cache; None where there is no folder for it."""
-    given = numba.config.CACHE_DIR
+def _kept(function: Call, types: str) -> Any:
+    """With numba's cache, or without where there is no folder for it."""
+    given = _config.CACHE_DIR
     try:
-        state = _state(Path(function.__code__.co_filename).parent, types)
-        folder = Path(given or _of_user()) / "swath" / state
+        folder = Path(given or _of_user()) / "swath" / _state(types)
         folder.mkdir(parents=True, exist_ok=True)
-        numba.config.CACHE_DIR = str(folder)
-        return numba.njit(**OPTIONS, cache=True)(function)
-    except (OSError, RuntimeError):  # numba's RuntimeError: no folder can be written to
-        return None
+        _config.CACHE_DIR = str(folder)
+        return _njit(**OPTIONS, cache=True)(function)
+    except (OSError, RuntimeError):  # RuntimeError: no home, or numba can write to no folder
+        return _njit(**OPTIONS)(function)
     finally:
-        numba.config.CACHE_DIR = given
+        _config.CACHE_DIR = given
 
 
 def _of_user() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _state(sources: Path, types: str) -> str:
+def _state(types: str) -> str:
     """Of all that the machine code depends on. numba looks at the function's own file only, and two
     processes that write other code into one folder at once would have theirs mixed up."""
     state = hashlib.sha256(f"{numba.__version__} {types} {binding.get_host_cpu_name()}".encode())
     state.update(binding.get_host_cpu_features().flatten().encode())
+    sources = Path(__file__).parent
     for source in (*sorted(sources.glob("blend*.py")), sources / "unit.py"):
         state.update(source.read_bytes())
     return state.hexdigest()[:16]

@@ -10,6 +10,8 @@ Knows neither pixels nor the network, nor how a strip is blended.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import torch
 
@@ -18,6 +20,26 @@ from pipeline.grid import WindowGrid
 from pipeline.lattice import Segment, segments
 from pipeline.scene import Rect
 from pipeline.unit import Stitched
+
+
+def blend_on(device: str, num_classes: int) -> MakeBlend:
+    """The fastest blend for a kind of device ("cpu", "cuda", ...), compiled: takes seconds where
+    nothing is kept from an earlier time."""
+    fastest: MakeBlend = PlainBlend
+    if device == "cpu":
+        from pipeline.blend_cpu import CompiledBlend  # noqa: PLC0415  only a replica needs numba
+
+        fastest = CompiledBlend
+    elif device == "cuda":
+        with suppress(ImportError):  # torch brings Triton along on Linux only
+            from pipeline.blend_cuda import TritonBlend  # noqa: PLC0415
+
+            fastest = TritonBlend
+    grid, core = WindowGrid.of(8, 8, 8, 8), Rect(0, 0, 8, 8)
+    stitcher = Stitcher(grid, core, np.ones((8, 8), bool), num_classes, fastest)
+    stitcher.add(0, 0, torch.zeros(num_classes, 2, 2, device=device))
+    stitcher.close()
+    return fastest
 
 
 class Stitcher:
@@ -29,7 +51,7 @@ class Stitcher:
         core: Rect,
         valid_HW: np.ndarray,
         num_classes: int,
-        make_blend: MakeBlend = PlainBlend,
+        make_blend: MakeBlend,
     ):
         """valid_HW: bool, of the core. Windows without a valid pixel need not be added."""
         self._grid = grid
