@@ -1,4 +1,4 @@
-"""The blend as compiled loops: lays out the tables that `blend_kernel.py` works from.
+"""The blend as compiled loops: a strip at a time, in chunks of columns.
 
 Knows where torch keeps a window's logits, not what the loops do with them.
 """
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from pipeline.blend import SAMPLE_AT, SAMPLE_STEP, Region, Windows
-from pipeline.blend_kernel import PHASES, Columns, Out, Rows, Scratch, blend_strip
+from pipeline.blend_kernel import blend_strip
+from pipeline.blend_tables import Chunk, Out, Rows, members_of
 from pipeline.lattice import Segment
 from pipeline.settings import MASK_TILE_PX
-from pipeline.unit import Stitched, mask_dtype
+from pipeline.unit import Stitched
 
 CHUNK_PX = 2048
 """Columns that are blended at once: two rows of their sums, at 150 classes, are 0.7 MB."""
@@ -24,7 +25,7 @@ class CompiledBlend:
     def __init__(self, region: Region) -> None:
         self._region = region
         self._result = region.nothing()
-        self._chunks = [_Chunk(region, part) for part in _parted(region.columns)]
+        self._chunks = [Chunk(region, part) for part in _parted(region.columns)]
 
     def strip(self, rows: Segment, windows: Windows) -> None:
         core, result = self._region.core, self._result
@@ -45,7 +46,7 @@ class CompiledBlend:
 
     def _rows(self, rows: Segment, windows: Windows) -> tuple[list[torch.Tensor], Rows]:
         """What the addresses in the table lead to, and the table."""
-        region, members = self._region, _members([rows])
+        region, members = self._region, members_of([rows])
         first_row, first_col = members[:, 0].min(), region.windows.start
         shape = (int(np.ptp(members[:, 0])) + 1, len(region.windows), 4)
         missing = torch.zeros(region.low)
@@ -73,102 +74,6 @@ class CompiledBlend:
         )
 
 
-class _Chunk:
-    """Some neighbouring column segments of a region."""
-
-    def __init__(self, region: Region, segments: list[Segment]) -> None:
-        self.start, self.end = segments[0].start, segments[-1].end
-        self._region = region
-        exact = region.window_px == PHASES * region.low
-        lattice = [s for s in segments if exact and len(s.groups) == 1]
-        scattered = [s for s in segments if not (exact and len(s.groups) == 1)]
-        groups = [group for s in (*lattice, *scattered) for group in s.groups]
-        self._narrow = np.cumsum([0, *(group.positions for group in groups)])
-        self._positions = int(self._narrow[len(lattice)])
-        """Of the lattice."""
-        members = np.cumsum([0, *(len(group.members) for group in groups)])
-        ends = self._narrow[:-1], self._narrow[1:], members[:-1], members[1:]
-        self._places: list[tuple[int, int, int]] = []
-        self._samples: list[np.ndarray] = []
-        self._covering: list[np.ndarray] = []
-        phases = [
-            self._add_lattice(s, int(at)) for s, at in zip(lattice, self._narrow, strict=False)
-        ]
-        index, weight = self._add_scattered(scattered, len(lattice))
-        self.columns = Columns(
-            members=_members([*lattice, *scattered]) - (region.windows.start, 0),
-            runs=np.stack(ends, axis=1),
-            places=np.array(self._places),
-            phases=np.concatenate([np.zeros(0, np.int64), *phases]),
-            indices=index,
-            weights=weight,
-            samples=np.concatenate(self._samples),
-        )
-        self._room = self._scratch()
-
-    def _add_lattice(self, segment: Segment, position: int) -> np.ndarray:
-        """The phase that is sampled, of each of the segment's positions."""
-        group = segment.groups[0]
-        phase = int(group.weight[0] * PHASES)
-        self._add(segment, PHASES * position + phase, position + group.index)
-        self._covering.append(np.full(group.positions, segment.windows))
-        return np.full(group.positions, (phase + SAMPLE_AT - segment.start) % PHASES)
-
-    def _add_scattered(self, segments: list[Segment], run: int) -> tuple[np.ndarray, np.ndarray]:
-        terms = max((len(s.groups) for s in segments), default=0)
-        shape = (terms, sum(s.length for s in segments))
-        index, weight = np.full(shape, self._narrow[-1]), np.zeros(shape, np.float32)
-        at = 0
-        for segment in segments:
-            self._add(
-                segment,
-                PHASES * self._positions + at,
-                self._positions + at + np.arange(segment.length),
-            )
-            self._covering.append(np.full(segment.length, segment.windows))
-            here = slice(at, at + segment.length)
-            for term, group in enumerate(segment.groups):
-                index[term, here] = self._narrow[run] + group.index
-                weight[term, here] = group.weight
-                run += 1
-            at += segment.length
-        return index, weight
-
-    def _add(self, segment: Segment, line: int, exponential: np.ndarray) -> None:
-        """Where the segment's pixels are in `line`, and each of them among the exponentials."""
-        self._places.append((segment.start - self.start, segment.end - self.start, line))
-        pixels = np.arange(segment.start, segment.end)
-        slots = (pixels - self._region.core.col_off) // MASK_TILE_PX * self._region.classes
-        table = np.stack([pixels - self.start, slots, exponential], axis=1)
-        self._samples.append(table[pixels % SAMPLE_STEP == SAMPLE_AT])
-
-    def _scratch(self) -> Scratch:
-        lattice, scattered = self._positions, self.columns.indices.shape[1]
-        pixels = lattice + scattered
-        return Scratch(
-            loaded=np.zeros(0, np.int64),
-            sums=np.zeros((0, 2, self._region.classes, int(self._narrow[-1])), np.float32),
-            narrow=np.zeros(int(self._narrow[-1]) + 2, np.float32),
-            best=np.zeros((PHASES, lattice), np.float32),
-            ids=np.zeros((PHASES, lattice), np.int32),
-            values=np.zeros(scattered, np.float32),
-            values_best=np.zeros(scattered, np.float32),
-            values_ids=np.zeros(scattered, np.int32),
-            shares=np.zeros(pixels, np.float32),
-            exponentials=np.zeros((3, pixels), np.float32),
-            line=np.zeros(PHASES * lattice + scattered, mask_dtype(self._region.classes)),
-        )
-
-    def scratch(self, rows: Segment) -> Scratch:
-        """Room for a strip of these rows."""
-        groups, covering = len(rows.groups), np.concatenate(self._covering)
-        if len(self._room.loaded) != groups:
-            sums = np.zeros((groups, *self._room.sums.shape[1:]), np.float32)
-            self._room = self._room._replace(loaded=np.zeros(groups, np.int64), sums=sums)
-        shares = (1 / (rows.windows * covering)).astype(np.float32)
-        return self._room._replace(shares=shares)
-
-
 def _parted(columns: list[Segment]) -> list[list[Segment]]:
     chunks: list[list[Segment]] = []
     for segment in columns:
@@ -177,7 +82,3 @@ def _parted(columns: list[Segment]) -> list[list[Segment]]:
         else:
             chunks.append([segment])
     return chunks
-
-
-def _members(segments: list[Segment]) -> np.ndarray:
-    return np.array([m for segment in segments for group in segment.groups for m in group.members])

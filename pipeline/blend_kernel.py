@@ -4,104 +4,24 @@ Plain loops over arrays, which numba turns into vector code: classes outside, pi
 array per horizontal phase, so that neighbours in memory are alike. Neither fast mathematics nor
 fused multiplications: the same bits in a vector and in what is left over, and as `blend.py` gives.
 
-Where the scale is 4 and all windows of some columns share their positions, four pixels lie between
-two of these, one of each phase: the lattice. The other columns are scattered: each looks up where
-it samples. `narrow` are the positions of the low resolution across, those of the lattice first;
-columns count from the chunk's first.
+What the arrays hold, and what is lattice and scattered, stands in `blend_tables.py`.
 """
 
 # mypy: disable-error-code="no-untyped-def"
-# numba finds the types; the tables below say them.
+# numba finds the types.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from pipeline.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
+from pipeline.blend_tables import PHASES
 from pipeline.compiled import Compiled, inner
 from pipeline.unit import CONFIDENCE_SCALE
-
-PHASES = 4
-
-
-class Rows(NamedTuple):
-    """A strip's rows: groups of windows, and what each row of pixels samples in them."""
-
-    windows: np.ndarray
-    """int64 (row of windows, column of windows, 4): where the logits begin; bytes from class to
-    class and from row to row; how many rows."""
-    members: np.ndarray
-    """int64 (n, 2): row in `windows`, its first position; group after group."""
-    groups: np.ndarray
-    """int64 (G + 1): where each group's members begin, and where the last one's end."""
-    indices: np.ndarray
-    weights: np.ndarray
-    """int64 and float32 (G, rows)."""
-    slots: np.ndarray
-    """int64 (rows): where the row's mask tiles begin; -1 where no confidence is sampled."""
-
-
-class Columns(NamedTuple):
-    """A chunk of a core's columns."""
-
-    members: np.ndarray
-    """int64 (n, 2): column in `windows`, its first position."""
-    runs: np.ndarray
-    """int64 (n, 4): narrow positions from, to; members from, to."""
-    places: np.ndarray
-    """int64 (n, 3): columns from, to; where in `line`: four to a narrow position of the lattice,
-    then the scattered ones."""
-    phases: np.ndarray
-    """int64 (lattice): which of the four pixels after a narrow position is sampled."""
-    indices: np.ndarray
-    weights: np.ndarray
-    """int64 and float32 (terms, scattered): narrow positions. A column with fewer terms than
-    others has them at the last two, which are 0."""
-    samples: np.ndarray
-    """int64 (n, 3): column, its place in a row of mask tiles, and where among the exponentials."""
-
-
-class Scratch(NamedTuple):
-    """Room to work in; 0 at first."""
-
-    loaded: np.ndarray
-    """int64 (G): the last row that is in `sums`."""
-    sums: np.ndarray
-    """float32 (G, 2, K, narrow): two successive rows of the windows' sum."""
-    narrow: np.ndarray
-    """float32 (narrow + 2): a row of pixels of one class, and two zeros."""
-    best: np.ndarray
-    ids: np.ndarray
-    """float32 and int32 (4, lattice): by phase."""
-    values: np.ndarray
-    values_best: np.ndarray
-    values_ids: np.ndarray
-    """float32, float32 and int32 (scattered)."""
-    shares: np.ndarray
-    """float32 (lattice + scattered): 1 / windows that cover the pixel. Given."""
-    exponentials: np.ndarray
-    """float32 (3, lattice + scattered): sum; of the lattice's samples: best value and weight."""
-    line: np.ndarray
-    """As the ids, (4 * lattice + scattered)."""
-
-
-class Out(NamedTuple):
-    """What is written, and where."""
-
-    valid: np.ndarray
-    """bool (rows, columns), of the strip and the chunk."""
-    corner: np.ndarray
-    """int64 (2): the row and the column of the core where these begin."""
-    ids: np.ndarray
-    """uint8 or uint16, of the whole core."""
-    confidence: np.ndarray
-    samples: np.ndarray
-    """int64 (mask tiles * K)."""
-
 
 _f = np.float32
 _FIRST, _STEP, _ONE, _HALF, _ZERO = _f(0.125), _f(0.25), _f(1), _f(0.5), _f(0)
