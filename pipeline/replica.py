@@ -23,7 +23,7 @@ from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
 from pipeline.stages import Work
-from pipeline.stitch import Stitcher
+from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
 from pipeline.verdict import explained, patiently
 from segformer import load_model
@@ -109,6 +109,7 @@ class Replica:
         self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
         self._rescale = model.normalisation.rescale
         self._model = model.to(self._device, self._dtype)
+        self._make_blend = blend_on(self._device.type, self.classes)
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block."""
@@ -137,7 +138,8 @@ class Replica:
         grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
-        return _Open(block, pixels, grid, Stitcher(grid, core, valid_HW, self.classes))
+        stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
+        return _Open(block, pixels, grid, stitcher)
 
     def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
         """Windows in the order of the blocks, in full batches across blocks but for the last."""
@@ -195,11 +197,12 @@ class Replica:
         block = window.block
         if block.failure:
             return
-        if not bool(logits_Khw.isfinite().all()):
+        # The sum of finite values may overflow, but that of others is never finite: one pass over
+        # them instead of four.
+        if not bool(logits_Khw.sum().isfinite()) and not bool(logits_Khw.isfinite().all()):
             block.failure = self._non_finite(window)
             return
-        # A copy: a view would keep the whole batch alive.
-        block.stitcher.add(window.row, window.col, logits_Khw.clone())
+        block.stitcher.add(window.row, window.col, logits_Khw)
 
     def _non_finite(self, window: _Window) -> Failure:
         block, edge = window.block.block, self._settings.window

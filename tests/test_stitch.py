@@ -7,11 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline.blend import MakeBlend, PlainBlend
 from pipeline.grid import WindowGrid, cores
 from pipeline.scene import Rect
-from pipeline.stitch import Stitcher
+from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import CONFIDENCE_SCALE, Stitched, mask_dtype, nodata_value
 
+BLENDS = {"plain": PlainBlend, "compiled": blend_on("cpu", 5)}
+every_blend = pytest.mark.parametrize("make_blend", BLENDS.values(), ids=BLENDS)
 Logits = dict[tuple[int, int], torch.Tensor]
 
 
@@ -39,12 +42,16 @@ def definition(grid: WindowGrid, logits: Logits, width: int, height: int) -> np.
 
 
 def stitch(
-    grid: WindowGrid, logits: Logits, core: Rect, valid_HW: np.ndarray | None = None
+    make_blend: MakeBlend,
+    grid: WindowGrid,
+    logits: Logits,
+    core: Rect,
+    valid_HW: np.ndarray | None = None,
 ) -> Stitched:
     classes = len(logits[0, 0])
     if valid_HW is None:
         valid_HW = np.ones((core.height, core.width), bool)
-    stitcher = Stitcher(grid, core, valid_HW, classes)
+    stitcher = Stitcher(grid, core, valid_HW, classes, make_blend)
     rows, cols = grid.touching(core)
     for row in rows:
         for col in cols:
@@ -61,12 +68,14 @@ SHAPES = [
     (1300, 1100, 518, 300, 5, 130),  # a window whose quarter is not whole
     (700, 600, 128, 96, 5, 16),  # networks whose first stride is not 4
     (700, 600, 128, 96, 5, 33),
+    (2700, 300, 256, 250, 2, 64),  # more columns than the compiled loops take at once
 ]
 
 
+@every_blend
 @pytest.mark.parametrize(("width", "height", "window", "stride", "classes", "low"), SHAPES)
 def test_argmax_equals_the_definition_and_not_the_blocks(
-    width: int, height: int, window: int, stride: int, classes: int, low: int
+    make_blend: MakeBlend, width: int, height: int, window: int, stride: int, classes: int, low: int
 ) -> None:
     grid = WindowGrid.of(width, height, window, stride)
     logits = random_logits(grid, classes, low)
@@ -76,7 +85,7 @@ def test_argmax_equals_the_definition_and_not_the_blocks(
         ids_HW = np.zeros((height, width), np.uint8)
         confidence = np.zeros(classes, np.int64)
         for core in cores(width, height, block, block):
-            stitched = stitch(grid, logits, core)
+            stitched = stitch(make_blend, grid, logits, core)
             ids_HW[core.row_off : core.row_end, core.col_off : core.col_end] = stitched.class_ids_HW
             confidence += stitched.confidence_TK.sum(axis=0)
         results.append((ids_HW, confidence))
@@ -86,10 +95,11 @@ def test_argmax_equals_the_definition_and_not_the_blocks(
         assert np.array_equal(confidence, results[0][1])
 
 
-def test_confidence_is_the_winners_softmax_at_the_sampled_pixels() -> None:
+@every_blend
+def test_confidence_is_the_winners_softmax_at_the_sampled_pixels(make_blend: MakeBlend) -> None:
     grid = WindowGrid.of(700, 600, 512, 384)
     logits = random_logits(grid, 4)
-    stitched = stitch(grid, logits, Rect(0, 0, 700, 600))
+    stitched = stitch(make_blend, grid, logits, Rect(0, 0, 700, 600))
     mean = definition(grid, logits, 700, 600).astype(np.float64)
     probs = np.exp(mean) / np.exp(mean).sum(axis=0)
     sampled = probs.max(axis=0)[2::4, 2::4]
@@ -97,26 +107,28 @@ def test_confidence_is_the_winners_softmax_at_the_sampled_pixels() -> None:
     assert stitched.confidence_TK.sum() == pytest.approx(sampled.sum() * CONFIDENCE_SCALE, rel=1e-5)
 
 
-def test_invalid_pixels_hold_nodata_and_are_not_sampled() -> None:
+@every_blend
+def test_invalid_pixels_hold_nodata_and_are_not_sampled(make_blend: MakeBlend) -> None:
     grid = WindowGrid.of(600, 600, 512, 384)
     logits = random_logits(grid, 3)
     valid_HW = np.ones((600, 600), bool)
     valid_HW[100:300, 50:250] = False
-    stitched = stitch(grid, logits, Rect(0, 0, 600, 600), valid_HW)
+    stitched = stitch(make_blend, grid, logits, Rect(0, 0, 600, 600), valid_HW)
     assert ((stitched.class_ids_HW == 255) == ~valid_HW).all()
     assert stitched.samples_TK.sum() == valid_HW[2::4, 2::4].sum()
 
 
-def test_windows_without_a_valid_pixel_need_not_be_added() -> None:
+@every_blend
+def test_windows_without_a_valid_pixel_need_not_be_added(make_blend: MakeBlend) -> None:
     grid = WindowGrid.of(1280, 512, 512, 384)
     logits = random_logits(grid, 3)
     core = Rect(0, 0, 1280, 512)
     valid_HW = np.zeros((512, 1280), bool)
     valid_HW[:, :384] = True  # the first window alone covers these
-    stitcher = Stitcher(grid, core, valid_HW, 3)
+    stitcher = Stitcher(grid, core, valid_HW, 3, make_blend)
     stitcher.add(0, 0, logits[0, 0])
     assert np.array_equal(
-        stitcher.close().class_ids_HW, stitch(grid, logits, core, valid_HW).class_ids_HW
+        stitcher.close().class_ids_HW, stitch(make_blend, grid, logits, core, valid_HW).class_ids_HW
     )
 
 
