@@ -1,7 +1,7 @@
-"""One loaded model: the pixels of a unit to class ids, in batches of one fixed shape.
+"""One loaded model: the pixels of a unit to class ids.
 
-A short batch is filled with zeros, never shrunk: at a fixed shape a window's logits are bit-equal
-in any slot. Knows neither files nor Ray. Suffixes: N batch, C channels, K classes, H W pixels.
+Knows windows and blends; knows neither files nor Ray. Suffixes: K classes, H W pixels, h w
+positions.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from pipeline.access import Access
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
+from pipeline.forward import Forward
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
+from pipeline.sources import Cut, Source
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
@@ -30,12 +32,6 @@ from segformer import load_model
 
 T = TypeVar("T")
 
-TORCH_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
 
 @dataclass
 class _Open:
@@ -43,16 +39,47 @@ class _Open:
 
     block: Block
     pixels: Pixels
+    source: Source
     grid: WindowGrid
     stitcher: Stitcher
-    failure: Failure | None = None
+    scaling: tuple[float, float]
+    finite: list[tuple[torch.Tensor, int, int]] = field(default_factory=list)
+    """Of each window: whether all its logits are (on the device: to ask would be to wait), its row
+    and column."""
     result: Stitched | Failure | None = None
 
-    def close(self) -> Stitched | Failure:
+    def windows(self) -> Iterator[_Window]:
+        """Those that have a valid pixel, row by row."""
+        rows, cols = self.grid.touching(self.block.core)
+        rect, edge = self.pixels.rect, self.grid.rows.window_px
+        for row in rows:
+            top = self.grid.rows.origin(row) - rect.row_off
+            for col in cols:
+                left = self.grid.cols.origin(col) - rect.col_off
+                if self.pixels.valid_HW[top : top + edge, left : left + edge].any():
+                    yield _Window(self, row, col, Cut(self.source, top, left, *self.scaling))
+
+    def add(self, window: _Window, logits_Khw: torch.Tensor, finite: torch.Tensor) -> None:
+        self.finite.append((finite, window.row, window.col))
+        self.stitcher.add(window.row, window.col, logits_Khw)
+
+    def close(self, dtype: str) -> Stitched | Failure:
         """Blends what is left and lets the logits go. A second call changes nothing."""
         if self.result is None:
-            self.result = self.failure or self.stitcher.close()
+            stitched, bad = self.stitcher.close(), self._first_bad()
+            self.result = stitched if bad is None else _non_finite(self.block, bad, dtype)
         return self.result
+
+    def _first_bad(self) -> Rect | None:
+        """The first window with NaN or infinite logits."""
+        if not self.finite:
+            return None
+        flags = torch.stack([finite for finite, _, _ in self.finite]).cpu()
+        if flags.all():
+            return None
+        _, row, col = self.finite[int(flags.int().argmin())]
+        edge = self.grid.rows.window_px
+        return Rect(self.grid.cols.origin(col), self.grid.rows.origin(row), edge, edge)
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class _Window:
     block: _Open
     row: int
     col: int
-    input_CHW: torch.Tensor
+    cut: Cut
 
 
 def devices_here() -> tuple[str, int]:
@@ -88,49 +115,52 @@ class Replica:
     """A model on a device, ready to segment units."""
 
     def __init__(self, work: Work) -> None:
-        """Loads the job's checkpoint. Raises what `from_checkpoint` raises."""
-        settings, device = work.job.settings, work.job.device
-        assert settings.batch is not None
-        if device == "cpu":
-            # One thread: with more, a window's logits can depend on their number and on its slot.
-            torch.set_num_threads(1)
-        else:  # float32 means float32, and no kernel is chosen by timing
-            torch.backends.cudnn.allow_tf32 = False
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.benchmark = False
-            torch.backends.cudnn.deterministic = True
-        self._settings = settings
-        self._batch = settings.batch
-        self._device = torch.device(device)
-        self._dtype = TORCH_DTYPES[settings.dtype]
+        """Loads the job's checkpoint. Raises what `from_checkpoint` raises, and UsageError where a
+        batch does not fit on the device."""
+        self._settings = work.job.settings
         model = from_checkpoint(load_model, work.job.checkpoint, work.access)
-        self.classes = model.config.num_labels
-        self._mean_C11 = torch.tensor(model.normalisation.mean)[:, None, None].to(device)
-        self._std_C11 = torch.tensor(model.normalisation.std)[:, None, None].to(device)
+        self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
-        self._model = model.to(self._device, self._dtype)
-        self._make_blend = blend_on(self._device.type, self.classes)
+        self._forward = Forward(model, self._settings, work.job.device)
+        self._make_blend = blend_on(work.job.device, self.classes)
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
-        """Class ids for every block that has pixels; non-finite logits fail their block."""
+        """Class ids for every block that has pixels; non-finite logits fail their block.
+
+        Raises UsageError where the device's memory is too short.
+        """
         started = time.perf_counter()
+        try:
+            done, windows = self._segment(read)
+        except torch.OutOfMemoryError as error:
+            raise UsageError(
+                f"{read.unit.blocks[0].scene.url}: the device has no memory left with --batch"
+                f" {self._settings.batch} and this --block; use half of either, with another"
+                " --output for another batch"
+            ) from error
+        seconds = time.perf_counter() - started
+        return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries)
+
+    @torch.inference_mode()
+    def _segment(self, read: ReadUnit) -> tuple[tuple[Stitched | Failure, ...], int]:
+        """The outcome of each block, and how many windows were computed."""
         blocks = [
             self._open(block, pixels) if isinstance(pixels, Pixels) else pixels
             for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
         ]
-        windows = 0
-        current: _Open | None = None
-        with torch.inference_mode():
-            for batch in self._batches(block for block in blocks if isinstance(block, _Open)):
-                windows += len(batch)
-                for window, logits_Khw in zip(batch, self._forward(batch), strict=False):
-                    if current is not None and current is not window.block:
-                        current.close()  # windows come block by block
-                    current = window.block
-                    self._blend(window, logits_Khw)
-            done = tuple(b if isinstance(b, Failure) else b.close() for b in blocks)
-        seconds = time.perf_counter() - started
-        return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries)
+        windows, current, dtype = 0, None, self._settings.dtype
+        for batch in self._batches(block for block in blocks if isinstance(block, _Open)):
+            rearm()  # as long as windows come, nothing hangs
+            windows += len(batch)
+            logits_NKhw = self._forward([window.cut for window in batch])
+            finite_N = logits_NKhw.isfinite().flatten(1).all(dim=1)
+            for window, logits_Khw, finite in zip(batch, logits_NKhw, finite_N, strict=False):
+                if current is not None and current is not window.block:
+                    current.close(dtype)  # windows come block by block
+                current = window.block
+                current.add(window, logits_Khw, finite)
+        done = tuple(b if isinstance(b, Failure) else b.close(dtype) for b in blocks)
+        return done, windows
 
     def _open(self, block: Block, pixels: Pixels) -> _Open:
         scene, core, rect = block.scene, block.core, pixels.rect
@@ -139,45 +169,8 @@ class Replica:
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
         stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
-        return _Open(block, pixels, grid, stitcher)
-
-    def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
-        """Windows in the order of the blocks, in full batches across blocks but for the last."""
-        batch: list[_Window] = []
-        for block in blocks:
-            rows, cols = block.grid.touching(block.block.core)
-            for row in rows:
-                for col in cols:
-                    window = None if block.failure else self._window(block, row, col)
-                    if window is None:
-                        continue
-                    batch.append(window)
-                    if len(batch) == self._batch:
-                        yield batch
-                        batch = []
-        if batch:
-            yield batch
-
-    def _window(self, block: _Open, row: int, col: int) -> _Window | None:
-        """The normalised window; None where it has no valid pixel."""
-        edge, rect = self._settings.window, block.pixels.rect
-        top = block.grid.rows.origin(row) - rect.row_off
-        left = block.grid.cols.origin(col) - rect.col_off
-        here = np.s_[top : top + edge, left : left + edge]
-        valid_HW = block.pixels.valid_HW[here]
-        if not valid_HW.any():
-            return None
-        values_CHW = np.ascontiguousarray(block.pixels.values_CHW[:, *here])
-        if not values_CHW.flags.writeable:
-            values_CHW = values_CHW.copy()
-        x_CHW = torch.from_numpy(values_CHW).to(self._device).float()
-        scale, offset = self._scaling(block.block.scene)
-        x_CHW = (x_CHW * scale + offset - self._mean_C11) / self._std_C11
-        # The channel mean is 0 after normalisation: what is not data says nothing.
-        valid = torch.from_numpy(np.ascontiguousarray(valid_HW)).to(self._device)
-        x_CHW = torch.where(valid & x_CHW.isfinite(), x_CHW, torch.zeros_like(x_CHW))
-        below, beside = edge - valid_HW.shape[0], edge - valid_HW.shape[1]
-        return _Window(block, row, col, torch.nn.functional.pad(x_CHW, (0, beside, 0, below)))
+        source = self._forward.source(pixels.values_CHW, pixels.valid_HW)
+        return _Open(block, pixels, source, grid, stitcher, self._scaling(scene))
 
     def _scaling(self, scene: Scene) -> tuple[float, float]:
         """--scale and --offset are for what is not uint8; a uint8 scene beside it needs neither."""
@@ -185,38 +178,19 @@ class Replica:
             return self._rescale, 0.0
         return self._settings.scale, self._settings.offset or 0.0
 
-    def _forward(self, batch: list[_Window]) -> torch.Tensor:
-        """float32 logits of one batch, with more rows than windows if it was short."""
-        rearm()  # as long as windows come, nothing hangs
-        inputs = [window.input_CHW for window in batch]
-        inputs += [torch.zeros_like(inputs[0])] * (self._batch - len(inputs))
-        logits_NKhw: torch.Tensor = self._model(torch.stack(inputs).to(self._dtype)).float()
-        return logits_NKhw
+    def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
+        """Windows in the order of the blocks, in full batches across blocks but for the last."""
+        windows = chain.from_iterable(block.windows() for block in blocks)
+        while batch := list(islice(windows, self._settings.batch)):
+            yield batch
 
-    def _blend(self, window: _Window, logits_Khw: torch.Tensor) -> None:
-        block = window.block
-        if block.failure:
-            return
-        # The sum of finite values may overflow, but that of others is never finite: one pass over
-        # them instead of four.
-        if not bool(logits_Khw.sum().isfinite()) and not bool(logits_Khw.isfinite().all()):
-            block.failure = self._non_finite(window)
-            return
-        block.stitcher.add(window.row, window.col, logits_Khw)
 
-    def _non_finite(self, window: _Window) -> Failure:
-        block, edge = window.block.block, self._settings.window
-        grid = window.block.grid
-        rect = Rect(grid.cols.origin(window.col), grid.rows.origin(window.row), edge, edge)
-        remedy = (
-            "use --dtype float32 or bfloat16"
-            if self._settings.dtype == "float16"
-            else "check the checkpoint and --scale/--offset"
-        )
-        error = InputError(
-            f"{block.scene.url}: the network gave NaN or infinite logits in window {rect} at"
-            f" {self._settings.dtype}; {remedy}",
-            url=block.scene.url,
-            stage="segment",
-        )
-        return failure_of(error, block)
+def _non_finite(block: Block, window: Rect, dtype: str) -> Failure:
+    remedy = (
+        "use --dtype float32 or bfloat16"
+        if dtype == "float16"
+        else "check the checkpoint and --scale/--offset"
+    )
+    url = block.scene.url
+    what = f"the network gave NaN or infinite logits in window {window} at {dtype}; {remedy}"
+    return failure_of(InputError(f"{url}: {what}", url=url, stage="segment"), block)
