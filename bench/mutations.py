@@ -21,7 +21,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
 import pyarrow.compute as pc
+from checkpoints import save_small
 from mutants import FORMATS, write_good, write_mutants
 from outputs import rows
 
@@ -42,7 +45,7 @@ def main() -> None:
     parser.add_argument("--runner", default="local")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = given.checkpoint or write_checkpoint(given.work / "checkpoint")
+    checkpoint = given.checkpoint or save_small(given.work / "checkpoint")
     report = campaign(
         given.work, checkpoint, (given.count, given.jobs), given.seed, given.runner, given.seeds
     )
@@ -176,21 +179,6 @@ def write_good_files(folder: Path) -> Path:
     for number, form in enumerate((list(FORMATS) * 2)[:GOOD]):
         write_good(folder / f"good{number:02}.{FORMATS[form][0]}", form, 1000 + number)
     return folder
-
-
-def write_checkpoint(folder: Path) -> str:
-    """The right shape, few channels, random weights, 4 classes."""
-    import torch  # noqa: PLC0415
-
-    from segformer import SegFormer, mit_config, save_model  # noqa: PLC0415
-
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"depths": (1, 1, 1, 1), "hidden_sizes": (8, 16, 24, 32)}
-    shape |= {"num_attention_heads": (1, 2, 3, 4), "decoder_hidden_size": 16}
-    model = SegFormer(mit_config("b0", 4, **shape))
-    torch.nn.init.normal_(model.head.classifier.weight, std=0.5)
-    save_model(model, str(folder))
-    return str(folder)
 
 
 if __name__ == "__main__":

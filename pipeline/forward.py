@@ -49,7 +49,7 @@ class Forward:
         self._device = torch.device(device)
         self._dtype = TORCH_DTYPES[settings.dtype]
         self._model = model.to(self._device, self._dtype)
-        self._sigmoid = getattr(model.config, "sigmoid", False)
+        self._sigmoid = model.config.sigmoid
         channels = torch.tensor([model.normalisation.mean, model.normalisation.std])
         self._mean_C11, self._std_C11 = channels[:, :, None, None].to(self._device)
         self._edge = settings.window

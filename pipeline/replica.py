@@ -153,7 +153,7 @@ class Replica:
             rearm()  # as long as windows come, nothing hangs
             windows += len(batch)
             logits_NKhw = self._forward([window.cut for window in batch])
-            finite_N = logits_NKhw.isfinite().flatten(1).all(dim=1)
+            finite_N = _finite(logits_NKhw)
             for window, logits_Khw, finite in zip(batch, logits_NKhw, finite_N, strict=False):
                 if current is not None and current is not window.block:
                     current.close(dtype)  # windows come block by block
@@ -183,6 +183,12 @@ class Replica:
         windows = chain.from_iterable(block.windows() for block in blocks)
         while batch := list(islice(windows, self._settings.batch)):
             yield batch
+
+
+def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:
+    """bool_N. The extremes of what holds a NaN are NaN; a value each is 25 times slower."""
+    flat_NX = logits_NKhw.flatten(1)
+    return flat_NX.amax(dim=1).isfinite() & flat_NX.amin(dim=1).isfinite()
 
 
 def _non_finite(block: Block, window: Rect, dtype: str) -> Failure:

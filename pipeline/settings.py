@@ -9,7 +9,7 @@ from typing import Any, Self
 from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
 """Raised whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""

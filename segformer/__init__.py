@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from segformer.config import ModelConfig, NormEps
     from segformer.errors import CheckpointError, SwathError
-    from segformer.network import SegFormer, load_model, save_model
+    from segformer.network import SegFormer, load_model
     from segformer.normalisation import Normalisation
     from segformer.presets import MIT, mit_config
 
@@ -38,7 +38,6 @@ __all__ = [
     "load_model",
     "mit_config",
     "read_checkpoint",
-    "save_model",
     "write_checkpoint",
 ]
 
@@ -57,7 +56,6 @@ _HOMES = {
     "load_model": "network",
     "mit_config": "presets",
     "read_checkpoint": "checkpoint",
-    "save_model": "network",
     "write_checkpoint": "checkpoint",
 }
 

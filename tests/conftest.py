@@ -10,10 +10,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import s3server
-import torch
-from checkpoints import save_small, saved
+from checkpoints import random_checkpoint, save_small, saved
 
-from segformer import SegFormer, mit_config
+from segformer import mit_config
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +25,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MiT-B0 with 5 classes and random weights."""
-    torch.manual_seed(2)
-    return saved(SegFormer(mit_config("b0", 5)), tmp_path_factory.mktemp("b0"))
+    return saved(random_checkpoint(mit_config("b0", 5), seed=2), tmp_path_factory.mktemp("b0"))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 from archives import write_scene
+from checkpoints import random_checkpoint, saved
 from rasterio.transform import Affine
 
 import pipeline.job
@@ -24,7 +25,7 @@ from jobs.cli import main
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
-from segformer import ModelConfig, SegFormer, save_model
+from segformer import ModelConfig
 
 Cli = Callable[..., tuple[int, str, str]]
 READING = "reading the checkpoint and the headers of the inputs ...\n"
@@ -72,7 +73,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=(1, 1, 1, 1),
         decoder_hidden_size=8,
     )
-    save_model(SegFormer(config), str(root / "checkpoint"))
+    saved(random_checkpoint(config, seed=0), root / "checkpoint")
     return root
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import memory as bench
 import pytest
-import torch
 from archives import write_scene
+from checkpoints import random_checkpoint, saved
 from outputs import differences
 
 from pipeline import examine, job, tables
@@ -24,7 +24,7 @@ from pipeline.memory import USABLE, Division, Need
 from pipeline.plan import Planner
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
-from segformer import SegFormer, mit_config, save_model
+from segformer import mit_config
 
 # The peak of a child is known to the process that waits for it.
 PEAK = """
@@ -37,8 +37,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "height", "count"), [(1600, 1500, 1), (24, 20, 40)])
 def test_peak_is_below_the_prediction(tmp_path: Path, width: int, height: int, count: int) -> None:
-    torch.manual_seed(0)
-    save_model(SegFormer(mit_config("b0", 150)), str(tmp_path / "model"))
+    saved(random_checkpoint(mit_config("b0", 150), seed=0), tmp_path / "model")
     for n in range(count):
         write_scene(tmp_path / "in" / f"{n}.tif", width, height, seed=n)
     swath = [sys.executable, "-m", "jobs.cli"]

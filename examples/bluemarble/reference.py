@@ -5,18 +5,29 @@ Knows a model and an array of pixels. Knows no file.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import bluemarble as bm
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from segformer import SegFormer
+from segformer import ModelConfig, Normalisation
 
 WINDOW_PX, STRIDE_PX = 512, 384
 
 
-def normalise(model: SegFormer, pixels_NHWC: npt.NDArray[np.float32]) -> torch.Tensor:
+class Model(Protocol):
+    """One of `load_model`, or one in training."""
+
+    config: ModelConfig
+    normalisation: Normalisation
+
+    def __call__(self, pixels_NCHW: torch.Tensor) -> torch.Tensor: ...
+
+
+def normalise(model: Model, pixels_NHWC: npt.NDArray[np.float32]) -> torch.Tensor:
     """Pixels of 0 to 255 as the model's input x_NCHW."""
     norm = model.normalisation
     x_NHWC = torch.from_numpy(pixels_NHWC) * norm.rescale
@@ -30,7 +41,7 @@ def origins(length_px: int) -> list[int]:
 
 
 @torch.inference_mode()
-def sliding_logits(model: SegFormer, pixels_HWC: bm.Uint8s) -> npt.NDArray[np.float32]:
+def sliding_logits(model: Model, pixels_HWC: bm.Uint8s) -> npt.NDArray[np.float32]:
     """Mean full-resolution logits (K, H, W) of the windows that cover each pixel."""
     height, width = pixels_HWC.shape[:2]
     total_KHW = torch.zeros(model.config.num_labels, height, width)
@@ -45,7 +56,7 @@ def sliding_logits(model: SegFormer, pixels_HWC: bm.Uint8s) -> npt.NDArray[np.fl
     return (total_KHW / count_HW).numpy()
 
 
-def tile_logits(model: SegFormer, picture: bm.Uint8s, area: bm.Box) -> npt.NDArray[np.float32]:
+def tile_logits(model: Model, picture: bm.Uint8s, area: bm.Box) -> npt.NDArray[np.float32]:
     """Logits (K, rows, cols) of an area that consists of whole tiles, each on its own.
 
     So the job sees them: a scene of the archive is one file of 900 x 900 px.

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bluemarble as bm
@@ -23,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from crops import Crops
 from reference import normalise, tile_logits
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from segformer import SegFormer, mit_config, save_model
+from segformer import Normalisation, mit_config, read_checkpoint, write_checkpoint
 
 HERE = Path(__file__).parent
 STATE = HERE / "work" / "training.pt"
@@ -63,16 +65,38 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     STATE.parent.mkdir(exist_ok=True)
     torch.manual_seed(SEED)
-    config = mit_config("b0", 3, class_names=bm.CLASS_NAMES, class_colors=bm.CLASS_COLORS)
-    average = train(SegFormer(config))
+    average = train(Trainable())
     validate(average)
-    save_model(average, str(options.output), half=True)
+    average.save(options.output)
     log(f"wrote {options.output}; {STATE} can go")
 
 
-def train(model: SegFormer) -> SegFormer:
+class Trainable(torch.nn.Module):
+    """transformers' Trainable, which can be trained, called like ours, which cannot."""
+
+    def __init__(self) -> None:
+        """With random weights."""
+        super().__init__()
+        self.config = mit_config("b0", 3, class_names=bm.CLASS_NAMES, class_colors=bm.CLASS_COLORS)
+        self.normalisation = Normalisation.default(3)
+        self.network = SegformerForSemanticSegmentation(SegformerConfig(**self.config.to_json()))
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> torch.Tensor:
+        """logits_NKHW at a quarter of the resolution."""
+        logits_NKHW: torch.Tensor = self.network(pixels_NCHW).logits
+        return logits_NKHW
+
+    def save(self, folder: Path) -> None:
+        """Half the size of float32, with names and colours."""
+        with tempfile.TemporaryDirectory() as plain:
+            self.network.save_pretrained(plain)
+            checkpoint = read_checkpoint(plain)
+        write_checkpoint(replace(checkpoint, config=self.config), str(folder), half=True)
+
+
+def train(model: Trainable) -> Trainable:
     """Trains `model` in place; returns the moving average of its weights, in eval mode."""
-    average = SegFormer(model.config)
+    average = Trainable()
     average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(parameter_groups(model))
     first = load_state(model, average, optimiser)
@@ -93,7 +117,7 @@ def train(model: SegFormer) -> SegFormer:
 
 
 def train_step(
-    model: SegFormer, optimiser: torch.optim.Optimizer, crops: Crops, step: int
+    model: Trainable, optimiser: torch.optim.Optimizer, crops: Crops, step: int
 ) -> float:
     """One update. The loss is the plain cross-entropy at full resolution."""
     phase, rate = schedule(step)
@@ -129,7 +153,7 @@ def schedule(step: int) -> tuple[Phase, float]:
     return phase, phase.rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def parameter_groups(model: SegFormer) -> list[dict[str, object]]:
+def parameter_groups(model: Trainable) -> list[dict[str, object]]:
     """Matrices and kernels decay; norms and biases do not."""
     parameters = list(model.parameters())
     return [
@@ -139,7 +163,7 @@ def parameter_groups(model: SegFormer) -> list[dict[str, object]]:
 
 
 @torch.no_grad()
-def update_average(average: SegFormer, model: SegFormer, decay: float) -> None:
+def update_average(average: Trainable, model: Trainable, decay: float) -> None:
     """Weights and the batch norm's statistics."""
     for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
@@ -148,7 +172,7 @@ def update_average(average: SegFormer, model: SegFormer, decay: float) -> None:
             kept.copy_(new)
 
 
-def validate(model: SegFormer) -> None:
+def validate(model: Trainable) -> None:
     """How the validation band comes out: what recipes were compared by."""
     tiles, band = VALIDATION_TILES.slices(), bm.VALIDATION.slices()
     inner = slice(band[1].start - tiles[1].start, band[1].stop - tiles[1].start)
@@ -165,7 +189,7 @@ def validate(model: SegFormer) -> None:
 
 
 def save_state(
-    step: int, model: SegFormer, average: SegFormer, optimiser: torch.optim.Optimizer
+    step: int, model: Trainable, average: Trainable, optimiser: torch.optim.Optimizer
 ) -> None:
     state = {
         "step": step,
@@ -177,7 +201,7 @@ def save_state(
     STATE.with_suffix(".partial").rename(STATE)
 
 
-def load_state(model: SegFormer, average: SegFormer, optimiser: torch.optim.Optimizer) -> int:
+def load_state(model: Trainable, average: Trainable, optimiser: torch.optim.Optimizer) -> int:
     """The step to go on with; 0 if nothing was saved."""
     if not STATE.exists():
         return 0

@@ -1,0 +1,66 @@
+"""The folded network against the plain one of reference_network.py, in float64 and float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import SMALL, random_checkpoint
+from reference_network import ReferenceSegFormer
+
+from segformer import Checkpoint, Normalisation, SegFormer, mit_config
+from segformer.config import NormEps
+from segformer.folding import fold
+
+SMALL_EPS = NormEps(block=1e-2, reduction=3e-2, embedding=1e-1)
+"""Far from the usual ones, so that to mix them up would be seen."""
+
+
+def reference(checkpoint: Checkpoint) -> ReferenceSegFormer:
+    network = ReferenceSegFormer(checkpoint.config)
+    network.load_state_dict(checkpoint.weights)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(SMALL, id="small"),
+        pytest.param({}, id="b0"),
+        pytest.param({**SMALL, "head": "conv"}, id="conv"),
+        pytest.param({**SMALL, "norm_eps": SMALL_EPS}, id="eps"),
+        pytest.param({**SMALL, "head": "conv", "norm_eps": SMALL_EPS}, id="conv-eps"),
+        pytest.param({**SMALL, "num_channels": 6}, id="channels"),
+        pytest.param({**SMALL, "num_attention_heads": (1, 1, 1, 1)}, id="one-head"),
+        pytest.param({**SMALL, "num_attention_heads": (2, 4, 2, 8)}, id="heads"),
+        pytest.param({**SMALL, "hidden_act": "gelu_new"}, id="tanh"),
+    ],
+)
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (203, 130)])
+@torch.inference_mode()
+def test_folding_is_exact(changes: dict[str, Any], height: int, width: int) -> None:
+    config = mit_config("b0", 5, **changes)
+    mean, std = (0.4,) * config.num_channels, (0.2,) * config.num_channels
+    checkpoint = random_checkpoint(config, 3, Normalisation(1 / 255, mean, std))
+    plain = reference(checkpoint).double()
+    x_NCHW = torch.randn(2, config.num_channels, height, width, dtype=torch.float64)
+    expected_NKhw = plain(x_NCHW)
+    folded = SegFormer(checkpoint)
+    # Folded in float64 and run in float64, nothing but its rounding to float32 in between.
+    found_NKhw = folded.double()(x_NCHW)
+    scale = expected_NKhw.std()
+    assert (found_NKhw - expected_NKhw).abs().max() / scale < 2e-5
+    single_NKhw = SegFormer(checkpoint)(x_NCHW.float())
+    assert single_NKhw.dtype == torch.float32
+    assert (single_NKhw - expected_NKhw).abs().max() / scale < 1e-4
+
+
+def test_what_softmax_does_not_see_is_gone() -> None:
+    checkpoint = random_checkpoint(mit_config("b0", 5, **SMALL), seed=1)
+    folded = fold(checkpoint)
+    with_one, with_two = (f"stages.{s}.blocks.0.attention" for s in (0, 1))
+    assert f"{with_one}.out.weight" not in folded
+    assert f"{with_two}.out.weight" in folded
+    assert f"{with_two}.key_value.bias" not in folded
+    assert not folded[f"{with_one}.key_value.bias"][:8].any()
