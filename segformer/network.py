@@ -8,7 +8,7 @@ Checkpoint; knows no window and no image.
 Shape suffixes:
     N images    C channels    H, W height and width at the stage    T = H * W tokens
     S tokens after spatial reduction    A attention heads    D channels per head
-    F channels of the Mix-FFN    K classes    h w, R H: rows and columns of a scale, of a strip
+    F channels of the Mix-FFN    K classes    h w the map of a coarser scale
 
 Tokens lie in memory as N H W C throughout, so that a feature map is a view of its tokens
 (channels_last) and nothing is transposed.
@@ -16,7 +16,7 @@ Tokens lie in memory as N H W C throughout, so that a feature map is a view of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,9 +36,6 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
 }
-STRIP_FLOATS = 2**19
-"""Of the head's widest tensor on a CPU: 2 MB stay in the cache, where B5's whole map of 50 MB goes
-through the memory eight times."""
 
 
 def to_map(x_NTC: Tensor, height: int, width: int) -> Tensor:
@@ -169,29 +166,25 @@ class Head(nn.Module):
         self.classifier = nn.Linear(size, config.num_labels)
 
     def forward(self, scales_NCHW: list[Tensor]) -> Tensor:
-        finest_NCHW, *coarser_NCHW = scales_NCHW
-        images, _, height, width = finest_NCHW.shape
-        projected_NhwC = [
-            self._project(s, x_NCHW.permute(0, 2, 3, 1)) for s, x_NCHW in enumerate(coarser_NCHW, 1)
+        # On a CPU image by image: B5's maps of 768 channels leave the cache and fill the memory.
+        images = len(scales_NCHW[0])
+        step = 1 if scales_NCHW[0].device.type == "cpu" else images
+        parts = [
+            self._decode([x_NCHW[n : n + step] for x_NCHW in scales_NCHW])
+            for n in range(0, images, step)
         ]
-        logits_NKHW = finest_NCHW.new_empty(images, self.classifier.out_features, height, width)
-        for n, rows in self._strips(finest_NCHW):
-            sum_NRWC = self._project(0, finest_NCHW[n, :, rows].permute(0, 2, 3, 1))
-            for x_NhwC in projected_NhwC:
-                sum_NRWC += upsampled(x_NhwC[n], rows, height, width)
-            logits_NKHW[n, :, rows] = self._classify(sum_NRWC.relu_())
-        return logits_NKHW
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _strips(self, x_NCHW: Tensor) -> Iterator[tuple[slice, slice]]:
-        """(images, rows) to decode at once: on a GPU all, on a CPU what its cache holds."""
-        images, _, height, width = x_NCHW.shape
-        if x_NCHW.device.type != "cpu":
-            yield slice(None), slice(0, height)
-            return
-        step = max(1, STRIP_FLOATS // (width * self.classifier.in_features))
-        for n in range(images):
-            for row in range(0, height, step):
-                yield slice(n, n + 1), slice(row, min(row + step, height))
+    def _decode(self, scales_NCHW: list[Tensor]) -> Tensor:
+        size = scales_NCHW[0].shape[2:]
+        sum_NHWC, *coarser_NhwC = (
+            self._project(s, x_NCHW.permute(0, 2, 3, 1)) for s, x_NCHW in enumerate(scales_NCHW)
+        )
+        for x_NhwC in coarser_NhwC:
+            y_NCHW = x_NhwC.permute(0, 3, 1, 2)
+            y_NCHW = F.interpolate(y_NCHW, size, mode="bilinear", align_corners=False)
+            sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
+        return self._classify(sum_NHWC.relu_())
 
     def _project(self, scale: int, x_NHWC: Tensor) -> Tensor:
         if self.projects_twice:
@@ -199,36 +192,16 @@ class Head(nn.Module):
         projected_NHWC: Tensor = self.linear[scale](x_NHWC)
         return projected_NHWC
 
-    def _classify(self, x_NRWC: Tensor) -> Tensor:
-        """logits_NKRW. The product gives them in their final order, and is faster so: 150 rows of
+    def _classify(self, x_NHWC: Tensor) -> Tensor:
+        """logits_NKHW. The product gives them in their final order, and is faster so: 150 rows of
         a matrix are no multiple of what a CPU multiplies at once, but as columns they need not."""
-        images = len(x_NRWC)
+        images = len(x_NHWC)
         logits_NKT = torch.baddbmm(
             self.classifier.bias[:, None],
             self.classifier.weight.expand(images, -1, -1),
-            x_NRWC.flatten(1, 2).transpose(1, 2),
+            x_NHWC.flatten(1, 2).transpose(1, 2),
         )
-        return logits_NKT.unflatten(2, x_NRWC.shape[1:3])
-
-
-def upsampled(x_NhwC: Tensor, rows: slice, height: int, width: int) -> Tensor:
-    """`rows` of x_NHWC, which is x_NhwC upsampled bilinearly to height x width."""
-    if rows.stop - rows.start < height:
-        x_NhwC = _interpolated_rows(x_NhwC, rows, height)
-    size = (rows.stop - rows.start, width)
-    x_NCRW = F.interpolate(x_NhwC.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
-    return x_NCRW.permute(0, 2, 3, 1)
-
-
-def _interpolated_rows(x_NhwC: Tensor, rows: slice, height: int) -> Tensor:
-    """`rows` of x_NHwC, upsampled in this direction only."""
-    h = x_NhwC.shape[1]
-    centre_R = torch.arange(rows.start, rows.stop, device=x_NhwC.device) + 0.5
-    place_R = (centre_R * (h / height) - 0.5).clamp(min=0)
-    above_R = place_R.long()
-    below_R = (above_R + 1).clamp(max=h - 1)
-    weight_R11 = (place_R - above_R)[:, None, None].to(x_NhwC.dtype)
-    return x_NhwC[:, above_R].lerp_(x_NhwC[:, below_R], weight_R11)
+        return logits_NKT.unflatten(2, x_NHWC.shape[1:3])
 
 
 class SegFormer(nn.Module):

@@ -135,26 +135,23 @@ def test_parity_of_unusual_configs(hidden_act: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def two_threads():
+def one_thread():
+    """As replicas on CPUs have it: with more the last bits may differ."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("height", "width"), [(512, 512), (203, 298)])
 @torch.inference_mode()
-def test_a_window_does_not_depend_on_its_slot_its_neighbours_or_the_threads(
-    height: int, width: int
-) -> None:
+def test_a_window_does_not_depend_on_its_slot_or_its_neighbours(height: int, width: int) -> None:
     model = SegFormer(random_checkpoint(mit_config("b0", 5), seed=2))
     x_NCHW = pixels(height, width, batch=4)
     logits_NKHW = model(x_NCHW)
     order = [2, 0, 3, 1]
     assert torch.equal(model(x_NCHW[order]), logits_NKHW[order])
-    torch.set_num_threads(1)
-    assert torch.equal(model(x_NCHW), logits_NKHW)
     others_NCHW = 5 * pixels(height, width, batch=4, seed=9)
     for slot, window in ((0, 3), (3, 0)):
         others_NCHW[slot] = x_NCHW[window]
@@ -167,10 +164,10 @@ def test_a_window_does_not_depend_on_its_slot_its_neighbours_or_the_threads(
 @pytest.mark.parametrize(("size", "most"), [("b0", 8.2), ("b2", 47.1), ("b5", 145.4)])
 def test_the_folded_network_has_no_more_products_than_promised(size: str, most: float) -> None:
     """GFLOP at 512 px and 150 classes."""
-    checkpoint = random_checkpoint(mit_config(size, 150), seed=0)
+    model = SegFormer(random_checkpoint(mit_config(size, 150), seed=0))
     # torch does not count its fused attention; the plain one has the same products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        SegFormer(checkpoint)(pixels(512, 512))
+        model(pixels(512, 512))
     assert counter.get_total_flops() / 1e9 <= most
 
 
