@@ -85,13 +85,11 @@ class ProgressLine:
 
 def render(progress: Progress) -> str:
     """`120.0 of 480.0 Mpx, 25%, 3.10 Mpx/s, 1 min 56 s left`."""
-    share = progress.done_px / progress.total_px if progress.total_px else 1.0
+    px = (progress.done_px, progress.quarantined_px, progress.total_px)
     left_s = progress.left_s
     return ", ".join(
         [
-            f"{text.megapixels(progress.done_px / 1e6)} of"
-            f" {text.megapixels(progress.total_px / 1e6)}",
-            f"{share:.0%}",
+            text.pixels(*(number / 1e6 for number in px)),
             f"{progress.megapixels_per_s:,.2f} Mpx/s",
             "time left unknown" if left_s is None else f"{text.duration(left_s)} left",
         ]

@@ -27,6 +27,13 @@ def megapixels(number: float) -> str:
     return f"{number:,.1f} Mpx" if number >= 10 or number == 0 else f"{number:.3g} Mpx"
 
 
+def pixels(done: float, quarantined: float, total: float) -> str:
+    """Megapixels and how much of the work that is: 0.5 Mpx of 1.5 Mpx (1 Mpx quarantined), 100%."""
+    apart = f" ({megapixels(quarantined)} quarantined)" if quarantined else ""
+    share = (done + quarantined) / total if total else 1.0
+    return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
+
+
 def size(number_bytes: float) -> str:
     """Bytes in powers of 1000: 1.2 GB."""
     power = 0

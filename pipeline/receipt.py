@@ -20,6 +20,14 @@ class Failure:
     """The error's class; `crashed`, `timeout` or `memory` where the process ended instead."""
     message: str
 
+    @property
+    def pixels(self) -> int:
+        """Of the window; 0 where the whole input failed, which was never planned."""
+        if self.window is None:
+            return 0
+        width, height = self.window.split()[1].split("x")
+        return int(width) * int(height)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -63,14 +71,21 @@ class Progress:
     """During: what has an outcome by now."""
 
     done_px: int
+    """Segmented: what went to quarantine is counted apart."""
     total_px: int
     computed_px: int
-    """Done by this run, without what earlier runs left."""
+    """Segmented by this run, without what earlier runs left."""
     elapsed_s: float
     done_units: int
     total_units: int
     notes: tuple[str, ...] = ()
     """What a user should read before the work is done."""
+    quarantined_px: int = 0
+
+    @property
+    def left_px(self) -> int:
+        """Without an outcome."""
+        return self.total_px - self.done_px - self.quarantined_px
 
     @property
     def megapixels_per_s(self) -> float:
@@ -79,11 +94,11 @@ class Progress:
     @property
     def left_s(self) -> float | None:
         """None while nothing has been computed yet."""
-        if self.done_px == self.total_px:
+        if not self.left_px:
             return 0.0
         if not self.computed_px:
             return None
-        return (self.total_px - self.done_px) * self.elapsed_s / self.computed_px
+        return self.left_px * self.elapsed_s / self.computed_px
 
 
 DONE = "done"
@@ -113,11 +128,11 @@ class Receipt:
     failures: tuple[Failure, ...]
     """Every row of `quarantine`."""
     megapixels: float
-    """Computed by this run."""
+    """Segmented by this run: what went to quarantine is not in it."""
     megapixels_per_s: float
     """Per replica, over the run's whole time."""
     windows: int
-    """Windows of the grids of what this run computed."""
+    """Windows of the grids of what this run segmented."""
     windows_computed: int
     """With those computed twice at block borders."""
     read_s: float
@@ -157,6 +172,8 @@ class Status:
     """Rows of `quarantine` in published shards, but those of inputs that are being tried again."""
     megapixels: float
     megapixels_done: float
+    """Segmented, published or not."""
+    megapixels_quarantined: float
     finished: bool
     """Of what is planned; an input that its store withheld is not planned yet."""
     settings: dict[str, Any]

@@ -400,12 +400,13 @@ def test_the_receipt_reads_well() -> None:
 def test_the_status_reads_well() -> None:
     report = Status(
         output="OUT", units=4, units_done=1, shards=2, shards_published=0, scenes=3,
-        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5, finished=False,
+        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5,
+        megapixels_quarantined=1.0, finished=False,
         settings={"settings": {"window": 512, "batch": None}, "checkpoint": "C", "device": "cpu"},
         runs=(),
     )  # fmt: skip
     out = status.render(report)
-    assert "2.5 Mpx of 10.0 Mpx (25%)" in out
+    assert "2.5 Mpx of 10.0 Mpx (1 Mpx quarantined), 35%" in out
     assert "unfinished" in out
     assert "window 512" in out
     assert "batch" not in out

@@ -264,7 +264,22 @@ def test_one_broken_block_leaves_a_partial_scene(small_checkpoint: str, tmp_path
     content = bytearray(path.read_bytes())
     content[-150_000:-50_000] = bytes(100_000)
     path.write_bytes(content)
-    receipt = segment(folder, small_checkpoint, out, Execution(runner="local", block=512))
+    seen: list[tuple[float, float]] = []
+
+    def watch(progress: Progress) -> None:
+        told = status(str(out))
+        seen.append((progress.done_px / 1e6, progress.quarantined_px / 1e6))
+        assert seen[-1] == pytest.approx((told.megapixels_done, told.megapixels_quarantined))
+
+    execution = Execution(runner="local", block=512)
+    receipt = run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
+    failed_px = sum(failure.pixels for failure in receipt.failures)
+    assert 0 < failed_px < 600 * 1500
+    assert seen[0] == (0, 0)
+    assert seen[-1] == ((600 * 1500 - failed_px) / 1e6, failed_px / 1e6)
+    assert receipt.megapixels == (600 * 1500 - failed_px) / 1e6
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
+    assert seen[-1] == seen[-2]  # of earlier runs, too
     assert receipt.scenes_partial == 1
     assert {f.stage for f in receipt.failures} == {"read"}
     assert rows(out, "scenes")["status"].to_pylist() == ["partial"]
