@@ -34,6 +34,12 @@ def pixels(done: float, quarantined: float, total: float) -> str:
     return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
 
 
+def rate(megapixels_per_s: float) -> str:
+    """Two significant digits: 0.0012 Mpx/s, 1,234 Mpx/s."""
+    digits = 1 - math.floor(math.log10(megapixels_per_s)) if megapixels_per_s > 0 else 0
+    return f"{megapixels_per_s:,.{max(0, digits)}f} Mpx/s"
+
+
 def size(number_bytes: float) -> str:
     """Bytes in powers of 1000: 1.2 GB."""
     power = 0

@@ -145,7 +145,9 @@ class Output:
         """Raises UsageError where there is no output of Swath."""
         store = open_store(url, access)
         if not store.exists("job.json"):
-            raise UsageError(f"{url}: not an output of Swath (it has no job.json)")
+            there = store.list("")  # raises UsageError where there is no such bucket
+            why = "not an output of Swath (it has no job.json)"
+            raise UsageError(f"{url}: {why if there else 'no such folder, or an empty one'}")
         return cls(store, _read_job(store, url))
 
     @classmethod
@@ -156,9 +158,8 @@ class Output:
             return cls(store, _read_job(store, url))
         # classes.parquet alone: an earlier run was killed while it created the output.
         if set(store.list("")) - {"classes.parquet"}:
-            raise UsageError(
-                f"{url}: holds files that are no output of Swath; name a new or empty folder"
-            )
+            why = "holds files that are no output of Swath; name a new or empty folder"
+            raise UsageError(f"{url}: {why}")
         return None
 
     @classmethod
@@ -172,8 +173,7 @@ class Output:
 
     def check_same(self, job: Job) -> None:
         """Raises UsageError where `job` would give other rows, naming the differences."""
-        differences = self.job.differences(job)
-        if differences:
+        if differences := self.job.differences(job):
             raise UsageError(
                 f"{self.store.root}: belongs to a job with other settings"
                 f" ({'; '.join(differences)}); use the recorded ones or a new --output"

@@ -76,11 +76,17 @@ class Progress:
     computed_px: int
     """Segmented by this run, without what earlier runs left."""
     elapsed_s: float
+    """Since the first unit of this run began; 0 before one has an outcome."""
     done_units: int
     total_units: int
     notes: tuple[str, ...] = ()
     """What a user should read before the work is done."""
     quarantined_px: int = 0
+
+    @property
+    def starting(self) -> bool:
+        """No unit has an outcome by this run yet, and some have none at all."""
+        return self.elapsed_s == 0 and self.done_units < self.total_units
 
     @property
     def left_px(self) -> int:
@@ -102,6 +108,7 @@ class Progress:
 
 
 DONE = "done"
+START_UP = "start-up"
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,8 @@ class Receipt:
     started: str
     """UTC, ISO 8601."""
     seconds: float
+    startup_s: float
+    """Of these, until the first unit began: headers, Ray, the checkpoint."""
     ended: str
     """DONE, or why the run ended before that."""
     output: str
@@ -142,7 +151,8 @@ class Receipt:
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
-    """The stage whose workers were the busiest: read, segment or finish."""
+    """The stage whose workers were the busiest, read, segment or finish; START_UP where that took
+    longer than any of them was busy."""
     pixels_without_area: int
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]

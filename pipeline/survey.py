@@ -79,6 +79,16 @@ class Survey:
     """How often the processes that read headers tried something again."""
     notes: tuple[str, ...]
 
+    @property
+    def rejection(self) -> tuple[str, ...]:
+        """A note on the rejected, for whom they are not listed one by one."""
+        if not self.rejected:
+            return ()
+        return (
+            f"{len(self.rejected)} of {_inputs(self.inputs, 'cannot', 'cannot')} be used: see"
+            f" quarantine; the first: {self.rejected[0].failure.message}",
+        )
+
 
 def survey(
     inputs: Sequence[str],
@@ -115,11 +125,6 @@ def survey(
             _inputs(len(described.withheld), "is left open", "are left open")
             + f"; withheld by the store, the first: {described.withheld[0][1].cause};"
             " the same command tries again"
-        )
-    if rejected:
-        notes.append(
-            f"{len(rejected)} of {_inputs(len(found), 'cannot', 'cannot')} be used: see"
-            f" quarantine; the first: {rejected[0].failure.message}"
         )
     if changed:
         notes.append(

@@ -53,7 +53,10 @@ class Tracker:
         self._quarantine = quarantine
         self.notes = notes
         self._on_progress = on_progress
-        self._started = time.monotonic()
+        self.began: float | None = None
+        """When the first unit of this run began, on the monotonic clock; None: none has an outcome
+        yet."""
+        self._created = time.monotonic()
         self.tally = Tally()
         self._open: dict[str, Shard] = {}
         self._done: dict[str, set[str]] = {}
@@ -98,7 +101,7 @@ class Tracker:
                 done_px=self._outcome_px - self._quarantine.pixels,
                 total_px=self._total_px,
                 computed_px=self.tally.pixels,
-                elapsed_s=time.monotonic() - self._started,
+                elapsed_s=0.0 if self.began is None else time.monotonic() - self.began,
                 done_units=self._done_units,
                 total_units=self._total_units,
                 notes=self.notes,
@@ -145,6 +148,9 @@ class Tracker:
         done |= appeared
 
     def _count(self, unit: Unit, outcome: dict[str, Any]) -> None:
+        if self.began is None:
+            stages_s: float = sum(outcome[f"{stage}_s"] for stage in ("read", "segment", "finish"))
+            self.began = max(self._created, time.monotonic() - stages_s)
         self._outcome_px += unit.pixels
         self._done_units += 1
         failed = {(failure["scene_id"], failure["window"]) for failure in outcome["failures"]}

@@ -200,7 +200,7 @@ def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "settings", "channels", "message"),
     [
-        (1, Settings(), 3, r"has 1 bands, but the network has 3 channels: .*--bands 1,1,1$"),
+        (1, Settings(), 3, r"has 1 band, but the network has 3 channels: .*--bands 1,1,1$"),
         (2, Settings(), 3, r"has 2 bands, .*--bands 1,2,2$"),
         (3, Settings(bands=(1, 2, 4)), 3, r"3 bands, but --bands asks for band 4: .*--bands 1,2,3"),
         (3, Settings(bands=(1, 2)), 3, r"--bands names 2 bands, but the network has 3 channels"),

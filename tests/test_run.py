@@ -15,11 +15,14 @@ from archives import picture, write_scene
 from outputs import differences, rows, stray_files
 from PIL import Image
 
+from pipeline.account import _bounded_by
 from pipeline.errors import UsageError
 from pipeline.job import plan, run
+from pipeline.machine import Machine
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.status import status
+from pipeline.tracker import Tally
 from segformer import load_model, save_model
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
@@ -75,8 +78,17 @@ def test_same_rows_on_ray(
     assert receipt.replicas == replicas
     assert receipt.units_computed == receipt.units > 8
     assert seen[-1].done_px == seen[-1].total_px == seen[-1].computed_px
+    assert seen[0].starting
+    assert not seen[-1].starting
+    assert receipt.seconds - receipt.startup_s >= seen[-1].elapsed_s > 0
     assert differences(undisturbed, out) == []
     assert stray_files(out) == []
+
+
+@pytest.mark.parametrize(("startup_s", "bound_by"), [(3.1, "start-up"), (2.9, "segment")])
+def test_what_a_run_is_bound_by(startup_s: float, bound_by: str) -> None:
+    tally = Tally(read_s=8.0, segment_s=6.0)  # 2 s of each task, 3 s of each replica
+    assert _bounded_by(tally, Machine("cpu", 2, 10**9, tasks=4), startup_s) == bound_by
 
 
 def test_a_second_run_computes_nothing(
@@ -86,6 +98,7 @@ def test_a_second_run_computes_nothing(
     second = segment(archive, small_checkpoint, tmp_path / "out")
     assert first.units_computed == first.units == second.units
     assert second.units_computed == 0
+    assert (second.bounded_by, second.startup_s) == ("start-up", second.seconds)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
 
 
