@@ -80,6 +80,7 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
             transform=transform,
             datetime=_datetime(src),
             striped=_striped(src),
+            alpha=tuple(b for b in bands if src.colorinterp[b - 1] == ColorInterp.alpha),
         )
 
     try:

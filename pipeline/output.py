@@ -145,9 +145,10 @@ class Output:
         """Raises UsageError where there is no output of Swath."""
         store = open_store(url, access)
         if not store.exists("job.json"):
-            there = store.list("")  # raises UsageError where there is no such bucket
             why = "not an output of Swath (it has no job.json)"
-            raise UsageError(f"{url}: {why if there else 'no such folder, or an empty one'}")
+            if not store.list(""):  # which raises UsageError where there is no such bucket
+                why = "no such folder, or an empty one; check the path"
+            raise UsageError(f"{url}: {why}")
         return cls(store, _read_job(store, url))
 
     @classmethod
@@ -187,9 +188,8 @@ class Output:
     def append(self, shard: Shard) -> None:
         """Adds a shard to the plan, which is never rewritten."""
         if not self.store.create(f"plan/{shard.shard_id}.json", _encode(shard.to_json())):
-            raise UsageError(
-                f"{self.store.root}: another run is planning on this output; wait for it to end"
-            )
+            why = "another run is planning on this output; wait for it to end"
+            raise UsageError(f"{self.store.root}: {why}")
 
     def committed(self) -> set[str]:
         return {name.removesuffix(".json") for name in self.store.list("commits")}

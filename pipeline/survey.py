@@ -126,6 +126,16 @@ def survey(
             + f"; withheld by the store, the first: {described.withheld[0][1].cause};"
             " the same command tries again"
         )
+    if transparent := [scene for scene in scenes if scene.alpha]:
+        first = transparent[0]
+        notes.append(
+            _inputs(
+                len(transparent),
+                "feeds a band that it calls alpha to the network",
+                "feed a band that they call alpha to the network",
+            )
+            + f", first {first.url} (band {first.alpha[0]}): check --bands"
+        )
     if changed:
         notes.append(
             _inputs(

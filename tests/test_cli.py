@@ -405,10 +405,10 @@ def test_the_estimate_reads_well() -> None:
 
 def test_the_receipt_reads_well() -> None:
     receipt = Receipt(
-        started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done", output="OUT", runner="local",
-        device="cpu", replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2,
-        scenes_partial=1,
-        scenes_quarantined=1, failures=estimate().rejected, megapixels=12.0,
+        started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
+        output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
+        scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
+        failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
     )  # fmt: skip

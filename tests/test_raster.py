@@ -218,7 +218,9 @@ def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
     with pytest.raises(UsageError, match=r"has 3 bands and 1 alpha, .*--bands 1,2,3,3$"):
         scene_of(path, channels=4)
-    assert scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4).bands == (1, 2, 3, 4)
+    scene = scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4)
+    assert (scene.bands, scene.alpha) == ((1, 2, 3, 4), (4,))
+    assert scene_of(path).alpha == ()
 
 
 def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:

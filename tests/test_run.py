@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_same_rows_on_ray(
 def test_what_a_run_is_bound_by(startup_s: float, bound_by: str) -> None:
     tally = Tally(read_s=8.0, segment_s=6.0)  # 2 s of each task, 3 s of each replica
     assert _bounded_by(tally, Machine("cpu", 2, 10**9, tasks=4), startup_s) == bound_by
+
+
+def test_alpha_taken_for_a_colour_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_scene(folder / "0.tif", 60, 50, values=picture(60, 50)[[0, 1, 2, 0, 1]])
+    for name in "12":
+        Image.fromarray(np.zeros((50, 60, 4), np.uint8), "RGBA").save(folder / f"{name}.png")
+    settings = replace(SETTINGS, bands=(4, 3, 2))
+    given = [str(folder)], small_checkpoint
+    receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
+    for notes in (plan(*given, settings, LOCAL).notes, receipt.notes):
+        (note,) = (note for note in notes if "alpha" in note)
+        assert note.startswith("2 inputs feed a band that they call alpha to the network, first")
+        assert "1.png (band 4)" in note
+    assert not any("alpha" in note for note in plan(*given, SETTINGS, LOCAL).notes)
 
 
 def test_a_second_run_computes_nothing(
