@@ -68,6 +68,7 @@ def render(receipt: Receipt) -> str:
     spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     earlier = receipt.units - receipt.units_computed
     replicas = text.count(receipt.replicas, "replica")
+    startup = text.duration(receipt.startup_s)
     lines = [
         ("output", receipt.output),
         ("scenes", f"{receipt.scenes_planned:,} planned: {', '.join(scenes)}"),
@@ -82,11 +83,8 @@ def render(receipt: Receipt) -> str:
             f"{receipt.windows:,} of the grid, {receipt.windows_computed:,} computed",
         ),
         ("pixels", text.megapixels(receipt.megapixels)),
-        (
-            "time",
-            f"{text.duration(receipt.seconds)}, of which start-up"
-            f" {text.duration(receipt.startup_s)}; of all processes together: {spent}",
-        ),
+        ("time", f"{text.duration(receipt.seconds)}, of which start-up {startup}"),
+        ("stages", f"{spent}, summed over processes"),
         (
             "rate",
             f"{text.rate(receipt.megapixels_per_s)} per replica; bound by {receipt.bounded_by}",

@@ -417,7 +417,8 @@ def test_the_receipt_reads_well() -> None:
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
     assert "1 computed, 3 done by earlier runs" in out
     assert "0.25 Mpx/s per replica; bound by segment" in out
-    assert "1 min 5 s, of which start-up 4.0 s; of all processes together: read 1.0 s" in out
+    assert "1 min 5 s, of which start-up 4.0 s" in out
+    assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, summed over processes" in out
     assert "7 px outside their CRS's domain" in out
 
 
