@@ -59,7 +59,7 @@ def render(estimate: Estimate) -> str:
         (
             "time",
             f"{text.duration(estimate.hours * 3600)} with"
-            f" {text.count(estimate.replicas, 'replica')} on {estimate.device}",
+            f" {text.count(estimate.replicas, 'replica')} on {estimate.device}, without start-up",
         ),
         ("batch", f"{estimate.batch:,} windows"),
     ]

@@ -22,8 +22,15 @@ CLEAR = "\r\x1b[K"
 class ProgressLine:
     """Called with each Progress. On a terminal one rewritten line, else a line now and then."""
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        starting: str = "starting ...",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """starting: what to say, once, while nothing is done."""
         self._stream = stream
+        self._starting = starting
         self._clock = clock
         self._terminal = stream.isatty()
         self._pause_s = TERMINAL_S if self._terminal else LOG_S
@@ -38,7 +45,7 @@ class ProgressLine:
 
     def __exit__(self, *_: object) -> None:
         """Show the last Progress, and leave the cursor on a line of its own."""
-        if self._last is not None and self._last != self._shown:
+        if self._last is not None and self._last != self._shown and not self._last.starting:
             self._show(self._last)
         if self._terminal and self._written:
             self._stream.write("\n")
@@ -64,7 +71,11 @@ class ProgressLine:
             self._stream.writelines(f"note: {note}\n" for note in progress.notes)
         self._last = progress
         now_s = self._clock()
-        if self._shown is None or now_s >= self._next_s:
+        if progress.starting:
+            if self._shown is None:
+                self._write(self._starting)
+                self._shown = progress
+        elif self._shown is None or self._shown.starting or now_s >= self._next_s:
             self._next_s = now_s + self._pause_s
             self._show(progress)
 
@@ -84,15 +95,13 @@ class ProgressLine:
 
 
 def render(progress: Progress) -> str:
-    """`120.0 of 480.0 Mpx, 25%, 3.10 Mpx/s, 1 min 56 s left`."""
-    share = progress.done_px / progress.total_px if progress.total_px else 1.0
+    """`120.0 Mpx of 480.0 Mpx, 25%, 3.1 Mpx/s, 1 min 56 s left`."""
+    px = (progress.done_px, progress.quarantined_px, progress.total_px)
     left_s = progress.left_s
     return ", ".join(
         [
-            f"{text.megapixels(progress.done_px / 1e6)} of"
-            f" {text.megapixels(progress.total_px / 1e6)}",
-            f"{share:.0%}",
-            f"{progress.megapixels_per_s:,.2f} Mpx/s",
+            text.pixels(*(number / 1e6 for number in px)),
+            text.rate(progress.megapixels_per_s),
             "time left unknown" if left_s is None else f"{text.duration(left_s)} left",
         ]
     )

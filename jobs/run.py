@@ -14,6 +14,11 @@ from pipeline.receipt import Receipt
 
 QUARANTINED = 3
 """Exit code: done, with something in quarantine."""
+STARTING = {
+    "ray": "starting Ray, loading the model, computing the first units ...",
+    "local": "loading the model, computing the first unit ...",
+}
+"""While nothing is done."""
 
 
 @click.command(
@@ -39,7 +44,7 @@ def run(
     goes to stdout, progress to stderr.
     """
     settings, execution = options.parse(parsed)
-    with ProgressLine(sys.stderr) as progress:
+    with ProgressLine(sys.stderr, STARTING[execution.runner]) as progress:
         progress.reading()
         from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
@@ -63,6 +68,7 @@ def render(receipt: Receipt) -> str:
     spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     earlier = receipt.units - receipt.units_computed
     replicas = text.count(receipt.replicas, "replica")
+    startup = text.duration(receipt.startup_s)
     lines = [
         ("output", receipt.output),
         ("scenes", f"{receipt.scenes_planned:,} planned: {', '.join(scenes)}"),
@@ -77,10 +83,11 @@ def render(receipt: Receipt) -> str:
             f"{receipt.windows:,} of the grid, {receipt.windows_computed:,} computed",
         ),
         ("pixels", text.megapixels(receipt.megapixels)),
-        ("time", f"{text.duration(receipt.seconds)} ({spent})"),
+        ("time", f"{text.duration(receipt.seconds)}, of which start-up {startup}"),
+        ("stages", f"{spent}, summed over processes"),
         (
             "rate",
-            f"{receipt.megapixels_per_s:,.2f} Mpx/s per replica; bound by {receipt.bounded_by}",
+            f"{text.rate(receipt.megapixels_per_s)} per replica; bound by {receipt.bounded_by}",
         ),
         ("on", f"{replicas} on {receipt.device}, runner {receipt.runner}"),
     ]

@@ -39,14 +39,13 @@ def _runs(receipts: Sequence[dict[str, Any]]) -> str:
 
 def render(report: Status) -> str:
     """The status for a reader."""
-    share = report.megapixels_done / report.megapixels if report.megapixels else 1.0
     job = report.settings
     given = {name: value for name, value in job["settings"].items() if value is not None}
-    done = text.megapixels(report.megapixels_done)
+    px = (report.megapixels_done, report.megapixels_quarantined, report.megapixels)
     lines = [
         ("output", report.output),
         ("state", "finished" if report.finished else "unfinished: the same `swath run` goes on"),
-        ("pixels", f"{done} of {text.megapixels(report.megapixels)} ({share:.0%})"),
+        ("pixels", text.pixels(*px)),
         ("units", f"{report.units_done:,} of {report.units:,}"),
         ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
         ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),

@@ -27,6 +27,19 @@ def megapixels(number: float) -> str:
     return f"{number:,.1f} Mpx" if number >= 10 or number == 0 else f"{number:.3g} Mpx"
 
 
+def pixels(done: float, quarantined: float, total: float) -> str:
+    """Megapixels and how much of the work that is: 0.5 Mpx of 1.5 Mpx (1 Mpx quarantined), 100%."""
+    apart = f" ({megapixels(quarantined)} quarantined)" if quarantined else ""
+    share = (done + quarantined) / total if total else 1.0
+    return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
+
+
+def rate(megapixels_per_s: float) -> str:
+    """Two significant digits: 0.0012 Mpx/s, 1,234 Mpx/s."""
+    digits = 1 - math.floor(math.log10(megapixels_per_s)) if megapixels_per_s > 0 else 0
+    return f"{megapixels_per_s:,.{max(0, digits)}f} Mpx/s"
+
+
 def size(number_bytes: float) -> str:
     """Bytes in powers of 1000: 1.2 GB."""
     power = 0

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
 from pipeline.machine import Machine
 from pipeline.output import Output, Shard
-from pipeline.receipt import DONE, Receipt
+from pipeline.receipt import DONE, START_UP, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.stores import open_store
@@ -89,7 +89,9 @@ class Account:
 
     def _receipt(self, output: Output, ended: str) -> Receipt:
         tally, came = self.tracker.tally, outcomes(self.shards, output.commit_records())
-        seconds = time.monotonic() - self.beginning.clock_s
+        now = time.monotonic()
+        seconds = now - self.beginning.clock_s
+        startup_s = (self.tracker.began or now) - self.beginning.clock_s
         on_ray = self.execution.runner == "ray"
         # With the plain loop the stages' retries are this process's own.
         retries = tried_again() - self.beginning.tries + self.survey.waited
@@ -97,6 +99,7 @@ class Account:
         return Receipt(
             started=self.beginning.when.isoformat(timespec="seconds"),
             seconds=seconds,
+            startup_s=startup_s,
             ended=ended,
             output=output.store.root,
             runner=self.execution.runner,
@@ -117,7 +120,7 @@ class Account:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             retries=retries + (tally.retries if on_ray else 0),
-            bounded_by=_bounded_by(tally, self.machine),
+            bounded_by=_bounded_by(tally, self.machine, startup_s),
             pixels_without_area=came.pixels_without_area,
             notes=self.tracker.notes,
         )
@@ -137,12 +140,13 @@ def _in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, SwathError) else type(error).__name__
 
 
-def _bounded_by(tally: Tally, machine: Machine) -> str:
-    """The stage whose workers were the busiest."""
+def _bounded_by(tally: Tally, machine: Machine, startup_s: float) -> str:
+    """The stage whose workers were the busiest, or starting."""
     tasks = max(1, machine.tasks)
     busy = {
         "read": tally.read_s / tasks,
         "segment": tally.segment_s / machine.replicas,
         "finish": tally.finish_s / tasks,
+        START_UP: startup_s,
     }
     return max(busy, key=lambda stage: busy[stage])

@@ -9,6 +9,8 @@ import logging
 import os
 import secrets
 import socket
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +25,9 @@ IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
 IDLE_S = 600
 """After which a process without work is ended; there are never more than can work at a time."""
+_GREETING = b"Set ray log level from environment variable"
+"""Ray's core says so on fd 2 before the level holds that it speaks of; there is no switch for it
+(2.60, src/ray/util/logging.cc, InitSeverityThreshold)."""
 TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 
@@ -44,15 +49,16 @@ def connected(
     try:
         if address is not None:
             _knock(address)
-        ray.init(
-            address=address or "local",
-            num_cpus=None if address else replicas + IO_CPUS,
-            include_dashboard=None if address else False,
-            object_store_memory=None if address else store_bytes,
-            _memory=None if address else memory_bytes,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _no_greeting():
+            ray.init(
+                address=address or "local",
+                num_cpus=None if address else replicas + IO_CPUS,
+                include_dashboard=None if address else False,
+                object_store_memory=None if address else store_bytes,
+                _memory=None if address else memory_bytes,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (OSError, ValueError, ImportError, RuntimeError, RayError) as error:
         ray.shutdown()  # of what it has got to
         if address is None:
@@ -93,6 +99,27 @@ def _alone_on_this_machine() -> None:
     # Ray ends processes that had nothing to do for a second, and starting another one took up to
     # 12 s on a loaded machine: replicas waited for reads that waited for a process.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_S * 1000))
+
+
+@contextmanager
+def _no_greeting() -> Iterator[None]:
+    """Passes on what is written to fd 2 at the end of the block, without Ray's greeting.
+
+    By way of a file: a pipe would end whoever has inherited it and writes to it later.
+    """
+    with tempfile.TemporaryFile() as aside:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            aside.seek(0)
+            with open(2, "wb", closefd=False) as passed_on:
+                passed_on.writelines(line for line in aside if _GREETING not in line)
 
 
 def _why_not(error: Exception) -> str:

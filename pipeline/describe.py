@@ -80,6 +80,7 @@ def describe(found: Found, settings: Settings, channels: int, access: Access = P
             transform=transform,
             datetime=_datetime(src),
             striped=_striped(src),
+            alpha=tuple(b for b in bands if src.colorinterp[b - 1] == ColorInterp.alpha),
         )
 
     try:
@@ -114,12 +115,13 @@ def _bands(src: Any, url: str, asked: tuple[int, ...] | None, channels: int) -> 
     if asked is not None:
         if len(asked) != channels:
             raise UsageError(
-                f"--bands names {len(asked)} bands, but the network has {channels} channels:"
+                f"--bands names {_count(len(asked), 'band')}, but the network has"
+                f" {_count(channels, 'channel')}:"
                 f" name one band per channel, e.g. {example}"
             )
         if max(asked) > src.count:
             raise UsageError(
-                f"{url}: has {src.count} bands, but --bands asks for band {max(asked)}:"
+                f"{url}: has {_count(src.count, 'band')}, but --bands asks for band {max(asked)}:"
                 f" name bands from 1 to {src.count}, e.g. {example}"
             )
         bands = asked
@@ -136,10 +138,15 @@ def _bands(src: Any, url: str, asked: tuple[int, ...] | None, channels: int) -> 
     if len(bands) < channels:
         alpha = f" and {src.count - len(bands)} alpha" if src.count > len(bands) else ""
         raise UsageError(
-            f"{url}: has {len(bands)} bands{alpha}, but the network has {channels} channels:"
+            f"{url}: has {_count(len(bands), 'band')}{alpha}, but the network has"
+            f" {_count(channels, 'channel')}:"
             f" name one band per channel, e.g. {example}"
         )
     return bands
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _dtype(src: Any, url: str, bands: tuple[int, ...], settings: Settings) -> str:

@@ -111,7 +111,8 @@ def run(
             out.append(shard)
         shards = ready.recorded + ready.new
         watch = on_progress or (lambda _: None)
-        tracker = Tracker(out, shards, ready.cost, ready.quarantine, ready.notes, watch)
+        notes = (*ready.notes, *ready.survey.rejection)
+        tracker = Tracker(out, shards, ready.cost, ready.quarantine, notes, watch)
         account = Account(
             out, shards, tracker, execution, ready.cost.machine, ready.survey, beginning
         )

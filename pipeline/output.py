@@ -145,7 +145,10 @@ class Output:
         """Raises UsageError where there is no output of Swath."""
         store = open_store(url, access)
         if not store.exists("job.json"):
-            raise UsageError(f"{url}: not an output of Swath (it has no job.json)")
+            why = "not an output of Swath (it has no job.json)"
+            if not store.list(""):  # which raises UsageError where there is no such bucket
+                why = "no such folder, or an empty one; check the path"
+            raise UsageError(f"{url}: {why}")
         return cls(store, _read_job(store, url))
 
     @classmethod
@@ -156,9 +159,8 @@ class Output:
             return cls(store, _read_job(store, url))
         # classes.parquet alone: an earlier run was killed while it created the output.
         if set(store.list("")) - {"classes.parquet"}:
-            raise UsageError(
-                f"{url}: holds files that are no output of Swath; name a new or empty folder"
-            )
+            why = "holds files that are no output of Swath; name a new or empty folder"
+            raise UsageError(f"{url}: {why}")
         return None
 
     @classmethod
@@ -172,8 +174,7 @@ class Output:
 
     def check_same(self, job: Job) -> None:
         """Raises UsageError where `job` would give other rows, naming the differences."""
-        differences = self.job.differences(job)
-        if differences:
+        if differences := self.job.differences(job):
             raise UsageError(
                 f"{self.store.root}: belongs to a job with other settings"
                 f" ({'; '.join(differences)}); use the recorded ones or a new --output"
@@ -187,9 +188,8 @@ class Output:
     def append(self, shard: Shard) -> None:
         """Adds a shard to the plan, which is never rewritten."""
         if not self.store.create(f"plan/{shard.shard_id}.json", _encode(shard.to_json())):
-            raise UsageError(
-                f"{self.store.root}: another run is planning on this output; wait for it to end"
-            )
+            why = "another run is planning on this output; wait for it to end"
+            raise UsageError(f"{self.store.root}: {why}")
 
     def committed(self) -> set[str]:
         return {name.removesuffix(".json") for name in self.store.list("commits")}

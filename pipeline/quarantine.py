@@ -27,10 +27,13 @@ class Quarantine:
     """--max-quarantined; None: 100, or 1 % of the plan where that is more."""
     failures: dict[str, Failure] = field(default_factory=dict)
     """scene_id -> its first failure."""
+    pixels: int = 0
+    """Planned ones that were not segmented."""
 
     def add(self, failures: Iterable[Failure]) -> None:
         for failure in failures:
             self.failures.setdefault(failure.scene_id, failure)
+            self.pixels += failure.pixels
 
     def too_many(self) -> str | None:
         """Why the run should stop, in a sentence without its end; None: it may go on."""

@@ -10,6 +10,7 @@ bounding box prunes by its `xmin <=` and `ymin <=` only.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -43,6 +44,9 @@ _CLOSED: dict[str, str | bool | int | float | list[str]] = {
     "temp_directory": "",
 }
 """No files, no network, no extensions, no Python variables as tables, nothing spilled to disk."""
+
+_WINDOW = re.compile(r"""(?<!["'\w])window(?!["'\w])""", re.IGNORECASE)
+"""A column of `quarantine`, not quoted."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
             raise UsageError("the SQL asks for nothing: write a SELECT")
         return _with_integers(_with_unique_names(result.to_arrow_table()))
     except duckdb.Error as error:
-        raise _in_our_words(error) from error
+        raise _in_our_words(error, sql) from error
     finally:
         connection.close()
 
@@ -160,7 +164,7 @@ def _with_integers(table: pa.Table) -> pa.Table:
     return table
 
 
-def _in_our_words(error: duckdb.Error) -> SwathError:
+def _in_our_words(error: duckdb.Error, sql: str) -> SwathError:
     message = str(error).split("\n\nLINE ")[0]
     tables = ", ".join(TABLES)
     if isinstance(error, duckdb.CatalogException) and message.startswith("Catalog Error: Table"):
@@ -168,6 +172,8 @@ def _in_our_words(error: duckdb.Error) -> SwathError:
         message = f"{message.splitlines()[0]} The tables are: {tables}"
     elif isinstance(error, duckdb.PermissionException):
         message = f"SQL sees nothing but the tables {tables} ({message})"
+    elif isinstance(error, duckdb.ParserException) and _WINDOW.search(sql):
+        message += '; write the column "window" in double quotes: SQL has the word for itself'
     message = f"SQL: {' '.join(message.split())}"
     if isinstance(error, (duckdb.OperationalError, duckdb.InternalError)):
         return SwathError(message)

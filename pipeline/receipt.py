@@ -20,6 +20,14 @@ class Failure:
     """The error's class; `crashed`, `timeout` or `memory` where the process ended instead."""
     message: str
 
+    @property
+    def pixels(self) -> int:
+        """Of the window; 0 where the whole input failed, which was never planned."""
+        if self.window is None:
+            return 0
+        width, height = self.window.split()[1].split("x")
+        return int(width) * int(height)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -63,14 +71,27 @@ class Progress:
     """During: what has an outcome by now."""
 
     done_px: int
+    """Segmented: what went to quarantine is counted apart."""
     total_px: int
     computed_px: int
-    """Done by this run, without what earlier runs left."""
+    """Segmented by this run, without what earlier runs left."""
     elapsed_s: float
+    """Since the first unit of this run began; 0 before one has an outcome."""
     done_units: int
     total_units: int
     notes: tuple[str, ...] = ()
     """What a user should read before the work is done."""
+    quarantined_px: int = 0
+
+    @property
+    def starting(self) -> bool:
+        """No unit has an outcome by this run yet, and some have none at all."""
+        return self.elapsed_s == 0 and self.done_units < self.total_units
+
+    @property
+    def left_px(self) -> int:
+        """Without an outcome."""
+        return self.total_px - self.done_px - self.quarantined_px
 
     @property
     def megapixels_per_s(self) -> float:
@@ -79,14 +100,15 @@ class Progress:
     @property
     def left_s(self) -> float | None:
         """None while nothing has been computed yet."""
-        if self.done_px == self.total_px:
+        if not self.left_px:
             return 0.0
         if not self.computed_px:
             return None
-        return (self.total_px - self.done_px) * self.elapsed_s / self.computed_px
+        return self.left_px * self.elapsed_s / self.computed_px
 
 
 DONE = "done"
+START_UP = "start-up"
 
 
 @dataclass(frozen=True)
@@ -96,6 +118,8 @@ class Receipt:
     started: str
     """UTC, ISO 8601."""
     seconds: float
+    startup_s: float
+    """Of these, until the first unit began: headers, Ray, the checkpoint."""
     ended: str
     """DONE, or why the run ended before that."""
     output: str
@@ -113,11 +137,11 @@ class Receipt:
     failures: tuple[Failure, ...]
     """Every row of `quarantine`."""
     megapixels: float
-    """Computed by this run."""
+    """Segmented by this run: what went to quarantine is not in it."""
     megapixels_per_s: float
     """Per replica, over the run's whole time."""
     windows: int
-    """Windows of the grids of what this run computed."""
+    """Windows of the grids of what this run segmented."""
     windows_computed: int
     """With those computed twice at block borders."""
     read_s: float
@@ -127,7 +151,8 @@ class Receipt:
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
-    """The stage whose workers were the busiest: read, segment or finish."""
+    """The stage whose workers were the busiest, read, segment or finish; START_UP where that took
+    longer than any of them was busy."""
     pixels_without_area: int
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]
@@ -157,6 +182,8 @@ class Status:
     """Rows of `quarantine` in published shards, but those of inputs that are being tried again."""
     megapixels: float
     megapixels_done: float
+    """Segmented, published or not."""
+    megapixels_quarantined: float
     finished: bool
     """Of what is planned; an input that its store withheld is not planned yet."""
     settings: dict[str, Any]

@@ -62,6 +62,8 @@ class Scene:
     datetime: str | None
     striped: bool
     """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
+    alpha: tuple[int, ...] = ()
+    """Those of the bands that the file itself calls alpha."""
 
     @property
     def pixels(self) -> int:
@@ -76,8 +78,8 @@ class Scene:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        lists = ("bands", "transform", "sidecars")
-        return cls(**{**fields, **{name: tuple(fields[name]) for name in lists}})
+        lists = ("bands", "transform", "sidecars", "alpha")
+        return cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in lists}})
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from pipeline.access import PLAIN, Access
-from pipeline.output import Output
+from pipeline.errors import UnfinishedError
+from pipeline.output import Output, Shard
 from pipeline.receipt import Status
-from pipeline.supersede import outcomes, standing
+from pipeline.scene import Unit
+from pipeline.supersede import THREADS, failures_in, outcome_of, outcomes, standing
 
 
 def status(output: str, access: Access = PLAIN) -> Status:
@@ -21,6 +25,15 @@ def status(output: str, access: Access = PLAIN) -> Status:
         if shard.shard_id in committed or unit.unit_id in done[shard.shard_id]
     ]
     so_far = outcomes(shards, out.commit_records())
+    quarantined_px = sum(failure.pixels for failure in so_far.failures)
+    waiting = [
+        (unit, shard)
+        for shard in shards
+        for unit in shard.units
+        if unit.unit_id in done.get(shard.shard_id, ())
+    ]
+    with ThreadPoolExecutor(THREADS) as pool:
+        quarantined_px += sum(pool.map(lambda one: _failed_px(out, *one), waiting))
     return Status(
         output=output,
         units=sum(len(shard.units) for shard in shards),
@@ -31,8 +44,18 @@ def status(output: str, access: Access = PLAIN) -> Status:
         scenes_published=so_far.total,
         quarantined=len(so_far.failures),
         megapixels=sum(shard.pixels for shard in shards) / 1e6,
-        megapixels_done=sum(unit.pixels for unit in units_done) / 1e6,
+        megapixels_done=(sum(unit.pixels for unit in units_done) - quarantined_px) / 1e6,
+        megapixels_quarantined=quarantined_px / 1e6,
         finished=bool(shards) and len(committed) == len(shards),
         settings=out.job.to_json(),
         runs=tuple(out.receipts()),
     )
+
+
+def _failed_px(output: Output, unit: Unit, shard: Shard) -> int:
+    """Of a unit that waits to be published; 0 where its file has gone meanwhile, or is damaged:
+    whoever runs will say so."""
+    try:
+        return sum(failure.pixels for failure in failures_in(outcome_of(output, unit), shard))
+    except (FileNotFoundError, UnfinishedError):
+        return 0

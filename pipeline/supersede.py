@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
 """What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
-_THREADS = 16
+THREADS = 16
 """Footers wait for the disk or the network, not for the CPU."""
 
 
@@ -70,7 +70,7 @@ def recorded(output: Output | None) -> Recorded:
         return Recorded([], [], set())
     records = {record["shard"]: record for record in output.commit_records()}
     found = Recorded(standing(list(output.shards()), records.keys()), [], set())
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         for shard in found.shards:
             found.failures += (rejected.failure for rejected in shard.rejected)
             if shard.shard_id in records:

@@ -79,6 +79,16 @@ class Survey:
     """How often the processes that read headers tried something again."""
     notes: tuple[str, ...]
 
+    @property
+    def rejection(self) -> tuple[str, ...]:
+        """A note on the rejected, for whom they are not listed one by one."""
+        if not self.rejected:
+            return ()
+        return (
+            f"{len(self.rejected)} of {_inputs(self.inputs, 'cannot', 'cannot')} be used: see"
+            f" quarantine; the first: {self.rejected[0].failure.message}",
+        )
+
 
 def survey(
     inputs: Sequence[str],
@@ -116,10 +126,15 @@ def survey(
             + f"; withheld by the store, the first: {described.withheld[0][1].cause};"
             " the same command tries again"
         )
-    if rejected:
+    if transparent := [scene for scene in scenes if scene.alpha]:
+        first = transparent[0]
         notes.append(
-            f"{len(rejected)} of {_inputs(len(found), 'cannot', 'cannot')} be used: see"
-            f" quarantine; the first: {rejected[0].failure.message}"
+            _inputs(
+                len(transparent),
+                "feeds a band that it calls alpha to the network",
+                "feed a band that they call alpha to the network",
+            )
+            + f", first {first.url} (band {first.alpha[0]}): check --bands"
         )
     if changed:
         notes.append(

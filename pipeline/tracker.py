@@ -26,6 +26,7 @@ class Tally:
 
     units: int = 0
     pixels: int = 0
+    """Segmented."""
     windows: int = 0
     grid_windows: float = 0.0
     read_s: float = 0.0
@@ -52,11 +53,14 @@ class Tracker:
         self._quarantine = quarantine
         self.notes = notes
         self._on_progress = on_progress
-        self._started = time.monotonic()
+        self.began: float | None = None
+        """When the first unit of this run began, on the monotonic clock; None: none has an outcome
+        yet."""
+        self._created = time.monotonic()
         self.tally = Tally()
         self._open: dict[str, Shard] = {}
         self._done: dict[str, set[str]] = {}
-        self._done_px = self._done_units = 0
+        self._outcome_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = sum(len(shard.units) for shard in shards)
 
@@ -66,7 +70,7 @@ class Tracker:
         self._open = {s.shard_id: s for s in self._shards if s.shard_id not in committed}
         self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
         open_px = sum(unit.pixels for unit in self.open_units())
-        self._done_px = self._total_px - open_px
+        self._outcome_px = self._total_px - open_px
         self._done_units = self._total_units - len(self.open_units())
 
     def open_units(self) -> list[Unit]:
@@ -94,13 +98,14 @@ class Tracker:
                 del self._open[shard.shard_id]
         self._on_progress(
             Progress(
-                done_px=self._done_px,
+                done_px=self._outcome_px - self._quarantine.pixels,
                 total_px=self._total_px,
                 computed_px=self.tally.pixels,
-                elapsed_s=time.monotonic() - self._started,
+                elapsed_s=0.0 if self.began is None else time.monotonic() - self.began,
                 done_units=self._done_units,
                 total_units=self._total_units,
                 notes=self.notes,
+                quarantined_px=self._quarantine.pixels,
             )
         )
 
@@ -143,13 +148,18 @@ class Tracker:
         done |= appeared
 
     def _count(self, unit: Unit, outcome: dict[str, Any]) -> None:
-        self._done_px += unit.pixels
+        if self.began is None:
+            stages_s: float = sum(outcome[f"{stage}_s"] for stage in ("read", "segment", "finish"))
+            self.began = max(self._created, time.monotonic() - stages_s)
+        self._outcome_px += unit.pixels
         self._done_units += 1
+        failed = {(failure["scene_id"], failure["window"]) for failure in outcome["failures"]}
+        segmented = [b for b in unit.blocks if (b.scene.scene_id, str(b.core)) not in failed]
         tally = self.tally
         tally.units += 1
-        tally.pixels += unit.pixels
+        tally.pixels += sum(block.core.pixels for block in segmented)
         tally.windows += outcome["windows"]
-        tally.grid_windows += sum(self._cost.grid_windows(block) for block in unit.blocks)
+        tally.grid_windows += sum(self._cost.grid_windows(block) for block in segmented)
         tally.read_s += outcome["read_s"]
         tally.segment_s += outcome["segment_s"]
         tally.finish_s += outcome["finish_s"]

@@ -92,11 +92,13 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
     code, stdout, _ = swath("plan", *given)
     assert code == 0
     assert "rejected: " in stdout
-    assert "text.tif" in stdout
+    assert stdout.count("text.tif") == 1
+    assert "quarantine" not in stdout  # nothing is written
     assert not out.exists()
 
     code, stdout, stderr = swath("run", *given, "--output", out)
     assert code == 3, stderr
+    assert "note: 1 of 2 inputs cannot be used: see quarantine; the first: " in stderr
     assert "quarantine  1 row" in stdout
     assert "Mpx" in stderr  # progress
     assert f'swath query {out} "SELECT * FROM quarantine"' in stderr
@@ -308,7 +310,7 @@ def progress(done: int, elapsed_s: float) -> Progress:
 @pytest.mark.parametrize(("terminal", "shown"), [(True, 31), (False, 5)])
 def test_progress_is_one_live_line_or_one_now_and_then(terminal: bool, shown: int) -> None:
     screen, now = Screen(terminal), [0.0]
-    with ProgressLine(screen, clock=lambda: now[0]) as line:
+    with ProgressLine(screen, "starting Ray ...", clock=lambda: now[0]) as line:
         for second in range(31):
             now[0] = float(second)
             line(progress(second, second))
@@ -321,7 +323,28 @@ def test_progress_is_one_live_line_or_one_now_and_then(terminal: bool, shown: in
     else:
         assert "\r" not in written
         assert written.count("\n") == shown
-    assert "31.0 Mpx of 100.0 Mpx, 31%, 1.00 Mpx/s, 1 min 9 s left" in written.splitlines()[-1]
+    assert written.count("starting Ray ...") == 1
+    assert "31.0 Mpx of 100.0 Mpx, 31%, 1.0 Mpx/s, 1 min 9 s left" in written.splitlines()[-1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_start_is_told_once(terminal: bool) -> None:
+    screen, now = Screen(terminal), [0.0]
+    with ProgressLine(screen, "starting Ray ...", clock=lambda: now[0]) as line:
+        for second in range(100):
+            now[0] = float(second)
+            line(progress(0, 0.0))
+        line(progress(2, 1.0))  # the rate does not know of the start
+    lines = screen.getvalue().replace("\r\x1b[K", "\n").strip().splitlines()
+    assert lines == ["starting Ray ...", "2 Mpx of 100.0 Mpx, 2%, 2.0 Mpx/s, 49 s left"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "says"),
+    [(0, "0"), (0.00123, "0.0012"), (0.25, "0.25"), (1.04, "1.0"), (12.3, "12"), (1234, "1,234")],
+)
+def test_rates(rate: float, says: str) -> None:
+    assert text.rate(rate) == f"{says} Mpx/s"
 
 
 def test_describing_is_shown_once_it_takes_long() -> None:
@@ -375,7 +398,7 @@ def estimate() -> Estimate:
 def test_the_estimate_reads_well() -> None:
     lines = plan.render(estimate()).splitlines()
     assert "windows   100 (computed: 125, x1.25)" in lines
-    assert "time      30 min 0 s with 3 replicas on cpu" in lines
+    assert "time      30 min 0 s with 3 replicas on cpu, without start-up" in lines
     assert "area      unknown: no CRS" in lines
     assert "note: small scenes" in lines
     assert "rejected: b.tif: not an image (describe, InputError)" in lines
@@ -383,10 +406,10 @@ def test_the_estimate_reads_well() -> None:
 
 def test_the_receipt_reads_well() -> None:
     receipt = Receipt(
-        started="2026-01-01T00:00:00Z", seconds=65, ended="done", output="OUT", runner="local",
-        device="cpu", replicas=1, units=4, units_computed=1, scenes_planned=4, scenes_done=2,
-        scenes_partial=1,
-        scenes_quarantined=1, failures=estimate().rejected, megapixels=12.0,
+        started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
+        output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
+        scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
+        failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
     )  # fmt: skip
@@ -395,18 +418,21 @@ def test_the_receipt_reads_well() -> None:
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
     assert "1 computed, 3 done by earlier runs" in out
     assert "0.25 Mpx/s per replica; bound by segment" in out
+    assert "1 min 5 s, of which start-up 4.0 s" in out
+    assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, summed over processes" in out
     assert "7 px outside their CRS's domain" in out
 
 
 def test_the_status_reads_well() -> None:
     report = Status(
         output="OUT", units=4, units_done=1, shards=2, shards_published=0, scenes=3,
-        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5, finished=False,
+        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5,
+        megapixels_quarantined=1.0, finished=False,
         settings={"settings": {"window": 512, "batch": None}, "checkpoint": "C", "device": "cpu"},
         runs=(),
     )  # fmt: skip
     out = status.render(report)
-    assert "2.5 Mpx of 10.0 Mpx (25%)" in out
+    assert "2.5 Mpx of 10.0 Mpx (1 Mpx quarantined), 35%" in out
     assert "unfinished" in out
     assert "window 512" in out
     assert "batch" not in out

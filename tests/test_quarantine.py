@@ -95,7 +95,9 @@ def check_books(out: Path, receipt: Receipt) -> None:
     assert told.scenes == told.scenes_published == len(scenes)
     assert told.quarantined == len(failures)
     assert told.units == told.units_done == receipt.units
-    assert told.megapixels == told.megapixels_done
+    failed_px = sum(failure.pixels for failure in receipt.failures)
+    assert told.megapixels_quarantined == failed_px / 1e6
+    assert told.megapixels_done == pytest.approx(told.megapixels - failed_px / 1e6)
     assert stray_files(out) == []
 
 

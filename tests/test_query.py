@@ -228,6 +228,7 @@ def test_the_environment_cannot_be_asked(out: str, monkeypatch: pytest.MonkeyPat
         ("SELECT * FROM mask", ", ".join(TABLES)),
         ("SELECT nope FROM scenes", "nope"),
         ("SELEC 1", "syntax error"),
+        ("SELECT scene_id, stage, window FROM quarantine", 'write the column "window" in double'),
         ("SELECT CAST('x' AS INT)", "'x'"),
         ("", "one SQL statement"),
         ("SELECT 1; SELECT 2", "one SQL statement"),
@@ -242,9 +243,18 @@ def test_wrong_sql_is_a_usage_error_in_one_line(out: str, sql: str, says: str) -
     assert "\n" not in str(error.value)
 
 
+def test_the_column_window_is_spoken_of_only_where_it_is_at_fault(out: str) -> None:
+    assert query(out, 'SELECT stage, "window" FROM quarantine').column_names == ["stage", "window"]
+    for sql in ('SELEC "window"', "SELEC windows"):
+        with pytest.raises(UsageError) as error:
+            query(out, sql)
+        assert "double quotes" not in str(error.value)
+
+
 def test_what_is_not_an_output_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UsageError, match="not an output of Swath"):
+    (tmp_path / "file").touch()
+    for path, says in ((tmp_path, "not an output of Swath"), (tmp_path / "missing", "no such fol")):
+        with pytest.raises(UsageError, match=says):
             query(str(path), "SELECT 1")
 
 

@@ -200,7 +200,7 @@ def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "settings", "channels", "message"),
     [
-        (1, Settings(), 3, r"has 1 bands, but the network has 3 channels: .*--bands 1,1,1$"),
+        (1, Settings(), 3, r"has 1 band, but the network has 3 channels: .*--bands 1,1,1$"),
         (2, Settings(), 3, r"has 2 bands, .*--bands 1,2,2$"),
         (3, Settings(bands=(1, 2, 4)), 3, r"3 bands, but --bands asks for band 4: .*--bands 1,2,3"),
         (3, Settings(bands=(1, 2)), 3, r"--bands names 2 bands, but the network has 3 channels"),
@@ -218,7 +218,9 @@ def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
     with pytest.raises(UsageError, match=r"has 3 bands and 1 alpha, .*--bands 1,2,3,3$"):
         scene_of(path, channels=4)
-    assert scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4).bands == (1, 2, 3, 4)
+    scene = scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4)
+    assert (scene.bands, scene.alpha) == ((1, 2, 3, 4), (4,))
+    assert scene_of(path).alpha == ()
 
 
 def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,14 @@ from archives import picture, write_scene
 from outputs import differences, rows, stray_files
 from PIL import Image
 
+from pipeline.account import _bounded_by
 from pipeline.errors import UsageError
 from pipeline.job import plan, run
+from pipeline.machine import Machine
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.status import status
+from pipeline.tracker import Tally
 from segformer import read_checkpoint, write_checkpoint
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
@@ -75,8 +79,32 @@ def test_same_rows_on_ray(
     assert receipt.replicas == replicas
     assert receipt.units_computed == receipt.units > 8
     assert seen[-1].done_px == seen[-1].total_px == seen[-1].computed_px
+    assert seen[0].starting
+    assert not seen[-1].starting
+    assert receipt.seconds - receipt.startup_s >= seen[-1].elapsed_s > 0
     assert differences(undisturbed, out) == []
     assert stray_files(out) == []
+
+
+@pytest.mark.parametrize(("startup_s", "bound_by"), [(3.1, "start-up"), (2.9, "segment")])
+def test_what_a_run_is_bound_by(startup_s: float, bound_by: str) -> None:
+    tally = Tally(read_s=8.0, segment_s=6.0)  # 2 s of each task, 3 s of each replica
+    assert _bounded_by(tally, Machine("cpu", 2, 10**9, tasks=4), startup_s) == bound_by
+
+
+def test_alpha_taken_for_a_colour_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    write_scene(folder / "0.tif", 60, 50, values=picture(60, 50)[[0, 1, 2, 0, 1]])
+    for name in "12":
+        Image.fromarray(np.zeros((50, 60, 4), np.uint8), "RGBA").save(folder / f"{name}.png")
+    settings = replace(SETTINGS, bands=(4, 3, 2))
+    given = [str(folder)], small_checkpoint
+    receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
+    for notes in (plan(*given, settings, LOCAL).notes, receipt.notes):
+        (note,) = (note for note in notes if "alpha" in note)
+        assert note.startswith("2 inputs feed a band that they call alpha to the network, first")
+        assert "1.png (band 4)" in note
+    assert not any("alpha" in note for note in plan(*given, SETTINGS, LOCAL).notes)
 
 
 def test_a_second_run_computes_nothing(
@@ -86,6 +114,7 @@ def test_a_second_run_computes_nothing(
     second = segment(archive, small_checkpoint, tmp_path / "out")
     assert first.units_computed == first.units == second.units
     assert second.units_computed == 0
+    assert (second.bounded_by, second.startup_s) == ("start-up", second.seconds)
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
 
 
@@ -264,7 +293,22 @@ def test_one_broken_block_leaves_a_partial_scene(small_checkpoint: str, tmp_path
     content = bytearray(path.read_bytes())
     content[-150_000:-50_000] = bytes(100_000)
     path.write_bytes(content)
-    receipt = segment(folder, small_checkpoint, out, Execution(runner="local", block=512))
+    seen: list[tuple[float, float]] = []
+
+    def watch(progress: Progress) -> None:
+        told = status(str(out))
+        seen.append((progress.done_px / 1e6, progress.quarantined_px / 1e6))
+        assert seen[-1] == pytest.approx((told.megapixels_done, told.megapixels_quarantined))
+
+    execution = Execution(runner="local", block=512)
+    receipt = run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
+    failed_px = sum(failure.pixels for failure in receipt.failures)
+    assert 0 < failed_px < 600 * 1500
+    assert seen[0] == (0, 0)
+    assert seen[-1] == ((600 * 1500 - failed_px) / 1e6, failed_px / 1e6)
+    assert receipt.megapixels == (600 * 1500 - failed_px) / 1e6
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
+    assert seen[-1] == seen[-2]  # of earlier runs, too
     assert receipt.scenes_partial == 1
     assert {f.stage for f in receipt.failures} == {"read"}
     assert rows(out, "scenes")["status"].to_pylist() == ["partial"]

@@ -230,7 +230,9 @@ REFUSALS: dict[str, tuple[str, str, str, str, Variables, str]] = {
     "missing bucket out": ("run", "{d}", "{c}", "s3://missing/o", {}, "no such bucket"),
     "missing object": ("run", "{r}/in/9.tif", "{c}", "{o}", {}, "no such file"),
     "missing checkpoint": ("run", "{d}", "{r}/ledom", "{o}", {}, "does not exist"),
-    "missing output": ("status", "{r}/o", "", "", {}, "not an output"),
+    "missing output": ("status", "{r}/o", "", "", {}, "no such folder"),
+    "not an output": ("status", "{r}/in", "", "", {}, "not an output"),
+    "missing bucket": ("status", "s3://missing/o", "", "", {}, "no such bucket"),
     "no profile": ("run", "{r}/in", "{c}", "{o}", {"AWS_PROFILE": "nobody"}, "AWS_PROFILE"),
 }
 
