@@ -9,12 +9,13 @@ READY := .venv/.ready
 FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer pipeline jobs tests bench deploy examples/*)))))
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check format docs
+.PHONY: help venv demo test check bench format docs
 
 help:
 	@echo 'make demo     segment a picture of the world and ask for the area of the oceans'
 	@echo 'make test     the tests; PYTEST_ARGS="-k query" picks some'
 	@echo 'make check    format, lint and types'
+	@echo 'make bench    the engine beside what people run otherwise: some 20 minutes on 2 cores'
 	@echo 'make format   put the code into shape'
 	@echo 'make docs     write docs/cli.md anew'
 	@echo 'make venv     only install into .venv; PYTHON=python3.12 picks the Python'
@@ -35,12 +36,19 @@ demo: $(READY)
 	$(BIN)/python examples/bluemarble/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)
 	$(BIN)/ruff check $(FOLDERS)
 	$(BIN)/mypy $(filter-out tests,$(FOLDERS))
+
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python bench/forward.py --size b0
+	$(BIN)/python bench/forward.py --size b2
+	$(BIN)/python bench/blend.py
+	$(BIN)/python bench/sliding.py
 
 format: $(READY)
 	$(BIN)/ruff format $(FOLDERS)
