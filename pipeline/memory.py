@@ -27,7 +27,7 @@ ROWS_PER_REPLICA = 4
 _WORKER_BYTES = 300_000_000
 """Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units."""
 _REPLICA_BYTES = 900_000_000
-"""The same with torch, what it loads with its first window, and numba (185 MB while it compiles)."""
+"""The same with torch and what its first window loads, and numba: 185 MB while it compiles."""
 _DRIVER_BYTES = 650_000_000
 _CUDA_BYTES = 3_000_000_000
 """Of a process that uses a GPU, on the host. Assumed, not measured."""
