@@ -83,7 +83,7 @@ def assert_same_logits(ours: SegFormer, theirs: nn.Module, height: int, width: i
 # With 150 classes some pixels of a random network tie within rounding (two classes 2e-6 apart).
 # These seeds have no such pixel, so that the argmax must agree everywhere, on any machine.
 @pytest.mark.parametrize(
-    ("size", "num_labels", "seed"), [("b0", 5, 1), ("b0", 150, 2), ("b2", 5, 1), ("b2", 150, 5)]
+    ("size", "num_labels", "seed"), [("b0", 5, 1), ("b0", 150, 2), ("b2", 150, 5)]
 )
 def test_parity(size: str, num_labels: int, seed: int, tmp_path: Path) -> None:
     theirs = reference(size, num_labels, seed)
