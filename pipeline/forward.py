@@ -40,7 +40,7 @@ class Forward:
         if device == "cpu":
             # One thread: with more, a window's logits can depend on their number and on its slot.
             torch.set_num_threads(1)
-            _keep_freed_memory()
+            keep_freed_memory()
         else:  # float32 means float32, and no kernel is chosen by timing
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -135,7 +135,7 @@ class Forward:
             self._logits_NKhw = self._compute()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tells glibc to keep what is freed: large buffers that come from the system anew for every
     window cost a fifth of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
