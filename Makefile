@@ -15,7 +15,7 @@ help:
 	@echo 'make demo     segment a picture of the world and ask for the area of the oceans'
 	@echo 'make test     the tests; PYTEST_ARGS="-k query" picks some'
 	@echo 'make check    format, lint and types'
-	@echo 'make bench    the engine beside what people run otherwise: some 20 minutes on 2 cores'
+	@echo 'make bench    the engine beside what people run otherwise: some 40 minutes on 2 cores'
 	@echo 'make format   put the code into shape'
 	@echo 'make docs     write docs/cli.md anew'
 	@echo 'make venv     only install into .venv; PYTHON=python3.12 picks the Python'
@@ -47,8 +47,11 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/forward.py --size b0
 	$(BIN)/python bench/forward.py --size b2
+	$(BIN)/python bench/dtypes.py
 	$(BIN)/python bench/blend.py
-	$(BIN)/python bench/sliding.py
+	$(BIN)/python bench/sliding.py --sides ours mmseg-style MONAI
+	$(BIN)/python bench/sliding.py --size 2048 --classes 150
+	$(BIN)/python bench/whole.py --work .bench
 
 format: $(READY)
 	$(BIN)/ruff format $(FOLDERS)

@@ -69,22 +69,22 @@ def commands(work: Path) -> dict[str, list[str]]:
     }
 
 
-def write_large(path: Path, height: int, layout: dict[str, Any]) -> None:
-    """Blocky random colours, uint8 RGB, EDGE_PX wide, written strip by strip."""
+def write_large(path: Path, height: int, layout: dict[str, Any], width: int = EDGE_PX) -> None:
+    """Blocky random colours, uint8 RGB, written strip by strip."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     profile = {
         **layout,
-        **{"driver": "GTiff", "width": EDGE_PX, "height": height, "count": 3, "dtype": "uint8"},
+        **{"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8"},
         **{"compress": "deflate", "zlevel": 1, "crs": "EPSG:32633"},
         "transform": from_origin(300_000, 5_000_000, 10, 10),
     }
     with rasterio.open(path, "w", **profile) as file:
         for row in range(0, height, 512):
             rows = min(512, height - row)
-            colours = rng.integers(0, 256, (3, -(-rows // 16), EDGE_PX // 16), dtype=np.uint8)
+            colours = rng.integers(0, 256, (3, -(-rows // 16), width // 16), dtype=np.uint8)
             pixels = colours.repeat(16, 1).repeat(16, 2)[:, :rows]
             file.write(pixels, window=Window(0, row, EDGE_PX, rows))
 

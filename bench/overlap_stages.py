@@ -1,4 +1,4 @@
-"""Stages with a clock, for `overlap.py`; a file of their own, since Ray's workers import them.
+"""Stages with a clock, for `overlap.py` and `whole.py`; Ray's workers import them from here.
 
 Each leaves a line of JSON per unit in the file that an environment variable names.
 """
@@ -43,6 +43,16 @@ class TimedWork(Work):
         began = time.time()
         super().finish(segmented)
         say("finish", begin=began, end=time.time())
+
+
+class TimedStage(SegmentStage):
+    """A replica that does its real work."""
+
+    def segment(self, read: ReadUnit) -> SegmentedUnit:
+        began = time.time()
+        segmented = super().segment(read)
+        say("segment", begin=began, end=time.time(), windows=segmented.windows)
+        return segmented
 
 
 class WaitingStage(SegmentStage):

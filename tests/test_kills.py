@@ -14,7 +14,7 @@ from kills import campaign, ok
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     small_checkpoint: str, tmp_path: Path
 ) -> None:
-    write_scene(tmp_path / "in" / "large.tif", 1500, 1300, seed=1)
+    write_scene(tmp_path / "in" / "large.tif", 1100, 900, seed=1)
     for n in range(4):
         write_scene(tmp_path / "in" / f"{n}.tif", 600, 500, seed=n)
     command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--runner", "ray"]
