@@ -86,7 +86,7 @@ def write_large(path: Path, height: int, layout: dict[str, Any], width: int = ED
             rows = min(512, height - row)
             colours = rng.integers(0, 256, (3, -(-rows // 16), width // 16), dtype=np.uint8)
             pixels = colours.repeat(16, 1).repeat(16, 2)[:, :rows]
-            file.write(pixels, window=Window(0, row, EDGE_PX, rows))
+            file.write(pixels, window=Window(0, row, width, rows))
 
 
 def small_checkpoint(folder: Path) -> str:

@@ -95,9 +95,10 @@ class _Ended:
 def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
     """The result, or how it ended. Raises errors of our own: they are no single input's fault."""
     too_long = _Ended("timeout", f"took more than {work.unit_timeout_s:.0f} s")
-    ref = start()  # which may load a replica first
     started = time.monotonic()
     try:
+        ref = start()  # which may load a replica first, and finds no room for what it is given
+        started = time.monotonic()
         return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
     except GetTimeoutError as error:  # what hangs is ended by its guard: this never had its turn
         raise TransientError(f"{stage}: Ray found no room for it in time") from error

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import s3server
 from archives import write_scene
 from outputs import differences, files, receipts, stray_files
+from ray.cluster_utils import Cluster
 
-from pipeline.errors import UnfinishedError, UsageError
+from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.job import plan, run
 from pipeline.output import Output
 from pipeline.receipt import Progress, Receipt
@@ -236,4 +238,48 @@ def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
         assert stray_files(disk / "out") == []
         assert json.loads((disk / "out" / "job.json").read_text())
     finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_an_object_store_that_spills_and_its_full_disk(
+    small_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A later round may find room again; if none does, the run ends and says why."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of a cluster that is gone in a minute
+    archive, disk = tmp_path / "in", tmp_path / "spilled"
+    for n in range(4):
+        write_scene(archive / f"{n}.tif", 3072, 3072, seed=n)
+    settings = Settings(window=512, stride=512, batch=1)
+    local = Execution(runner="local")
+    run([str(archive)], small_checkpoint, str(tmp_path / "calm"), settings, local)
+    disk.mkdir()
+    size = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
+    if subprocess.run(size, check=False).returncode:
+        pytest.skip("may not mount")
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 5,
+            "object_store_memory": 80 << 20,
+            "object_spilling_directory": str(disk),
+        },
+    )
+    out, execution = tmp_path / "out", Execution(address=cluster.address, replicas=1, block=3072)
+    try:
+        with suppress(UnfinishedError, TransientError):
+            run([str(archive)], small_checkpoint, str(out), settings, execution)
+        assert "OutOfDiskError" in caplog.text
+        subprocess.run(["mount", "-o", "remount,size=2g", str(disk)], check=True)
+        receipt = run([str(archive)], small_checkpoint, str(out), settings, execution)
+        assert (receipt.scenes_done, receipt.failures) == (4, ())
+        assert differences(tmp_path / "calm", out) == []
+        assert stray_files(out) == []
+    finally:
+        cluster.shutdown()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
