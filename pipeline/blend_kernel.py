@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from pipeline.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
 from pipeline.blend_tables import PHASES
-from pipeline.compiled import Compiled, inner
+from segformer.compiled import Compiled, inner
 from pipeline.unit import CONFIDENCE_SCALE
 
 _f = np.float32

@@ -16,7 +16,7 @@ Tokens lie in memory as N H W C throughout, so that a feature map is a view of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from segformer.checkpoint import Checkpoint, read_checkpoint
 from segformer.config import ModelConfig
 from segformer.folding import fold
+from segformer.fused import ExpandedDepthwise, UpsampledSum, add_norm, has_kernels
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -36,6 +37,8 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
 }
+STRIP_BYTES = 2 << 20
+"""Of the decoder's sum at once, on a CPU: the whole would be 50 MB per window with B2."""
 
 
 def to_map(x_NTC: Tensor, height: int, width: int) -> Tensor:
@@ -74,13 +77,13 @@ class Attention(nn.Module):
         self.query = nn.Linear(size, size)
         # With one head the values carry the output projection, and its bias.
         self.key_value = nn.Linear(size, 2 * size, bias=self.heads == 1)
-        if self.heads > 1:
-            self.out = nn.Linear(size, size)
+        self.out = nn.Linear(size, size) if self.heads > 1 else None
         if self.ratio > 1:
             self.reduction = nn.Conv2d(size, size, self.ratio, self.ratio)
             self.reduction_norm = nn.LayerNorm(size, eps=config.norm_eps.reduction)
 
     def forward(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
+        """Without the bias of `out`, which comes with the residual."""
         x_NSC = x_NTC
         if self.ratio > 1:
             reduced_NCHW = self.reduction(to_map(x_NTC, height, width))
@@ -90,7 +93,7 @@ class Attention(nn.Module):
             self._split(self.query(x_NTC)), self._split(key_NSC), self._split(value_NSC)
         )
         y_NTC = y_NATD.transpose(1, 2).flatten(2)
-        return self.out(y_NTC) if self.heads > 1 else y_NTC
+        return y_NTC if self.out is None else F.linear(y_NTC, self.out.weight)
 
     def _split(self, x_NTC: Tensor) -> Tensor:
         """x_NATD, a view."""
@@ -108,10 +111,23 @@ class MixFFN(nn.Module):
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = ACTIVATION_FUNCTIONS[config.hidden_act]
         self.contract = nn.Linear(hidden, size)
+        self._fused: ExpandedDepthwise | None = None
 
     def forward(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
-        x_NFHW = self.depthwise(to_map(self.expand(x_NTC), height, width))
-        return self.contract(to_tokens(self.activation(x_NFHW)))
+        """Without the bias of `contract`, which comes with the residual."""
+        if not has_kernels(x_NTC) or self.activation is not F.gelu:
+            x_NFHW = self.depthwise(to_map(self.expand(x_NTC), height, width))
+            x_NTF = to_tokens(self.activation(x_NFHW))
+        else:
+            if self._fused is None:
+                self._fused = ExpandedDepthwise(self.expand, self.depthwise)
+            x_NTF = self._fused(x_NTC, height, width)
+        return F.linear(x_NTF, self.contract.weight)
+
+    def _apply(self, *arguments: Any, **named: Any) -> Any:
+        """Weights move to another device or type: what was made of them has to be made anew."""
+        self._fused = None
+        return super()._apply(*arguments, **named)
 
 
 class Block(nn.Module):
@@ -125,9 +141,15 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(size, eps=eps)
         self.ffn = MixFFN(config, stage)
 
-    def forward(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
-        x_NTC = x_NTC + self.attention(self.norm1(x_NTC), height, width)
-        return x_NTC + self.ffn(self.norm2(x_NTC), height, width)
+    def forward(
+        self, x_NTC: Tensor, normed_NTC: Tensor, size: tuple[int, int], following: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
+        """x and its norm1 in; the block's result and the norm that follows it out."""
+        y_NTC, out = self.attention(normed_NTC, *size), self.attention.out
+        bias_C = None if out is None else out.bias
+        x_NTC, normed_NTC = add_norm(x_NTC, y_NTC, bias_C, self.norm2)
+        y_NTC = self.ffn(normed_NTC, *size)
+        return add_norm(x_NTC, y_NTC, self.ffn.contract.bias, following)
 
 
 class Stage(nn.Module):
@@ -140,10 +162,12 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_sizes[stage], eps=config.norm_eps.block)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        x_NTC, height, width = self.embedding(x_NCHW)
-        for block in self.blocks:
-            x_NTC = block(x_NTC, height, width)
-        return to_map(self.norm(x_NTC), height, width)
+        x_NTC, *size = self.embedding(x_NCHW)
+        norms = [*(block.norm1 for block in self.blocks), self.norm]
+        normed_NTC = norms[0](x_NTC)
+        for block, following in zip(self.blocks, norms[1:], strict=True):
+            x_NTC, normed_NTC = block(x_NTC, normed_NTC, size, following)
+        return to_map(normed_NTC, *size)
 
 
 class Head(nn.Module):
@@ -166,42 +190,53 @@ class Head(nn.Module):
         self.classifier = nn.Linear(size, config.num_labels)
 
     def forward(self, scales_NCHW: list[Tensor]) -> Tensor:
-        # On a CPU image by image: B5's maps of 768 channels leave the cache and fill the memory.
-        images = len(scales_NCHW[0])
-        step = 1 if scales_NCHW[0].device.type == "cpu" else images
-        parts = [
-            self._decode([x_NCHW[n : n + step] for x_NCHW in scales_NCHW])
-            for n in range(0, images, step)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def _decode(self, scales_NCHW: list[Tensor]) -> Tensor:
-        size = scales_NCHW[0].shape[2:]
-        sum_NHWC, *coarser_NhwC = (
-            self._project(s, x_NCHW.permute(0, 2, 3, 1)) for s, x_NCHW in enumerate(scales_NCHW)
-        )
+        """logits_NKHW at the finest scale."""
+        scales_NHWC = [x_NCHW.permute(0, 2, 3, 1) for x_NCHW in scales_NCHW]
+        if has_kernels(scales_NHWC[0]):
+            images, height, width, _ = scales_NHWC[0].shape
+            shape = (images, self.classifier.out_features, height, width)
+            logits_NKHW = scales_NHWC[0].new_empty(shape)
+            for logits_KHW, *scales_HWC in zip(logits_NKHW, *scales_NHWC, strict=True):
+                self._decode_into(logits_KHW, scales_HWC)
+            return logits_NKHW
+        sum_NHWC, *coarser_NhwC = (self._project(s, x) for s, x in enumerate(scales_NHWC))
         for x_NhwC in coarser_NhwC:
             y_NCHW = x_NhwC.permute(0, 3, 1, 2)
-            y_NCHW = F.interpolate(y_NCHW, size, mode="bilinear", align_corners=False)
+            y_NCHW = F.interpolate(
+                y_NCHW, sum_NHWC.shape[1:3], mode="bilinear", align_corners=False
+            )
             sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
-        return self._classify(sum_NHWC.relu_())
+        x_NHWK = self.classifier(sum_NHWC.relu_())
+        return x_NHWK.permute(0, 3, 1, 2)
+
+    def _decode_into(self, logits_KHW: Tensor, scales_HWC: Sequence[Tensor]) -> None:
+        """One image, in strips of rows that stay in the cache."""
+        finest_HWC, *coarser_hwC = scales_HWC
+        height, width, _ = finest_HWC.shape
+        upsampled = UpsampledSum(
+            (height, width), [self._project(s, x) for s, x in enumerate(coarser_hwC, 1)]
+        )
+        weight_KC, bias_K1 = self.classifier.weight, self.classifier.bias[:, None]
+        step = max(1, STRIP_BYTES // (width * weight_KC.shape[1] * finest_HWC.element_size()))
+        for row in range(0, height, step):
+            sum_GWC = F.linear(self._first(0, finest_HWC[row : row + step]), self.linear[0].weight)
+            upsampled.add_to(sum_GWC, row, self.linear[0].bias)
+            # The product gives logits class by class, their final order, and is faster so: 150 rows
+            # of a matrix are no multiple of what a CPU multiplies at once, but as columns they need
+            # not be.
+            strip_KT, sum_CT = logits_KHW[:, row : row + step].flatten(1), sum_GWC.flatten(0, 1).T
+            # (Not addmm: to copy the bias under the product takes half as long as the product.)
+            if strip_KT.dtype == torch.float32:
+                torch.mm(weight_KC, sum_CT, out=strip_KT).add_(bias_K1)
+            else:  # into rows that lie apart, torch multiplies bfloat16 number by number
+                torch.add(weight_KC @ sum_CT, bias_K1, out=strip_KT)
 
     def _project(self, scale: int, x_NHWC: Tensor) -> Tensor:
-        if self.projects_twice:
-            x_NHWC = self.convs[scale](x_NHWC).relu_()
-        projected_NHWC: Tensor = self.linear[scale](x_NHWC)
+        projected_NHWC: Tensor = self.linear[scale](self._first(scale, x_NHWC))
         return projected_NHWC
 
-    def _classify(self, x_NHWC: Tensor) -> Tensor:
-        """logits_NKHW. The product gives them in their final order, and is faster so: 150 rows of
-        a matrix are no multiple of what a CPU multiplies at once, but as columns they need not."""
-        images = len(x_NHWC)
-        logits_NKT = torch.baddbmm(
-            self.classifier.bias[:, None],
-            self.classifier.weight.expand(images, -1, -1),
-            x_NHWC.flatten(1, 2).transpose(1, 2),
-        )
-        return logits_NKT.unflatten(2, x_NHWC.shape[1:3])
+    def _first(self, scale: int, x_NHWC: Tensor) -> Tensor:
+        return self.convs[scale](x_NHWC).relu_() if self.projects_twice else x_NHWC
 
 
 class SegFormer(nn.Module):
@@ -222,6 +257,7 @@ class SegFormer(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    @torch.no_grad()
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """logits_NKHW (float32 for float32) at a quarter of the resolution, rounded up.
 

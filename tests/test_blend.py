@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
 from pipeline.blend_kernel import blend_strip
-from pipeline.compiled import Compiled
+from segformer.compiled import Compiled
 from pipeline.grid import WindowGrid, cores
 from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import Stitched
