@@ -19,7 +19,9 @@ FREE = {"numpy"}
 """Third-party libraries that need no door."""
 DOORS = {
     "segformer/checkpoint.py": {"fsspec", "safetensors"},
+    "segformer/compiled.py": {"numba", "llvmlite"},
     "segformer/folder.py": {"fsspec"},
+    "segformer/threads.py": {"numba", "llvmlite"},
 }
 """Doors outside pipeline/, whose own stand in docs/design.md, by file."""
 PACKAGE_DOORS = {"segformer": {"torch"}, "jobs": {"click", "rich"}}
