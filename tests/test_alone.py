@@ -163,7 +163,7 @@ def killing(title: str, times: int) -> Iterator[list[int]]:
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.01) and len(killed) < times:
+        while not over.wait(0.05) and len(killed) < times:
             for pid in workers(title):
                 if pid not in killed and len(killed) < times and loads_torch(pid):
                     os.kill(pid, signal.SIGKILL)

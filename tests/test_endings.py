@@ -205,6 +205,7 @@ def test_rights_that_are_revoked_in_mid_run(
     assert "Traceback" not in stderr
 
     grant(s3)
+    command[command.index("--runner") + 1] = "local"
     again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert again.returncode == 0, again.stderr
     command = [sys.executable, "-m", "jobs.cli", "status", out, "--format", "json"]
@@ -233,7 +234,7 @@ def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
         assert out in str(error.value)
         assert not isinstance(error.value, UsageError)
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        receipt = run([str(archive)], small_checkpoint, out, SETTINGS, execution)
+        receipt = run([str(archive)], small_checkpoint, out, SETTINGS, LOCAL)
         assert (receipt.scenes_done, receipt.failures) == (1, ())
         assert stray_files(disk / "out") == []
         assert json.loads((disk / "out" / "job.json").read_text())
