@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
