@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import Counter
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -14,12 +13,6 @@ import s3server
 from checkpoints import random_checkpoint, save_small, saved
 
 from segformer import mit_config
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start Ray come first: what is left at the end is small enough to share evenly."""
-    with_ray = Counter(item.path for item in items if item.get_closest_marker("ray"))
-    items.sort(key=lambda item: -with_ray[item.path])
 
 
 @pytest.fixture(scope="session")
