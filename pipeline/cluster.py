@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
@@ -28,6 +29,10 @@ IDLE_S = 600
 _GREETING = b"Set ray log level from environment variable"
 """Ray's core says so on fd 2 before the level holds that it speaks of; there is no switch for it
 (2.60, src/ray/util/logging.cc, InitSeverityThreshold)."""
+_JOINED = {"RAY_gcs_server_port_wait_time_s": "1"}
+"""Tries, whatever its name says, of some 35 s each, at a cluster that takes connections but does
+not answer as one (2.60, Node._init_gcs_client); it would be 20 of them."""
+_LOOPBACK = ("127.0.0.1", "localhost")
 TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 
@@ -41,11 +46,18 @@ def connected(
 
     Raises UsageError where no cluster answers, or it takes nobody of our kind.
     """
-    # False is Ray's own way to listen on loopback alone (ray#18730): 127.0.0.1 as a node's address
-    # would be replaced by a reachable one.
-    ray_constants.ENABLE_RAY_CLUSTER = address is not None
-    if address is None:
-        _alone_on_this_machine()
+    with (
+        _variables(_JOINED if address else _alone_on_this_machine()),
+        _loopback(address),
+        _session(address, replicas, memory_bytes, store_bytes),
+    ):
+        yield
+
+
+@contextmanager
+def _session(
+    address: str | None, replicas: int, memory_bytes: int, store_bytes: int
+) -> Iterator[None]:
     try:
         if address is not None:
             _knock(address)
@@ -89,16 +101,59 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
     return "cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS), nodes_bytes
 
 
-def _alone_on_this_machine() -> None:
+def _alone_on_this_machine() -> dict[str, str]:
     """Variables that Ray reads: nobody else may use our cluster, it says nothing of itself, and
     keeps its processes."""
-    # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A token for this run alone: Ray, which wants one, would leave its own in the home folder.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # Ray ends processes that had nothing to do for a second, and starting another one took up to
-    # 12 s on a loaded machine: replicas waited for reads that waited for a process.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(IDLE_S * 1000))
+    return {
+        # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        # A token for this run alone: Ray, which wants one, would leave its own in the home folder.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray ends processes that had nothing to do for a second, and starting another one took up
+        # to 12 s on a loaded machine: replicas waited for reads that waited for a process.
+        "RAY_idle_worker_killing_time_threshold_ms": str(IDLE_S * 1000),
+    }
+
+
+@contextmanager
+def _variables(missing: dict[str, str]) -> Iterator[None]:
+    """Sets the variables that are not set; at the end, Ray's are as they were before.
+
+    A process may run one job here and the next one on a cluster with a token of its own.
+    """
+    before = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    os.environ.update(missing | before)
+    _reread()
+    try:
+        yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            del os.environ[name]
+        os.environ.update(before)
+        _reread()
+
+
+def _reread() -> None:
+    """Ray's core keeps what it has read of the variables, and the token, for good."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _loopback(address: str | None) -> Iterator[None]:
+    """Lets Ray listen on loopback alone where no address is given, and take one on loopback as it
+    is: it would try another address of this machine, where perhaps nobody listens, for minutes.
+
+    False is Ray's own way to say so (ray#18730): as the address of a node, 127.0.0.1 would be
+    replaced by a reachable one.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if address is None or _host_port(address)[0] in _LOOPBACK:
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -135,6 +190,11 @@ def _why_not(error: Exception) -> str:
 
 def _knock(address: str) -> None:
     """Raises OSError at once where nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].partition(":")
+    host, port = _host_port(address)
     if port.isdecimal():
         socket.create_connection((host, int(port)), KNOCK_S).close()
+
+
+def _host_port(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition("://")[2].partition(":")
+    return host, port

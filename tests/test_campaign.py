@@ -252,11 +252,10 @@ def test_what_comes_out_wrong_is_named(here: Site) -> None:
 
 
 CASES = [
-    Case(901, "local", "driver", "mid-publish", skip=1, forward=False),
-    Case(902, "local", "driver", "before commit", forward=True),
-    Case(903, "local", "driver", "clean-up", forward=False),
-    Case(904, "local", "reset", "mid-unit", skip=2),
+    Case(901, "local", "driver", "before commit", forward=True),
+    Case(902, "local", "reset", "mid-unit", skip=2),
 ]
+"""That a run may end at any other point, on S3 too, is shown by test_resume.py."""
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import s3server
 from archives import write_scene
+from clusters import TOKEN, another_cluster, with_token
 from outputs import differences, files, receipts, stray_files
-from ray.cluster_utils import Cluster
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.job import plan, run
@@ -205,6 +205,7 @@ def test_rights_that_are_revoked_in_mid_run(
     assert "Traceback" not in stderr
 
     grant(s3)
+    command[command.index("--runner") + 1] = "local"
     again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert again.returncode == 0, again.stderr
     command = [sys.executable, "-m", "jobs.cli", "status", out, "--format", "json"]
@@ -233,7 +234,7 @@ def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
         assert out in str(error.value)
         assert not isinstance(error.value, UsageError)
         subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
-        receipt = run([str(archive)], small_checkpoint, out, SETTINGS, execution)
+        receipt = run([str(archive)], small_checkpoint, out, SETTINGS, LOCAL)
         assert (receipt.scenes_done, receipt.failures) == (1, ())
         assert stray_files(disk / "out") == []
         assert json.loads((disk / "out" / "job.json").read_text())
@@ -251,35 +252,31 @@ def test_an_object_store_that_spills_and_its_full_disk(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A later round may find room again; if none does, the run ends and says why."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of a cluster that is gone in a minute
+    for name, value in with_token(TOKEN).items():
+        monkeypatch.setenv(name, value)
     archive, disk = tmp_path / "in", tmp_path / "spilled"
     for n in range(4):
         write_scene(archive / f"{n}.tif", 3072, 3072, seed=n)
-    settings = Settings(window=512, stride=512, batch=1)
+    settings = Settings(window=1024, stride=1024, batch=1)
     local = Execution(runner="local")
     run([str(archive)], small_checkpoint, str(tmp_path / "calm"), settings, local)
     disk.mkdir()
     size = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
     if subprocess.run(size, check=False).returncode:
         pytest.skip("may not mount")
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 5,
-            "object_store_memory": 80 << 20,
-            "object_spilling_directory": str(disk),
-        },
-    )
-    out, execution = tmp_path / "out", Execution(address=cluster.address, replicas=1, block=3072)
+    store = {"object_store_memory": 80 << 20, "object_spilling_directory": str(disk)}
+    out = tmp_path / "out"
     try:
-        with suppress(UnfinishedError, TransientError):
-            run([str(archive)], small_checkpoint, str(out), settings, execution)
-        assert "OutOfDiskError" in caplog.text
-        subprocess.run(["mount", "-o", "remount,size=2g", str(disk)], check=True)
-        receipt = run([str(archive)], small_checkpoint, str(out), settings, execution)
+        with another_cluster(num_cpus=5, **store) as address:
+            execution = Execution(address=address, replicas=1, block=3072)
+            with suppress(UnfinishedError, TransientError):
+                run([str(archive)], small_checkpoint, str(out), settings, execution)
+            assert "OutOfDiskError" in caplog.text
+            subprocess.run(["mount", "-o", "remount,size=2g", str(disk)], check=True)
+            receipt = run([str(archive)], small_checkpoint, str(out), settings, execution)
+            assert any(disk.rglob("*")), "nothing was spilled"
         assert (receipt.scenes_done, receipt.failures) == (4, ())
         assert differences(tmp_path / "calm", out) == []
         assert stray_files(out) == []
     finally:
-        cluster.shutdown()
         subprocess.run(["umount", "--lazy", str(disk)], check=True)

@@ -1,12 +1,19 @@
-"""The short version of bench/kills.py: SIGKILL of the whole tree, then the same command."""
+"""bench/kills.py in short: SIGKILL of the whole tree in mid-run, then the same command."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 from archives import write_scene
-from kills import campaign, ok
+from kills import PHASES, kill_once, start, wait
+from outputs import differences, outcomes, recomputed_by_last, stray_files
+
+from pipeline.job import run
+from pipeline.settings import Execution, Settings
+
+NUMBER = 2 * list(PHASES).index("unit") + 1
 
 
 @pytest.mark.ray
@@ -14,11 +21,20 @@ from kills import campaign, ok
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     small_checkpoint: str, tmp_path: Path
 ) -> None:
+    archive, out, calm = str(tmp_path / "in"), tmp_path / "out", tmp_path / "calm"
     write_scene(tmp_path / "in" / "large.tif", 1100, 900, seed=1)
     for n in range(4):
         write_scene(tmp_path / "in" / f"{n}.tif", 600, 500, seed=n)
-    command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--runner", "ray"]
-    command += ["--window", "128", "--stride", "96", "--block", "512"]
-    report = campaign(command, tmp_path, 1, seed=0)
-    assert len(report["kills"]) == 1
-    assert ok(report), report
+    local = Execution(runner="local")
+    run([archive], small_checkpoint, str(calm), Settings(window=128, stride=64), local)
+    command = [archive, "--checkpoint", small_checkpoint, "--runner", "ray"]
+    command += ["--window", "128", "--stride", "64", "--block", "512"]
+    hit = kill_once(command, out, random.Random(0), NUMBER, 0.0)
+    assert hit is not None
+    before = outcomes(out)
+    assert hit == {"phase": "unit", "units_done": before}
+    assert before > 0
+    wait(start(command, out))
+    assert recomputed_by_last(out, before) == 0
+    assert differences(calm, out) == []
+    assert stray_files(out) == []

@@ -60,7 +60,7 @@ def test_every_process_of_a_run_stays_below_its_prediction(
     tmp_path: Path, small_checkpoint: str
 ) -> None:
     """The short version of bench/memory.py."""
-    write_scene(tmp_path / "in" / "a.tif", 4096, 4096)
+    write_scene(tmp_path / "in" / "a.tif", 4096, 2048)
     command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--replicas", "1"]
     case = bench.measured(
         [*command, "--window", "1024", "--stride", "1024", "--block", "2048"], tmp_path / "out"

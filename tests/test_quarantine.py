@@ -610,7 +610,7 @@ ROUND = st.tuples(
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4))
 def test_whatever_happens_the_rows_are_those_of_a_fresh_run(
     small_checkpoint: str,

@@ -1,0 +1,45 @@
+"""Ray clusters of other processes, on loopback and with a token, for runs that join them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TOKEN = "a" * 64
+HEAD = """
+import json, sys, ray
+from ray._private import ray_constants
+
+ray_constants.ENABLE_RAY_CLUSTER = False  # on loopback
+options = json.loads(sys.argv[1])
+context = ray.init(address="local", include_dashboard=False, log_to_driver=False, **options)
+print(context.address_info["gcs_address"], flush=True)
+sys.stdin.read()
+"""
+
+
+def with_token(token: str) -> dict[str, str]:
+    """The variables of one who has it."""
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+
+
+@contextmanager
+def another_cluster(**options: object) -> Iterator[str]:
+    """The address of one that takes those with TOKEN; the options are those of ray.init."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEAD, json.dumps(options)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **with_token(TOKEN)},
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.communicate(timeout=60)
