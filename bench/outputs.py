@@ -83,7 +83,7 @@ def outcomes(output: Place) -> int:
 
 def receipts(output: Place) -> list[dict[str, Any]]:
     """Of every run that could still write at its end, oldest first."""
-    names = [name for name in files(output) if name.startswith("runs/")]
+    names = [name for name in files(output) if name.startswith("runs/") and name.endswith(".json")]
     return [json.loads(read(output, name)) for name in names]
 
 
