@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,14 +94,14 @@ class LocalStore(Store):
     @contextmanager
     def hold(self, name: str, patient: bool = False) -> Iterator[None]:
         path, made = self._folder / name, not self._folder.exists()
-        _make_folder(self._folder)
         with self._held(path, patient):
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)  # before it is let go, or it might be another's
-                if made and not os.listdir(self._folder):
-                    self._folder.rmdir()
+                if made:
+                    with suppress(OSError):  # something is in it now
+                        self._folder.rmdir()
 
     def free(self, name: str) -> None:
         path = self._folder / name
@@ -114,7 +114,7 @@ class LocalStore(Store):
         """Locks the file. The kernel lets it go with the process, however that ends."""
         said = False
         while True:
-            with path.open("ab") as file:
+            with self._opened(path) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
@@ -129,6 +129,12 @@ class LocalStore(Store):
                     yield
                     return
             # its holder has just deleted it
+
+    def _opened(self, path: Path) -> BinaryIO:
+        while True:
+            _make_folder(path.parent)
+            with suppress(FileNotFoundError):  # whoever had made the folder has just removed it
+                return path.open("ab")
 
     def _temporary(self, final: Path) -> Path:
         _make_folder(final.parent)
