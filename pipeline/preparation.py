@@ -91,7 +91,7 @@ def prepare(asked: Asked, existing: Output | None, closed: bool = False) -> Prep
         division=division_of(cost, left),
         quarantine=Quarantine.of([shard.scene_ids for shard in mine], failures, allowed),
         stops=Quarantine.of([s.scene_ids for s in shards], failures, allowed).too_many(),
-        notes=(*config.notes, *found.notes, *_empty_share(share, shards, mine)),
+        notes=(*config.notes, *found.notes, *_of_share(share, shards, mine)),
     )
 
 
@@ -131,12 +131,11 @@ def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None,
     return job, existing, Cost(job.settings, machine, network), model.config
 
 
-def _empty_share(share: Share, shards: list[Shard], mine: list[Shard]) -> Iterator[str]:
-    if not mine:
-        yield (
-            f"--shards {share}: nothing is left for this driver: the plan has"
-            f" {len(shards)} shards, and a scene is never divided between drivers"
-        )
+def _of_share(share: Share, shards: list[Shard], mine: list[Shard]) -> Iterator[str]:
+    if share.whole:
+        return
+    few = "" if mine else "; there are too few, for a scene is never divided between drivers"
+    yield f"--shards {share}: {len(mine):,} of the plan's {len(shards):,} shards are this driver's{few}"
 
 
 def open_part(output: Output, shards: list[Shard], but: Collection[str]) -> list[Shard]:

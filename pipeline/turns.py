@@ -50,7 +50,6 @@ def is_alone(store: Store, share: Share) -> bool:
 
 
 def _others(store: Store, share: Share) -> list[str]:
-    """Locks of other shares, whether their holders live or not."""
-    return [
-        name for name in store.list("") if is_lock(name) and name not in (_name(share), PLANNING)
-    ]
+    """Locks of others, whether their holders live or not. Who shares the output plans in turn."""
+    own = (_name(share),) if share.whole else (_name(share), PLANNING)
+    return [name for name in store.list("") if is_lock(name) and name not in own]

@@ -117,9 +117,12 @@ def test_one_after_the_other(
     assert [receipt.scenes_planned for receipt in done] == [4, 6]
     assert differences(one_driver, out) == []
     assert stray_files(out) == []
+    # What the dead have left is cleared up.
+    (out / "lock-plan.json").touch()
     # Another division of the same plan, and one driver: nothing is left to do.
     for share in (Share(3, 4), Share()):
         assert segment(archive, small_checkpoint, out, share).units_computed == 0
+    assert stray_files(out) == []
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,7 @@ def test_a_share_without_shards_says_so(small_checkpoint: str, tmp_path: Path) -
         run(inputs, small_checkpoint, str(out), SETTINGS, third).notes,
     ):
         (note,) = (note for note in notes if "--shards" in note)
-        assert note.startswith("--shards 3/3: nothing is left for this driver: the plan has 1 shar")
+        assert note.startswith("--shards 3/3: 0 of the plan's 1 shards are this driver's; there")
     assert not status(str(out)).finished
     assert segment(tmp_path / "in", small_checkpoint, out, Share(1, 3)).scenes_done == 1
     assert status(str(out)).finished
