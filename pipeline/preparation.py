@@ -135,7 +135,10 @@ def _of_share(share: Share, shards: list[Shard], mine: list[Shard]) -> Iterator[
     if share.whole:
         return
     few = "" if mine else "; there are too few, for a scene is never divided between drivers"
-    yield f"--shards {share}: {len(mine):,} of the plan's {len(shards):,} shards are this driver's{few}"
+    yield (
+        f"--shards {share}: {len(mine):,} of the plan's {len(shards):,} shards are this driver's"
+        f"{few}"
+    )
 
 
 def open_part(output: Output, shards: list[Shard], but: Collection[str]) -> list[Shard]:

@@ -56,7 +56,7 @@ def test_nodes_without_gpus_decode_for_those_with(
     cluster: Any, tmp_path: Path, small_checkpoint: str
 ) -> None:
     """The GPU node has no CPU at all: replicas ask for none, and reads for nothing else."""
-    gpus = cluster.add_node(num_cpus=0, num_gpus=2)
+    gpus = cluster.add_node(num_cpus=0, num_gpus=1)
     cpus = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
     found = ran(cluster, tmp_path, small_checkpoint)
