@@ -147,9 +147,10 @@ class _Stop(ExecutionCallback):
         if _STOP.is_set():
             raise InterruptedError("stopped")
         if time.time() >= self.until:
-            for operator in executor._topology:
-                if ReadStage.__name__ in operator.name:
-                    operator.mark_execution_finished()
+            for operator, state in executor._topology.items():
+                if ReadStage.__name__ in operator.name:  # its tasks would only say so, one by one
+                    for waiting in state.input_queues:
+                        waiting.clear()
 
 
 def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
@@ -176,7 +177,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     with warnings.catch_warnings():
         # Ray 2.64 will want these arguments in another place, which 2.60 does not have yet.
         warnings.simplefilter("ignore")
-        pixels = source.map(
+        pixels = source.flat_map(
             ReadStage(work),
             num_cpus=TASK_CPUS,
             memory=work.need.reader_bytes,

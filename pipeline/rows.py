@@ -76,11 +76,15 @@ def read_guarded(work: Work, unit: Unit) -> ReadUnit:
 
 
 class ReadStage:
+    """Nothing is read any more when the time is up."""
+
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def __call__(self, row: Row) -> Row:
-        return pack(read_guarded(self._work, pickle.loads(row["unit"])))
+    def __call__(self, row: Row) -> list[Row]:
+        if self._work.out_of_time:
+            return []
+        return [pack(read_guarded(self._work, pickle.loads(row["unit"])))]
 
 
 class SegmentStage:
