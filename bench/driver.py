@@ -6,7 +6,7 @@ The flow of `swath run` on the embedded Ray, with two replicas that do next to n
 Small: many units of one 512-px window each: what a unit costs the driver, whatever is in it. Large:
 few units of real size, to see what their bytes cost. Of each: units per second in the steady state
 (from the first tenth of the units to the last), the driver's CPU seconds, those of its main thread
-(which watches, counts and publishes) apart, and its growth in memory. What machines beside the
+(which watches, counts and publishes) apart. What machines beside the
 driver would do is done here, too, so the rate is a lower bound; the driver's CPU per unit is its
 ceiling, for Python runs one thread at a time. The last line is one JSON document.
 """
@@ -39,7 +39,7 @@ TILE_PX = 512
 SETTINGS = Settings(window=TILE_PX, stride=TILE_PX, batch=1)
 REPLICAS = 2
 H100_WINDOWS_PER_S = {"b0": 24_400, "b2": 6_800, "b5": 2_680}
-"""By arithmetic, at 512 px (DESIGN's floor); half of that is aimed at."""
+"""By arithmetic, at 512 px: its peak over the GFLOP of a window. Half of that is aimed at."""
 STRIDE_PX = 384
 SIZES_MPX = (16, 64, 150)
 
@@ -51,7 +51,6 @@ class Moment:
     at_s: float
     cpu_s: float
     main_thread_s: float
-    rss_bytes: int
     units: int
 
 
@@ -76,7 +75,7 @@ def main() -> None:
         "small": small,
         "large": large,
         "ceiling_units_per_s": round(1000 / small["driver_cpu_ms_per_unit"], 1),
-        "feeds": feeds(small["driver_cpu_ms_per_unit"], large),
+        "feeds": feeds(small, large),
     }
     document = json.dumps(result, indent=1)
     if given.results:
@@ -113,14 +112,11 @@ def measured(work: Path, checkpoint: str, units: int, edge: int) -> dict[str, An
         "of_that_main_thread_ms": round(
             1000 * (last.main_thread_s - first.main_thread_s) / done, 2
         ),
-        "driver_mb_per_100k_units": round((last.rss_bytes - first.rss_bytes) / done / 10),
     }
 
 
 def moment(units: int) -> Moment:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    rss = pages * 4096
-    return Moment(time.monotonic(), time.process_time(), time.thread_time(), rss, units)
+    return Moment(time.monotonic(), time.process_time(), time.thread_time(), units)
 
 
 def write_striped(path: Path, width: int, height: int) -> None:
@@ -137,18 +133,32 @@ def write_striped(path: Path, width: int, height: int) -> None:
             file.write(values, window=here)
 
 
-def feeds(cpu_ms: float, large: dict[str, Any]) -> list[dict[str, Any]]:
+def feeds(small: dict[str, Any], large: dict[str, Any]) -> list[dict[str, Any]]:
     """Megapixels per second that one driver's CPU allows at each size of units, and how many H100s
-    at half of the floor that is."""
-    per_mpx = (large["driver_cpu_ms_per_unit"] - cpu_ms) / large["mpx_per_unit"]
+    at half of the floor that is.
+
+    A unit costs what a small one does, and its pixels what they cost the main thread. (The other
+    threads handle no pixels; that they cost more per large unit is their idling between units.)
+    """
+    cpu_ms = small["driver_cpu_ms_per_unit"]
+    main_ms = large["of_that_main_thread_ms"] - small["of_that_main_thread_ms"]
+    per_mpx = main_ms / (large["mpx_per_unit"] - small["mpx_per_unit"])
+    one = {size: windows / 2 * STRIDE_PX**2 / 1e6 for size, windows in H100_WINDOWS_PER_S.items()}
     found = []
     for mpx in SIZES_MPX:
-        rate = 1000 * mpx / (cpu_ms + max(0.0, per_mpx) * mpx)
-        one = {
-            size: windows / 2 * STRIDE_PX**2 / 1e6 for size, windows in H100_WINDOWS_PER_S.items()
-        }
-        h100s = {size: round(rate / each, 1) for size, each in one.items()}
-        found.append({"unit_mpx": mpx, "mpx_per_s": round(rate), "h100s": h100s})
+        rate = 1000 * mpx / (cpu_ms + per_mpx * mpx)
+        without = 1000 * mpx / cpu_ms
+        found.append(
+            {
+                "unit_mpx": mpx,
+                "mpx_per_s": round(rate),
+                "h100s": {size: round(rate / each, 1) for size, each in one.items()},
+                "mpx_per_s_if_others_published": round(without),
+                "h100s_if_others_published": {
+                    size: round(without / each, 1) for size, each in one.items()
+                },
+            }
+        )
     return found
 
 

@@ -93,8 +93,8 @@ def test_a_pool_that_grows(
 
     def count(_: Progress) -> None:
         if is_initialized():
-            states = [actor["State"] for actor in actors().values()]
-            sizes.append(states.count("ALIVE"))
+            replicas = [a for a in actors().values() if "Segment" in a["ActorClassName"]]
+            sizes.append(sum(actor["State"] == "ALIVE" for actor in replicas))
 
     execution = Execution(replicas=(1, 2))
     done = run([str(archive)], small_checkpoint, str(out), SETTINGS, execution, count)
