@@ -21,7 +21,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.share import Share
 
 SETTINGS = Settings(window=64, stride=48, batch=1)
-SCENES = 24
+SCENES = 40
 GB = 10**9
 
 
@@ -45,7 +45,7 @@ def undisturbed(archive: Path, small_checkpoint: str, tmp_path_factory: pytest.T
     ("runner", "budgets_s"),
     [
         ("local", (2, 4, 8, 16, 32)),
-        pytest.param("ray", (12, 24, 48, 96), marks=[pytest.mark.ray, pytest.mark.slow]),
+        pytest.param("ray", (8, 14, 20, 26, 32, 40, 48), marks=[pytest.mark.ray, pytest.mark.slow]),
     ],
 )
 def test_the_time_is_up(
