@@ -17,13 +17,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-HERE = Path(__file__).parent
 from idle import PlacedStage, PlacedWork, places
 from ray.cluster_utils import Cluster
 
 from jobs.values import Replicas
 from pipeline import flow, job
 from pipeline.settings import Execution, Settings
+
+HERE = Path(__file__).parent
 
 
 def main() -> None:
