@@ -182,7 +182,7 @@ def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
         case "replica":
             os.kill(run.worker("ray::MapWorker(MapBatches(SegmentStage))"), signal.SIGKILL)
         case "reader":
-            os.kill(run.worker("ray::Map(ReadStage)"), signal.SIGKILL)
+            os.kill(run.worker("ray::FlatMap(ReadStage)"), signal.SIGKILL)
         case "storm":
             proxy.add(".", "503")  # what is held
             proxy.add(".", "503", times=None, probability=STORM_SHARE)

@@ -65,7 +65,7 @@ def stray_files(output: Place) -> list[str]:
     """Files of a finished output that have no business there."""
     found = set(files(output))
     shards = {Path(name).stem for name in found if name.startswith("plan/")}
-    expected = {"job.json", "classes.parquet"}
+    expected = {"job.json", "job.toml", "classes.parquet"}
     expected |= {f"plan/{s}.json" for s in shards} | {f"commits/{s}.json" for s in shards}
     expected |= {f"{table}/{s}.parquet" for s in shards for table in ORDER}
     return sorted(name for name in found - expected if not name.startswith("runs/"))
@@ -83,7 +83,7 @@ def outcomes(output: Place) -> int:
 
 def receipts(output: Place) -> list[dict[str, Any]]:
     """Of every run that could still write at its end, oldest first."""
-    names = [name for name in files(output) if name.startswith("runs/")]
+    names = [name for name in files(output) if name.startswith("runs/") and name.endswith(".json")]
     return [json.loads(read(output, name)) for name in names]
 
 

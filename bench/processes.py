@@ -15,7 +15,7 @@ from pathlib import Path
 PERIOD_S = 0.05
 ROLES = {
     "ray::ReadUnitSource": "source",
-    "ray::Map(ReadStage)": "reader",
+    "ray::FlatMap(ReadStage)": "reader",
     "ray::read_guarded": "reader",
     "ray::MapWorker(MapBatches(SegmentStage))": "replica",
     "ray::SegmentStage": "replica",

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from jobs import jobfile
 from jobs.model import model
 from jobs.plan import plan
 from jobs.query import query
@@ -93,7 +94,7 @@ def _complain(message: str, code: int) -> int:
 
 def _in_one_line(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    message = error.format_message()
+    message = jobfile.in_words(error)
     return f"{message} See: {context.command_path} --help" if context else message
 
 

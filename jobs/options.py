@@ -12,27 +12,14 @@ from typing import Any, TypeVar
 
 import click
 
+from jobs.jobfile import place_of
+from jobs.values import Bands, Replicas, Shards
 from pipeline.access import Access
+from pipeline.errors import UsageError
 from pipeline.settings import DTYPES, Execution, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
-
-
-class Bands(click.ParamType):
-    """`4,3,2`: 1-based bands, in the order of the network's channels."""
-
-    name = "LIST"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(int(band) for band in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of band numbers such as 4,3,2", param, ctx)
 
 
 def _default(of: type[Settings] | type[Execution], name: str) -> Any:
@@ -160,10 +147,10 @@ EXECUTION: tuple[Decorator[Any], ...] = (
     _option(
         Execution,
         "replicas",
-        type=int,
-        metavar="N",
+        type=Replicas(),
         show_default="one per GPU, or one per CPU core",
-        help="Loaded models at work, a count. Does not change the result.",
+        help="Loaded models at work, a count; MIN:MAX: a pool that grows and shrinks with the work,"
+        " on an autoscaling cluster beyond the nodes that are there. Does not change the result.",
     ),
     _option(
         Execution,
@@ -204,6 +191,23 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         help="Try again what an earlier run left in quarantine, partial scenes as a whole; the new"
         " rows take the place of the old ones.",
     ),
+    _option(
+        Execution,
+        "shards",
+        type=Shards(),
+        show_default="all: one driver does everything",
+        help="Compute the I-th of N parts of the plan, while other drivers compute the others into"
+        " the same OUT. The first one plans. Does not change the result.",
+    ),
+    _option(
+        Execution,
+        "max_hours",
+        type=float,
+        metavar="H",
+        show_default="none",
+        help="Hours after which no more units are begun: those under way are finished, what is"
+        " complete is published, and the exit code is 1; the same command goes on.",
+    ),
     storage_opt,
 )
 
@@ -223,8 +227,12 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
     settings = {field.name: options[field.name] for field in fields(Settings)}
     plain = [field.name for field in fields(Execution) if field.name != "access"]
     execution = {name: options[name] for name in plain}
-    access = Access.parse(options["storage_options"])
-    return Settings(**settings), Execution(**execution, access=access)
+    try:
+        access = Access.parse(options["storage_options"])
+        return Settings(**settings), Execution(**execution, access=access)
+    except UsageError as error:
+        option = str(error).partition(" ")[0].rstrip(":")
+        raise UsageError(f"{place_of(click.get_current_context(), option)}{error}") from error
 
 
 def _add(command: F, options: tuple[Decorator[Any], ...]) -> F:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jobs import options, text
+from jobs.jobfile import job_opt
 from jobs.progress import ProgressLine
 from pipeline.receipt import Estimate, Failure
 
@@ -17,6 +18,7 @@ from pipeline.receipt import Estimate, Failure
 @options.checkpoint_opt
 @options.planned_output_opt
 @options.format_opt
+@job_opt
 @options.settings_options
 @options.execution_options
 def plan(

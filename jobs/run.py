@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jobs import options, text
+from jobs.jobfile import job_opt
 from jobs.progress import ProgressLine
 from pipeline.receipt import Receipt
 
@@ -30,6 +31,7 @@ STARTING = {
 @options.inputs_arg
 @options.checkpoint_opt
 @options.output_opt
+@job_opt
 @options.settings_options
 @options.execution_options
 @click.pass_context

@@ -35,6 +35,17 @@ class Access:
     patience_s: float = PATIENCE_S
     """How long what may pass is waited for."""
 
+    def __post_init__(self) -> None:
+        """Options are recorded: raises UsageError for what looks like a credential."""
+        for name, value in _named(dict(self.options)):
+            if any(word in name.lower() for word in _SECRETS):
+                raise UsageError(
+                    f"--storage-options: {name!r} looks like a credential; give credentials by the"
+                    " AWS_* variables, a profile or an instance role"
+                )
+            if isinstance(value, str) and "://" in value:
+                _check_no_credential(value)
+
     @classmethod
     def parse(cls, text: str | None) -> Self:
         """From a JSON object such as {"endpoint_url": "https://...", "requester_pays": true}."""
@@ -46,14 +57,6 @@ class Access:
             raise UsageError(f"--storage-options: not JSON ({error})") from error
         if not isinstance(options, dict):
             raise UsageError('--storage-options: a JSON object is needed, e.g. {"anon": true}')
-        secret = [
-            name for name in _names(options) if any(word in name.lower() for word in _SECRETS)
-        ]
-        if secret:
-            raise UsageError(
-                f"--storage-options: {secret[0]!r} looks like a credential; give credentials by the"
-                " AWS_* variables, a profile or an instance role"
-            )
         return cls(tuple(sorted(options.items())))
 
     def hurried(self) -> Self:
@@ -107,16 +110,12 @@ class Access:
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
-PLAIN = Access()
-"""Nothing but the standard variables."""
-
-
-def _names(options: Any) -> Iterator[str]:
-    """Of options, and of those within them."""
+def _named(options: Any) -> Iterator[tuple[str, Any]]:
+    """Options by name, and those within them."""
     if isinstance(options, dict):
         for name, value in options.items():
-            yield name
-            yield from _names(value)
+            yield name, value
+            yield from _named(value)
 
 
 def _check_no_credential(url: str) -> None:
@@ -129,3 +128,7 @@ def _check_no_credential(url: str) -> None:
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: holds a credential,"
             " which would be recorded with the results; give credentials by the AWS_* variables"
         )
+
+
+PLAIN = Access()
+"""Nothing but the standard variables."""

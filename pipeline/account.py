@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,15 @@ class Beginning:
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
     clock_s: float = field(default_factory=time.monotonic)
     tries: int = field(default_factory=tried_again)
+
+    @property
+    def name(self) -> str:
+        """Of the run's records."""
+        return self.when.strftime("%Y%m%dT%H%M%S.%fZ")
+
+    def until(self, hours: float | None) -> float:
+        """So many hours later, in seconds of the clock that all machines share."""
+        return math.inf if hours is None else self.when.timestamp() + hours * 3600
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,13 @@ class Account:
                 f"{self.output.store.root}: the store does not give {withheld[0]}{more}; all else"
                 " is done, and the same command tries again"
             )
+        if unplanned := self.survey.unplanned:
+            more = f" and {len(unplanned) - 1} more" if len(unplanned) > 1 else ""
+            raise UnfinishedError(
+                f"{self.output.store.root}: {unplanned[0]}{more} cannot be planned while other"
+                " drivers are at work here; all else of this share is done, and the same command"
+                " tries again"
+            )
         self._write(self.output, receipt)
         return receipt
 
@@ -84,8 +101,7 @@ class Account:
         self._write(output, self._receipt(output, ended))
 
     def _write(self, output: Output, receipt: Receipt) -> None:
-        name = self.beginning.when.strftime("%Y%m%dT%H%M%S.%fZ")
-        output.write_receipt(name, receipt.to_json())
+        output.write_receipt(self.beginning.name, receipt.to_json())
 
     def _receipt(self, output: Output, ended: str) -> Receipt:
         tally, came = self.tracker.tally, outcomes(self.shards, output.commit_records())

@@ -9,7 +9,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
 from pipeline.errors import DeniedError, UnfinishedError
-from pipeline.lock import held
+from pipeline.lock import freed, held
 from pipeline.rangefile import StoredFile
 from pipeline.store import Store
 from pipeline.verdict import LOG, explained, patiently
@@ -85,9 +85,11 @@ class ObjectStore(Store):
     def delete(self, path: str) -> None:
         self._try(path, lambda: self._delete([self._at(path)]))
 
-    def alone(self, path: str) -> AbstractContextManager[None]:
-        del path
-        return held(self)
+    def hold(self, name: str, patient: bool = False) -> AbstractContextManager[None]:
+        return held(self, name, patient)
+
+    def free(self, name: str) -> None:
+        freed(self, name)
 
     def delete_folder(self, folder: str) -> None:
         files = [self._at(f"{folder}/{name}") for name in self.list(folder)]

@@ -20,10 +20,14 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
+from pipeline.machine import Machine, memory_here
+from pipeline.settings import Execution
 
 KNOCK_S = 5.0
 IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
+CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
+"""No more replicas on a machine's CPUs than leave each this much, and this to all else."""
 IDLE_S = 600
 """After which a process without work is ended; there are never more than can work at a time."""
 _GREETING = b"Set ray log level from environment variable"
@@ -99,6 +103,33 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
     if gpus:
         return "cuda", gpus, nodes_bytes
     return "cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS), nodes_bytes
+
+
+def machine_of(
+    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution
+) -> Machine:
+    """One replica per GPU; on CPUs one per core, each with one thread.
+
+    Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
+    """
+    memory = memory_here()
+    if execution.runner == "local":
+        return Machine(device, 1, memory, tasks=0)
+    if not nodes_bytes:
+        if device == "cpu":
+            count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
+        least, most = execution.pool or (count, count)
+        most = max(least, min(most, count))  # this machine does not grow
+    else:
+        share = max(1, count // execution.shards.of)
+        least, most = execution.pool or (share, share)
+        if device == "cpu" and least > count + 1:
+            raise UsageError(
+                f"--replicas {least}: the CPUs of the cluster hold {count + 1} replicas beside a"
+                f" read; use --replicas {count}"
+            )
+    pool = least if least < most else None
+    return Machine(device, most, memory, tasks_at_once(device, most), nodes_bytes, pool)
 
 
 def _alone_on_this_machine() -> dict[str, str]:

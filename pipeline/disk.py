@@ -5,16 +5,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
 from pipeline.errors import UsageError
+from pipeline.lock import busy, planning
 from pipeline.store import Store
+from pipeline.verdict import LOG
 
 _TEMPORARY = ".tmp"
+_LOOK_S = 0.5
 
 
 class LocalStore(Store):
@@ -88,19 +92,60 @@ class LocalStore(Store):
             file.unlink(missing_ok=True)
 
     @contextmanager
-    def alone(self, path: str) -> Iterator[None]:
-        with (self._folder / path).open("rb") as file:
+    def hold(self, name: str, patient: bool = False) -> Iterator[None]:
+        path, made = self._folder / name, not self._folder.exists()
+        with self._held(path, patient):
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UsageError(
-                    f"{self.root}: another run is at work on this output; wait for it to end"
-                ) from error
-            yield  # the kernel releases the lock with the process, however it ends
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # before it is let go, or it might be another's
+                if made:
+                    with suppress(OSError):  # something is in it now
+                        self._folder.rmdir()
+
+    def free(self, name: str) -> None:
+        path = self._folder / name
+        if path.exists():
+            with self._held(path, patient=False):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _held(self, path: Path, patient: bool) -> Iterator[None]:
+        """Locks the file. The kernel lets it go with the process, however that ends."""
+        said = False
+        while True:
+            with self._opened(path) as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    if not patient:
+                        raise UsageError(busy(self.root)) from error
+                    if not said:
+                        LOG.warning("%s", planning(self.root))
+                        said = True
+                    time.sleep(_LOOK_S)
+                    continue
+                if _is_at(file, path):
+                    yield
+                    return
+            # its holder has just deleted it
+
+    def _opened(self, path: Path) -> BinaryIO:
+        while True:
+            _make_folder(path.parent)
+            with suppress(FileNotFoundError):  # whoever had made the folder has just removed it
+                return path.open("ab")
 
     def _temporary(self, final: Path) -> Path:
         _make_folder(final.parent)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _make_folder(folder: Path) -> None:

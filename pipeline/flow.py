@@ -8,9 +8,12 @@ is not for this room to know: it asks.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
@@ -58,21 +61,28 @@ def run_units(
     division = work.division
     memory = (division.schedulable_bytes, division.store_bytes)
     retries, why = 0, ""
+    if work.out_of_time:
+        return 0
     with connected(execution.address, work.replicas, *memory):
         for number in range(ROUNDS):
             units = open_units()
+            if work.out_of_time:
+                return retries
             if units and number:
                 LOG.warning("units without an outcome: %d; once more%s", len(units), why)
             if units:
                 again, why = _round(work, units, poll)
                 retries += again
-        _each_alone(work, open_units(), poll)
+        if not work.out_of_time:
+            _each_alone(work, open_units(), poll)
     return retries
 
 
 def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
     stalled: list[TransientError] = []
     for unit in units:
+        if work.out_of_time:
+            break
         LOG.warning("a unit of %s is tried alone", unit.blocks[0].scene.url)
         try:
             segment_alone(work, unit)
@@ -129,12 +139,18 @@ def _round(work: Work, units: Sequence[Unit], poll: Poll) -> tuple[int, str]:
 
 
 class _Stop(ExecutionCallback):
-    """Ends Ray Data's own loop when it is asked to."""
+    """Ends Ray Data's own loop when it is asked to, and begins no reads when time is up."""
 
-    def on_execution_step(self, executor: object) -> None:
-        del executor
+    until = math.inf
+
+    def on_execution_step(self, executor: Any) -> None:
         if _STOP.is_set():
             raise InterruptedError("stopped")
+        if time.time() >= self.until:
+            for operator, state in executor._topology.items():
+                if ReadStage.__name__ in operator.name:  # its tasks would only say so, one by one
+                    for waiting in state.input_queues:
+                        waiting.clear()
 
 
 def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
@@ -147,20 +163,21 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context.max_consecutive_actor_init_deaths = LOADING_DEATHS
     # Longer than anything that is guarded may take; a cluster may also have to grow first.
     context.execution_no_progress_timeout_s = int(max(7200, 4 * work.unit_timeout_s))
+    _Stop.until = work.until
     context.custom_execution_callback_classes = [_Stop]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # That every unit of a round is lost before it reaches a replica is no misconfiguration.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
     if not work.division.machine.nodes_bytes:  # the store is ours and made for this job
         context.override_object_store_memory_limit_fraction = STORE_FRACTION
-    on_gpu = work.job.device == "cuda"
+    on_gpu, pool = work.job.device == "cuda", work.division.machine
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // UNITS_PER_READ_TASK)
     )
     with warnings.catch_warnings():
         # Ray 2.64 will want these arguments in another place, which 2.60 does not have yet.
         warnings.simplefilter("ignore")
-        pixels = source.map(
+        pixels = source.flat_map(
             ReadStage(work),
             num_cpus=TASK_CPUS,
             memory=work.need.reader_bytes,
@@ -173,7 +190,9 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
             batch_format="numpy",
             zero_copy_batch=True,
             compute=ActorPoolStrategy(
-                size=min(work.replicas, len(units)), max_tasks_in_flight_per_actor=2
+                min_size=min(pool.fewest, len(units)),
+                max_size=min(pool.replicas, len(units)),
+                max_tasks_in_flight_per_actor=2,
             ),
             num_cpus=0 if on_gpu else 1,
             num_gpus=1 if on_gpu else 0,

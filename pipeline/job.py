@@ -7,49 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 
 from pipeline import flow, local
 from pipeline.account import Account, Beginning
-from pipeline.cluster import devices_of, tasks_at_once
-from pipeline.cost import Cost, Network
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import estimate
-from pipeline.machine import Machine, memory_here
-from pipeline.memory import Division, division_of
-from pipeline.output import Job, Output, Shard
-from pipeline.plan import BATCH, Planner
-from pipeline.publish import check_published
-from pipeline.quarantine import Quarantine
+from pipeline.jobfile import leave, written
+from pipeline.output import Output
+from pipeline.preparation import Asked, Prepared, open_part, prepare
 from pipeline.receipt import Estimate, Progress, Receipt
-from pipeline.replica import devices_here, from_checkpoint
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.stores import open_store
-from pipeline.supersede import recorded, retrying, standing
-from pipeline.survey import Known, OnDescribed, Survey, survey
+from pipeline.survey import OnDescribed
 from pipeline.tracker import Tracker
-from segformer import checkpoint_sha256, load_model
-
-CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
-"""No more replicas on a machine's CPUs than leave each this much, and this to all else."""
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Everything that is settled before the first byte is written."""
-
-    job: Job
-    output: Output | None
-    """None: there is none yet."""
-    cost: Cost
-    survey: Survey
-    recorded: list[Shard]
-    new: list[Shard]
-    division: Division
-    """Of the memory, for the shards that are not published yet."""
-    quarantine: Quarantine
-    notes: tuple[str, ...]
+from pipeline.turns import PLANNING, is_alone, working
 
 
 def plan(
@@ -67,12 +39,18 @@ def plan(
     store does not answer.
     """
     execution = execution or Execution()
-    ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output, on_described)
-    shards = ready.new
-    if ready.output is not None:
-        shards = [*_open_part(ready.output, ready.recorded), *shards]
-    stops = ready.quarantine.too_many() if shards else None
-    notes = [*ready.notes, f"the run will stop: {stops}"] if stops else ready.notes
+    asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
+    existing = None if output is None else Output.find(output, execution.access.hurried())
+    ready = prepare(asked, existing)
+    added = {shard.shard_id for shard in ready.new}
+    shards = [shard for shard in ready.mine if shard.shard_id in added]
+    if existing:
+        shards = [*open_part(existing, ready.mine, added), *shards]
+    notes = (
+        [*ready.notes, f"the run will stop: {ready.stops}"]
+        if ready.stops and shards
+        else ready.notes
+    )
     return estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes)
 
 
@@ -93,36 +71,49 @@ def run(
     """
     beginning = Beginning()
     execution = execution or Execution()
-    with ExitStack() as stack:
-        existing = Output.find(output, execution.access.hurried())
-        if existing:  # before the plan is read, which another run might be adding to
-            stack.enter_context(existing.store.alone("job.json"))
-        ready = _prepare(
-            inputs, checkpoint, settings or Settings(), execution, output, on_described
-        )
-        stops = ready.quarantine.too_many() if ready.new else None
-        if stops:
-            raise UsageError(f"{output}: {stops}; nothing was changed")
-        out = ready.output or Output.create(output, ready.job, execution.access)
-        if not existing:
-            stack.enter_context(out.store.alone("job.json"))
-        out.store.sweep()
-        for shard in ready.new:
-            out.append(shard)
-        shards = ready.recorded + ready.new
+    asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
+    with ExitStack() as held:
+        ready, out = _begin(asked, output, held)
+        told = inputs, ready.job.checkpoint, output, ready.job.settings, execution
+        leave(out.store, beginning.name, written(*told))
         watch = on_progress or (lambda _: None)
         notes = (*ready.notes, *ready.survey.rejection)
-        tracker = Tracker(out, shards, ready.cost, ready.quarantine, notes, watch)
-        account = Account(
-            out, shards, tracker, execution, ready.cost.machine, ready.survey, beginning
-        )
+        tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, notes, watch)
+        machine = ready.division.machine
+        account = Account(out, ready.mine, tracker, execution, machine, ready.survey, beginning)
         with account.kept():
-            _carry_out(ready, out, tracker, execution)
+            _carry_out(ready, out, tracker, execution, beginning.until(execution.max_hours))
             return account.close()
 
 
-def _carry_out(ready: _Prepared, out: Output, tracker: Tracker, execution: Execution) -> None:
-    """Computes what has no outcome."""
+def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output]:
+    """Holds the output, or its share of it, and records the plan. Of several drivers one plans,
+    before the others begin; these work by the recorded plan."""
+    share, access = asked.execution.shards, asked.execution.access
+    with ExitStack() as planning:
+        if not share.whole:
+            planning.enter_context(open_store(output, access.hurried()).hold(PLANNING, True))
+        existing = Output.find(output, access.hurried())
+        if existing:  # before the plan is read, which another run might be adding to
+            held.enter_context(working(existing.store, share))
+        alone = existing is None or share.whole or is_alone(existing.store, share)
+        ready = prepare(asked, existing, closed=not alone)
+        if ready.stops and ready.new:
+            raise UsageError(f"{output}: {ready.stops}; nothing was changed")
+        out = ready.output or Output.create(output, ready.job, access)
+        if not existing:
+            held.enter_context(working(out.store, share))
+        if alone:
+            out.store.sweep()
+        for shard in ready.new:
+            out.append(shard)
+    return ready, out
+
+
+def _carry_out(
+    ready: Prepared, out: Output, tracker: Tracker, execution: Execution, until: float
+) -> None:
+    """Computes what has no outcome. Raises UnfinishedError where the time is up before that."""
     tracker.begin()
     units = tracker.open_units()
     work = Work(
@@ -131,6 +122,7 @@ def _carry_out(ready: _Prepared, out: Output, tracker: Tracker, execution: Execu
         out.job,
         ready.division,
         execution.unit_timeout,
+        until,
     )
     tracker.poll()  # a first line: Ray and the model take a while
     if units and execution.runner == "local":
@@ -138,86 +130,10 @@ def _carry_out(ready: _Prepared, out: Output, tracker: Tracker, execution: Execu
     elif units:
         tracker.tally.retries += flow.run_units(work, tracker.open_units, execution, tracker.poll)
     tracker.close()
-
-
-def _prepare(
-    inputs: Sequence[str],
-    checkpoint: str,
-    settings: Settings,
-    execution: Execution,
-    output: str | None,
-    on_described: OnDescribed | None,
-) -> _Prepared:
-    access = execution.access.hurried()
-    model = from_checkpoint(load_model, checkpoint, access)
-    weights_bytes = sum(weight.numel() * 4 for weight in model.parameters())
-    nodes_bytes: tuple[int, ...] = ()
-    if execution.address:
-        device, count, nodes_bytes = devices_of(execution.address)
-    else:
-        device, count = devices_here()
-    existing = None if output is None else Output.find(output, access)
-    if settings.batch is None:
-        batch = existing.job.settings.batch if existing else BATCH[device]
-        settings = replace(settings, batch=batch)
-    job = Job(
-        settings=settings,
-        checkpoint=execution.access.absolute(checkpoint),
-        checkpoint_sha256=from_checkpoint(checkpoint_sha256, checkpoint, access),
-        device=device,
-        class_names=model.config.class_names,
-        class_colors=model.config.class_colors,
-    )
-    if existing:
-        existing.check_same(job)
-        check_published(existing)
-        # The folder may have moved; its bytes are the same.
-        job = replace(existing.job, checkpoint=job.checkpoint)
-        existing = Output(open_store(existing.store.root, execution.access), job)
-    earlier = recorded(existing)
-    channels, known = model.config.num_channels, Known.of(earlier, execution.retry_quarantined)
-    found = survey(inputs, job.settings, channels, known, execution.access, on_described)
-    cost = Cost(
-        job.settings,
-        _machine(device, count, nodes_bytes, execution),
-        Network.of(model.config, weights_bytes, job.settings.window),
-    )
-    planner = Planner(cost, execution)
-    planned = planner.shards(found.scenes, found.rejected, first=len(earlier.shards))
-    committed = existing.committed() if existing else set()
-    shards = standing([*earlier.shards, *retrying(planned, found.retries)], committed)
-    left = [unit for shard in shards if shard.shard_id not in committed for unit in shard.units]
-    quarantine = Quarantine(sum(len(s.scene_ids) for s in shards), execution.max_quarantined)
-    quarantine.add(f for f in earlier.failures if f.scene_id not in found.retries)
-    quarantine.add(rejected.failure for rejected in found.rejected)
-    notes = (*model.config.notes, *found.notes)
-    old, new = shards[: len(earlier.shards)], shards[len(earlier.shards) :]
-    division = division_of(cost, left)
-    return _Prepared(job, existing, cost, found, old, new, division, quarantine, notes)
-
-
-def _machine(
-    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution
-) -> Machine:
-    """One replica per GPU; on CPUs one per core, each with one thread."""
-    memory = memory_here()
-    if execution.runner == "local":
-        return Machine(device, 1, memory, tasks=0)
-    if device == "cpu" and not nodes_bytes:
-        count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
-    replicas = execution.replicas or count
-    return Machine(device, replicas, memory, tasks_at_once(device, replicas), nodes_bytes)
-
-
-def _open_part(output: Output, shards: list[Shard]) -> list[Shard]:
-    """The shards without what has an outcome already."""
-    committed = output.committed()
-    parts = []
-    for shard in shards:
-        if shard.shard_id not in committed:
-            done = output.units_done(shard.shard_id)
-            units = tuple(unit for unit in shard.units if unit.unit_id not in done)
-            ids = {block.scene.scene_id for unit in units for block in unit.blocks}
-            scenes = tuple(scene for scene in shard.scenes if scene.scene_id in ids)
-            parts.append(replace(shard, units=units, scenes=scenes))
-    return parts
+    left = len(tracker.open_units())
+    if left and work.out_of_time:
+        raise UnfinishedError(
+            f"out of time: the {execution.max_hours:g} h of --max-hours are over, and {left:,} of"
+            f" {sum(len(shard.units) for shard in ready.mine):,} units are left; what is done is"
+            " kept, the same command goes on from here"
+        )

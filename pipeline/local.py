@@ -13,12 +13,15 @@ from pipeline.unit import ReadUnit
 
 
 def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> None:
-    """Computes the units without an outcome one after the other and calls `poll` after each.
+    """Computes the units without an outcome one after the other and calls `poll` after each, as
+    long as there is time.
 
     Raises TransientError where a store does not answer. What kills the process kills the run.
     """
     replica = Replica(work)
     for unit in open_units():
+        if work.out_of_time:
+            break
         work.finish(replica.segment(_read(work, unit)))
         poll()
 

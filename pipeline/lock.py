@@ -1,4 +1,4 @@
-"""A heartbeat in an object store: one run at a time on one output.
+"""A heartbeat in an object store: a name that one process holds at a time.
 
 A courtesy: correctness rests on idempotent units and create-only commits. So a clock that nobody
 shares is good enough, and a race that two waiting runs may win together is left alone.
@@ -24,7 +24,6 @@ BEAT_S = 10.0
 EXPIRES_S = 45.0
 """Without a beat: four were missed."""
 LOOK_S = 1.0
-_LOCK = "lock.json"
 
 
 class Shelf(Protocol):
@@ -38,15 +37,33 @@ class Shelf(Protocol):
     def delete(self, path: str) -> None: ...
 
 
+def busy(root: str, holder: str = "") -> str:
+    """What a user is told whose run is refused."""
+    return f"{root}: another run is at work on this output{holder}; wait for it to end, or stop it"
+
+
+def planning(root: str) -> str:
+    """What a user is told who waits for another driver's planning."""
+    return f"{root}: another driver is planning; waiting for it"
+
+
 @contextmanager
-def held(shelf: Shelf) -> Iterator[None]:
-    """Holds the output for this run. Where another run's lock is found, waits until that run is
-    seen to be dead, or to be alive: then raises UsageError."""
+def held(shelf: Shelf, name: str, patient: bool = False) -> Iterator[None]:
+    """Holds the name for this run. Where another run's lock is found, waits until that run is
+    seen to be dead, or to be alive: then raises UsageError, or waits on if `patient`."""
     owner = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), **_process(os.getpid())}
-    while not shelf.create(_LOCK, _encode(owner, beat=0)):
-        _wait_for(shelf)
+    said = False
+    while not shelf.create(name, _encode(owner, beat=0)):
+        try:
+            freed(shelf, name, quiet=said)
+        except UsageError:
+            if not patient:
+                raise
+            if not said:
+                LOG.warning("%s", planning(shelf.root))
+                said = True
     ended = threading.Event()
-    heart = threading.Thread(target=_beat, args=(shelf, owner, ended), daemon=True)
+    heart = threading.Thread(target=_beat, args=(shelf, name, owner, ended), daemon=True)
     heart.start()
     try:
         yield
@@ -54,50 +71,49 @@ def held(shelf: Shelf) -> Iterator[None]:
         ended.set()
         heart.join(BEAT_S)  # it may wait for a store that does not answer
         with suppress(SwathError, FileNotFoundError):
-            if _owner(shelf.read(_LOCK)) == owner["owner"]:
-                shelf.delete(_LOCK)
+            if _owner(shelf.read(name)) == owner["owner"]:
+                shelf.delete(name)
 
 
-def _wait_for(shelf: Shelf) -> None:
-    """Returns when the lock is gone; deletes it when its holder is dead."""
+def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
+    """Returns when the lock is gone; deletes it when its holder is dead. Raises UsageError when
+    that is seen to live."""
     try:
-        first = shelf.read(_LOCK)
+        first = shelf.read(name)
     except FileNotFoundError:
         return
     holder = _decode(first)
-    name = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
+    where = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
     deadline = time.monotonic() + EXPIRES_S
     if not _is_dead(holder):
-        LOG.warning("%s is held by a run on %s; waiting for a sign of life", shelf.root, name)
+        if not quiet:
+            LOG.warning("%s is held by a run on %s; waiting for a sign of life", shelf.root, where)
         while time.monotonic() < deadline:
             time.sleep(LOOK_S)
             asked = time.monotonic()
             try:
-                now = shelf.read(_LOCK)
+                now = shelf.read(name)
                 deadline += time.monotonic() - asked  # a store that is gone says nothing of the run
             except FileNotFoundError:
                 return
             if now != first:
-                raise UsageError(
-                    f"{shelf.root}: another run is at work on this output ({name}); wait for it to"
-                    " end, or stop it"
-                )
-    LOG.warning("the run on %s is dead; going on in its place", name)
+                raise UsageError(busy(shelf.root, f" ({where})"))
+    LOG.warning("the run on %s is dead; going on in its place", where)
     with suppress(FileNotFoundError):
-        shelf.delete(_LOCK)
+        shelf.delete(name)
 
 
-def _beat(shelf: Shelf, owner: dict[str, str], ended: threading.Event) -> None:
+def _beat(shelf: Shelf, name: str, owner: dict[str, str], ended: threading.Event) -> None:
     beat = 0
     while not ended.wait(BEAT_S):
         beat += 1
         with suppress(SwathError):  # patience has run out: the next beat may come through
             try:
-                if _owner(shelf.read(_LOCK)) != owner["owner"] or ended.is_set():
+                if _owner(shelf.read(name)) != owner["owner"] or ended.is_set():
                     return  # another run has taken over: the lock is its own
             except FileNotFoundError:
                 return
-            shelf.write(_LOCK, _encode(owner, beat))
+            shelf.write(name, _encode(owner, beat))
 
 
 def _process(pid: int) -> dict[str, str]:

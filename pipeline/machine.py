@@ -14,12 +14,20 @@ class Machine:
 
     device: str
     replicas: int
+    """At most, where the pool grows."""
     memory_bytes: int
     """Of this machine, or what its control group leaves to it."""
     tasks: int
     """Reads and writes at once; 0: one process does everything."""
     nodes_bytes: tuple[int, ...] = ()
     """What each node of a joined Ray cluster gives to processes; none: this machine does it all."""
+    least: int | None = None
+    """Replicas that a pool begins with; None: it does not grow."""
+
+    @property
+    def fewest(self) -> int:
+        """Replicas there must be room for."""
+        return self.least or self.replicas
 
 
 def memory_here(root: Path = Path("/")) -> int:

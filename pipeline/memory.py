@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.cost import Cost
 from pipeline.errors import UsageError
@@ -148,7 +148,8 @@ class Division:
 
     @classmethod
     def of(cls, need: Need, machine: Machine) -> Division | None:
-        """With as many reads and writes at once as fit; None where too few do."""
+        """With as many of a pool's replicas and of reads and writes at once as fit; None where too
+        few do. A cluster may grow: its nodes must hold what the pool begins with."""
         if machine.nodes_bytes:
             return cls(need, machine, machine.tasks) if _placed(need, machine) else None
         for_ray = _set_aside(machine.replicas * need.replica_bytes) // max(1, need.task_bytes) + 1
@@ -157,7 +158,9 @@ class Division:
             division = cls(need, machine, tasks)
             if division.total_bytes <= USABLE * machine.memory_bytes:
                 return division
-        return None
+        if machine.replicas == machine.fewest:
+            return None
+        return cls.of(need, replace(machine, replicas=machine.replicas - 1))
 
     @property
     def store_bytes(self) -> int:
@@ -201,8 +204,8 @@ def _placed(need: Need, machine: Machine) -> bool:
     """Whether a joined cluster has room for every replica and one task more, however they fall,
     and Ray Data for its reads."""
     slot = max(need.replica_bytes, need.task_bytes, 1)
-    room = sum(node // slot for node in machine.nodes_bytes) > machine.replicas
-    replicas_bytes = machine.replicas * need.replica_bytes
+    room = sum(node // slot for node in machine.nodes_bytes) > machine.fewest
+    replicas_bytes = machine.fewest * need.replica_bytes
     return room and replicas_bytes + _set_aside(replicas_bytes) <= sum(machine.nodes_bytes)
 
 
@@ -219,6 +222,7 @@ def division_of(cost: Cost, units: Sequence[Unit], remedy: str | None = None) ->
     if division is not None:
         return division
     unit = max(units, key=lambda unit: 2 * cost.row_bytes(unit) + _segmenting(cost, unit))
+    machine = replace(machine, replicas=machine.fewest)
     least = Division(need, machine, min(machine.tasks, LEAST_TASKS))
     if machine.nodes_bytes:
         has = ", ".join(_gb(node) for node in machine.nodes_bytes)

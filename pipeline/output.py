@@ -1,7 +1,8 @@
 """The layout of OUT: the job, the plan's shards, the unit files, the commits.
 
-    OUT/job.json  plan/<shard>.json  work/<shard>/<unit_id>.parquet  commits/<shard>.json
-        masks|statistics|scenes|quarantine/<shard>.parquet  classes.parquet  runs/<time>.json
+    OUT/job.json|toml  plan/<shard>.json  work/<shard>/<unit_id>.parquet  commits/<shard>.json
+        masks|statistics|scenes|quarantine/<shard>.parquet  classes.parquet
+        runs/<time>.json|toml  lock*.json (while a run is at work)
 
 The folder is the interface: what is done is what its listings say. Knows how records are named and
 encoded, not what is done with them.
@@ -25,7 +26,8 @@ from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import RESULT_VERSION, Settings
 from pipeline.store import Store
 from pipeline.stores import open_store
-from pipeline.tables import CLASSES, SHARD_TABLES, table_of, write_table
+from pipeline.tables import CLASSES, table_of, write_table
+from pipeline.turns import is_lock
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,8 @@ class Output:
         if store.exists("job.json"):
             return cls(store, _read_job(store, url))
         # classes.parquet alone: an earlier run was killed while it created the output.
-        if set(store.list("")) - {"classes.parquet"}:
-            why = "holds files that are no output of Swath; name a new or empty folder"
-            raise UsageError(f"{url}: {why}")
+        if any(name != "classes.parquet" and not is_lock(name) for name in store.list("")):
+            raise UsageError(f"{url}: holds files that are no output of Swath; name a new folder")
         return None
 
     @classmethod
@@ -188,8 +189,7 @@ class Output:
     def append(self, shard: Shard) -> None:
         """Adds a shard to the plan, which is never rewritten."""
         if not self.store.create(f"plan/{shard.shard_id}.json", _encode(shard.to_json())):
-            why = "another run is planning on this output; wait for it to end"
-            raise UsageError(f"{self.store.root}: {why}")
+            raise UsageError(f"{self.store.root}: another run is planning here; wait for it to end")
 
     def committed(self) -> set[str]:
         return {name.removesuffix(".json") for name in self.store.list("commits")}
@@ -210,7 +210,8 @@ class Output:
 
     def receipts(self) -> Iterator[dict[str, Any]]:
         for name in self.store.list("runs"):
-            yield json.loads(self.store.read(f"runs/{name}"))
+            if name.endswith(".json"):  # job files stand beside them
+                yield json.loads(self.store.read(f"runs/{name}"))
 
 
 def unit_path(unit: Unit) -> str:
@@ -218,7 +219,6 @@ def unit_path(unit: Unit) -> str:
 
 
 def table_path(table: str, shard_id: str) -> str:
-    assert table in SHARD_TABLES
     return f"{table}/{shard_id}.parquet"
 
 

@@ -25,6 +25,8 @@ MOST_UNITS = 1_000_000
 """Of one job: some 8 Tpx with MiT-B0 on CPUs, 150 Tpx on GPUs. The plan would have a gigabyte."""
 SHARD_UNITS = 1000
 SHARD_SCENES = 2000
+SHARDS_PER_DRIVER = 4
+"""Where several share the output, so that all end at about the same time."""
 SHARD_TILES = 20_000
 """Of more than one scene: whoever publishes a shard holds a record for each mask tile."""
 BATCH = {"cpu": 1, "cuda": 16}
@@ -65,18 +67,19 @@ class Planner:
     def _target_windows(self, total: int) -> float:
         """Windows that a unit should have."""
         by_time = UNIT_S / self.cost.window_s
-        by_count = total / (UNITS_PER_REPLICA * self.cost.machine.replicas)
+        replicas = self.cost.machine.replicas * self.execution.shards.of
+        by_count = total / (UNITS_PER_REPLICA * replicas)
         by_size = LARGEST_UNIT_PX / self.cost.settings.stride**2
         return max(min(by_time, by_count, by_size), LEAST_WINDOWS)
 
     def _by_shard(self, scenes: Sequence[Scene], target: float) -> Iterator[list[Scene]]:
         some: list[Scene] = []
         units, tiles = 0.0, 0
+        most = self._shard_units(scenes, target)
         for scene in scenes:
-            blocks = self._count(scene, target)
-            share = blocks if blocks > 1 else self.cost.grid(scene).count / target
+            share = self._share(scene, target)
             here = -(-scene.width // MASK_TILE_PX) * -(-scene.height // MASK_TILE_PX)
-            full = units + share > SHARD_UNITS or tiles + here > SHARD_TILES
+            full = units + share > most or tiles + here > SHARD_TILES
             if some and (full or len(some) == SHARD_SCENES):
                 yield some
                 some, units, tiles = [], 0.0, 0
@@ -85,6 +88,19 @@ class Planner:
             tiles += here
         if some:
             yield some
+
+    def _share(self, scene: Scene, target: float) -> float:
+        """Units that the scene is, or the part of one."""
+        blocks = self._count(scene, target)
+        return blocks if blocks > 1 else self.cost.grid(scene).count / target
+
+    def _shard_units(self, scenes: Sequence[Scene], target: float) -> float:
+        """Of a shard: fewer where several drivers are to get some of them."""
+        drivers = self.execution.shards
+        if drivers.whole:
+            return SHARD_UNITS
+        total = sum(self._share(scene, target) for scene in scenes)
+        return min(SHARD_UNITS, max(1.0, total / (SHARDS_PER_DRIVER * drivers.of)))
 
     def _units(self, shard_id: str, scenes: Iterable[Scene], target: float) -> Iterator[Unit]:
         """Blocks of one scene are units of their own; small scenes share one."""
@@ -148,7 +164,7 @@ class Planner:
 
     def _remedy(self, scenes: Sequence[Scene], units: Sequence[Unit]) -> str:
         """What to change so that it fits: the largest block, else the most replicas, else both."""
-        replicas = self.cost.machine.replicas
+        replicas = self.cost.machine.fewest
         edge = max(max(b.core.width, b.core.height) for unit in units for b in unit.blocks)
         smaller = (edge - 1) // MASK_TILE_PX
         if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, replicas)):
@@ -162,7 +178,7 @@ class Planner:
 
     def _fits(self, scenes: Sequence[Scene], block: int | None, replicas: int) -> bool:
         """Whether the scenes would, with this block and so many replicas."""
-        machine = replace(self.cost.machine, replicas=replicas)
+        machine = replace(self.cost.machine, replicas=replicas, least=None)
         cost = replace(self.cost, machine=machine)
         other = Planner(cost, replace(self.execution, block=block))
         try:

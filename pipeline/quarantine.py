@@ -9,6 +9,7 @@ import os.path
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Self
 
 from pipeline.receipt import Failure
 
@@ -29,6 +30,16 @@ class Quarantine:
     """scene_id -> its first failure."""
     pixels: int = 0
     """Planned ones that were not segmented."""
+
+    @classmethod
+    def of(
+        cls, planned: Iterable[Iterable[str]], failures: Iterable[Failure], allowed: int | None
+    ) -> Self:
+        """planned: the scene_ids of each shard; failures of others do not count."""
+        ids = [scene_id for shard in planned for scene_id in shard]
+        found, here = cls(len(ids), allowed), set(ids)
+        found.add(failure for failure in failures if failure.scene_id in here)
+        return found
 
     def add(self, failures: Iterable[Failure]) -> None:
         for failure in failures:

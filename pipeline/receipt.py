@@ -126,8 +126,9 @@ class Receipt:
     runner: str
     device: str
     replicas: int
+    """At most at once, where the pool grows."""
     units: int
-    """Units of the whole plan."""
+    """Units of the whole plan, or of this driver's share of it, as everything below."""
     units_computed: int
     """Units this run computed; the others had an outcome already."""
     scenes_planned: int

@@ -76,19 +76,23 @@ def read_guarded(work: Work, unit: Unit) -> ReadUnit:
 
 
 class ReadStage:
+    """Nothing is read any more when the time is up."""
+
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def __call__(self, row: Row) -> Row:
-        return pack(read_guarded(self._work, pickle.loads(row["unit"])))
+    def __call__(self, row: Row) -> list[Row]:
+        if self._work.out_of_time:
+            return []
+        return [pack(read_guarded(self._work, pickle.loads(row["unit"])))]
 
 
 class SegmentStage:
-    """A replica in an actor."""
+    """A replica in an actor. What waits for it when the time is up gets no outcome."""
 
     def __init__(self, work: Work) -> None:
         self._counted = tried_again()
-        self._limit_s = work.unit_timeout_s
+        self._work = work
         self._refused: SwathError | None = None
         """Ray would keep no more than the text of an error raised here: it is raised by calls."""
         try:
@@ -101,14 +105,16 @@ class SegmentStage:
         except SwathError as error:
             self._refused = error
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+        if self._work.out_of_time:
+            return
         row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
-        return {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
+        yield {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         if self._refused:
             raise self._refused
-        with guarded(self._limit_s):
+        with guarded(self._work.unit_timeout_s):
             segmented = self._replica.segment(read)
         before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
         return replace(segmented, retries=segmented.retries + self._counted - before)
@@ -145,6 +151,8 @@ class UnitSink(Datasink[int]):
         del ctx
         before = tried_again()
         for block in blocks:
+            if not BlockAccessor.for_block(block).num_rows():
+                continue  # of a unit whose turn came too late
             batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])
             for head, data in zip(batch["head"], batch["data"], strict=True):
                 with guarded(self._work.unit_timeout_s):

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
+from pipeline.share import WHOLE, Share
 
 RESULT_VERSION = 2
 """Raised whenever the same inputs and settings would give other rows."""
@@ -73,8 +74,9 @@ class Execution:
 
     block: int | None = None
     """Edge of a block's core in pixels, a multiple of the mask tile; None: planned."""
-    replicas: int | None = None
-    """Loaded models; None: one per GPU, or one per CPU core."""
+    replicas: int | tuple[int, int] | None = None
+    """Loaded models, or the fewest and the most of a pool that grows with the work; None: one per
+    GPU, or one per CPU core."""
     runner: str = "ray"
     """"ray", or "local": a plain loop in this process."""
     address: str | None = None
@@ -86,6 +88,10 @@ class Execution:
     """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
     retry_quarantined: bool = False
     """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
+    shards: Share = WHOLE
+    """The part of the shards that this driver computes, beside others on the same output."""
+    max_hours: float | None = None
+    """After which nothing more is begun; None: no limit."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -96,15 +102,32 @@ class Execution:
                 f"--block {self.block}: must be a multiple of the mask tile of {MASK_TILE_PX} px;"
                 f" try {below}"
             )
-        if self.replicas is not None and self.replicas < 1:
-            raise UsageError(f"--replicas {self.replicas}: must be at least 1")
+        least, most = self.pool or (1, 1)
+        if not 1 <= least <= most:
+            raise UsageError(
+                f"--replicas {in_words(self.replicas)}: must be at least 1, and MIN:MAX in order"
+            )
         if self.unit_timeout < 1:
             raise UsageError(f"--unit-timeout {self.unit_timeout:g}: must be at least 1 s")
         if self.max_quarantined is not None and self.max_quarantined < 0:
             raise UsageError(f"--max-quarantined {self.max_quarantined}: must not be negative")
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise UsageError(f"--max-hours {self.max_hours:g}: must be more than 0")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
-        if self.runner == "local" and (self.address or (self.replicas or 1) > 1):
+        if self.runner == "local" and (self.address or most > 1):
             raise UsageError(
                 "--runner local is one replica in this process: leave --address and --replicas out"
             )
+
+    @property
+    def pool(self) -> tuple[int, int] | None:
+        """The fewest replicas and the most."""
+        if isinstance(self.replicas, int):
+            return self.replicas, self.replicas
+        return self.replicas
+
+
+def in_words(replicas: int | tuple[int, int] | None) -> str:
+    """As --replicas takes it."""
+    return f"{replicas}" if isinstance(replicas, int) else ":".join(map(str, replicas or ()))

@@ -6,6 +6,7 @@ others go on. What may pass, and what would stop every unit, is raised.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,12 @@ class Work:
     division: Division
     """Of the memory."""
     unit_timeout_s: float
+    until: float = math.inf
+    """When no more units are begun: seconds since 1970, for clocks of several machines."""
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.time() >= self.until
 
     @property
     def replicas(self) -> int:

@@ -60,12 +60,16 @@ class Store(ABC):
         """Deletes what writers that were killed left behind. No writer may be active."""
 
     @abstractmethod
-    def alone(self, path: str) -> AbstractContextManager[None]:
-        """Holds the folder, whose existing file `path` is, for one run at a time.
+    def hold(self, name: str, patient: bool = False) -> AbstractContextManager[None]:
+        """Holds a name in the folder, whose file is there meanwhile, for one process at a time.
 
         A courtesy: correctness rests on idempotent units and create-only commits. Raises
-        UsageError where another run holds it; one that has died is waited for.
+        UsageError where a live process holds it, or waits for that one if `patient`.
         """
+
+    @abstractmethod
+    def free(self, name: str) -> None:
+        """Takes away what a dead holder has left of a name. Raises UsageError where it lives."""
 
     @abstractmethod
     def fsspec(self) -> tuple[FileSystem, str]:

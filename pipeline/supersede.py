@@ -24,6 +24,7 @@ from pipeline.errors import UnfinishedError
 from pipeline.output import Output, Shard, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
+from pipeline.share import WHOLE, Share
 from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer, read_outcome
 
 T = TypeVar("T")
@@ -64,14 +65,16 @@ class Recorded:
     """scene_ids with blocks that have no outcome yet."""
 
 
-def recorded(output: Output | None) -> Recorded:
-    """Nothing, where there is no output yet."""
+def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
+    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at."""
     if output is None:
         return Recorded([], [], set())
     records = {record["shard"]: record for record in output.commit_records()}
     found = Recorded(standing(list(output.shards()), records.keys()), [], set())
     with ThreadPoolExecutor(THREADS) as pool:
         for shard in found.shards:
+            if not is_of(share, shard):
+                continue
             found.failures += (rejected.failure for rejected in shard.rejected)
             if shard.shard_id in records:
                 found.failures += failures_in(records[shard.shard_id], shard)
@@ -84,6 +87,10 @@ def recorded(output: Output | None) -> Recorded:
                 if unit.unit_id not in done:
                     found.waiting |= {block.scene.scene_id for block in unit.blocks}
     return found
+
+
+def is_of(share: Share, shard: Shard) -> bool:
+    return share.takes(int(shard.shard_id), bool(shard.retries))
 
 
 def standing(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:

@@ -39,11 +39,13 @@ class Known:
     """scene_ids."""
     waiting: frozenset[str]
     """scene_ids with blocks that have no outcome yet."""
+    closed: bool
+    """Whether others work by this plan, so that nothing may be added to it."""
     retry: bool
     """Whether failed inputs that have not changed are tried again; changed ones always are."""
 
     @classmethod
-    def of(cls, recorded: Recorded, retry: bool) -> Known:
+    def of(cls, recorded: Recorded, retry: bool, closed: bool = False) -> Known:
         urls: dict[str, str] = {}
         planned: dict[str, Planned] = {}
         for shard in recorded.shards:
@@ -54,7 +56,7 @@ class Known:
                 tries = (*shard.retries.get(scene_id, ()), shard.shard_id)
                 planned[url] = Planned(scene_id, version, tries)
         failed = frozenset(failure.scene_id for failure in recorded.failures)
-        return cls(urls, planned, failed, frozenset(recorded.waiting), retry)
+        return cls(urls, planned, failed, frozenset(recorded.waiting), closed, retry)
 
     def is_to_be_planned_again(self, planned: Planned, version: str) -> bool:
         """An earlier version can be read no more, so it is not waited for either."""
@@ -75,6 +77,8 @@ class Survey:
     """scene_id -> shards of the earlier tries, of those that are planned again."""
     withheld: tuple[str, ...]
     """Urls of inputs that the store does not give: left open, and tried again by the next run."""
+    unplanned: tuple[str, ...]
+    """Urls of inputs for a later run, because other drivers work by the recorded plan."""
     waited: int
     """How often the processes that read headers tried something again."""
     notes: tuple[str, ...]
@@ -106,6 +110,9 @@ def survey(
     """
     found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
+    unplanned = tuple(printable(file.url) for file in new) if planned.closed else ()
+    if unplanned:
+        new, retries = [], {}
     work = partial(attempt, settings=settings, channels=channels, access=access)
     described = all_described(new, work, on_described or (lambda _done, _total: None))
     scenes = tuple(result for result in described.results if isinstance(result, Scene))
@@ -154,10 +161,12 @@ def survey(
                 "are planned again: they failed, or changed before their turn",
             )
         )
-    elif planned.retry:
+    elif planned.retry and not unplanned:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
     urls = tuple(printable(file.url) for file, _ in described.withheld)
-    return Survey(len(found), scenes, rejected, retries, urls, described.retries, tuple(notes))
+    return Survey(
+        len(found), scenes, rejected, retries, urls, unplanned, described.retries, tuple(notes)
+    )
 
 
 def _sorted_out(

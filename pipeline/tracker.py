@@ -6,7 +6,7 @@ What is done is what the listings say; no runner reports anything.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ class Tracker:
     def __init__(
         self,
         output: Output,
-        shards: list[Shard],
+        shards: Sequence[Shard],
         cost: Cost,
         quarantine: Quarantine,
         notes: tuple[str, ...],
@@ -118,12 +118,12 @@ class Tracker:
         """Empties what committed shards have left: a crash may have come between commit and
         clean-up, and a task that Ray repeated may have written its unit once more."""
         committed = self._output.committed()
-        for shard_id in committed:
-            clean(self._output, shard_id)
+        here = [shard for shard in self._shards if shard.shard_id in committed]
+        for shard in here:
+            clean(self._output, shard.shard_id)
         # A writer of an earlier run that was only slow, not dead, may have put rows back.
-        for shard in self._shards:
-            if shard.shard_id in committed:
-                supersede(self._output, shard)
+        for shard in here:
+            supersede(self._output, shard)
         return committed
 
     def _check(self) -> None:

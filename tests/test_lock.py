@@ -38,10 +38,10 @@ def holder(store: Store) -> dict[str, str]:
 
 
 def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
-    with store.alone("job.json"):
+    with store.hold("lock.json"):
         with (
             pytest.raises(UsageError, match=f"process {os.getpid()}.*wait for it to end"),
-            store.alone("job.json"),
+            store.hold("lock.json"),
         ):
             pytest.fail("both hold it")
         assert holder(store)["pid"] == str(os.getpid())
@@ -49,7 +49,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
 
 
 def test_it_beats(store: Store) -> None:
-    with store.alone("job.json"):
+    with store.hold("lock.json"):
         first = holder(store)["beat"]
         threading.Event().wait(3 * lock.BEAT_S)
         assert int(holder(store)["beat"]) > int(first)
@@ -72,7 +72,7 @@ def through(proxy: Proxy, store: Store, patience_s: float) -> Store:
 def test_a_heart_outlives_an_outage(proxies: tuple[Proxy, Proxy], store: Store) -> None:
     """Longer than its patience, and than a lock without a beat is taken for alive."""
     proxy = proxies[0]
-    with through(proxy, store, 0.2).alone("job.json"):
+    with through(proxy, store, 0.2).hold("lock.json"):
         owner = holder(store)["owner"]
         proxy.add("lock.json", "503", times=None)
         time.sleep(2 * lock.EXPIRES_S)
@@ -101,13 +101,13 @@ def test_a_second_run_does_not_take_an_outage_for_a_death(
             time.sleep(0.1)
         first.clear_rules()
 
-    with through(first, store, 0.2).alone("job.json"):
+    with through(first, store, 0.2).hold("lock.json"):
         first.add("lock.json", "503", times=None)
         second.add("GET .*lock.json", "503", skip=2, times=None)
         healing = threading.Thread(target=heal)
         healing.start()
         waiting = through(second, store, 60.0)
-        with pytest.raises(UsageError, match="another run is at work"), waiting.alone("job.json"):
+        with pytest.raises(UsageError, match="another run is at work"), waiting.hold("lock.json"):
             pytest.fail("both hold it")
         healing.join()
 
@@ -116,7 +116,7 @@ def test_a_run_that_died_elsewhere_is_waited_for(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
-    with caplog.at_level(logging.WARNING, "swath"), store.alone("job.json"):
+    with caplog.at_level(logging.WARNING, "swath"), store.hold("lock.json"):
         assert holder(store)["owner"] != "x"
     said = " ".join(caplog.messages)
     assert "held by a run on far, process 7; waiting for a sign of life" in said
@@ -130,12 +130,12 @@ def test_a_run_that_died_here_is_not_waited_for(
     code += "print(json.dumps(_process(os.getpid())))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     store.write("lock.json", json.dumps({"owner": "x", **json.loads(done.stdout)}).encode())
-    with caplog.at_level(logging.WARNING, "swath"), store.alone("job.json"):
+    with caplog.at_level(logging.WARNING, "swath"), store.hold("lock.json"):
         assert holder(store)["owner"] != "x"
     assert not [said for said in caplog.messages if "waiting" in said]
 
 
 def test_what_another_run_has_taken_over_is_left_to_it(store: Store) -> None:
-    with store.alone("job.json"):
+    with store.hold("lock.json"):
         store.write("lock.json", b'{"owner": "another"}')
     assert holder(store) == {"owner": "another"}

@@ -27,9 +27,9 @@ from outputs import ORDER, rows, stray_files
 from s3server import Server
 
 import pipeline.headers
-import pipeline.job
 import pipeline.local
 import pipeline.plan
+import pipeline.preparation
 from pipeline.access import PLAIN
 from pipeline.grid import mask_tiles
 from pipeline.job import run
@@ -116,7 +116,9 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.headers, "sandboxed", described_here)
-        patch.setattr(pipeline.job, "load_model", lambda checkpoint, **_: load_once(checkpoint))
+        patch.setattr(
+            pipeline.preparation, "load_model", lambda checkpoint, **_: load_once(checkpoint)
+        )
         patch.setattr(pipeline.local, "Replica", Sums)
         patch.setattr(pipeline.plan, "SHARD_UNITS", shard_units)
         patch.setattr(Work, "read", noted_read)

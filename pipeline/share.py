@@ -1,0 +1,49 @@
+"""A part of the work on an output, for one of several drivers.
+
+Knows how parts are named and divided, nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from pipeline.errors import UsageError
+
+_FORM = re.compile(r"(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The I-th of N parts, counted from 1: the shards whose number % N is I - 1."""
+
+    number: int = 1
+    of: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise UsageError(f"--shards {self}: I counts from 1 to N, as in 1/4 to 4/4")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From `I/N`."""
+        found = _FORM.fullmatch(text)
+        if found is None:
+            raise UsageError(f"--shards {text}: write I/N, as in 1/4: the first of four drivers")
+        return cls(int(found[1]), int(found[2]))
+
+    @property
+    def whole(self) -> bool:
+        return self.of == 1
+
+    def takes(self, shard_number: int, retries: bool) -> bool:
+        """retries: whether the shard takes rows out of other shards' tables. One driver does all
+        of that, for two that rewrite one table would undo each other's work."""
+        return self.number == 1 if retries else shard_number % self.of == self.number - 1
+
+
+WHOLE = Share()
