@@ -14,21 +14,23 @@ from pipeline.account import Account, Beginning
 from pipeline.cluster import devices_of, tasks_at_once
 from pipeline.cost import Cost, Network
 from pipeline.errors import UsageError
-from pipeline.estimate import estimate
+from pipeline.estimate import Terms, estimate
 from pipeline.machine import Machine, memory_here
 from pipeline.memory import Division, division_of
+from pipeline.metrics import Metrics
 from pipeline.output import Job, Output, Shard
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.replica import devices_here, from_checkpoint
-from pipeline.settings import Execution, Settings
+from pipeline.settings import NOTHING, Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.supersede import recorded, retrying, standing
 from pipeline.survey import Known, OnDescribed, Survey, survey
 from pipeline.tracker import Tracker
+from pipeline.trial import tried_out
 from segformer import checkpoint_sha256, load_model
 
 CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
@@ -59,11 +61,12 @@ def plan(
     execution: Execution | None = None,
     output: str | None = None,
     on_described: OnDescribed | None = None,
+    trial: Trial = NOTHING,
 ) -> Estimate:
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
-    Reads headers and the checkpoint, writes nothing. on_described is called with how many headers
-    have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
+    Reads headers and the checkpoint, writes nothing but a trial's pictures. on_described is called
+    with how many headers have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
     store does not answer.
     """
     execution = execution or Execution()
@@ -73,7 +76,12 @@ def plan(
         shards = [*_open_part(ready.output, ready.recorded), *shards]
     stops = ready.quarantine.too_many() if shards else None
     notes = [*ready.notes, f"the run will stop: {stops}"] if stops else ready.notes
-    return estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes)
+    work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
+    terms = Terms(tried.rate, execution.price_per_hour)
+    notes = [*notes, *tried.notes]
+    found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
+    return replace(found, samples=tried.samples)
 
 
 def run(
@@ -110,7 +118,7 @@ def run(
         for shard in ready.new:
             out.append(shard)
         shards = ready.recorded + ready.new
-        watch = on_progress or (lambda _: None)
+        watch = Metrics(out.store.root, on_progress)
         notes = (*ready.notes, *ready.survey.rejection)
         tracker = Tracker(out, shards, ready.cost, ready.quarantine, notes, watch)
         account = Account(

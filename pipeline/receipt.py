@@ -33,6 +33,46 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How fast a replica is."""
+
+    window_s: float
+    """Seconds of a replica for a window."""
+    measured: bool = False
+    """False: from the network's GFLOP at a nominal rate for the device."""
+    replicas: int = 0
+    """That were measured at once on this machine."""
+    windows: int = 0
+    """That each of them computed meanwhile."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A block that was segmented to be looked at."""
+
+    scene_id: str
+    window: str
+    """The block's core, `col_off,row_off widthxheight`."""
+    picture: str
+    """Where its PNG lies: the pixels on the left, the classes on the right."""
+    valid_pixels: int
+    shares: dict[str, float]
+    """Of the valid pixels, by class, the largest first; classes that do not occur are left out."""
+    mean_confidence: float | None
+    values: tuple[float, float]
+    """Their 1st and 99th percentile as the network gets them before normalisation, 0 to 1 where
+    bands and scale are right."""
+
+
+def cost_of(hours: float, price_per_hour: float | None) -> float | None:
+    return None if price_per_hour is None else hours * price_per_hour
+
+
+def per_1000_km2(cost: float | None, km2: float | None) -> float | None:
+    return cost / km2 * 1000 if cost is not None and km2 else None
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Before: what a run would do."""
 
@@ -53,7 +93,7 @@ class Estimate:
     memory_bytes: int
     """Predicted peak of one replica's process, without what is in Ray's object store."""
     hours: float
-    """With these replicas, from the network's GFLOP at a nominal rate for the device."""
+    """With these replicas, by the rate; without start-up."""
     replicas: int
     device: str
     batch: int
@@ -61,6 +101,12 @@ class Estimate:
     """Warnings a user should read."""
     memory: dict[str, int] = field(default_factory=dict)
     """Predicted peaks in bytes: a process of each kind, the object store, and all together."""
+    rate: Rate = field(default_factory=lambda: Rate(0.0))
+    """On which the hours rest."""
+    cost: float | None = None
+    """Of the hours at --price-per-hour, in its currency."""
+    cost_per_1000_km2: float | None = None
+    samples: tuple[Sample, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +128,12 @@ class Progress:
     notes: tuple[str, ...] = ()
     """What a user should read before the work is done."""
     quarantined_px: int = 0
+    computed_units: int = 0
+    """By this run."""
+    quarantined: int = 0
+    """Inputs in quarantine."""
+    retries: int = 0
+    """Of this run."""
 
     @property
     def starting(self) -> bool:
@@ -151,8 +203,25 @@ class Receipt:
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
-    """The stage whose workers were the busiest, read, segment or finish; START_UP where that took
-    longer than any of them was busy."""
+    """The stage whose workers were the busiest, read, segment, finish or driver; START_UP where
+    that took longer than any of them was busy."""
+    relief: str
+    """The setting that would relieve it."""
+    megapixels_per_s_steady: float
+    """Per replica, without start-up."""
+    busy: float | None
+    """Share of the replicas' time after start-up in which they segmented; None: nothing was."""
+    gpu_utilisation: float | None
+    """As NVML says, while they did, 0 to 1; None: no GPU, or nothing said."""
+    gpu_memory_bytes: int | None
+    """The most that a replica held at once; None: no GPU."""
+    driver_s: float
+    """CPU time of the process that hands out the units, without start-up; 0 with the plain loop."""
+    km2: float | None
+    """Of the valid pixels that this run segmented; None: none has a place on Earth."""
+    cost: float | None
+    """Of the run's whole time at --price-per-hour, in its currency."""
+    cost_per_1000_km2: float | None
     pixels_without_area: int
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]

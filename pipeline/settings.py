@@ -86,6 +86,8 @@ class Execution:
     """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
     retry_quarantined: bool = False
     """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
+    price_per_hour: float | None = None
+    """Of all machines of the run together, in any currency; None: nothing is said of cost."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -102,9 +104,37 @@ class Execution:
             raise UsageError(f"--unit-timeout {self.unit_timeout:g}: must be at least 1 s")
         if self.max_quarantined is not None and self.max_quarantined < 0:
             raise UsageError(f"--max-quarantined {self.max_quarantined}: must not be negative")
+        price = self.price_per_hour
+        if price is not None and not 0 <= price < math.inf:
+            raise UsageError(f"--price-per-hour {price:g}: must be a number, 0 or more")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or (self.replicas or 1) > 1):
             raise UsageError(
                 "--runner local is one replica in this process: leave --address and --replicas out"
             )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Options of `plan` by which it computes something on this machine."""
+
+    calibrate: bool = False
+    """Whether the time of a window is measured."""
+    sample: int = 0
+    """Blocks that are segmented, to be looked at."""
+    sample_to: str | None = None
+    """The folder of their pictures."""
+
+    def __post_init__(self) -> None:
+        if self.sample < 0:
+            raise UsageError(f"--sample {self.sample}: must not be negative")
+        if self.sample and not self.sample_to:
+            raise UsageError(
+                f"--sample {self.sample}: name the folder of the pictures: --sample-to FOLDER"
+            )
+        if self.sample_to and not self.sample:
+            raise UsageError(f"--sample-to {self.sample_to}: say how many: --sample 5")
+
+
+NOTHING = Trial()
