@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.access import Access
-from pipeline.settings import DTYPES, Execution, Settings, Trial
+from pipeline.settings import DTYPES, Execution, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -35,13 +35,13 @@ class Bands(click.ParamType):
             self.fail(f"{value!r} is not a list of band numbers such as 4,3,2", param, ctx)
 
 
-def _default(of: type[Settings | Execution | Trial], name: str) -> Any:
+def _default(of: type[Settings] | type[Execution], name: str) -> Any:
     (field,) = (field for field in fields(of) if field.name == name.replace("-", "_"))
     assert field.default is not MISSING
     return field.default
 
 
-def _option(of: type[Settings | Execution | Trial], name: str, **how: Any) -> Decorator[Any]:
+def _option(of: type[Settings] | type[Execution], name: str, **how: Any) -> Decorator[Any]:
     how.setdefault("show_default", True)
     return click.option(f"--{name.replace('_', '-')}", default=_default(of, name), **how)
 
@@ -210,56 +210,21 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         type=float,
         metavar="P",
         show_default="none: nothing is said of cost",
-        help="Price of an hour of all machines of the run together, in any currency: gives the cost,"
+        help="Price of an hour of all machines of the run together, in any currency: gives its cost"
         " and that of 1,000 km2.",
     ),
     storage_opt,
-)
-TRIAL: tuple[Decorator[Any], ...] = (
-    _option(
-        Trial,
-        "calibrate",
-        is_flag=True,
-        show_default="a nominal rate",
-        help="Measure how long a window takes here, with as many replicas as there would be at most,"
-        " and rest the hours on that; half a minute, longer with a large network on a CPU.",
-    ),
-    _option(
-        Trial,
-        "sample",
-        type=int,
-        metavar="N",
-        help="Segment N random blocks, a count, the same ones each time, and say what classes they"
-        " show and how sure the network is; pictures go to --sample-to.",
-    ),
-    _option(
-        Trial,
-        "sample_to",
-        metavar="FOLDER",
-        show_default="none: needed with --sample",
-        help="Folder of the samples' pictures, PNG: pixels on the left, classes on the right.",
-    ),
 )
 
 
 def settings_options(command: F) -> F:
     """Add the options that decide the result. They are recorded; OUT refuses a change."""
-    return _add(command, SETTINGS)
+    return add(command, SETTINGS)
 
 
 def execution_options(command: F) -> F:
     """Add the options that do not decide the result."""
-    return _add(command, EXECUTION)
-
-
-def trial_options(command: F) -> F:
-    """Add the options by which `plan` computes something."""
-    return _add(command, TRIAL)
-
-
-def trial(options: Mapping[str, Any]) -> Trial:
-    """What click parsed. UsageError for values that cannot be."""
-    return Trial(**{field.name: options[field.name] for field in fields(Trial)})
+    return add(command, EXECUTION)
 
 
 def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
@@ -271,7 +236,7 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
     return Settings(**settings), Execution(**execution, access=access)
 
 
-def _add(command: F, options: tuple[Decorator[Any], ...]) -> F:
+def add(command: F, options: tuple[Decorator[Any], ...]) -> F:
     # Decorators apply from the bottom up; help lists options from the top down.
     for option in reversed(options):
         command = option(command)

@@ -10,7 +10,9 @@ import click
 
 from jobs import options, text
 from jobs.progress import ProgressLine
-from pipeline.receipt import Estimate, Failure, Rate, Sample
+from jobs.trial import parse_trial, trial_options
+from pipeline.forecast import Rate, Sample
+from pipeline.receipt import Estimate, Failure
 
 SHOWN = 4
 """Classes of a sample, in the table; JSON has all."""
@@ -22,7 +24,7 @@ SHOWN = 4
 @options.planned_output_opt
 @options.format_opt
 @options.settings_options
-@options.trial_options
+@trial_options
 @options.execution_options
 def plan(
     inputs: tuple[str, ...], checkpoint: str, output: str | None, form: str, **parsed: Any
@@ -33,7 +35,7 @@ def plan(
     read and nothing is written, unless --calibrate or --sample ask for more.
     """
     settings, execution = options.parse(parsed)
-    trial = options.trial(parsed)
+    trial = parse_trial(parsed)
     with ProgressLine(sys.stderr) as progress:
         progress.reading()
         from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it

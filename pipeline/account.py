@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 from pipeline.bound import Bound
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
+from pipeline.forecast import cost_of, per_1000_km2
 from pipeline.machine import Machine
 from pipeline.output import Output, Shard
-from pipeline.receipt import DONE, Receipt, cost_of, per_1000_km2
+from pipeline.receipt import DONE, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.stores import open_store

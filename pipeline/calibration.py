@@ -15,9 +15,9 @@ from functools import partial
 import numpy as np
 
 from pipeline.errors import SwathError, UnfinishedError, UsageError
+from pipeline.forecast import Rate
 from pipeline.grid import WindowGrid
 from pipeline.raster import Pixels
-from pipeline.receipt import Rate
 from pipeline.replica import Replica, devices_here
 from pipeline.sandbox import Limits, Outcome, Raised, Returned, sandboxed
 from pipeline.scene import Block, Rect, Scene, Unit

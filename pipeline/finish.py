@@ -28,8 +28,8 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
 
     The outcome is {"failures", "windows", "pixels_without_area", "area_m2", "read_s", "segment_s",
     "finish_s", "retries", "gpu_bytes", "gpu_busy"} (pixels by scene_id; seconds; finish_s up to the
-    writing of the file; the last two as in GpuUse, None on a CPU): a unit all of whose blocks failed
-    has no rows and still an outcome.
+    writing of the file; the last two as in GpuUse, None on a CPU): a unit all of whose blocks
+    failed has no rows and still an outcome.
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []

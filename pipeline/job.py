@@ -66,8 +66,8 @@ def plan(
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
     Reads headers and the checkpoint, writes nothing but a trial's pictures. on_described is called
-    with how many headers have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
-    store does not answer.
+    with how many headers have been read, of how many. Raises UsageError and CheckpointError, and
+    UnfinishedError where a store does not answer.
     """
     execution = execution or Execution()
     ready = _prepare(inputs, checkpoint, settings or Settings(), execution, output, on_described)

@@ -13,9 +13,10 @@ from itertools import accumulate
 import numpy as np
 
 from pipeline.finish import mean_confidence
+from pipeline.forecast import Sample
 from pipeline.overlay import overlay, palette
 from pipeline.raster import Pixels
-from pipeline.receipt import Failure, Sample
+from pipeline.receipt import Failure
 from pipeline.replica import Replica
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX
@@ -59,7 +60,7 @@ def samples(
 
 def drawn(scenes: Sequence[Scene], most: int) -> Iterator[Block]:
     """Different blocks of scenes by chance, large scenes more often; the same ones each time."""
-    chance = random.Random(0)  # noqa: S311 - nothing is secret
+    chance = random.Random(0)
     ends = list(accumulate(scene.pixels for scene in scenes))
     seen = set()
     for _ in range(most):

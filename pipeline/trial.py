@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.calibration import calibrated
-from pipeline.receipt import Rate, Sample
+from pipeline.forecast import Rate, Sample
 from pipeline.replica import devices_here
 from pipeline.samples import samples
 from pipeline.scene import Scene

@@ -70,7 +70,7 @@ def test_options_of_run_are_those_of_the_design() -> None:
     options = [option for name, option, _ in OPTIONS if name == "run"]
     settled = "--checkpoint --output --window --stride --dtype --batch --bands --scale --offset"
     settled += " --nodata --block --replicas --runner --address --unit-timeout"
-    settled += " --max-quarantined --retry-quarantined --storage-options"
+    settled += " --max-quarantined --retry-quarantined --price-per-hour --storage-options"
     assert options == settled.split()
 
 
