@@ -47,11 +47,13 @@ class Bound:
                 "more GPUs, with --replicas; or --dtype bfloat16, into another --output, where its"
                 " small differences are acceptable"
             )
-        more = "CPU nodes in the cluster" if self.joined else "CPU cores, or --address of a cluster"
+        more = "more CPU cores or a cluster (--address)"
+        if self.joined:
+            more = "more CPU nodes in the cluster"
         return {
-            READ: f"more {more}, for reads take what the replicas leave; or INPUTs that lie nearer",
-            SEGMENT: f"more {more}, with --replicas; or a GPU",
-            FINISH: f"more {more}; or an --output whose disk or store takes writes faster",
+            READ: f"{more}, for reads take what the replicas leave, or INPUTs that lie nearer",
+            SEGMENT: f"{more}, with more --replicas, or a GPU",
+            FINISH: f"{more}, or an --output whose disk or store takes writes faster",
             DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
             " drivers with --shards",
             START_UP: "more INPUTs in one run: to start takes as long for many as for few",

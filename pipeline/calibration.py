@@ -24,6 +24,7 @@ from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import Settings
 from pipeline.stages import Work
 from pipeline.unit import ReadUnit
+from pipeline.verdict import LOG
 
 MEASURED_S = 3.0
 """At least: other processes come and go."""
@@ -45,6 +46,7 @@ def calibrated(work: Work, channels: int) -> Rate:
         )
     # Each GPU has its own memory and clock; CPU cores share both.
     replicas = 1 if device == "cuda" else min(work.replicas, count)
+    LOG.warning("measuring how long a window takes here, replicas at once: %d", replicas)
     with ThreadPoolExecutor(replicas) as pool:
         found = list(pool.map(partial(_apart, work), [channels] * replicas))
     windows = sum(count for count, _ in found)

@@ -56,6 +56,7 @@ class Estimate:
     """Predicted peak of one replica's process, without what is in Ray's object store."""
     hours: float
     """With these replicas, by the rate; without start-up."""
+    rate: Rate
     replicas: int
     device: str
     batch: int
@@ -63,8 +64,6 @@ class Estimate:
     """Warnings a user should read."""
     memory: dict[str, int] = field(default_factory=dict)
     """Predicted peaks in bytes: a process of each kind, the object store, and all together."""
-    rate: Rate = field(default_factory=lambda: Rate(0.0))
-    """On which the hours rest."""
     cost: float | None = None
     """Of the hours at --price-per-hour, in its currency."""
     cost_per_1000_km2: float | None = None

@@ -23,6 +23,7 @@ from pipeline.settings import MASK_TILE_PX
 from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.unit import Stitched
+from pipeline.verdict import LOG
 
 EDGE_PX = 1024
 _TRIES = 10
@@ -42,6 +43,7 @@ def samples(
 
     Raises what reading and a replica raise.
     """
+    LOG.warning("segmenting samples: %d", count)
     replica = Replica(work)
     studio = _Studio(work, replica, folder)
     made: list[Sample] = []

@@ -24,6 +24,7 @@ from jobs import plan, run, status, text
 from jobs.cli import main
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
+from pipeline.forecast import Rate
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 from segformer import ModelConfig
 
@@ -391,7 +392,7 @@ def estimate() -> Estimate:
     return Estimate(
         inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
-        replicas=3, device="cpu", batch=4, notes=("small scenes",), memory={"total": 9 * 10**9},
+        rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",), memory={"total": 9 * 10**9},
     )  # fmt: skip
 
 
@@ -399,6 +400,7 @@ def test_the_estimate_reads_well() -> None:
     lines = plan.render(estimate()).splitlines()
     assert "windows   100 (computed: 125, x1.25)" in lines
     assert "time      30 min 0 s with 3 replicas on cpu, without start-up" in lines
+    assert "rate      0.020 s per window and replica, nominal; --calibrate measures it" in lines
     assert "area      unknown: no CRS" in lines
     assert "note: small scenes" in lines
     assert "rejected: b.tif: not an image (describe, InputError)" in lines

@@ -167,7 +167,14 @@ READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90
 @pytest.mark.parametrize(
     ("tally", "machine", "startup_s", "driver_s", "stage", "relief"),
     [
-        (READ, Machine("cpu", 2, 1, tasks=4), 3, 9, "read", "more CPU cores, or --address"),
+        (
+            READ,
+            Machine("cpu", 2, 1, tasks=4),
+            3,
+            9,
+            "read",
+            "more CPU cores or a cluster (--address)",
+        ),
         (READ, Machine("cpu", 1, 1, tasks=0), 3, 0, "read", "--runner ray"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
         (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs, with --replicas"),
