@@ -98,7 +98,7 @@ def _samples(samples: Sequence[Sample]) -> str:
     """A line for each: the classes it shows, how sure the network is, and where it lies."""
     rows = [("sample", "confidence", "values", "classes", "block")]
     for sample in samples:
-        shares = [f"{name} {share:.0%}" for name, share in sample.shares.items()]
+        shares = [f"{name} {_share(share)}" for name, share in sample.shares.items()]
         more = [f"{len(shares) - SHOWN} more"] if len(shares) > SHOWN else []
         sure = sample.mean_confidence
         low, high = map(text.significant, sample.values)
@@ -112,6 +112,10 @@ def _samples(samples: Sequence[Sample]) -> str:
             )
         )
     return text.columns(rows)
+
+
+def _share(share: float) -> str:
+    return "<1%" if share < 0.005 else f"{share:.0%}"
 
 
 def _rejection(failure: Failure) -> str:

@@ -175,7 +175,7 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, READING)
-    ((inputs, checkpoint, settings, execution, output, _),) = seen
+    ((inputs, checkpoint, settings, execution, output, _, _),) = seen
     assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
     assert np.isnan(settings.nodata)
@@ -392,7 +392,8 @@ def estimate() -> Estimate:
     return Estimate(
         inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
-        rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",), memory={"total": 9 * 10**9},
+        rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",),
+        memory={"total": 9 * 10**9},
     )  # fmt: skip
 
 

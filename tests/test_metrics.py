@@ -37,10 +37,10 @@ class Scraper(threading.Thread):
         super().__init__(daemon=True)
         self.scrapes: list[dict[str, float]] = []
         self.outputs: set[str] = set()
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._ended.wait(0.5):
             if ray.is_initialized():
                 # The cluster may end between any two of these steps.
                 with suppress(OSError, ValueError, RuntimeError, IndexError, KeyError):
@@ -56,7 +56,7 @@ class Scraper(threading.Thread):
                 yield found[1], float(found[3])
 
     def close(self) -> list[dict[str, float]]:
-        self._stop.set()
+        self._ended.set()
         self.join()
         return [scrape for scrape in self.scrapes if scrape]
 
