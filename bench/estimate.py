@@ -4,8 +4,8 @@
 
 Three jobs of different shape: one large scene with MiT-B0; many small files, most of each window
 filled up; small windows that overlap by half, with 150 classes. Time is without start-up. The last
-line is one JSON document; exit code 1 where a time is off by more than 20 %, or memory is above what
-was foretold.
+line is one JSON document; exit code 1 where a time is off by more than 20 %, or more memory is held
+than was foretold.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from archives import mask_of, picture, write_scene
 from checkpoints import SMALL, random_checkpoint, saved
 from PIL import Image
@@ -166,7 +167,7 @@ def test_a_wrong_scale_is_seen(small_checkpoint: str, tmp_path: Path) -> None:
         found = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
         return "\n".join(found.notes)
 
-    assert "values run from 0 to 7.6" in notes(0.001)
+    assert "values run from 0.06 to 7.59" in notes(0.001)
     assert "check --scale and --offset" in notes(0.001)
     assert "values end at 0.0076" in notes(0.000001)
     assert "values" not in notes(1 / 7650)
@@ -177,23 +178,22 @@ def test_one_class_everywhere_and_a_network_that_guesses_are_seen(tmp_path: Path
     checkpoint = random_checkpoint(mit_config("b0", 4, **SMALL), seed=1)
     trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
 
-    def notes(name: str, weights: dict[str, float]) -> str:
-        changed = dict(checkpoint.weights)
-        for key, factor in weights.items():
-            changed[key] = changed[key] * factor
-        changed["decode_head.classifier.bias"] = changed["decode_head.classifier.bias"].clone()
-        changed["decode_head.classifier.bias"][2] += 1e-3 if name == "guess" else 100
-        folder = saved(replace(checkpoint, weights=changed), tmp_path / name)
+    def notes(lead: float) -> str:
+        """Of a network that says the same everywhere: class 2, by so much."""
+        weights = dict(checkpoint.weights)
+        for name, tensor in weights.items():
+            if "classifier" in name:
+                weights[name] = torch.zeros_like(tensor)
+                if name.endswith("bias"):
+                    weights[name][2] = lead
+        folder = saved(replace(checkpoint, weights=weights), tmp_path / str(lead))
         found = plan([str(tmp_path / "in")], folder, SETTINGS, LOCAL, trial=trial)
+        assert found.samples[0].shares == {"class_2": 1.0}
         return "\n".join(found.notes)
 
-    sure = notes("sure", {})
-    assert "99% of every sample is class_2" in sure
-    assert "confidence" not in sure
-    guess = notes(
-        "guess", {"decode_head.classifier.weight": 0.001, "decode_head.classifier.bias": 0.001}
-    )
-    assert "the mean confidence of the samples is only 0.25" in guess
+    assert "99% of every sample is class_2" in notes(20.0)
+    assert "confidence" not in notes(20.0)
+    assert "the mean confidence of the samples is only 0.25" in notes(0.001)
 
 
 def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Path) -> None:
