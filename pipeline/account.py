@@ -131,7 +131,8 @@ class Account:
             bounded_by=bound.stage,
             relief=bound.relief,
             megapixels_per_s_steady=tally.pixels / 1e6 / steady_s if steady_s else 0.0,
-            busy=tally.segment_s / steady_s if steady_s else None,
+            # The first unit's beginning is known to a second.
+            busy=min(1.0, tally.segment_s / steady_s) if steady_s else None,
             gpu_utilisation=tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
             gpu_memory_bytes=tally.gpu_bytes,
             driver_s=driver_s,
