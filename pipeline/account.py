@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pipeline.bound import Bound
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
@@ -98,12 +99,6 @@ class Account:
         # With the plain loop the stages' retries are this process's own.
         retries = tried_again() - self.beginning.tries + self.survey.waited
         replicas = self.machine.replicas
-        driver_s = time.process_time() - self.tracker.began_cpu_s if on_ray and tally.units else 0.0
-        joined = self.execution.address is not None
-        bound = Bound(tally, self.machine, startup_s, driver_s, joined)
-        steady_s = (seconds - startup_s) * replicas
-        km2 = tally.area_m2 / 1e6 or None
-        cost = cost_of(seconds / 3600, self.execution.price_per_hour)
         return Receipt(
             started=self.beginning.when.isoformat(timespec="seconds"),
             seconds=seconds,
@@ -128,20 +123,34 @@ class Account:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             retries=retries + (tally.retries if on_ray else 0),
-            bounded_by=bound.stage,
-            relief=bound.relief,
-            megapixels_per_s_steady=tally.pixels / 1e6 / steady_s if steady_s else 0.0,
-            # The first unit's beginning is known to a second.
-            busy=min(1.0, tally.segment_s / steady_s) if steady_s else None,
-            gpu_utilisation=tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
-            gpu_memory_bytes=tally.gpu_bytes,
-            driver_s=driver_s,
-            km2=km2,
-            cost=cost,
-            cost_per_1000_km2=per_1000_km2(cost, km2),
+            **self._speed(seconds, startup_s),
             pixels_without_area=came.pixels_without_area,
             notes=self.tracker.notes,
         )
+
+    def _speed(self, seconds: float, startup_s: float) -> dict[str, Any]:
+        """What bounded the run, how busy its replicas were, and what it cost."""
+        tally, machine, told = self.tracker.tally, self.machine, self.execution
+        driver_s = 0.0
+        if told.runner == "ray" and tally.units:
+            driver_s = time.process_time() - self.tracker.began_cpu_s
+        bound = Bound(tally, machine, startup_s, driver_s, told.address is not None)
+        steady_s = (seconds - startup_s) * machine.replicas
+        km2 = tally.area_m2 / 1e6 or None
+        cost = cost_of(seconds / 3600, told.price_per_hour)
+        return {
+            "bounded_by": bound.stage,
+            "relief": bound.relief,
+            "megapixels_per_s_steady": tally.pixels / 1e6 / steady_s if steady_s else 0.0,
+            # The first unit's beginning is known to a second.
+            "busy": min(1.0, tally.segment_s / steady_s) if steady_s else None,
+            "gpu_utilisation": tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
+            "gpu_memory_bytes": tally.gpu_bytes,
+            "driver_s": driver_s,
+            "km2": km2,
+            "cost": cost,
+            "cost_per_1000_km2": per_1000_km2(cost, km2),
+        }
 
 
 def _some(units: Sequence[Unit]) -> str:
