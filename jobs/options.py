@@ -208,18 +208,27 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         help="Hours after which no more units are begun: those under way are finished, what is"
         " complete is published, and the exit code is 1; the same command goes on.",
     ),
+    _option(
+        Execution,
+        "price_per_hour",
+        type=float,
+        metavar="P",
+        show_default="none: nothing is said of cost",
+        help="Price of an hour of all machines of the run together, in any currency: gives its cost"
+        " and that of 1,000 km2.",
+    ),
     storage_opt,
 )
 
 
 def settings_options(command: F) -> F:
     """Add the options that decide the result. They are recorded; OUT refuses a change."""
-    return _add(command, SETTINGS)
+    return add(command, SETTINGS)
 
 
 def execution_options(command: F) -> F:
     """Add the options that do not decide the result."""
-    return _add(command, EXECUTION)
+    return add(command, EXECUTION)
 
 
 def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
@@ -235,7 +244,7 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
         raise UsageError(f"{place_of(click.get_current_context(), option)}{error}") from error
 
 
-def _add(command: F, options: tuple[Decorator[Any], ...]) -> F:
+def add(command: F, options: tuple[Decorator[Any], ...]) -> F:
     # Decorators apply from the bottom up; help lists options from the top down.
     for option in reversed(options):
         command = option(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -10,7 +11,12 @@ import click
 from jobs import options, text
 from jobs.jobfile import job_opt
 from jobs.progress import ProgressLine
+from jobs.trial import parse_trial, trial_options
+from pipeline.forecast import Rate, Sample
 from pipeline.receipt import Estimate, Failure
+
+SHOWN = 4
+"""Classes of a sample, in the table; JSON has all."""
 
 
 @click.command()
@@ -20,6 +26,7 @@ from pipeline.receipt import Estimate, Failure
 @options.format_opt
 @job_opt
 @options.settings_options
+@trial_options
 @options.execution_options
 def plan(
     inputs: tuple[str, ...], checkpoint: str, output: str | None, form: str, **parsed: Any
@@ -27,14 +34,17 @@ def plan(
     """Say what `run` would do with INPUT..., and what it would take.
 
     INPUT is an image, a folder of images or a glob; local or an fsspec URL. Only headers are
-    read, nothing is written.
+    read and nothing is written, unless --calibrate or --sample ask for more.
     """
     settings, execution = options.parse(parsed)
+    trial = parse_trial(parsed)
     with ProgressLine(sys.stderr) as progress:
         progress.reading()
         from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
-        estimate = job.plan(inputs, checkpoint, settings, execution, output, progress.described)
+        estimate = job.plan(
+            inputs, checkpoint, settings, execution, output, progress.described, trial
+        )
     click.echo(text.to_json(estimate.to_json()) if form == "json" else render(estimate))
 
 
@@ -58,6 +68,7 @@ def render(estimate: Estimate) -> str:
             f"{text.size(estimate.memory['total'])}, of which {text.size(estimate.memory_bytes)}"
             " per replica",
         ),
+        ("rate", _rate(estimate.rate)),
         (
             "time",
             f"{text.duration(estimate.hours * 3600)} with"
@@ -65,9 +76,48 @@ def render(estimate: Estimate) -> str:
         ),
         ("batch", f"{estimate.batch:,} windows"),
     ]
-    parts = [text.aligned(lines), *(f"note: {note}" for note in estimate.notes)]
+    if estimate.cost is not None:
+        lines.append(("cost", text.cost(estimate.cost, estimate.cost_per_1000_km2)))
+    parts = [text.aligned(lines)]
+    if estimate.samples:
+        parts.append(_samples(estimate.samples))
+    parts += [f"note: {note}" for note in estimate.notes]
     parts += [_rejection(failure) for failure in estimate.rejected]
     return "\n".join(parts)
+
+
+def _rate(rate: Rate) -> str:
+    """On which the time rests."""
+    each = f"{text.significant(rate.window_s)} s per window and replica"
+    if not rate.measured:
+        return f"{each}, nominal; --calibrate measures it"
+    many = text.count(rate.replicas, "replica")
+    at_once = " at once" if rate.replicas > 1 else ""
+    return f"{each}, measured here with {many}{at_once}"
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    """A line for each: the classes it shows, how sure the network is, and where it lies."""
+    rows = [("sample", "confidence", "values", "classes", "block")]
+    for sample in samples:
+        shares = [f"{name} {_share(share)}" for name, share in sample.shares.items()]
+        more = [f"{len(shares) - SHOWN} more"] if len(shares) > SHOWN else []
+        sure = sample.mean_confidence
+        low, high = map(text.significant, sample.values)
+        rows.append(
+            (
+                sample.picture,
+                "unknown" if sure is None else f"{sure:.2f}",
+                f"{low} to {high}",
+                ", ".join([*shares[:SHOWN], *more]),
+                f"{sample.scene_id} {sample.window}",
+            )
+        )
+    return text.columns(rows)
+
+
+def _share(share: float) -> str:
+    return "<1%" if share < 0.005 else f"{share:.0%}"
 
 
 def _rejection(failure: Failure) -> str:

@@ -69,7 +69,6 @@ def render(receipt: Receipt) -> str:
     stages = {"read": receipt.read_s, "segment": receipt.segment_s, "finish": receipt.finish_s}
     spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     earlier = receipt.units - receipt.units_computed
-    replicas = text.count(receipt.replicas, "replica")
     startup = text.duration(receipt.startup_s)
     lines = [
         ("output", receipt.output),
@@ -89,12 +88,31 @@ def render(receipt: Receipt) -> str:
         ("stages", f"{spent}, summed over processes"),
         (
             "rate",
-            f"{text.rate(receipt.megapixels_per_s)} per replica; bound by {receipt.bounded_by}",
+            f"{text.rate(receipt.megapixels_per_s)} per replica, without start-up"
+            f" {text.rate(receipt.megapixels_per_s_steady)}",
         ),
-        ("on", f"{replicas} on {receipt.device}, runner {receipt.runner}"),
+        ("bound by", f"{receipt.bounded_by}; faster with {receipt.relief}"),
+        ("on", _replicas(receipt)),
     ]
+    if receipt.km2 is not None:
+        lines.append(("area", f"{receipt.km2:,.1f} km2"))
+    if receipt.cost is not None:
+        lines.append(("cost", text.cost(receipt.cost, receipt.cost_per_1000_km2)))
     if receipt.retries:
         lines.append(("retries", f"{receipt.retries:,} of reads, writes and listings"))
     if receipt.pixels_without_area:
         lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
     return text.aligned(lines)
+
+
+def _replicas(receipt: Receipt) -> str:
+    """How many, on what, and how busy."""
+    count = text.count(receipt.replicas, "replica")
+    parts = [f"{count} on {receipt.device}, runner {receipt.runner}"]
+    if receipt.busy is not None:
+        parts.append(f"busy {receipt.busy:.0%} of the time after start-up")
+    if receipt.gpu_utilisation is not None:
+        parts.append(f"GPU utilisation {receipt.gpu_utilisation:.0%}")
+    if receipt.gpu_memory_bytes is not None:
+        parts.append(f"{text.size(receipt.gpu_memory_bytes)} of GPU memory")
+    return ", ".join(parts)

@@ -55,4 +55,19 @@ def render(report: Status) -> str:
         ("device", job["device"]),
         ("runs", _runs(report.runs)),
     ]
+    if report.runs:
+        lines.append(("last run", _last(report.runs[-1])))
     return text.aligned(lines)
+
+
+def _last(receipt: dict[str, Any]) -> str:
+    """The receipt in a line."""
+    parts = [
+        f"{receipt['started']}: {text.megapixels(receipt['megapixels'])}"
+        f" in {text.duration(receipt['seconds'])}",
+        f"{text.rate(receipt['megapixels_per_s'])} per replica",
+        f"bound by {receipt['bounded_by']}",
+    ]
+    if receipt.get("cost") is not None:
+        parts.append(f"cost {text.cost(receipt['cost'], receipt['cost_per_1000_km2'])}")
+    return ", ".join(parts)

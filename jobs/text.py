@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -34,10 +34,31 @@ def pixels(done: float, quarantined: float, total: float) -> str:
     return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of as many cells, one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def significant(number: float) -> str:
+    """Two significant digits, and all before the point: 0.0012, 1,234."""
+    digits = 1 - math.floor(math.log10(abs(number))) if number and math.isfinite(number) else 0
+    return f"{number:,.{max(0, digits)}f}"
+
+
+def cost(number: float, per_1000_km2: float | None) -> str:
+    """In the currency of --price-per-hour."""
+    each = "" if per_1000_km2 is None else f", {per_1000_km2:,.2f} per 1,000 km2"
+    return f"{number:,.2f}{each}"
+
+
 def rate(megapixels_per_s: float) -> str:
     """Two significant digits: 0.0012 Mpx/s, 1,234 Mpx/s."""
-    digits = 1 - math.floor(math.log10(megapixels_per_s)) if megapixels_per_s > 0 else 0
-    return f"{megapixels_per_s:,.{max(0, digits)}f} Mpx/s"
+    return f"{significant(megapixels_per_s)} Mpx/s"
 
 
 def size(number_bytes: float) -> str:

@@ -8,17 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
+from pipeline.bound import Bound
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
+from pipeline.forecast import cost_of, per_1000_km2
 from pipeline.machine import Machine
 from pipeline.output import Output, Shard
-from pipeline.receipt import DONE, START_UP, Receipt
+from pipeline.receipt import DONE, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.stores import open_store
 from pipeline.supersede import outcomes
 from pipeline.survey import Survey
-from pipeline.tracker import Tally, Tracker
+from pipeline.tracker import Tracker
 from pipeline.verdict import tried_again
 
 
@@ -136,10 +139,34 @@ class Account:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             retries=retries + (tally.retries if on_ray else 0),
-            bounded_by=_bounded_by(tally, self.machine, startup_s),
+            **self._speed(seconds, startup_s),
             pixels_without_area=came.pixels_without_area,
             notes=self.tracker.notes,
         )
+
+    def _speed(self, seconds: float, startup_s: float) -> dict[str, Any]:
+        """What bounded the run, how busy its replicas were, and what it cost."""
+        tally, machine, told = self.tracker.tally, self.machine, self.execution
+        driver_s = 0.0
+        if told.runner == "ray" and tally.units:
+            driver_s = time.process_time() - self.tracker.began_cpu_s
+        bound = Bound(tally, machine, startup_s, driver_s, told.address is not None)
+        steady_s = (seconds - startup_s) * machine.replicas
+        km2 = tally.area_m2 / 1e6 or None
+        cost = cost_of(seconds / 3600, told.price_per_hour)
+        return {
+            "bounded_by": bound.stage,
+            "relief": bound.relief,
+            "megapixels_per_s_steady": tally.pixels / 1e6 / steady_s if steady_s else 0.0,
+            # The first unit's beginning is known to a second.
+            "busy": min(1.0, tally.segment_s / steady_s) if steady_s else None,
+            "gpu_utilisation": tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
+            "gpu_memory_bytes": tally.gpu_bytes,
+            "driver_s": driver_s,
+            "km2": km2,
+            "cost": cost,
+            "cost_per_1000_km2": per_1000_km2(cost, km2),
+        }
 
 
 def _some(units: Sequence[Unit]) -> str:
@@ -154,15 +181,3 @@ def _in_words(error: BaseException) -> str:
         return "stopped by hand"
     # Only our own words are known to hold no secret.
     return str(error) if isinstance(error, SwathError) else type(error).__name__
-
-
-def _bounded_by(tally: Tally, machine: Machine, startup_s: float) -> str:
-    """The stage whose workers were the busiest, or starting."""
-    tasks = max(1, machine.tasks)
-    busy = {
-        "read": tally.read_s / tasks,
-        "segment": tally.segment_s / machine.replicas,
-        "finish": tally.finish_s / tasks,
-        START_UP: startup_s,
-    }
-    return max(busy, key=lambda stage: busy[stage])

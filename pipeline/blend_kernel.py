@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 
 from pipeline.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
 from pipeline.blend_tables import PHASES
-from segformer.compiled import Compiled, inner
 from pipeline.unit import CONFIDENCE_SCALE
+from segformer.compiled import Compiled, inner
 
 _f = np.float32
 _FIRST, _STEP, _ONE, _HALF, _ZERO = _f(0.125), _f(0.25), _f(1), _f(0.5), _f(0)

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, blocks_of
+from pipeline.forecast import Rate, cost_of, per_1000_km2
 from pipeline.memory import Division
 from pipeline.output import Shard
 from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What turns windows into hours, and hours into money."""
+
+    rate: Rate | None = None
+    """None: the nominal one of the device."""
+    price_per_hour: float | None = None
+
+
 def estimate(
-    cost: Cost, shards: Sequence[Shard], division: Division, inputs: int, notes: Sequence[str]
+    cost: Cost,
+    shards: Sequence[Shard],
+    division: Division,
+    inputs: int,
+    notes: Sequence[str],
+    terms: Terms,
 ) -> Estimate:
     """Of the units in these shards, which may be less than the scenes in them."""
     units = [unit for shard in shards for unit in shard.units]
     blocks = blocks_of(units)
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
     computed = sum(cost.windows(block) for block in blocks)
-    own = division.own_bytes
+    own, km2 = division.own_bytes, _km2(blocks)
+    rate = terms.rate or Rate(cost.window_s)
+    most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.fewest)
+    hours = most * rate.window_s / 3600
+    money = cost_of(hours, terms.price_per_hour)
     return Estimate(
         inputs=inputs,
         scenes=len(scenes),
@@ -29,16 +50,28 @@ def estimate(
         windows=round(sum(cost.grid_windows(block) for block in blocks)),
         windows_computed=computed,
         megapixels=sum(block.core.pixels for block in blocks) / 1e6,
-        km2=_km2(blocks),
+        km2=km2,
         read_bytes=sum(cost.read_bytes(block) for block in blocks),
         memory_bytes=own.get("replica", own["driver"]),
         memory={**own, "total": division.total_bytes},
-        hours=computed * cost.window_s / cost.machine.fewest / 3600,
+        hours=hours,
         replicas=cost.machine.fewest,
         device=cost.machine.device,
         batch=cost.settings.batch or 0,
         notes=(*notes, *_notes(scenes, cost.settings.window)),
+        rate=rate,
+        cost=money,
+        cost_per_1000_km2=per_1000_km2(money, km2),
     )
+
+
+def _rounds(windows: Iterable[int], replicas: int) -> int:
+    """Windows of the replica that has most of them, where each takes the next unit when it is done
+    with one: a short job's last units leave some without work."""
+    done = [0] * replicas
+    for count in windows:
+        heapq.heapreplace(done, done[0] + count)
+    return max(done)
 
 
 def _km2(blocks: Sequence[Block]) -> float | None:

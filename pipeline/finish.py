@@ -26,9 +26,10 @@ from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_valu
 def unit_file(segmented: SegmentedUnit) -> bytes:
     """The unit's Parquet file: one row per mask tile with data, and the outcome in its footer.
 
-    The outcome is {"failures", "windows", "pixels_without_area", "read_s", "segment_s",
-    "finish_s", "retries"} (pixels by scene_id; seconds; finish_s up to the writing of the file): a
-    unit all of whose blocks failed has no rows and still an outcome.
+    The outcome is {"failures", "windows", "pixels_without_area", "area_m2", "read_s", "segment_s",
+    "finish_s", "retries", "gpu_bytes", "gpu_busy"} (pixels by scene_id; seconds; finish_s up to the
+    writing of the file; the last two as in GpuUse, None on a CPU): a unit all of whose blocks
+    failed has no rows and still an outcome.
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
@@ -47,9 +48,12 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "windows": segmented.windows,
         "pixels": segmented.unit.pixels,
         "pixels_without_area": without_area,
+        "area_m2": sum(pixels["area_m2"] or 0.0 for row in rows for pixels in row["class_pixels"]),
         "read_s": segmented.read_s,
         "segment_s": segmented.segment_s,
         "retries": segmented.retries,
+        "gpu_bytes": segmented.gpu and segmented.gpu.peak_bytes,
+        "gpu_busy": segmented.gpu and segmented.gpu.busy,
     }
     table = table_of(rows, UNIT)
     outcome["finish_s"] = time.perf_counter() - started

@@ -23,6 +23,7 @@ from pipeline.alone import segment_alone
 from pipeline.cluster import TASK_CPUS, connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
+from pipeline.metrics import Waiting
 from pipeline.rows import (
     LOADING_DEATHS,
     UNITS_PER_READ_TASK,
@@ -164,7 +165,8 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     # Longer than anything that is guarded may take; a cluster may also have to grow first.
     context.execution_no_progress_timeout_s = int(max(7200, 4 * work.unit_timeout_s))
     _Stop.until = work.until
-    context.custom_execution_callback_classes = [_Stop]
+    Waiting.stage = SegmentStage.__name__
+    context.custom_execution_callback_classes = [_Stop, Waiting]
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # That every unit of a round is lost before it reaches a replica is no misconfiguration.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from pipeline import flow, local
 from pipeline.account import Account, Beginning
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.estimate import estimate
+from pipeline.estimate import Terms, estimate
 from pipeline.jobfile import leave, written
+from pipeline.metrics import Metrics
 from pipeline.output import Output
 from pipeline.preparation import Asked, Prepared, open_part, prepare
 from pipeline.receipt import Estimate, Progress, Receipt
-from pipeline.settings import Execution, Settings
+from pipeline.settings import NOTHING, Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.survey import OnDescribed
 from pipeline.tracker import Tracker
+from pipeline.trial import tried_out
 from pipeline.turns import PLANNING, is_alone, working
 
 
@@ -31,12 +34,13 @@ def plan(
     execution: Execution | None = None,
     output: str | None = None,
     on_described: OnDescribed | None = None,
+    trial: Trial = NOTHING,
 ) -> Estimate:
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
-    Reads headers and the checkpoint, writes nothing. on_described is called with how many headers
-    have been read, of how many. Raises UsageError and CheckpointError, and UnfinishedError where a
-    store does not answer.
+    Reads headers and the checkpoint, writes nothing but a trial's pictures. on_described is called
+    with how many headers have been read, of how many. Raises UsageError and CheckpointError, and
+    UnfinishedError where a store does not answer.
     """
     execution = execution or Execution()
     asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
@@ -46,12 +50,13 @@ def plan(
     shards = [shard for shard in ready.mine if shard.shard_id in added]
     if existing:
         shards = [*open_part(existing, ready.mine, added), *shards]
-    notes = (
-        [*ready.notes, f"the run will stop: {ready.stops}"]
-        if ready.stops and shards
-        else ready.notes
-    )
-    return estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes)
+    stops = [f"the run will stop: {ready.stops}"] if ready.stops and shards else []
+    work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
+    terms = Terms(tried.rate, execution.price_per_hour)
+    notes = [*ready.notes, *stops, *tried.notes]
+    found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
+    return replace(found, samples=tried.samples)
 
 
 def run(
@@ -76,7 +81,7 @@ def run(
         ready, out = _begin(asked, output, held)
         told = inputs, ready.job.checkpoint, output, ready.job.settings, execution
         leave(out.store, beginning.name, written(*told))
-        watch = on_progress or (lambda _: None)
+        watch = Metrics(out.store.root, on_progress)
         notes = (*ready.notes, *ready.survey.rejection)
         tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, notes, watch)
         machine = ready.division.machine

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.forecast import Rate, Sample
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -53,7 +55,8 @@ class Estimate:
     memory_bytes: int
     """Predicted peak of one replica's process, without what is in Ray's object store."""
     hours: float
-    """With these replicas, from the network's GFLOP at a nominal rate for the device."""
+    """With these replicas, by the rate; without start-up."""
+    rate: Rate
     replicas: int
     device: str
     batch: int
@@ -61,6 +64,10 @@ class Estimate:
     """Warnings a user should read."""
     memory: dict[str, int] = field(default_factory=dict)
     """Predicted peaks in bytes: a process of each kind, the object store, and all together."""
+    cost: float | None = None
+    """Of the hours at --price-per-hour, in its currency."""
+    cost_per_1000_km2: float | None = None
+    samples: tuple[Sample, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -82,6 +89,12 @@ class Progress:
     notes: tuple[str, ...] = ()
     """What a user should read before the work is done."""
     quarantined_px: int = 0
+    computed_units: int = 0
+    """By this run."""
+    quarantined: int = 0
+    """Inputs in quarantine."""
+    retries: int = 0
+    """Of this run."""
 
     @property
     def starting(self) -> bool:
@@ -152,8 +165,25 @@ class Receipt:
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
-    """The stage whose workers were the busiest, read, segment or finish; START_UP where that took
-    longer than any of them was busy."""
+    """The stage whose workers were the busiest, read, segment, finish or driver; START_UP where
+    that took longer than any of them was busy."""
+    relief: str
+    """The setting that would relieve it."""
+    megapixels_per_s_steady: float
+    """Per replica, without start-up."""
+    busy: float | None
+    """Share of the replicas' time after start-up in which they segmented; None: nothing was."""
+    gpu_utilisation: float | None
+    """As NVML says, while they did, 0 to 1; None: no GPU, or nothing said."""
+    gpu_memory_bytes: int | None
+    """The most that a replica held at once; None: no GPU."""
+    driver_s: float
+    """CPU time of the process that hands out the units, without start-up; 0 with the plain loop."""
+    km2: float | None
+    """Of the valid pixels that this run segmented; None: none has a place on Earth."""
+    cost: float | None
+    """Of the run's whole time at --price-per-hour, in its currency."""
+    cost_per_1000_km2: float | None
     pixels_without_area: int
     """Valid pixels outside their CRS's domain: they are in no `area_m2`."""
     notes: tuple[str, ...]

@@ -18,6 +18,7 @@ import torch
 from pipeline.access import Access
 from pipeline.errors import InputError, UsageError
 from pipeline.forward import Forward
+from pipeline.gpu import Gpu
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
 from pipeline.raster import Pixels
@@ -123,6 +124,7 @@ class Replica:
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, work.job.device)
         self._make_blend = blend_on(work.job.device, self.classes)
+        self._gpu = Gpu() if work.job.device == "cuda" else None
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block.
@@ -139,7 +141,8 @@ class Replica:
                 " --output for another batch"
             ) from error
         seconds = time.perf_counter() - started
-        return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries)
+        gpu = self._gpu.use() if self._gpu else None
+        return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries, gpu)
 
     @torch.inference_mode()
     def _segment(self, read: ReadUnit) -> tuple[tuple[Stitched | Failure, ...], int]:
@@ -151,6 +154,8 @@ class Replica:
         windows, current, dtype = 0, None, self._settings.dtype
         for batch in self._batches(block for block in blocks if isinstance(block, _Open)):
             rearm()  # as long as windows come, nothing hangs
+            if self._gpu:
+                self._gpu.sample()
             windows += len(batch)
             logits_NKhw = self._forward([window.cut for window in batch])
             finite_N = _finite(logits_NKhw)
@@ -170,9 +175,9 @@ class Replica:
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
         stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
         source = self._forward.source(pixels.values_CHW, pixels.valid_HW)
-        return _Open(block, pixels, source, grid, stitcher, self._scaling(scene))
+        return _Open(block, pixels, source, grid, stitcher, self.scaling(scene))
 
-    def _scaling(self, scene: Scene) -> tuple[float, float]:
+    def scaling(self, scene: Scene) -> tuple[float, float]:
         """--scale and --offset are for what is not uint8; a uint8 scene beside it needs neither."""
         if scene.dtype == "uint8" or self._settings.scale is None:
             return self._rescale, 0.0

@@ -22,6 +22,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 
 from pipeline.errors import SwathError, TransientError, UnfinishedError
 from pipeline.guard import guarded
+from pipeline.metrics import GpuMemory
 from pipeline.packing import Row, pack, unpack
 from pipeline.scene import Unit
 from pipeline.stages import Work
@@ -93,6 +94,7 @@ class SegmentStage:
     def __init__(self, work: Work) -> None:
         self._counted = tried_again()
         self._work = work
+        self._gpu_memory = GpuMemory(work.output)
         self._refused: SwathError | None = None
         """Ray would keep no more than the text of an error raised here: it is raised by calls."""
         try:
@@ -116,6 +118,7 @@ class SegmentStage:
             raise self._refused
         with guarded(self._work.unit_timeout_s):
             segmented = self._replica.segment(read)
+        self._gpu_memory(segmented.gpu)
         before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
         return replace(segmented, retries=segmented.retries + self._counted - before)
 

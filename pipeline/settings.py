@@ -92,6 +92,8 @@ class Execution:
     """The part of the shards that this driver computes, beside others on the same output."""
     max_hours: float | None = None
     """After which nothing more is begun; None: no limit."""
+    price_per_hour: float | None = None
+    """Of all machines of the run together, in any currency; None: nothing is said of cost."""
     access: Access = PLAIN
     """How remote files are reached."""
 
@@ -113,6 +115,9 @@ class Execution:
             raise UsageError(f"--max-quarantined {self.max_quarantined}: must not be negative")
         if self.max_hours is not None and not self.max_hours > 0:
             raise UsageError(f"--max-hours {self.max_hours:g}: must be more than 0")
+        price = self.price_per_hour
+        if price is not None and not 0 <= price < math.inf:
+            raise UsageError(f"--price-per-hour {price:g}: must be a number, 0 or more")
         if self.runner not in ("ray", "local"):
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or most > 1):
@@ -131,3 +136,28 @@ class Execution:
 def in_words(replicas: int | tuple[int, int] | None) -> str:
     """As --replicas takes it."""
     return f"{replicas}" if isinstance(replicas, int) else ":".join(map(str, replicas or ()))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Options of `plan` by which it computes something on this machine."""
+
+    calibrate: bool = False
+    """Whether the time of a window is measured."""
+    sample: int = 0
+    """Blocks that are segmented, to be looked at."""
+    sample_to: str | None = None
+    """The folder of their pictures."""
+
+    def __post_init__(self) -> None:
+        if self.sample < 0:
+            raise UsageError(f"--sample {self.sample}: must not be negative")
+        if self.sample and not self.sample_to:
+            raise UsageError(
+                f"--sample {self.sample}: name the folder of the pictures: --sample-to FOLDER"
+            )
+        if self.sample_to and not self.sample:
+            raise UsageError(f"--sample-to {self.sample_to}: say how many: --sample 5")
+
+
+NOTHING = Trial()

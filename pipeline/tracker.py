@@ -33,6 +33,13 @@ class Tally:
     segment_s: float = 0.0
     finish_s: float = 0.0
     retries: int = 0
+    area_m2: float = 0.0
+    """Of the valid pixels that have a place on Earth."""
+    gpu_bytes: int | None = None
+    """The most that a replica held at once; None: no GPU."""
+    gpu_busy_s: float = 0.0
+    gpu_s: float = 0.0
+    """Of segmenting while a GPU said how busy it was."""
 
 
 class Tracker:
@@ -56,6 +63,8 @@ class Tracker:
         self.began: float | None = None
         """When the first unit of this run began, on the monotonic clock; None: none has an outcome
         yet."""
+        self.began_cpu_s = 0.0
+        """What this process had computed when the first unit was seen."""
         self._created = time.monotonic()
         self.tally = Tally()
         self._open: dict[str, Shard] = {}
@@ -106,6 +115,9 @@ class Tracker:
                 total_units=self._total_units,
                 notes=self.notes,
                 quarantined_px=self._quarantine.pixels,
+                computed_units=self.tally.units,
+                quarantined=len(self._quarantine.failures),
+                retries=self.tally.retries,
             )
         )
 
@@ -151,6 +163,7 @@ class Tracker:
         if self.began is None:
             stages_s: float = sum(outcome[f"{stage}_s"] for stage in ("read", "segment", "finish"))
             self.began = max(self._created, time.monotonic() - stages_s)
+            self.began_cpu_s = time.process_time()
         self._outcome_px += unit.pixels
         self._done_units += 1
         failed = {(failure["scene_id"], failure["window"]) for failure in outcome["failures"]}
@@ -164,3 +177,9 @@ class Tracker:
         tally.segment_s += outcome["segment_s"]
         tally.finish_s += outcome["finish_s"]
         tally.retries += outcome["retries"]
+        tally.area_m2 += outcome["area_m2"]
+        if outcome["gpu_bytes"] is not None:
+            tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome["gpu_bytes"])
+        if outcome["gpu_busy"] is not None:
+            tally.gpu_s += outcome["segment_s"]
+            tally.gpu_busy_s += outcome["segment_s"] * outcome["gpu_busy"]

@@ -28,6 +28,16 @@ class ReadUnit:
 
 
 @dataclass(frozen=True)
+class GpuUse:
+    """What a replica's GPU says of the time in which it segmented a unit."""
+
+    peak_bytes: int
+    """Of its memory that the process held at once, since it began."""
+    busy: float | None
+    """Share of the time in which it computed, 0 to 1; None: NVML does not say."""
+
+
+@dataclass(frozen=True)
 class Stitched:
     """The blended core of a block.
 
@@ -52,6 +62,8 @@ class SegmentedUnit:
     read_s: float
     segment_s: float
     retries: int
+    gpu: GpuUse | None = None
+    """None on a CPU."""
 
 
 def mask_dtype(num_classes: int) -> np.dtype:

@@ -124,5 +124,3 @@ class UpsampledSum:
 
 def _float(x: Tensor) -> Tensor:
     return x.float().contiguous()
-
-

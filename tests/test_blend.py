@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from pipeline.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
 from pipeline.blend_kernel import blend_strip
-from segformer.compiled import Compiled
 from pipeline.grid import WindowGrid, cores
 from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import Stitched
+from segformer.compiled import Compiled
 
 HERE = Path(__file__).parent
 Logits = dict[tuple[int, int], torch.Tensor]

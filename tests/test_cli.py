@@ -24,6 +24,7 @@ from jobs import plan, run, status, text
 from jobs.cli import main
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
+from pipeline.forecast import Rate
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 from segformer import ModelConfig
 
@@ -174,7 +175,7 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, READING)
-    ((inputs, checkpoint, settings, execution, output, _),) = seen
+    ((inputs, checkpoint, settings, execution, output, _, _),) = seen
     assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
     assert np.isnan(settings.nodata)
@@ -391,7 +392,8 @@ def estimate() -> Estimate:
     return Estimate(
         inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
-        replicas=3, device="cpu", batch=4, notes=("small scenes",), memory={"total": 9 * 10**9},
+        rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",),
+        memory={"total": 9 * 10**9},
     )  # fmt: skip
 
 
@@ -399,6 +401,7 @@ def test_the_estimate_reads_well() -> None:
     lines = plan.render(estimate()).splitlines()
     assert "windows   100 (computed: 125, x1.25)" in lines
     assert "time      30 min 0 s with 3 replicas on cpu, without start-up" in lines
+    assert "rate      0.020 s per window and replica, nominal; --calibrate measures it" in lines
     assert "area      unknown: no CRS" in lines
     assert "note: small scenes" in lines
     assert "rejected: b.tif: not an image (describe, InputError)" in lines
@@ -412,12 +415,19 @@ def test_the_receipt_reads_well() -> None:
         failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
+        relief="more GPUs", megapixels_per_s_steady=0.28, busy=0.984, gpu_utilisation=0.8,
+        gpu_memory_bytes=3 * 10**9, driver_s=0, km2=1234.5, cost=7.5, cost_per_1000_km2=6.075,
     )  # fmt: skip
     out = run.render(receipt)
     assert "100 of the grid, 125 computed" in out
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
     assert "1 computed, 3 done by earlier runs" in out
-    assert "0.25 Mpx/s per replica; bound by segment" in out
+    assert "0.25 Mpx/s per replica, without start-up 0.28 Mpx/s" in out
+    assert "bound by    segment; faster with more GPUs" in out
+    assert "1 replica on cpu, runner local, busy 98% of the time after start-up," in out
+    assert "GPU utilisation 80%, 3 GB of GPU memory" in out
+    assert "area        1,234.5 km2" in out
+    assert "cost        7.50, 6.08 per 1,000 km2" in out
     assert "1 min 5 s, of which start-up 4.0 s" in out
     assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, summed over processes" in out
     assert "7 px outside their CRS's domain" in out
@@ -437,6 +447,18 @@ def test_the_status_reads_well() -> None:
     assert "window 512" in out
     assert "batch" not in out
     assert "runs        0" in out
+    assert "last run" not in out
+
+
+def test_the_status_tells_the_last_run() -> None:
+    receipt = {
+        "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
+        "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
+    }  # fmt: skip
+    says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
+    assert status._last(receipt) == f"{says} segment"
+    paid = receipt | {"cost": 7.5, "cost_per_1000_km2": None}
+    assert status._last(paid) == f"{says} segment, cost 7.50"
 
 
 def test_runs_that_ended_early_are_told() -> None:

@@ -72,7 +72,8 @@ def test_options_of_run_are_those_of_the_design() -> None:
         "--checkpoint --output --job --window --stride --dtype --batch --bands --scale --offset"
     )
     settled += " --nodata --block --replicas --runner --address --unit-timeout"
-    settled += " --max-quarantined --retry-quarantined --shards --max-hours --storage-options"
+    settled += " --max-quarantined --retry-quarantined --shards --max-hours --price-per-hour"
+    settled += " --storage-options"
     assert options == settled.split()
 
 

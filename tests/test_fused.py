@@ -112,7 +112,8 @@ def test_an_axis_lies_as_torch_lays_it(size: int, coarser: int) -> None:
     first, second = x[axis.neighbours_N2[:, 0]], x[axis.neighbours_N2[:, 1]]
     weight = torch.from_numpy(axis.weight_N)
     expected = F.interpolate(x[None, None, None], (1, size), mode="bilinear")[0, 0, 0]
-    assert (first * (1 - weight) + second * weight - expected).abs().max() <= 1e-5  # weights differ in the last bit
+    # Weights differ in the last bit.
+    assert (first * (1 - weight) + second * weight - expected).abs().max() <= 1e-5
 
 
 def test_gelu_is_exact_to_float32() -> None:

@@ -16,14 +16,11 @@ from archives import picture, write_scene
 from outputs import differences, rows, stray_files
 from PIL import Image
 
-from pipeline.account import _bounded_by
 from pipeline.errors import UsageError
 from pipeline.job import plan, run
-from pipeline.machine import Machine
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.status import status
-from pipeline.tracker import Tally
 from segformer import read_checkpoint, write_checkpoint
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
@@ -83,12 +80,6 @@ def test_same_rows_on_ray(
     assert receipt.seconds - receipt.startup_s >= seen[-1].elapsed_s > 0
     assert differences(undisturbed, out) == []
     assert stray_files(out) == []
-
-
-@pytest.mark.parametrize(("startup_s", "bound_by"), [(3.1, "start-up"), (2.9, "segment")])
-def test_what_a_run_is_bound_by(startup_s: float, bound_by: str) -> None:
-    tally = Tally(read_s=8.0, segment_s=6.0)  # 2 s of each task, 3 s of each replica
-    assert _bounded_by(tally, Machine("cpu", 2, 10**9, tasks=4), startup_s) == bound_by
 
 
 def test_alpha_taken_for_a_colour_is_noted(small_checkpoint: str, tmp_path: Path) -> None:

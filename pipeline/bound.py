@@ -1,0 +1,60 @@
+"""What bounded a run, and what would relieve it. Pure arithmetic over its tally."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.machine import Machine
+from pipeline.receipt import START_UP
+from pipeline.tracker import Tally
+
+READ, SEGMENT, FINISH, DRIVER = "read", "segment", "finish", "driver"
+"""The last one: the process that hands out the units."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Of one run."""
+
+    tally: Tally
+    machine: Machine
+    startup_s: float
+    driver_s: float
+    """CPU seconds of the driver since the first unit; 0 where it does everything itself."""
+    joined: bool
+    """Whether the cluster was there before the run."""
+
+    @property
+    def stage(self) -> str:
+        """The stage whose workers were the busiest, or starting."""
+        tally, tasks = self.tally, max(1, self.machine.tasks)
+        busy = {
+            READ: tally.read_s / tasks,
+            SEGMENT: tally.segment_s / self.machine.replicas,
+            FINISH: tally.finish_s / tasks,
+            DRIVER: self.driver_s,
+            START_UP: self.startup_s,
+        }
+        return max(busy, key=lambda stage: busy[stage])
+
+    @property
+    def relief(self) -> str:
+        """The setting that would make the run faster, in one sentence without its end."""
+        if self.stage in (READ, FINISH) and not self.machine.tasks:
+            return "--runner ray reads and writes while the network computes"
+        if self.stage == SEGMENT and self.machine.device == "cuda":
+            return (
+                "more GPUs, with --replicas; or --dtype bfloat16, into another --output, where its"
+                " small differences are acceptable"
+            )
+        more = "more CPU cores or a cluster (--address)"
+        if self.joined:
+            more = "more CPU nodes in the cluster"
+        return {
+            READ: f"{more}, for reads take what the replicas leave, or INPUTs that lie nearer",
+            SEGMENT: f"{more}, with more --replicas, or a GPU",
+            FINISH: f"{more}, or an --output whose disk or store takes writes faster",
+            DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
+            " drivers with --shards",
+            START_UP: "more INPUTs in one run: to start takes as long for many as for few",
+        }[self.stage]

@@ -1,0 +1,196 @@
+"""What Prometheus gets from Ray's own endpoint while a run is at work, and the receipt after it."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from archives import write_scene
+
+from pipeline.bound import Bound
+from pipeline.gpu import SAMPLE_S, Gpu
+from pipeline.job import run
+from pipeline.machine import Machine
+from pipeline.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics
+from pipeline.receipt import Progress
+from pipeline.settings import Execution, Settings
+from pipeline.status import status
+from pipeline.tracker import Tally
+from pipeline.unit import GpuUse
+
+SETTINGS = Settings(window=128, stride=96, batch=2)
+SAMPLE = re.compile(r"^ray_(swath_\w+)\{(.*)\} (\S+)$")
+
+
+class Scraper(threading.Thread):
+    """Asks the endpoint of the only node again and again, as Prometheus does."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.scrapes: list[dict[str, float]] = []
+        self.outputs: set[str] = set()
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.5):
+            if ray.is_initialized():
+                # The cluster may end between any two of these steps.
+                with suppress(OSError, ValueError, RuntimeError, IndexError, KeyError):
+                    self.scrapes.append(dict(self._scrape()))
+
+    def _scrape(self) -> Iterator[tuple[str, float]]:
+        (node,) = ray.nodes()
+        url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        text = urllib.request.urlopen(url, timeout=5).read().decode()
+        for line in text.splitlines():
+            if found := SAMPLE.match(line):
+                self.outputs |= set(re.findall(r'output="([^"]*)"', found[2]))
+                yield found[1], float(found[3])
+
+    def close(self) -> list[dict[str, float]]:
+        self._ended.set()
+        self.join()
+        return [scrape for scrape in self.scrapes if scrape]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_prometheus_sees_a_run(
+    b0_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")
+    for n in range(4):
+        write_scene(tmp_path / "in" / f"{n}.tif", 1500, 1400, seed=n)
+    (tmp_path / "in" / "bad.tif").write_bytes(b"no image")
+    out, seen = tmp_path / "out", Scraper()
+    seen.start()
+    execution = Execution(replicas=1, price_per_hour=7.2)
+    receipt = run([str(tmp_path / "in")], b0_checkpoint, str(out), SETTINGS, execution)
+    scrapes = seen.close()
+    assert seen.outputs == {str(out)}
+    last = scrapes[-1]
+    assert set(last) >= {*GAUGES, "swath_units_total", "swath_pixels_total"}
+    assert last["swath_planned_units"] == receipt.units
+    assert last["swath_planned_pixels"] == 4 * 1500 * 1400
+    assert last["swath_quarantined_inputs"] == 1
+    done = [scrape["swath_segmented_pixels"] for scrape in scrapes]
+    assert done == sorted(done)
+    assert 0 < max(scrape.get("swath_units_total", 0) for scrape in scrapes) <= receipt.units
+    for scrape in scrapes:  # all of it is this run's
+        assert scrape.get("swath_pixels_total", 0) == scrape["swath_segmented_pixels"]
+    assert max(scrape["swath_waiting_units"] for scrape in scrapes) > 0
+    assert last["swath_pixels_per_second"] > 0
+
+    assert receipt.km2 == pytest.approx(4 * 1500 * 1400 / 1e4, rel=0.01)
+    assert receipt.cost == pytest.approx(receipt.seconds * 0.002)
+    assert receipt.cost_per_1000_km2 == pytest.approx(1000 * receipt.cost / receipt.km2)
+    steady_s = receipt.seconds - receipt.startup_s
+    assert receipt.busy == pytest.approx(min(1, receipt.segment_s / steady_s))
+    assert 0.2 < receipt.busy <= 1
+    assert receipt.megapixels_per_s_steady == pytest.approx(receipt.megapixels / steady_s)
+    assert 0 < receipt.driver_s < receipt.seconds * 2
+    assert (receipt.gpu_utilisation, receipt.gpu_memory_bytes) == (None, None)
+    (recorded,) = status(str(out)).runs
+    assert recorded == {
+        **receipt.to_json(),
+        "failures": recorded["failures"],
+        "notes": [*receipt.notes],
+    }
+
+
+def test_without_a_cluster_nothing_is_exported() -> None:
+    passed_on: list[Progress] = []
+    progress = Progress(1, 2, 1, 1.0, 1, 2)
+    Metrics("out", passed_on.append)(progress)
+    assert passed_on == [progress]
+    assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
+    """What NVML and CUDA say is not there on a machine without a GPU; the way out is."""
+    from pipeline.cluster import connected  # noqa: PLC0415
+
+    seen = Scraper()
+    with connected(None, 1, 1_000_000_000, 100_000_000):
+        memory = GpuMemory("s3://bucket/out")
+        memory(None)
+        memory(GpuUse(peak_bytes=123_456_789, busy=None))
+        seen.start()
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not any(GPU_MEMORY in s for s in seen.scrapes):
+            time.sleep(0.5)
+        scrapes = seen.close()
+    assert scrapes[-1][GPU_MEMORY] == 123_456_789
+    assert seen.outputs == {"s3://bucket/out"}
+
+
+def test_names_follow_prometheus() -> None:
+    for name in [*GAUGES, *COUNTERS, GPU_MEMORY]:
+        assert re.fullmatch(r"swath_[a-z_]+", name)
+        assert name.endswith("_total") == (name in COUNTERS)
+
+
+def test_a_gpu_that_says_how_busy_it_is() -> None:
+    answers = iter([40, 60])
+    gpu = Gpu(peak_bytes=lambda: 5, percent=lambda: next(answers))
+    gpu.sample()
+    assert gpu.use() == GpuUse(5, None)  # a second has not passed
+    for _ in range(2):
+        gpu._next = time.monotonic()
+        gpu.sample()
+    gpu.sample()
+    assert gpu.use() == GpuUse(5, 0.5)
+    assert gpu.use() == GpuUse(5, None)
+    assert gpu._next <= time.monotonic() + SAMPLE_S
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_says_nothing_ends_no_run() -> None:
+    gpu = Gpu(peak_bytes=lambda: 5)  # torch asks for a package, or a driver, that is not there
+    gpu._next = time.monotonic()
+    gpu.sample()
+    assert gpu.use() == GpuUse(5, None)
+
+
+READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90)
+
+
+@pytest.mark.parametrize(
+    ("tally", "machine", "startup_s", "driver_s", "stage", "relief"),
+    [
+        (
+            READ,
+            Machine("cpu", 2, 1, tasks=4),
+            3,
+            9,
+            "read",
+            "more CPU cores or a cluster (--address)",
+        ),
+        (READ, Machine("cpu", 1, 1, tasks=0), 3, 0, "read", "--runner ray"),
+        (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
+        (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs, with --replicas"),
+        (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output whose disk"),
+        (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 21, "driver", "a larger --block"),
+        (SEGMENT, Machine("cpu", 2, 1, tasks=4), 21, 9, "start-up", "more INPUTs in one run"),
+    ],
+)
+def test_what_bounds_a_run_and_what_relieves_it(
+    tally: Tally, machine: Machine, startup_s: float, driver_s: float, stage: str, relief: str
+) -> None:
+    bound = Bound(tally, machine, startup_s, driver_s, joined=False)
+    assert bound.stage == stage
+    assert relief in bound.relief
+
+
+def test_a_cluster_that_was_joined_gets_nodes() -> None:
+    bound = Bound(READ, Machine("cuda", 2, 1, tasks=4), 3, 9, joined=True)
+    assert bound.relief.startswith("more CPU nodes in the cluster")

@@ -1,0 +1,263 @@
+"""What `plan` computes on this machine: the rate on which its hours rest, and samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from archives import mask_of, picture, write_scene
+from checkpoints import SMALL, random_checkpoint, saved
+from PIL import Image
+
+import pipeline.calibration
+from jobs.cli import main
+from pipeline.errors import UsageError
+from pipeline.estimate import _rounds
+from pipeline.job import plan, run
+from pipeline.overlay import overlay, palette
+from pipeline.samples import EDGE_PX, drawn
+from pipeline.scene import Block
+from pipeline.settings import Execution, Settings, Trial
+from pipeline.supersede import recorded
+from pipeline.survey import Known, survey
+from segformer import mit_config
+
+SETTINGS = Settings(window=128, stride=96, batch=2)
+LOCAL = Execution(runner="local")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A large scene of which most is empty, a full one and a small one."""
+    folder = tmp_path_factory.mktemp("archive")
+    hollow = np.maximum(picture(2600, 2200, seed=1), 1)
+    hollow[:, :, 700:] = 0
+    write_scene(folder / "hollow.tif", 2600, 2200, values=hollow, nodata=0)
+    write_scene(folder / "full.tif", 1300, 1100, seed=2)
+    write_scene(folder / "small.tif", 200, 150, seed=3)
+    return folder
+
+
+def test_the_hours_rest_on_what_was_measured(archive: Path, small_checkpoint: str) -> None:
+    execution = replace(LOCAL, price_per_hour=36.0)
+    nominal = plan([str(archive)], small_checkpoint, SETTINGS, execution)
+    measured = plan(
+        [str(archive)], small_checkpoint, SETTINGS, execution, trial=Trial(calibrate=True)
+    )
+    assert not nominal.rate.measured
+    assert measured.rate.measured
+    assert (measured.rate.replicas, measured.rate.windows % 4) == (1, 0)
+    assert measured.rate.window_s != nominal.rate.window_s
+    for estimate in (nominal, measured):  # one replica, so that all windows are its own
+        seconds = estimate.windows_computed * estimate.rate.window_s
+        assert estimate.hours * 3600 == pytest.approx(seconds)
+        assert estimate.cost == pytest.approx(seconds / 100)
+        assert estimate.km2 == pytest.approx(
+            (2600 * 2200 + 1300 * 1100 + 200 * 150) / 1e4, rel=0.01
+        )
+        assert estimate.cost_per_1000_km2 == pytest.approx(
+            1000 * (estimate.cost or 0) / (estimate.km2 or 1)
+        )
+    (units, windows) = (nominal.units, nominal.windows_computed)
+    assert (measured.units, measured.windows_computed) == (units, windows)
+
+
+def test_as_many_replicas_are_measured_as_there_would_be(
+    archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cpu", 2))
+    trial = Trial(calibrate=True)
+    found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
+    assert (found.rate.replicas, found.replicas) == (2, 3)
+    seconds = found.windows_computed * found.rate.window_s / 3
+    assert seconds <= found.hours * 3600 <= 1.5 * seconds
+
+
+def test_another_kind_of_device_is_not_measured(
+    archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cuda", 1))
+    with pytest.raises(UsageError, match=r"this machine's cuda, but the replicas run on cpu"):
+        plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=Trial(calibrate=True))
+
+
+@pytest.mark.parametrize(
+    ("windows", "replicas", "most"),
+    [([], 3, 0), ([4, 4, 4], 3, 4), ([4, 4, 4, 4], 3, 8), ([9, 1, 1, 1], 2, 9), ([5], 1, 5)],
+)
+def test_the_last_units_leave_replicas_without_work(
+    windows: list[int], replicas: int, most: int
+) -> None:
+    assert _rounds(windows, replicas) == most
+
+
+def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
+    known = Known.of(recorded(None), retry=False)
+    scenes = survey([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
+    blocks = list(drawn(scenes, 200))
+    assert blocks == list(drawn(scenes, 200))
+    assert len(set(map(_place, blocks))) == len(blocks)
+    assert {block.scene.scene_id for block in blocks} == {"hollow.tif", "full.tif", "small.tif"}
+    for block in blocks:
+        core, scene = block.core, block.scene
+        assert core.width == min(EDGE_PX, scene.width - core.col_off) > 0
+        assert core.height == min(EDGE_PX, scene.height - core.row_off) > 0
+        assert core.col_off % 512 == core.row_off % 512 == 0
+    ends = {(b.core.col_end, b.core.row_end) for b in blocks if b.scene.scene_id == "hollow.tif"}
+    assert (2600, 2200) in ends  # every pixel can be drawn
+
+
+def _place(block: Block) -> tuple[str, str]:
+    return block.scene.scene_id, str(block.core)
+
+
+def test_samples_are_what_the_run_makes_of_these_blocks(
+    archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    trial = Trial(sample=4, sample_to=str(tmp_path / "pictures"))
+    found = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=trial).samples
+    assert len(found) == 4
+    run([str(archive)], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
+    masks = {
+        name: _mask(tmp_path / "out", name) for name in ("hollow.tif", "full.tif", "small.tif")
+    }
+    colors = palette((None,) * 4)
+    for sample in found:
+        ids = masks[sample.scene_id][_slices(sample.window)]
+        valid = ids != 255
+        assert sample.valid_pixels == valid.sum() > 0
+        assert list(sample.shares.values()) == sorted(sample.shares.values(), reverse=True)
+        for name, share in sample.shares.items():
+            assert share == (ids == int(name.removeprefix("class_"))).sum() / valid.sum()
+        assert 0.25 < (sample.mean_confidence or 0) < 1
+        assert 0 <= sample.values[0] < sample.values[1] <= 1
+        image = np.array(Image.open(sample.picture))
+        assert image.shape == (ids.shape[0], 2 * ids.shape[1], 3)
+        right = image[:, ids.shape[1] :]
+        assert (right[valid] == colors[ids[valid]]).all()
+        assert (image[:, : ids.shape[1]][~valid] == 0).all()
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
+        "001.png", "002.png", "003.png", "004.png",
+    ]  # fmt: skip
+
+
+def _mask(output: Path, scene_id: str) -> np.ndarray:
+    sizes = {"hollow.tif": (2600, 2200), "full.tif": (1300, 1100), "small.tif": (200, 150)}
+    return mask_of(output, scene_id, *sizes[scene_id])
+
+
+def _slices(window: str) -> tuple[slice, slice]:
+    offsets, sizes = window.split()
+    (col, row), (width, height) = map(int, offsets.split(",")), map(int, sizes.split("x"))
+    return np.s_[row : row + height, col : col + width]
+
+
+def test_a_wrong_scale_is_seen(small_checkpoint: str, tmp_path: Path) -> None:
+    reflectances = picture(600, 600).astype(np.uint16) * 30
+    write_scene(tmp_path / "in" / "a.tif", 600, 600, values=reflectances)
+    trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
+
+    def notes(scale: float) -> str:
+        settings = replace(SETTINGS, scale=scale)
+        found = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
+        return "\n".join(found.notes)
+
+    assert "values run from 0.06 to 7.59" in notes(0.001)
+    assert "check --scale and --offset" in notes(0.001)
+    assert "values end at 0.0076" in notes(0.000001)
+    assert "values" not in notes(1 / 7650)
+
+
+def test_one_class_everywhere_and_a_network_that_guesses_are_seen(tmp_path: Path) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 700, 600)
+    checkpoint = random_checkpoint(mit_config("b0", 4, **SMALL), seed=1)
+    trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
+
+    def notes(lead: float) -> str:
+        """Of a network that says the same everywhere: class 2, by so much."""
+        weights = dict(checkpoint.weights)
+        for name, tensor in weights.items():
+            if "classifier" in name:
+                weights[name] = torch.zeros_like(tensor)
+                if name.endswith("bias"):
+                    weights[name][2] = lead
+        folder = saved(replace(checkpoint, weights=weights), tmp_path / str(lead))
+        found = plan([str(tmp_path / "in")], folder, SETTINGS, LOCAL, trial=trial)
+        assert found.samples[0].shares == {"class_2": 1.0}
+        return "\n".join(found.notes)
+
+    assert "99% of every sample is class_2" in notes(20.0)
+    assert "confidence" not in notes(20.0)
+    assert "the mean confidence of the samples is only 0.25" in notes(0.001)
+
+
+def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "in" / "a.tif", 600, 600)
+    write_scene(tmp_path / "in" / "empty.tif", 600, 600, values=picture(600, 600) * 0, nodata=0)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    trial = Trial(sample=2, sample_to=str(tmp_path / "pictures"))
+    found = plan([str(tmp_path / "in")], small_checkpoint, SETTINGS, LOCAL, trial=trial)
+    assert found.samples == ()
+    notes = "\n".join(found.notes)
+    assert "1 blocks could not be sampled; the first:" in notes
+    assert "a.tif" in notes
+    assert "0 of 2 samples" in notes
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sample", "2"], "name the folder of the pictures: --sample-to FOLDER"),
+        (["--sample-to", "x"], "say how many: --sample 5"),
+        (["--sample", "-1"], "must not be negative"),
+        (["--price-per-hour", "-1"], "must be a number, 0 or more"),
+        (["--price-per-hour", "inf"], "must be a number, 0 or more"),
+    ],
+)
+def test_options_that_cannot_be(
+    archive: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(archive), "--checkpoint", "c", *options])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_all_of_it(
+    archive: Path, small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", str(archive), "--checkpoint", small_checkpoint, "--window", "128"]
+    words += ["--stride", "96", "--sample", "2", "--sample-to", str(tmp_path), "--runner", "local"]
+    words += ["--price-per-hour", "2.5"]
+    with pytest.raises(SystemExit):
+        main(words)
+    out = capsys.readouterr().out
+    assert "s per window and replica, nominal; --calibrate measures it" in out
+    assert "per 1,000 km2" in out
+    assert f"{tmp_path}/001.png" in out
+    with pytest.raises(SystemExit):
+        main([*words, "--format", "json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [sample["picture"] for sample in found["samples"]] == [
+        f"{tmp_path}/00{n}.png" for n in (1, 2)
+    ]
+    assert found["rate"]["measured"] is False
+
+
+def test_pictures_show_what_the_network_gets() -> None:
+    values = np.array([[[0.0, 0.5]], [[1.0, 2.0]], [[-1.0, np.nan]], [[0.3, 0.3]]], np.float32)
+    ids, valid = np.array([[1, 255]], np.uint8), np.array([[True, False]])
+    colors = palette(["0a0b0c", None])
+    image = np.array(Image.open(io.BytesIO(overlay(values, ids, valid, colors))))
+    assert colors[0].tolist() == [10, 11, 12]
+    assert image.tolist() == [[[0, 255, 0], [0, 0, 0], colors[1].tolist(), [0, 0, 0]]]
+    valid[:] = True
+    grey = np.array(Image.open(io.BytesIO(overlay(values[:2], ids * 0, valid, colors))))
+    assert grey[0, :2].tolist() == [[0, 0, 0], [128, 128, 128]]
+    assert len({tuple(color) for color in palette((None,) * 150).tolist()}) == 150
