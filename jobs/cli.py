@@ -9,17 +9,22 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from jobs.jobs import jobs
+from jobs.logs import logs
 from jobs.model import model
 from jobs.plan import plan
 from jobs.query import query
 from jobs.run import run
 from jobs.status import status
+from jobs.stop import stop
+from jobs.submit import submit
 from pipeline.errors import CheckpointError, SwathError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -40,7 +45,7 @@ def swath() -> None:
     """
 
 
-for _command in (plan, run, status, query, model):
+for _command in (plan, run, status, query, model, submit, jobs, logs, stop):
     swath.add_command(_command)
 
 
@@ -48,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code. Never returns."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _listen()
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         code = swath.main(args=arguments, prog_name="swath", standalone_mode=False)
         sys.stdout.flush()
@@ -80,6 +86,12 @@ def _listen() -> None:
     log = logging.getLogger("swath")
     log.handlers = [_Notes()]
     log.propagate = False
+
+
+def _as_ctrl_c(number: int, frame: object) -> None:
+    """Clusters, containers and `kill` end a process by SIGTERM."""
+    del number, frame
+    raise KeyboardInterrupt
 
 
 def _is_usage(error: SwathError) -> bool:

@@ -19,7 +19,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
 
-class Bands(click.ParamType):
+class Written(click.ParamType):
+    """A type whose values can be written as they were given."""
+
+    def text(self, value: Any) -> str:
+        raise NotImplementedError
+
+
+class Bands(Written):
     """`4,3,2`: 1-based bands, in the order of the network's channels."""
 
     name = "LIST"
@@ -33,6 +40,9 @@ class Bands(click.ParamType):
             return tuple(int(band) for band in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of band numbers such as 4,3,2", param, ctx)
+
+    def text(self, value: Any) -> str:
+        return ",".join(str(band) for band in value)
 
 
 def _default(of: type[Settings] | type[Execution], name: str) -> Any:
@@ -78,7 +88,6 @@ format_opt = click.option(
     show_default=True,
     help="How the result is printed. json: one JSON object and nothing else on stdout.",
 )
-
 storage_opt = click.option(
     "--storage-options",
     metavar="JSON",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -17,6 +17,13 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     lines = list(lines)
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows with their cells below one another."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in line).rstrip() for line in lines)
 
 
 def count(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
+from ray._private.services import find_bootstrap_address
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
@@ -41,11 +43,13 @@ def connected(
 
     Raises UsageError where no cluster answers, or it takes nobody of our kind.
     """
-    # False is Ray's own way to listen on loopback alone (ray#18730): 127.0.0.1 as a node's address
-    # would be replaced by a reachable one.
-    ray_constants.ENABLE_RAY_CLUSTER = address is not None
+    address = _found(address)
+    # False is Ray's own way to listen on loopback alone (ray#18730), and to join a cluster that
+    # does: 127.0.0.1 would be replaced by a reachable address, and waited for in vain.
+    ray_constants.ENABLE_RAY_CLUSTER = address is not None and not _is_loopback(address)
     if address is None:
         _alone_on_this_machine()
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             _knock(address)
@@ -65,6 +69,8 @@ def connected(
             why = " ".join(str(error).split())
             raise UnfinishedError(f"Ray cannot be started on this machine: {why}") from error
         raise UsageError(f"--address {address}: {_why_not(error)}") from error
+    if callable(ours):  # Ray's would end the process here and now
+        signal.signal(signal.SIGTERM, ours)
     try:
         yield
     finally:
@@ -131,6 +137,17 @@ def _why_not(error: Exception) -> str:
         f"no Ray cluster answers there ({what}); start one with `ray start --head`, or leave"
         " --address out to use this machine; if one runs, RAY_AUTH_TOKEN must be its token"
     )
+
+
+def _found(address: str | None) -> str | None:
+    """Where "auto" is: the cluster of the job that we are, or the last one started here."""
+    if address != "auto":
+        return address
+    return os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None) or address
+
+
+def _is_loopback(address: str) -> bool:
+    return address.rpartition("://")[2].rpartition(":")[0] in ("127.0.0.1", "localhost", "[::1]")
 
 
 def _knock(address: str) -> None:

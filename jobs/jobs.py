@@ -1,0 +1,55 @@
+"""`swath jobs`: what is and was at work on a cluster. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs import cluster_options, text
+
+if TYPE_CHECKING:
+    from jobs.dashboard import Job
+
+
+@click.command()
+@cluster_options.listing_opt
+@cluster_options.dashboard_opt
+def jobs(form: str, address: str | None) -> None:
+    """List the jobs of Swath on a cluster, the oldest first.
+
+    Jobs of others are left out. A cluster forgets its jobs when it ends; `swath status OUT` does
+    not.
+    """
+    from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
+
+    found = Dashboard(address).jobs()
+    click.echo(text.to_json([facts(job) for job in found]) if form == "json" else render(found))
+
+
+def facts(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.job_id,
+        "status": job.status.lower(),
+        "output": job.output,
+        "started": _moment(job),
+        "seconds": round(job.seconds, 3),
+        "exit_code": job.exit_code,
+        "settings": job.settings,
+        "version": job.version,
+    }
+
+
+def render(found: Sequence[Job]) -> str:
+    """A line per job."""
+    rows = [
+        (job.job_id, job.status.lower(), _moment(job), text.duration(job.seconds), job.output)
+        for job in found
+    ]
+    return text.columns([("id", "status", "started", "took", "output"), *rows])
+
+
+def _moment(job: Job) -> str:
+    return datetime.fromtimestamp(job.started_s, UTC).isoformat(timespec="seconds")
