@@ -78,7 +78,8 @@ class Dashboard:
 
     def __init__(self, address: str | None) -> None:
         self.address = _settled(address)
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for handler in logging.getLogger("ray").handlers:  # its loggers have levels of their own
+            handler.setLevel(logging.ERROR)
         # Else Ray would take the variables for more than what its caller says.
         os.environ[VARIABLES[0]] = self.address
         # As Ray's head does by itself: a token that is there is for use.

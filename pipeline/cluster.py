@@ -47,6 +47,8 @@ def connected(
     # False is Ray's own way to listen on loopback alone (ray#18730), and to join a cluster that
     # does: 127.0.0.1 would be replaced by a reachable address, and waited for in vain.
     ray_constants.ENABLE_RAY_CLUSTER = address is not None and not _is_loopback(address)
+    # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address is None:
         _alone_on_this_machine()
     ours = signal.getsignal(signal.SIGTERM)
@@ -98,8 +100,6 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
 def _alone_on_this_machine() -> None:
     """Variables that Ray reads: nobody else may use our cluster, it says nothing of itself, and
     keeps its processes."""
-    # Ray's core writes "errors" to our stderr where nothing is wrong (ray#53727).
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A token for this run alone: Ray, which wants one, would leave its own in the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     # Ray ends processes that had nothing to do for a second, and starting another one took up to
