@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -51,7 +52,7 @@ def connected(
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address is None:
         _alone_on_this_machine()
-    ours = signal.getsignal(signal.SIGTERM)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             _knock(address)
@@ -71,8 +72,8 @@ def connected(
             why = " ".join(str(error).split())
             raise UnfinishedError(f"Ray cannot be started on this machine: {why}") from error
         raise UsageError(f"--address {address}: {_why_not(error)}") from error
-    if callable(ours):  # Ray's would end the process here and now
-        signal.signal(signal.SIGTERM, ours)
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's would end the process at once
     try:
         yield
     finally:
