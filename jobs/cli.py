@@ -24,7 +24,7 @@ from jobs.query import query
 from jobs.run import run
 from jobs.status import status
 from jobs.stop import stop
-from jobs.submit import submit
+from jobs.submit import THERE, submit
 from pipeline.errors import CheckpointError, SwathError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -112,7 +112,10 @@ def _in_one_line(error: click.ClickException) -> str:
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     if arguments[:1] != ["run"]:
         return "stopped"
-    again = shlex.join(["swath", *arguments])
+    given = list(arguments)
+    if tuple(given[-len(THERE) :]) == THERE:
+        given = ["submit", *given[1 : -len(THERE)]]
+    again = shlex.join(["swath", *given])
     return f"stopped; what is done is kept. To go on, run the same command again: {again}"
 
 

@@ -199,6 +199,8 @@ class Dashboard:
         where = f"--address {self.address}"
         try:
             yield
+        except BrokenPipeError:  # ours: whoever read what we print has gone
+            raise
         except AuthenticationError as error:
             raise UsageError(
                 f"{where}: the dashboard wants its cluster's token"
