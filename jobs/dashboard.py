@@ -6,14 +6,12 @@ Knows Ray's jobs and how a dashboard fails; nothing of what a job does.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +23,9 @@ from ray._private.authentication.authentication_token_setup import (
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient, JobType
 from ray.util.state import list_nodes
+from ray.util.state.exception import RayStateApiException
 
+from jobs.job import Job
 from pipeline.errors import UnfinishedError, UsageError
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -34,43 +34,6 @@ STOP_S = 90
 """What a driver has, from the signal on, before it is killed; Ray would give it 3 s. In order it
 takes up to 30 s for Ray Data, and some for the store."""
 _KNOCK_S, _ANSWER_S, _QUIET_S, _LOOK_S = 5.0, 60.0, 30.0, 0.5
-_VERSION, _OUTPUT, _SETTINGS = "swath_version", "swath_output", "swath_settings"
-"""Keys of a job's metadata, which Ray keeps as text."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One of ours on a cluster."""
-
-    job_id: str
-    status: str
-    """PENDING, RUNNING; SUCCEEDED, FAILED, STOPPED."""
-    output: str
-    started_s: float
-    """Since the epoch; when it was submitted."""
-    ended_s: float | None
-    exit_code: int | None
-    """Of its `swath run`; None: there is none, or not yet."""
-    message: str
-    """Ray's, about its end."""
-    version: str
-    settings: Mapping[str, Any]
-    """Those that were given."""
-
-    @property
-    def ended(self) -> bool:
-        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
-
-    @property
-    def seconds(self) -> float:
-        return (self.ended_s or time.time()) - self.started_s
-
-    def metadata(self) -> dict[str, str]:
-        return {
-            _VERSION: self.version,
-            _OUTPUT: self.output,
-            _SETTINGS: json.dumps(dict(self.settings)),
-        }
 
 
 class Dashboard:
@@ -110,19 +73,17 @@ class Dashboard:
         with self._asking():
             listed = self._client.list_jobs()
         ours = [
-            Job(
+            Job.read(
                 job_id=one.submission_id,
                 status=str(one.status.value),
-                output=one.metadata[_OUTPUT],
                 started_s=(one.start_time or 0) / 1000,
                 ended_s=one.end_time / 1000 if one.end_time else None,
                 exit_code=one.driver_exit_code,
                 message=" ".join((one.message or "").split()),
-                version=one.metadata.get(_VERSION, ""),
-                settings=json.loads(one.metadata.get(_SETTINGS, "{}")),
+                metadata=one.metadata,
             )
             for one in listed
-            if one.type is JobType.SUBMISSION and _OUTPUT in (one.metadata or {})
+            if one.type is JobType.SUBMISSION and Job.is_ours(one.metadata or {})
         ]
         return sorted(ours, key=lambda job: job.started_s)
 
@@ -212,7 +173,7 @@ class Dashboard:
                 f"{where}: no Ray dashboard answers there ({_first_line(error)}); give its URL, as"
                 " `ray start --head` prints it, or open a way to it (kubectl port-forward, ssh -L)"
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, RayStateApiException) as error:
             raise UnfinishedError(f"{where}: {_last_line(error)}; try again") from error
 
 

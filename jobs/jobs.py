@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jobs import cluster_options, text
-
-if TYPE_CHECKING:
-    from jobs.dashboard import Job
+from jobs.job import Job
 
 
 @click.command()

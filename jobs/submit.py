@@ -14,12 +14,13 @@ import click
 from click.core import ParameterSource
 
 from jobs import cluster_options, options
+from jobs.job import Job
 from jobs.logs import follow_to_end
 from jobs.run import run
 from pipeline.access import Access
 
 if TYPE_CHECKING:
-    from jobs.dashboard import Dashboard, Job
+    from jobs.dashboard import Dashboard
 
 THERE = ("--runner", "ray", "--address", "auto")
 """What `run` is told on the cluster's head."""
@@ -117,7 +118,6 @@ def _submit(
 ) -> str:
     """The job's id. It is derived from the words: Ray takes an id once, so that nothing can start
     the same job twice; each attempt after an end gets a number."""
-    from jobs.dashboard import Job  # noqa: PLC0415
     from jobs.package import version, write_package  # noqa: PLC0415
 
     name = "swath-" + hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
