@@ -20,6 +20,7 @@ from pipeline.alone import segment_alone
 from pipeline.cluster import TASK_CPUS, connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
+from pipeline.reach import check_seen
 from pipeline.rows import (
     LOADING_DEATHS,
     UNITS_PER_READ_TASK,
@@ -59,6 +60,8 @@ def run_units(
     memory = (division.schedulable_bytes, division.store_bytes)
     retries, why = 0, ""
     with connected(execution.address, work.replicas, *memory):
+        if execution.address:
+            check_seen([work.output, work.job.checkpoint, *_inputs(open_units()[:1])])
         for number in range(ROUNDS):
             units = open_units()
             if units and number:
@@ -68,6 +71,10 @@ def run_units(
                 retries += again
         _each_alone(work, open_units(), poll)
     return retries
+
+
+def _inputs(units: Sequence[Unit]) -> list[str]:
+    return [block.scene.url for unit in units for block in unit.blocks]
 
 
 def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:
