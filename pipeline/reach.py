@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -19,17 +20,15 @@ LOOK_S = 60.0
 
 
 def check_seen(paths: Sequence[str]) -> None:
-    """Looks from each node that is there now, but ours. URLs are not looked at. Raises UsageError."""
+    """Looks from each other node that is there now, at what is no URL. Raises UsageError."""
     local = [path for path in paths if "://" not in path]
     if not local:
         return
     ours = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["Alive"] and _works(node["Resources"])]
+    others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != ours]
     look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
     looks = []
-    for node in nodes:
-        if node["NodeID"] == ours:
-            continue
+    for node in filter(_works, others):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         asked = look.options(scheduling_strategy=there).remote(local)
         looks.append((node["NodeManagerAddress"], asked))
@@ -45,8 +44,8 @@ def check_seen(paths: Sequence[str]) -> None:
             )
 
 
-def _works(resources: dict[str, float]) -> bool:
-    return bool(resources.get("CPU") or resources.get("GPU"))
+def _works(node: dict[str, Any]) -> bool:
+    return bool(node["Resources"].get("CPU") or node["Resources"].get("GPU"))
 
 
 def _unseen(paths: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ def test_a_path_that_a_node_does_not_see(tmp_path: Path, monkeypatch: pytest.Mon
         cluster.add_node(num_cpus=1)
         with connected(cluster.address, replicas=0):
             check_seen([str(shared), "s3://nobody/looks"])
-            with pytest.raises(UsageError, match="the node .* does not see it; put it on a file"):
+            with pytest.raises(UsageError, match=r"the node .* does not see it; put it on a file"):
                 check_seen([str(shared), mine])
     finally:
         cluster.shutdown()
