@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from jobs.run import QUARANTINED
+
 _VERSION, _OUTPUT, _SETTINGS = "swath_version", "swath_output", "swath_settings"
 """Keys of a job's metadata, which Ray keeps as text."""
 
@@ -37,6 +39,11 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
+
+    @property
+    def state(self) -> str:
+        """The status for a reader. What Ray takes for a failure may be done but for some inputs."""
+        return "quarantined" if self.exit_code == QUARANTINED else self.status.lower()
 
     @property
     def seconds(self) -> float:

@@ -18,7 +18,8 @@ from jobs.job import Job
 def jobs(form: str, address: str | None) -> None:
     """List the jobs of Swath on a cluster, the oldest first.
 
-    Jobs of others are left out. A cluster forgets its jobs when it ends; `swath status OUT` does
+    Their status is Ray's: pending, running, succeeded, failed, stopped; or quarantined: done, with
+    something in quarantine. Jobs of others are left out. A cluster forgets its jobs when it ends; `swath status OUT` does
     not.
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
@@ -30,7 +31,7 @@ def jobs(form: str, address: str | None) -> None:
 def facts(job: Job) -> dict[str, Any]:
     return {
         "id": job.job_id,
-        "status": job.status.lower(),
+        "status": job.state,
         "output": job.output,
         "started": _moment(job),
         "seconds": round(job.seconds, 3),
@@ -43,7 +44,7 @@ def facts(job: Job) -> dict[str, Any]:
 def render(found: Sequence[Job]) -> str:
     """A line per job."""
     rows = [
-        (job.job_id, job.status.lower(), _moment(job), text.duration(job.seconds), job.output)
+        (job.job_id, job.state, _moment(job), text.duration(job.seconds), job.output)
         for job in found
     ]
     return text.columns([("id", "status", "started", "took", "output"), *rows])

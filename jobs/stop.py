@@ -22,8 +22,8 @@ def stop(job_id: str, address: str | None) -> None:
     job = dashboard.job(job_id)
     if job.ended:
         raise UsageError(
-            f"{job_id}: has ended already ({job.status.lower()}); there is nothing to stop. To go"
+            f"{job_id}: has ended already ({job.state}); there is nothing to stop. To go"
             " on, submit it again"
         )
     job = dashboard.stop(job_id)
-    click.echo(f"{job_id}: {job.status.lower()} after {text.duration(job.seconds)}")
+    click.echo(f"{job_id}: {job.state} after {text.duration(job.seconds)}")

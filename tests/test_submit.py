@@ -105,14 +105,14 @@ def test_a_job_from_its_submission_to_its_rows(
     assert followed.stdout == swath("logs", job_id).stdout
 
     (job,) = (job for job in listed(swath) if job["output"] == str(out))
-    assert (job["id"], job["status"], job["exit_code"]) == (job_id, "failed", 3)
+    assert (job["id"], job["status"], job["exit_code"]) == (job_id, "quarantined", 3)
     assert job["settings"]["window"] == 128
     assert job["version"] == package.version()
     assert job_id in swath("jobs").stdout
 
     third = swath("submit", *words, "--output", out, "--follow")
     assert (third.returncode, third.stdout.splitlines()[0]) == (3, f"{job_id}-2")
-    assert_refused(swath("stop", job_id), "has ended already (failed)", "submit it again")
+    assert_refused(swath("stop", job_id), "has ended already (quarantined)", "submit it again")
 
     local = [*words, "--output", tmp_path / "local", "--runner", "local"]
     assert swath("run", *local).returncode == 3
