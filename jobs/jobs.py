@@ -19,8 +19,8 @@ def jobs(form: str, address: str | None) -> None:
     """List the jobs of Swath on a cluster, the oldest first.
 
     Their status is Ray's: pending, running, succeeded, failed, stopped; or quarantined: done, with
-    something in quarantine. Jobs of others are left out. A cluster forgets its jobs when it ends; `swath status OUT` does
-    not.
+    something in quarantine. Jobs of others are left out. A cluster forgets its jobs when it ends;
+    `swath status OUT` does not.
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
