@@ -63,8 +63,12 @@ class Dashboard:
     def resources(self) -> dict[str, float]:
         """What the nodes that are there now have together: CPU, GPU."""
         with self._asking():
-            alive = [("state", "=", "ALIVE")]
-            nodes = list_nodes(self.address, filters=alive, limit=10_000, timeout=int(_ANSWER_S))
+            nodes = list_nodes(
+                self.address,
+                filters=[("state", "=", "ALIVE")],
+                limit=10_000,
+                timeout=int(_ANSWER_S),
+            )
         totals = [node.resources_total or {} for node in nodes]
         return {kind: sum(each.get(kind, 0) for each in totals) for kind in ("CPU", "GPU")}
 
@@ -80,7 +84,7 @@ class Dashboard:
                 ended_s=one.end_time / 1000 if one.end_time else None,
                 exit_code=one.driver_exit_code,
                 message=" ".join((one.message or "").split()),
-                metadata=one.metadata,
+                metadata=one.metadata or {},
             )
             for one in listed
             if one.type is JobType.SUBMISSION and Job.is_ours(one.metadata or {})
