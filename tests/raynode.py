@@ -45,14 +45,23 @@ def running(folder: Path, cpus: int) -> Iterator[Node]:
     node = Node(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", variables)
     try:
         deadline = time.monotonic() + _STARTS_WITHIN_S
-        while not answers(f"{node.dashboard}/api/version"):
+        while not (answers(f"{node.dashboard}/api/version") and has_started(folder)):
             if time.monotonic() > deadline or process.poll() is not None:
                 raise RuntimeError((folder / "ray.log").read_text()[-2000:])
             time.sleep(0.2)
         yield node
     finally:
         process.terminate()
-        process.wait(_ENDS_WITHIN_S)
+        try:
+            process.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:  # a job that a failed test has left
+            process.kill()
+            process.wait()
+
+
+def has_started(folder: Path) -> bool:
+    """The dashboard answers before there is a node."""
+    return "Ray runtime started" in (folder / "ray.log").read_text(errors="replace")
 
 
 def answers(url: str) -> bool:
