@@ -16,7 +16,7 @@ from pathlib import Path
 import s3server
 
 TOKEN = "0123456789abcdef" * 4
-_STARTS_WITHIN_S, _ENDS_WITHIN_S = 90, 30
+_STARTS_WITHIN_S, _ENDS_WITHIN_S = 90, 10
 
 
 @dataclass(frozen=True)
