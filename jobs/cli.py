@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,11 +17,15 @@ import click
 from click.exceptions import NoArgsIsHelpError
 
 from jobs import jobfile
+from jobs.jobs import jobs
+from jobs.logs import logs
 from jobs.model import model
 from jobs.plan import plan
 from jobs.query import query
 from jobs.run import run
 from jobs.status import status
+from jobs.stop import stop
+from jobs.submit import THERE, submit
 from pipeline.errors import CheckpointError, SwathError, UsageError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -41,7 +46,7 @@ def swath() -> None:
     """
 
 
-for _command in (plan, run, status, query, model):
+for _command in (plan, run, status, query, model, submit, jobs, logs, stop):
     swath.add_command(_command)
 
 
@@ -49,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code. Never returns."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _listen()
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         code = swath.main(args=arguments, prog_name="swath", standalone_mode=False)
         sys.stdout.flush()
@@ -83,6 +89,12 @@ def _listen() -> None:
     log.propagate = False
 
 
+def _as_ctrl_c(number: int, frame: object) -> None:
+    """Clusters, containers and `kill` end a process by SIGTERM."""
+    del number, frame
+    raise KeyboardInterrupt
+
+
 def _is_usage(error: SwathError) -> bool:
     return isinstance(error, (UsageError, CheckpointError))
 
@@ -101,7 +113,10 @@ def _in_one_line(error: click.ClickException) -> str:
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     if arguments[:1] != ["run"]:
         return "stopped"
-    again = shlex.join(["swath", *arguments])
+    given = list(arguments)
+    if tuple(given[-len(THERE) :]) == THERE:
+        given = ["submit", *given[1 : -len(THERE)]]
+    again = shlex.join(["swath", *given])
     return f"stopped; what is done is kept. To go on, run the same command again: {again}"
 
 

@@ -6,32 +6,19 @@ pipeline.settings, so that the commands and Python agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 import click
 
+from jobs.execution import EXECUTION
 from jobs.jobfile import place_of
-from jobs.values import Bands, Replicas, Shards
+from jobs.option import Decorator, F, option
+from jobs.values import Bands
 from pipeline.access import Access
 from pipeline.errors import UsageError
 from pipeline.settings import DTYPES, Execution, Settings
-
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
-
-
-def _default(of: type[Settings] | type[Execution], name: str) -> Any:
-    (field,) = (field for field in fields(of) if field.name == name.replace("-", "_"))
-    assert field.default is not MISSING
-    return field.default
-
-
-def _option(of: type[Settings] | type[Execution], name: str, **how: Any) -> Decorator[Any]:
-    how.setdefault("show_default", True)
-    return click.option(f"--{name.replace('_', '-')}", default=_default(of, name), **how)
-
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 output_arg = click.argument("output", metavar="OUT")
@@ -65,7 +52,6 @@ format_opt = click.option(
     show_default=True,
     help="How the result is printed. json: one JSON object and nothing else on stdout.",
 )
-
 storage_opt = click.option(
     "--storage-options",
     metavar="JSON",
@@ -76,27 +62,27 @@ storage_opt = click.option(
 )
 
 SETTINGS: tuple[Decorator[Any], ...] = (
-    _option(
+    option(
         Settings,
         "window",
         type=int,
         metavar="PX",
         help="Edge of the square that the network sees, in pixels.",
     ),
-    _option(
+    option(
         Settings,
         "stride",
         type=int,
         metavar="PX",
         help="Step between windows, in pixels; they overlap by window - stride.",
     ),
-    _option(
+    option(
         Settings,
         "dtype",
         type=click.Choice(DTYPES),
         help="Arithmetic of the network. Only float32 keeps the promise of exactness.",
     ),
-    _option(
+    option(
         Settings,
         "batch",
         type=int,
@@ -104,14 +90,14 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         show_default="chosen for the device, then recorded",
         help="Windows per forward pass, a count.",
     ),
-    _option(
+    option(
         Settings,
         "bands",
         type=Bands(),
         show_default="by colour interpretation, else the first ones",
         help="The input's band for each channel of the network, counted from 1: 4,3,2.",
     ),
-    _option(
+    option(
         Settings,
         "scale",
         type=float,
@@ -119,14 +105,14 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         help="What stored values that are not uint8 are multiplied by, no unit: the network expects"
         " value * scale + offset to lie between 0 and 1. 0.0001 for Sentinel-2.",
     ),
-    _option(
+    option(
         Settings,
         "offset",
         type=float,
         show_default="0",
         help="What is added after --scale, no unit.",
     ),
-    _option(
+    option(
         Settings,
         "nodata",
         type=float,
@@ -134,90 +120,6 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         show_default="what each file says",
         help="Stored value that means no data, in every input; nan is a value too.",
     ),
-)
-EXECUTION: tuple[Decorator[Any], ...] = (
-    _option(
-        Execution,
-        "block",
-        type=int,
-        metavar="PX",
-        show_default="planned from time and replicas",
-        help="Edge of a block's core, in pixels, a multiple of 512. Does not change the result.",
-    ),
-    _option(
-        Execution,
-        "replicas",
-        type=Replicas(),
-        show_default="one per GPU, or one per CPU core",
-        help="Loaded models at work, a count; MIN:MAX: a pool that grows and shrinks with the work,"
-        " on an autoscaling cluster beyond the nodes that are there. Does not change the result.",
-    ),
-    _option(
-        Execution,
-        "runner",
-        type=click.Choice(["ray", "local"]),
-        help="ray: on Ray Data; local: a plain loop in this process. Same result.",
-    ),
-    _option(
-        Execution,
-        "address",
-        metavar="URL",
-        show_default="none: Ray is started on this machine",
-        help="Ray cluster to join.",
-    ),
-    _option(
-        Execution,
-        "unit-timeout",
-        type=float,
-        metavar="S",
-        help="Seconds after which reading or segmenting a unit is taken to hang: its process is"
-        " ended, and what hangs again alone goes to quarantine. Waiting for a store does not count."
-        " Runner ray only.",
-    ),
-    _option(
-        Execution,
-        "max_quarantined",
-        type=int,
-        metavar="N",
-        show_default="100, or 1 % of the inputs where that is more",
-        help="Stop when more inputs than this are in quarantine, a count, and say what they have in"
-        " common; with a larger N the run goes on.",
-    ),
-    _option(
-        Execution,
-        "retry_quarantined",
-        is_flag=True,
-        show_default="only those whose files have changed",
-        help="Try again what an earlier run left in quarantine, partial scenes as a whole; the new"
-        " rows take the place of the old ones.",
-    ),
-    _option(
-        Execution,
-        "shards",
-        type=Shards(),
-        show_default="all: one driver does everything",
-        help="Compute the I-th of N parts of the plan, while other drivers compute the others into"
-        " the same OUT. The first one plans. Does not change the result.",
-    ),
-    _option(
-        Execution,
-        "max_hours",
-        type=float,
-        metavar="H",
-        show_default="none",
-        help="Hours after which no more units are begun: those under way are finished, what is"
-        " complete is published, and the exit code is 1; the same command goes on.",
-    ),
-    _option(
-        Execution,
-        "price_per_hour",
-        type=float,
-        metavar="P",
-        show_default="none: nothing is said of cost",
-        help="Price of an hour of all machines of the run together, in any currency: gives its cost"
-        " and that of 1,000 km2.",
-    ),
-    storage_opt,
 )
 
 
@@ -228,7 +130,7 @@ def settings_options(command: F) -> F:
 
 def execution_options(command: F) -> F:
     """Add the options that do not decide the result."""
-    return add(command, EXECUTION)
+    return add(command, (*EXECUTION, storage_opt))
 
 
 def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
@@ -240,12 +142,12 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
         access = Access.parse(options["storage_options"])
         return Settings(**settings), Execution(**execution, access=access)
     except UsageError as error:
-        option = str(error).partition(" ")[0].rstrip(":")
-        raise UsageError(f"{place_of(click.get_current_context(), option)}{error}") from error
+        named = str(error).partition(" ")[0].rstrip(":")
+        raise UsageError(f"{place_of(click.get_current_context(), named)}{error}") from error
 
 
 def add(command: F, options: tuple[Decorator[Any], ...]) -> F:
     # Decorators apply from the bottom up; help lists options from the top down.
-    for option in reversed(options):
-        command = option(command)
+    for decorate in reversed(options):
+        command = decorate(command)
     return command

@@ -19,6 +19,13 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
 
 
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows with their cells below one another."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = (zip(row, widths, strict=True) for row in rows)
+    return "\n".join("  ".join(f"{c:<{w}}" for c, w in line).rstrip() for line in lines)
+
+
 def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
@@ -32,16 +39,6 @@ def pixels(done: float, quarantined: float, total: float) -> str:
     apart = f" ({megapixels(quarantined)} quarantined)" if quarantined else ""
     share = (done + quarantined) / total if total else 1.0
     return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of as many cells, one below the other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def significant(number: float) -> str:

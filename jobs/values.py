@@ -7,10 +7,18 @@ from typing import Any
 import click
 
 from pipeline.errors import UsageError
+from pipeline.settings import in_words
 from pipeline.share import Share
 
 
-class Bands(click.ParamType):
+class Written(click.ParamType):
+    """A type whose values can be written as they were given."""
+
+    def text(self, value: Any) -> str:
+        return str(value)
+
+
+class Bands(Written):
     """`4,3,2`: 1-based bands, in the order of the network's channels."""
 
     name = "LIST"
@@ -25,8 +33,11 @@ class Bands(click.ParamType):
         except ValueError:
             self.fail(f"{value!r} is not a list of band numbers such as 4,3,2", param, ctx)
 
+    def text(self, value: Any) -> str:
+        return ",".join(str(band) for band in value)
 
-class Replicas(click.ParamType):
+
+class Replicas(Written):
     """`4`, or `2:8`: the fewest and the most."""
 
     name = "N|MIN:MAX"
@@ -44,8 +55,11 @@ class Replicas(click.ParamType):
             self.fail(f"{value!r} is neither a number nor MIN:MAX, such as 2:8", param, ctx)
         return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
+    def text(self, value: Any) -> str:
+        return in_words(value)
 
-class Shards(click.ParamType):
+
+class Shards(Written):
     """`1/4`."""
 
     name = "I/N"

@@ -86,6 +86,12 @@ class Access:
         url = url.removeprefix("file://")
         return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
+    def recordable(self, url: str) -> str:
+        """The absolute path or URL. UsageError where it holds a credential."""
+        url = self.absolute(url)
+        _check_no_credential(url)
+        return url
+
     def fsspec(self, url: str) -> dict[str, Any]:
         """What fsspec is told about a URL's file system."""
         protocol = fsspec.utils.get_protocol(url)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 from ray._private import ray_constants
+from ray._private.services import find_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
@@ -50,6 +53,7 @@ def connected(
 
     Raises UsageError where no cluster answers, or it takes nobody of our kind.
     """
+    address = _found(address)
     with (
         _variables(_JOINED if address else _alone_on_this_machine()),
         _loopback(address),
@@ -62,6 +66,7 @@ def connected(
 def _session(
     address: str | None, replicas: int, memory_bytes: int, store_bytes: int
 ) -> Iterator[None]:
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
             _knock(address)
@@ -81,6 +86,8 @@ def _session(
             why = " ".join(str(error).split())
             raise UnfinishedError(f"Ray cannot be started on this machine: {why}") from error
         raise UsageError(f"--address {address}: {_why_not(error)}") from error
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's would end the process at once
     try:
         yield
     finally:
@@ -217,6 +224,13 @@ def _why_not(error: Exception) -> str:
         f"no Ray cluster answers there ({what}); start one with `ray start --head`, or leave"
         " --address out to use this machine; if one runs, RAY_AUTH_TOKEN must be its token"
     )
+
+
+def _found(address: str | None) -> str | None:
+    """Where "auto" is: the cluster of the job that we are, or the last one started here."""
+    if address != "auto":
+        return address
+    return os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None) or address
 
 
 def _knock(address: str) -> None:

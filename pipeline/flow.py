@@ -24,6 +24,7 @@ from pipeline.cluster import TASK_CPUS, connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
 from pipeline.metrics import Waiting
+from pipeline.reach import check_seen
 from pipeline.rows import (
     LOADING_DEATHS,
     UNITS_PER_READ_TASK,
@@ -65,6 +66,8 @@ def run_units(
     if work.out_of_time:
         return 0
     with connected(execution.address, work.replicas, *memory):
+        if execution.address:
+            check_seen([work.output, work.job.checkpoint, *_inputs(open_units()[:1])])
         for number in range(ROUNDS):
             units = open_units()
             if work.out_of_time:
@@ -77,6 +80,10 @@ def run_units(
         if not work.out_of_time:
             _each_alone(work, open_units(), poll)
     return retries
+
+
+def _inputs(units: Sequence[Unit]) -> list[str]:
+    return [block.scene.url for unit in units for block in unit.blocks]
 
 
 def _each_alone(work: Work, units: Sequence[Unit], poll: Poll) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C: the terminal sends SIGINT to the whole process group."""
+"""Ctrl-C sends SIGINT to the whole process group; `kill` and clusters send SIGTERM to a process."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from archives import write_scene
 from outputs import outcomes, stray_files
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_ctrl_c_stops_and_says_how_to_go_on(
-    small_checkpoint: str, tmp_path: Path, runner: str
+    small_checkpoint: str, tmp_path: Path, runner: str, number: signal.Signals
 ) -> None:
     edge = {"local": 1500, "ray": 3000}[runner]  # enough to be still at work when it is stopped
     write_scene(tmp_path / "in" / "large.tif", edge, edge)
@@ -34,7 +35,10 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     while not list(out.glob("work/*/*.parquet")):
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
     assert stdout == ""

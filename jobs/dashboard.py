@@ -1,0 +1,218 @@
+"""Jobs on a Ray cluster, by way of its dashboard: submitted, listed, followed, stopped.
+
+Knows Ray's jobs and how a dashboard fails; nothing of what a job does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import ray
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobSubmissionClient, JobType
+from ray.util.state import list_nodes
+from ray.util.state.exception import RayStateApiException
+
+from jobs.job import Job
+from pipeline.errors import UnfinishedError, UsageError
+
+VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Where Ray's own commands look, in this order. (There they go before --address; here after.)"""
+STOP_S = 90
+"""What a driver has, from the signal on, before it is killed; Ray would give it 3 s. In order it
+takes up to 30 s for Ray Data, and some for the store."""
+_KNOCK_S, _ANSWER_S, _QUIET_S, _LOOK_S = 5.0, 60.0, 30.0, 0.5
+
+
+class Dashboard:
+    """Raises UsageError where there is none, or it does not let us in."""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = _settled(address)
+        for handler in logging.getLogger("ray").handlers:  # its loggers have levels of their own
+            handler.setLevel(logging.ERROR)
+        # Else Ray would take the variables for more than what its caller says.
+        os.environ[VARIABLES[0]] = self.address
+        # As Ray's head does by itself: a token that is there is for use.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        with self._asking():
+            _knock(self.address)
+            self._client = _Client(self.address)
+
+    def check_version(self) -> None:
+        """Raises UsageError where the cluster has another Ray than we have."""
+        there, here = str(self._client._server_ray_version), str(ray.__version__)
+        if there.split(".")[:2] != here.split(".")[:2]:
+            raise UsageError(
+                f"--address {self.address}: the cluster runs Ray {there}, and Ray {here} is"
+                f" installed here; install ray=={there} here, or ray=={here} on the cluster"
+            )
+
+    def resources(self) -> dict[str, float]:
+        """What the nodes that are there now have together: CPU, GPU."""
+        with self._asking():
+            nodes = list_nodes(
+                self.address,
+                filters=[("state", "=", "ALIVE")],
+                limit=10_000,
+                timeout=int(_ANSWER_S),
+            )
+        totals = [node.resources_total or {} for node in nodes]
+        return {kind: sum(each.get(kind, 0) for each in totals) for kind in ("CPU", "GPU")}
+
+    def jobs(self) -> list[Job]:
+        """Ours alone, in the order of their start."""
+        with self._asking():
+            listed = self._client.list_jobs()
+        ours = [
+            Job.read(
+                job_id=one.submission_id,
+                status=str(one.status.value),
+                started_s=(one.start_time or 0) / 1000,
+                ended_s=one.end_time / 1000 if one.end_time else None,
+                exit_code=one.driver_exit_code,
+                message=" ".join((one.message or "").split()),
+                metadata=one.metadata or {},
+            )
+            for one in listed
+            if one.type is JobType.SUBMISSION and Job.is_ours(one.metadata or {})
+        ]
+        return sorted(ours, key=lambda job: job.started_s)
+
+    def job(self, job_id: str) -> Job:
+        for job in self.jobs():
+            if job.job_id == job_id:
+                return job
+        raise UsageError(
+            f"{job_id}: the cluster at {self.address} knows no such job of Swath's; `swath jobs`"
+            " lists them"
+        )
+
+    def submit(self, job: Job, entrypoint: str, package: Path) -> bool:
+        """False where a job of this id is there already. The driver runs on the head, with the
+        environment of its node, and takes none of the CPUs that the stages share."""
+        try:
+            with self._asking():
+                self._client.submit_job(
+                    submission_id=job.job_id,
+                    entrypoint=entrypoint,
+                    metadata=job.metadata(),
+                    runtime_env={
+                        "working_dir": str(package),
+                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)},
+                    },
+                )
+        except UnfinishedError as error:
+            if f"{job.job_id} already exists" in str(error):
+                return False
+            raise
+        return True
+
+    def log(self, job_id: str) -> str:
+        with self._asking():
+            return str(self._client.get_job_logs(job_id))
+
+    def follow(self, job_id: str, write: Callable[[str], object]) -> None:
+        """Passes on what the job says until it has ended."""
+
+        async def copy() -> None:
+            stream = self._client.tail_job_logs(job_id)
+            coming = asyncio.ensure_future(anext(stream))
+            while True:
+                came, _ = await asyncio.wait({coming}, timeout=_QUIET_S)
+                if not came:  # a connection may die in silence: does anybody answer?
+                    self.job(job_id)
+                    continue
+                try:
+                    write(coming.result())
+                except StopAsyncIteration:
+                    return
+                coming = asyncio.ensure_future(anext(stream))
+
+        with self._asking():
+            asyncio.run(copy())
+
+    def stop(self, job_id: str) -> Job:
+        """Returns when its driver has ended, in order or by force."""
+        with self._asking():
+            self._client.stop_job(job_id)
+        deadline = time.monotonic() + STOP_S + _ANSWER_S
+        while not (job := self.job(job_id)).ended:
+            if time.monotonic() > deadline:
+                raise UnfinishedError(
+                    f"{job_id}: still {job.status} {STOP_S + _ANSWER_S:.0f} s after it was told to"
+                    f" stop; `swath logs {job_id}` says what it does"
+                )
+            time.sleep(_LOOK_S)
+        return job
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Ray's errors in words of ours."""
+        where = f"--address {self.address}"
+        try:
+            yield
+        except BrokenPipeError:  # ours: whoever read what we print has gone
+            raise
+        except AuthenticationError as error:
+            raise UsageError(
+                f"{where}: the dashboard wants its cluster's token"
+                f" ({'another one' if 'nvalid' in str(error) else 'none'} was given); set"
+                " RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+            ) from error
+        except (OSError, KeyError, ValueError) as error:  # requests' errors are OSErrors
+            raise UsageError(
+                f"{where}: no Ray dashboard answers there ({_first_line(error)}); give its URL, as"
+                " `ray start --head` prints it, or open a way to it (kubectl port-forward, ssh -L)"
+            ) from error
+        except (RuntimeError, RayStateApiException) as error:
+            raise UnfinishedError(f"{where}: {_last_line(error)}; try again") from error
+
+
+class _Client(JobSubmissionClient):
+    """Ray's, which would wait for ever."""
+
+    def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
+        return super()._do_request(method, endpoint, timeout=(_KNOCK_S, _ANSWER_S), **how)
+
+
+def _settled(address: str | None) -> str:
+    given = (os.environ.get(name) for name in VARIABLES)
+    address = address or next((each for each in given if each), None)
+    if address is None:
+        raise UsageError(
+            "--address: which cluster? Give the URL of its Ray dashboard, such as"
+            f" http://127.0.0.1:8265, here or as {VARIABLES[0]}"
+        )
+    if urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname:
+        raise UsageError(
+            f"--address {address}: not the URL of a Ray dashboard, such as http://127.0.0.1:8265"
+        )
+    return address.rstrip("/")
+
+
+def _knock(address: str) -> None:
+    parts = urlsplit(address)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    socket.create_connection((parts.hostname or "", port), _KNOCK_S).close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _last_line(error: Exception) -> str:
+    """Of an answer with a traceback in it, what was raised."""
+    return str(error).rstrip(".\n ").splitlines()[-1]

@@ -1,0 +1,54 @@
+"""`swath jobs`: what is and was at work on a cluster. Parses, calls, prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from jobs import cluster_options, text
+from jobs.job import Job
+
+
+@click.command()
+@cluster_options.listing_opt
+@cluster_options.dashboard_opt
+def jobs(form: str, address: str | None) -> None:
+    """List the jobs of Swath on a cluster, the oldest first.
+
+    Their status is Ray's: pending, running, succeeded, failed, stopped; or quarantined: done, with
+    something in quarantine. Jobs of others are left out. A cluster forgets its jobs when it ends;
+    `swath status OUT` does not.
+    """
+    from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
+
+    found = Dashboard(address).jobs()
+    click.echo(text.to_json([facts(job) for job in found]) if form == "json" else render(found))
+
+
+def facts(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.job_id,
+        "status": job.state,
+        "output": job.output,
+        "started": _moment(job),
+        "seconds": round(job.seconds, 3),
+        "exit_code": job.exit_code,
+        "settings": job.settings,
+        "version": job.version,
+    }
+
+
+def render(found: Sequence[Job]) -> str:
+    """A line per job."""
+    rows = [
+        (job.job_id, job.state, _moment(job), text.duration(job.seconds), job.output)
+        for job in found
+    ]
+    return text.columns([("id", "status", "started", "took", "output"), *rows])
+
+
+def _moment(job: Job) -> str:
+    return datetime.fromtimestamp(job.started_s, UTC).isoformat(timespec="seconds")

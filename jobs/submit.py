@@ -1,0 +1,157 @@
+"""`swath submit`: `swath run` on a Ray cluster, as a job of its own. Parses, calls, prints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from jobs import cluster_options, options
+from jobs.job import Job
+from jobs.logs import follow_to_end
+from jobs.run import run
+from jobs.values import Written
+from pipeline.access import Access
+
+if TYPE_CHECKING:
+    from jobs.dashboard import Dashboard
+
+THERE = ("--runner", "ray", "--address", "auto")
+"""What `run` is told on the cluster's head."""
+PARAMETERS = [parameter for parameter in run.params if f"--{parameter.name}" not in THERE]
+FORWARDED = [parameter for parameter in PARAMETERS if parameter.expose_value]
+"""Not a job file: what it says is."""
+PATHS = ("inputs", "checkpoint", "output")
+
+
+@click.command(
+    params=list(PARAMETERS),
+    epilog=(
+        "Exit codes: 0 submitted, or at work already; 2 cannot be carried out as asked. With"
+        " --follow those of `swath run`."
+    ),
+)
+@cluster_options.dashboard_opt
+@cluster_options.follow_opt
+@click.pass_context
+def submit(ctx: click.Context, address: str | None, follow: bool, **parsed: Any) -> None:
+    """Run a job on a Ray cluster, and leave it there.
+
+    Takes what `run` takes. Swath itself is sent along; the nodes need what it depends on, and find
+    credentials in their own environment. A local path must be one that every node sees. Prints the
+    job's ID. Submitted again, a job that is at work is left alone, and one that has ended, however
+    it ended, goes on where it was.
+    """
+    _, execution = options.parse({**parsed, "runner": "ray", "address": None})
+    given = {**parsed, **_as_seen_from_elsewhere(parsed, execution.access)}
+    words = forwarded(ctx, given)
+    for path in _local(given):
+        click.echo(f"note: {path} is a path: every node of the cluster must see it", err=True)
+
+    from jobs.dashboard import Dashboard  # noqa: PLC0415  ray takes a second; refusals need not wait
+
+    dashboard = Dashboard(address)
+    dashboard.check_version()
+    job_id = _submit(dashboard, words, given["output"], _settings(ctx, given))
+    click.echo(job_id)
+    if follow:
+        ctx.exit(follow_to_end(dashboard, job_id))
+    click.echo(f"note: to watch it: swath logs {job_id} --follow", err=True)
+
+
+def forwarded(ctx: click.Context, given: Mapping[str, Any]) -> list[str]:
+    """The words that make `run` parse what was given here. Defaults are left to the cluster."""
+    words = []
+    for parameter in FORWARDED:
+        assert parameter.name is not None
+        if ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
+            words += _words(parameter, given[parameter.name])
+    return words
+
+
+def _words(parameter: click.Parameter, value: Any) -> list[str]:
+    several = parameter.multiple or parameter.nargs != 1
+    values = list(value) if several else [value]
+    if isinstance(parameter.type, Written):
+        values = [parameter.type.text(each) for each in values]
+    if isinstance(parameter, click.Argument):
+        return [str(each) for each in values]
+    option = parameter.opts[0]
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        return [option] if value else list(parameter.secondary_opts[:1])
+    return [word for each in values for word in (option, str(each))]
+
+
+def _as_seen_from_elsewhere(parsed: Mapping[str, Any], access: Access) -> dict[str, Any]:
+    """The paths without the folder in which they were given. Raises UsageError for a URL that
+    holds a credential: the cluster keeps what it is told."""
+    return {
+        name: tuple(access.recordable(each) for each in value)
+        if isinstance(value, tuple)
+        else access.recordable(value)
+        for name, value in parsed.items()
+        if name in PATHS
+    }
+
+
+def _local(given: Mapping[str, Any]) -> list[str]:
+    paths = [*given["inputs"], given["checkpoint"], given["output"]]
+    return [path for path in paths if "://" not in path]
+
+
+def _settings(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said, by name."""
+    return {
+        str(parameter.name): parameter.type.text(given[str(parameter.name)])
+        if isinstance(parameter.type, Written)
+        else given[str(parameter.name)]
+        for parameter in FORWARDED
+        if ctx.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+    }
+
+
+def _submit(
+    dashboard: Dashboard, words: Sequence[str], output: str, settings: Mapping[str, Any]
+) -> str:
+    """The job's id. It is derived from the words: Ray takes an id once, so that nothing can start
+    the same job twice; each attempt after an end gets a number."""
+    from jobs.package import version, write_package  # noqa: PLC0415
+
+    name = "swath-" + hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
+    jobs = dashboard.jobs()
+    attempts = [job for job in jobs if job.job_id == name or job.job_id.startswith(f"{name}-")]
+    at_work = [job for job in attempts if not job.ended]
+    if at_work:
+        _say_at_work(at_work[0].job_id)
+        return at_work[0].job_id
+    _say_what_is_there(dashboard, [job for job in jobs if not job.ended], output)
+    job_id = f"{name}-{len(attempts) + 1}" if attempts else name
+    job = Job(job_id, "PENDING", output, 0, None, None, "", version(), settings)
+    entrypoint = "exec " + shlex.join(["python", "-m", "jobs.cli", "run", *words, *THERE])
+    with tempfile.TemporaryDirectory() as folder:
+        if not dashboard.submit(job, entrypoint, write_package(Path(folder))):
+            _say_at_work(job_id)
+    return job_id
+
+
+def _say_at_work(job_id: str) -> None:
+    click.echo(f"note: {job_id} is at work on this; nothing was submitted", err=True)
+
+
+def _say_what_is_there(dashboard: Dashboard, running: Sequence[Job], output: str) -> None:
+    for job in running:
+        if job.output == output:
+            click.echo(f"note: {job.job_id} is at work on {output}, too", err=True)
+    there = dashboard.resources()
+    if not there["GPU"]:
+        click.echo(
+            f"note: the cluster has no GPU now; the job runs on its {there['CPU']:.0f} CPUs",
+            err=True,
+        )

@@ -1,0 +1,25 @@
+"""docs/cluster.md, followed line by line: three Ray nodes, a bucket, a job that is stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import clusterpage
+import pytest
+
+TILES = 6
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.s3
+def test_the_page_can_be_followed(tmp_path: Path) -> None:
+    script = [sys.executable, clusterpage.__file__, str(tmp_path), str(TILES)]
+    done = subprocess.run(
+        [*clusterpage.apart(), *script], capture_output=True, text=True, check=False, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "done by earlier runs" in done.stdout
+    assert f"{TILES} planned: {TILES} done" in done.stdout

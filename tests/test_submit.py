@@ -1,0 +1,314 @@
+"""submit, jobs, logs and stop against a real dashboard; and what goes wrong with one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import raynode
+from archives import write_scene
+from outputs import differences
+
+from jobs import package
+from jobs.options import Bands
+from jobs.run import run
+from jobs.submit import FORWARDED, forwarded, submit
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = ["--window", "128", "--stride", "96", "--batch", "2", "--block", "512"]
+Swath = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[raynode.Node]:
+    folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))  # a socket's path is short
+    try:
+        with raynode.running(folder, cpus=3) as started:
+            yield started
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def swath(node: raynode.Node) -> Swath:
+    """A command, told by variables where the dashboard is; others take their place."""
+
+    def command(*words: object, code: str = "", **variables: str | None) -> Any:
+        program = ["-c", code] if code else ["-m", "jobs.cli"]
+        told = {**os.environ, **node.variables, "RAY_API_SERVER_ADDRESS": node.dashboard}
+        told |= {name: value or "" for name, value in variables.items()}
+        return subprocess.run(
+            [sys.executable, *program, *map(str, words)],
+            env={name: value for name, value in told.items() if value},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("archive")
+    write_scene(folder / "a b'c.tif", 700, 600)
+    (folder / "text.tif").write_text("this is no image")
+    return folder
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("swath: error: ")
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in last
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_from_its_submission_to_its_rows(
+    swath: Swath, archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    words = [archive, "--checkpoint", small_checkpoint, *OPTIONS]
+    out = tmp_path / "out"
+    first = swath("submit", *words, "--output", out)
+    assert first.returncode == 0, first.stderr
+    job_id = first.stdout.strip()
+    assert f"note: {out} is a path: every node of the cluster must see it\n" in first.stderr
+    assert "note: the cluster has no GPU now; the job runs on its 3 CPUs\n" in first.stderr
+
+    again = swath("submit", *words, "--output", out)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert f"{job_id} is at work on this; nothing was submitted" in again.stderr
+
+    followed = swath("logs", job_id, "--follow")
+    assert followed.returncode == 3, followed.stdout + followed.stderr
+    assert "2 planned: 1 done, 1 quarantined" in followed.stdout
+    assert followed.stdout == swath("logs", job_id).stdout
+
+    (job,) = (job for job in listed(swath) if job["output"] == str(out))
+    assert (job["id"], job["status"], job["exit_code"]) == (job_id, "quarantined", 3)
+    assert job["settings"]["window"] == 128
+    assert job["version"] == package.version()
+    assert job_id in swath("jobs").stdout
+
+    third = swath("submit", *words, "--output", out, "--follow")
+    assert (third.returncode, third.stdout.splitlines()[0]) == (3, f"{job_id}-2")
+    assert_refused(swath("stop", job_id), "has ended already (quarantined)", "submit it again")
+
+    local = [*words, "--output", tmp_path / "local", "--runner", "local"]
+    assert swath("run", *local).returncode == 3
+    assert differences(tmp_path / "local", out) == []
+
+
+def listed(swath: Swath) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(swath("jobs", "--format", "json").stdout)
+    return found
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_that_cannot_run_says_why(swath: Swath, archive: Path, tmp_path: Path) -> None:
+    words = [archive, "--checkpoint", tmp_path / "none", "--output", tmp_path / "out"]
+    done = swath("submit", *words, "--follow")
+    assert done.returncode == 2
+    assert f"swath: error: {tmp_path / 'none'}" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_on_loopback_is_joined(
+    swath: Swath, node: raynode.Node, archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    """Ray itself looks for it at this machine's other address, and waits."""
+    words = [archive, "--checkpoint", small_checkpoint, "--output", tmp_path / "out", *OPTIONS]
+    began = time.monotonic()
+    done = swath("run", *words, "--address", node.address)
+    assert done.returncode == 3, done.stderr
+    assert time.monotonic() - began < 100
+
+
+@pytest.mark.ray
+def test_ids_that_nobody_knows(swath: Swath) -> None:
+    for words in (["logs", "swath-0"], ["logs", "swath-0", "--follow"], ["stop", "swath-0"]):
+        assert_refused(swath(*words), "swath-0: the cluster at", "`swath jobs` lists them")
+
+
+@pytest.mark.ray
+def test_a_dashboard_that_wants_a_token(swath: Swath) -> None:
+    none = swath("jobs", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None, HOME="/nonexistent")
+    assert_refused(none, "wants its cluster's token (none was given)", "RAY_AUTH_TOKEN")
+    other = swath("jobs", RAY_AUTH_TOKEN="f" * 64)
+    assert_refused(other, "wants its cluster's token (another one was given)", "RAY_AUTH_TOKEN")
+
+
+@pytest.mark.ray
+def test_a_token_alone_is_enough(swath: Swath) -> None:
+    assert swath("jobs", RAY_AUTH_MODE=None).returncode == 0
+
+
+@pytest.mark.ray
+def test_another_ray(swath: Swath, tmp_path: Path) -> None:
+    code = "import sys, ray; ray.__version__ = '2.58.1'; from jobs.cli import main; main()"
+    words = ["submit", "s3://a/in", "--checkpoint", "s3://a/c", "--output", tmp_path / "out"]
+    assert_refused(
+        swath(*words, code=code), "runs Ray 2.", "Ray 2.58.1 is installed here", "install ray==2."
+    )
+
+
+@pytest.mark.ray
+def test_the_address_that_is_given_goes_before_the_variables(
+    swath: Swath, node: raynode.Node
+) -> None:
+    nobody = f"http://127.0.0.1:{raynode.free_port()}"
+    given = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=nobody)
+    assert given.returncode == 0, given.stderr
+    second = {"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": node.dashboard}
+    assert swath("jobs", **second).returncode == 0
+    assert_refused(swath("jobs", RAY_API_SERVER_ADDRESS=nobody), nobody, "no Ray dashboard answers")
+
+
+def outside(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command where no cluster is."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.cli", *map(str, words)],
+        env={**told, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_an_address_is_needed_and_is_a_url() -> None:
+    assert_refused(outside("jobs"), "--address: which cluster?", "RAY_API_SERVER_ADDRESS")
+    for address in ("127.0.0.1:6379", "auto", "ray://127.0.0.1:10001"):
+        assert_refused(outside("jobs", "--address", address), "not the URL of a Ray dashboard")
+
+
+def test_nobody_and_somebody_else_at_the_address() -> None:
+    nobody = outside("jobs", "--address", f"http://127.0.0.1:{raynode.free_port()}")
+    assert_refused(nobody, "no Ray dashboard answers there", "Connection refused")
+    assert_refused(
+        outside("jobs", "--address", "http://nowhere.invalid:8265"), "no Ray dashboard answers"
+    )
+    with web_server() as url:
+        assert_refused(outside("jobs", "--address", url), "no Ray dashboard answers")
+
+
+class Page(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>welcome</html>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def web_server() -> Iterator[str]:
+    """Answers everything with a page."""
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_dashboard_that_does_not_answer_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from jobs import dashboard  # noqa: PLC0415
+    from pipeline.errors import UsageError  # noqa: PLC0415
+
+    monkeypatch.setattr(dashboard, "_ANSWER_S", 1)
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(UsageError, match=r"no Ray dashboard answers there .*timed out"):
+            dashboard.Dashboard(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_credentials_are_not_sent() -> None:
+    words = [
+        "--checkpoint",
+        "s3://a/c",
+        "--output",
+        "s3://a/out",
+        "--address",
+        "http://127.0.0.1:1",
+    ]
+    signed = outside("submit", "https://a/b.tif?X-Amz-Signature=abc", *words)
+    assert_refused(signed, "holds a credential")
+    assert "abc" not in signed.stderr
+    secret = outside("submit", "s3://a/in", *words, "--storage-options", '{"secret": "abc"}')
+    assert_refused(secret, "looks like a credential")
+
+
+EXAMPLES = {click.STRING: "x' $y", click.INT: 512, click.FLOAT: 0.5, click.BOOL: True}
+
+
+def test_what_is_forwarded_means_the_same_to_run() -> None:
+    """Every option that `run` has, those of tomorrow too."""
+    words = ["https://a/b c.tif", "s3://a/in"]
+    for parameter in FORWARDED:
+        if isinstance(parameter, click.Option):
+            words += [parameter.opts[0]] if parameter.is_flag else example(parameter)
+    with submit.make_context("submit", list(words)) as ctx:
+        passed = forwarded(ctx, ctx.params)
+        asked = dict(ctx.params)
+    with run.make_context("run", passed) as ctx:
+        names = {parameter.name for parameter in FORWARDED}
+        assert {name: ctx.params[name] for name in names} == {name: asked[name] for name in names}
+
+
+def example(option: click.Option) -> list[str]:
+    if isinstance(option.type, click.Choice):
+        return [option.opts[0], str(option.type.choices[0])]
+    if isinstance(option.type, Bands):
+        return [option.opts[0], "4,3,2"]
+    if option.name in ("checkpoint", "output"):
+        return [option.opts[0], "s3://a/x y"]
+    return [option.opts[0], str(EXAMPLES.get(option.type, 7))]
+
+
+def test_what_is_sent_is_what_the_wheel_holds(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    for name in ("segformer", "pipeline", "jobs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    build = "from setuptools.build_meta import build_wheel; build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    sent = package.write_package(tmp_path)
+    code = {name for name in contents(wheel) if name.endswith(".py")}
+    assert {name for name in contents(sent) if name.endswith(".py")} == code
+    assert all(contents(sent)[name] == contents(wheel)[name] for name in code)
+    assert sent.stat().st_size < 500_000
+    assert package.write_package(tmp_path).read_bytes() == sent.read_bytes()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
