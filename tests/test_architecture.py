@@ -20,6 +20,7 @@ FREE = {"numpy"}
 DOORS = {
     "segformer/checkpoint.py": {"fsspec", "safetensors"},
     "segformer/folder.py": {"fsspec"},
+    "deploy/warm_triton.py": {"triton"},
 }
 """Doors outside pipeline/, whose own stand in docs/design.md, by file."""
 PACKAGE_DOORS = {"segformer": {"torch"}, "jobs": {"click", "rich"}}

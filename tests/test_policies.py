@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def allow(s3: s3server.Server, bucket: str, some: Statements) -> None:
 
 
 @pytest.fixture(scope="module")
-def role(s3: s3server.Server, small_checkpoint: str) -> Iterator[s3server.Credentials]:
+def role(s3: s3server.Server, small_checkpoint: str) -> s3server.Credentials:
     """One who has no rights but those of a policy, and the two buckets that the files name, with
     an archive and a checkpoint."""
     if not isinstance(s3, s3server.Gateway):
@@ -48,7 +47,7 @@ def role(s3: s3server.Server, small_checkpoint: str) -> Iterator[s3server.Creden
     for bucket in (INPUTS, OUTPUT):
         s3.make_bucket(bucket)
     s3server.client().put(f"{small_checkpoint}/", f"{INPUTS}/checkpoint/", recursive=True)
-    yield credentials
+    return credentials
 
 
 @pytest.fixture
