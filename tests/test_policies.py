@@ -1,4 +1,4 @@
-"""deploy/policies/ on a real S3 server: a run with exactly these rights, and with one right less."""
+"""deploy/policies/ on a real S3 server: a run with exactly these rights, and with one less."""
 
 from __future__ import annotations
 
