@@ -9,6 +9,9 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -359,3 +362,18 @@ def test_the_command_lines_are_found() -> None:
     ):
         assert any(line.startswith(start) for line in lines)
     assert any("--address=" in line for line in lines if line.startswith("ray start"))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="compiles")
+def test_triton_finds_its_c_file_compiled(tmp_path: Path) -> None:
+    """Once on a machine with a compiler, then on one without; the driver is stood in for."""
+    variables = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "kept")}
+    made = [sys.executable, "-m", "deploy.warm_triton"]
+    subprocess.run(made, check=True, env=variables, cwd=ROOT)
+    (kept,) = (tmp_path / "kept").rglob("cuda_utils*.so")
+    before = kept.stat().st_mtime_ns
+    subprocess.run(made, check=True, env={**variables, "CC": "/no/compiler"}, cwd=ROOT)
+    assert kept.stat().st_mtime_ns == before
+    with pytest.raises(subprocess.CalledProcessError):
+        nothing = {**variables, "CC": "/no/compiler", "TRITON_CACHE_DIR": str(tmp_path / "none")}
+        subprocess.run(made, check=True, env=nothing, cwd=ROOT, stderr=subprocess.DEVNULL)
