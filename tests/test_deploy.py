@@ -374,6 +374,6 @@ def test_triton_finds_its_c_file_compiled(tmp_path: Path) -> None:
     before = kept.stat().st_mtime_ns
     subprocess.run(made, check=True, env={**variables, "CC": "/no/compiler"}, cwd=ROOT)
     assert kept.stat().st_mtime_ns == before
+    nothing = {**variables, "CC": "/no/compiler", "TRITON_CACHE_DIR": str(tmp_path / "none")}
     with pytest.raises(subprocess.CalledProcessError):
-        nothing = {**variables, "CC": "/no/compiler", "TRITON_CACHE_DIR": str(tmp_path / "none")}
         subprocess.run(made, check=True, env=nothing, cwd=ROOT, stderr=subprocess.DEVNULL)
