@@ -2,8 +2,9 @@
 TRITON_CACHE_DIR: the image then needs no compiler. Run while the image is built.
 
 The key is Triton's: of the source and of the platform as Python sees it (which differs where the
-program `file` is installed), not of the driver. The driver's library is stood in for by one that has
-its name and the names of its functions; what is linked against it finds the true ones when loaded.
+program `file` is installed), not of the driver. The driver's library is stood in for by one that
+has its name and the names of its functions; what is linked against it finds the true ones when it
+is loaded.
 """
 
 from __future__ import annotations
