@@ -23,6 +23,7 @@ DOORS = {
     "segformer/compiled.py": {"numba", "llvmlite"},
     "segformer/folder.py": {"fsspec"},
     "segformer/threads.py": {"numba", "llvmlite"},
+    "deploy/warm_triton.py": {"triton"},
 }
 """Doors outside pipeline/, whose own stand in docs/design.md, by file."""
 PACKAGE_DOORS = {"segformer": {"torch"}, "jobs": {"click", "rich"}}
