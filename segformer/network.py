@@ -163,7 +163,7 @@ class Stage(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         x_NTC, *size = self.embedding(x_NCHW)
-        norms = [*(block.norm1 for block in self.blocks), self.norm]
+        norms: list[Any] = [*(block.norm1 for block in self.blocks), self.norm]
         normed_NTC = norms[0](x_NTC)
         for block, following in zip(self.blocks, norms[1:], strict=True):
             x_NTC, normed_NTC = block(x_NTC, normed_NTC, size, following)
@@ -190,7 +190,7 @@ class Head(nn.Module):
         self.classifier = nn.Linear(size, config.num_labels)
 
     def forward(self, scales_NCHW: list[Tensor]) -> Tensor:
-        """logits_NKHW at the finest scale."""
+        """logits_NKHW at the finest scale, class by class in memory, as blends want them."""
         scales_NHWC = [x_NCHW.permute(0, 2, 3, 1) for x_NCHW in scales_NCHW]
         if has_kernels(scales_NHWC[0]):
             images, height, width, _ = scales_NHWC[0].shape
@@ -206,8 +206,12 @@ class Head(nn.Module):
                 y_NCHW, sum_NHWC.shape[1:3], mode="bilinear", align_corners=False
             )
             sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
-        x_NHWK = self.classifier(sum_NHWC.relu_())
-        return x_NHWK.permute(0, 3, 1, 2)
+        logits_NKT = torch.baddbmm(
+            self.classifier.bias[:, None],
+            self.classifier.weight.expand(len(sum_NHWC), -1, -1),
+            sum_NHWC.relu_().flatten(1, 2).transpose(1, 2),
+        )
+        return logits_NKT.unflatten(2, sum_NHWC.shape[1:3])
 
     def _decode_into(self, logits_KHW: Tensor, scales_HWC: Sequence[Tensor]) -> None:
         """One image, in strips of rows that stay in the cache."""
@@ -216,11 +220,12 @@ class Head(nn.Module):
         upsampled = UpsampledSum(
             (height, width), [self._project(s, x) for s, x in enumerate(coarser_hwC, 1)]
         )
+        first: nn.Linear = self.linear[0]  # type: ignore[assignment]
         weight_KC, bias_K1 = self.classifier.weight, self.classifier.bias[:, None]
         step = max(1, STRIP_BYTES // (width * weight_KC.shape[1] * finest_HWC.element_size()))
         for row in range(0, height, step):
-            sum_GWC = F.linear(self._first(0, finest_HWC[row : row + step]), self.linear[0].weight)
-            upsampled.add_to(sum_GWC, row, self.linear[0].bias)
+            sum_GWC = F.linear(self._first(0, finest_HWC[row : row + step]), first.weight)
+            upsampled.add_to(sum_GWC, row, first.bias)
             # The product gives logits class by class, their final order, and is faster so: 150 rows
             # of a matrix are no multiple of what a CPU multiplies at once, but as columns they need
             # not be.
