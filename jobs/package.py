@@ -1,5 +1,5 @@
-"""Swath as one file that a cluster unpacks: what its wheel holds, whether it is installed from one
-or is a source checkout.
+"""Swath as one file that a cluster unpacks: what its wheel holds but for deploy/, whether it is
+installed from one or is a source checkout.
 
 Written here and not by pip, which would want a build backend, and an index to fetch it from. The
 same files give the same bytes, so that a cluster keeps one copy of them.
@@ -46,6 +46,8 @@ def _files() -> dict[str, bytes]:
 
 
 def _metadata() -> str:
-    text = metadata.distribution("swath").read_text("METADATA")
+    """Of a wheel that is installed, or of a checkout."""
+    swath = metadata.distribution("swath")
+    text = swath.read_text("METADATA") or swath.read_text("PKG-INFO")
     assert text is not None
     return text

@@ -147,7 +147,7 @@ class Gateway(Server):
     def start(self) -> None:
         # Not pytest's tmp_path: the path of a unix socket has 107 characters at most.
         _sweep()
-        self.root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix=f"{_prefix()}{os.getpid()}-", dir="/tmp"))
         try:
             self._start_cluster()
             self.add_user("tests", self.credentials)
@@ -354,10 +354,15 @@ def dying_with_us() -> list[str]:
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
+def _prefix() -> str:
+    """With the namespace of our processes: of those in others nobody here knows who is alive."""
+    return f"{_PREFIX}{Path('/proc/self/ns/pid').stat().st_ino}-"
+
+
 def _sweep() -> None:
     """Folders of processes that were killed; their daemons died with them."""
-    for folder in Path("/tmp").glob(f"{_PREFIX}*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+    for folder in Path("/tmp").glob(f"{_prefix()}*"):
+        pid = folder.name.removeprefix(_prefix()).partition("-")[0]
         if not Path("/proc", pid).exists():
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -37,6 +37,7 @@ EXECUTION = Execution(
     retry_quarantined=True,
     shards=Share(2, 3),
     max_hours=1.5,
+    price_per_hour=2.5,
     access=Access((("endpoint_url", "https://here"), ("nested", {"a": [1, "b"]}))),
 )
 JOB = """# a comment

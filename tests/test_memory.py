@@ -80,7 +80,7 @@ def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everyth
     inputs, calm, tight = [str(tmp_path / "in")], tmp_path / "calm", tmp_path / "tight"
 
     def accepted(memory_bytes: int) -> bool:
-        monkeypatch.setattr(job, "memory_here", lambda: memory_bytes)
+        monkeypatch.setattr(cluster, "memory_here", lambda: memory_bytes)
         try:
             job.plan(inputs, small_checkpoint, settings, both)
         except UsageError:

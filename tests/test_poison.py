@@ -54,7 +54,7 @@ def test_exactly_the_poisonous_scenes_are_quarantined(
         poison(archive / f"{name}.vrt", code)
 
     out = tmp_path / "out"
-    execution = Execution(replicas=1, unit_timeout=12)  # a crash is told from a hang by it
+    execution = Execution(replicas=1, unit_timeout=20)  # a crash is told from a hang by it
     receipt = run([f"{archive}/*"], small_checkpoint, str(out), SETTINGS, execution)
 
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 4)

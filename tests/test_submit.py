@@ -25,9 +25,9 @@ from archives import write_scene
 from outputs import differences
 
 from jobs import package
-from jobs.options import Bands
 from jobs.run import run
 from jobs.submit import FORWARDED, forwarded, submit
+from jobs.values import Bands, Replicas, Shards
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ["--window", "128", "--stride", "96", "--batch", "2", "--block", "512"]
@@ -265,6 +265,7 @@ def test_credentials_are_not_sent() -> None:
     assert_refused(secret, "looks like a credential")
 
 
+WRITTEN = {Bands: "4,3,2", Replicas: "2:8", Shards: "1/4"}
 EXAMPLES = {click.STRING: "x' $y", click.INT: 512, click.FLOAT: 0.5, click.BOOL: True}
 
 
@@ -285,8 +286,8 @@ def test_what_is_forwarded_means_the_same_to_run() -> None:
 def example(option: click.Option) -> list[str]:
     if isinstance(option.type, click.Choice):
         return [option.opts[0], str(option.type.choices[0])]
-    if isinstance(option.type, Bands):
-        return [option.opts[0], "4,3,2"]
+    if type(option.type) in WRITTEN:
+        return [option.opts[0], WRITTEN[type(option.type)]]
     if option.name in ("checkpoint", "output"):
         return [option.opts[0], "s3://a/x y"]
     return [option.opts[0], str(EXAMPLES.get(option.type, 7))]
@@ -294,7 +295,7 @@ def example(option: click.Option) -> list[str]:
 
 def test_what_is_sent_is_what_the_wheel_holds(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
-    for name in ("segformer", "pipeline", "jobs"):
+    for name in ("segformer", "pipeline", "jobs", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
@@ -302,7 +303,8 @@ def test_what_is_sent_is_what_the_wheel_holds(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     sent = package.write_package(tmp_path)
-    code = {name for name in contents(wheel) if name.endswith(".py")}
+    # What starts a cluster is not sent to it.
+    code = {name for name in contents(wheel) if name.endswith(".py") and name[:7] != "deploy/"}
     assert {name for name in contents(sent) if name.endswith(".py")} == code
     assert all(contents(sent)[name] == contents(wheel)[name] for name in code)
     assert sent.stat().st_size < 500_000
