@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,9 @@ _njit: Any = numba.njit
 _config: Any = numba.config
 inner = _njit(**OPTIONS)
 """For functions that compiled functions call."""
+
+LOCK = threading.RLock()
+"""Held while something is compiled: where numba keeps code is a setting of the whole process."""
 
 Call = Callable[..., None]
 
@@ -69,14 +73,15 @@ def cache_folder(function: Call, types: str) -> Iterator[None]:
 
     Raises OSError and RuntimeError where there can be none.
     """
-    given = _config.CACHE_DIR
-    try:
-        folder = Path(given or _of_user()) / "swath" / _state(function, types)
-        folder.mkdir(parents=True, exist_ok=True)
-        _config.CACHE_DIR = str(folder)
-        yield
-    finally:
-        _config.CACHE_DIR = given
+    with LOCK:
+        given = _config.CACHE_DIR
+        try:
+            folder = Path(given or _of_user()) / "swath" / _state(function, types)
+            folder.mkdir(parents=True, exist_ok=True)
+            _config.CACHE_DIR = str(folder)
+            yield
+        finally:
+            _config.CACHE_DIR = given
 
 
 def _of_user() -> Path:

@@ -38,8 +38,8 @@ def add_norm(
     images, tokens, channels = x_NTC.shape
     kernels.add_norm[_NAMES[x_NTC.dtype]](
         *(images * tokens, channels, x_NTC, y_NTC, normed_NTC),
-        *(torch.zeros(channels) if bias_C is None else _float(bias_C),),
-        *(_float(norm.weight), _float(norm.bias), torch.tensor([norm.eps])),
+        *(_zeros(channels) if bias_C is None else _float(bias_C),),
+        *(_float(norm.weight), _float(norm.bias), np.array([norm.eps], np.float32)),
     )
     return x_NTC, normed_NTC
 
@@ -71,7 +71,7 @@ class ExpandedDepthwise:
         channels = x_NTF.shape[2]
         kernels.depthwise_gelu[_NAMES[x_NTF.dtype]](
             *(len(x_NTF), height, width, channels, x_NTF, out_NTF),
-            *(self._taps_9F, self._biases_16F, torch.empty(torch.get_num_threads(), channels)),
+            *(self._taps_9F, self._biases_16F, _zeros(torch.get_num_threads(), channels)),
         )
         return out_NTF
 
@@ -117,10 +117,15 @@ class UpsampledSum:
                 fields += [axis.neighbours_N2, axis.weight_N]
         kernels.add_upsampled_relu[_NAMES[sum_GWC.dtype]](
             *(rows, first_row, width, channels, sum_GWC, _float(bias_C)),
-            *(torch.empty(torch.get_num_threads(), floats), floats, len(self._maps_hwC)),
+            *(_zeros(torch.get_num_threads(), floats), floats, len(self._maps_hwC)),
             *fields,
         )
 
 
 def _float(x: Tensor) -> Tensor:
     return x.float().contiguous()
+
+
+def _zeros(*shape: int) -> np.ndarray:
+    """float32, whatever torch's default is."""
+    return np.zeros(shape, np.float32)

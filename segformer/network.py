@@ -251,7 +251,10 @@ class SegFormer(nn.Module):
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        """float32, on the CPU. Draws no random numbers."""
+        """float32, on the CPU. Draws no random numbers.
+
+        The weights are not to change any more: what was made of them is kept.
+        """
         super().__init__()
         self.config = config = checkpoint.config
         self.normalisation = checkpoint.normalisation

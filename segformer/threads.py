@@ -24,7 +24,7 @@ from llvmlite import binding, ir
 from numba import types
 from numba.extending import intrinsic
 
-from segformer.compiled import OPTIONS, cache_folder
+from segformer.compiled import LOCK, OPTIONS, cache_folder
 
 FAST: dict[str, Any] = {**OPTIONS, "fastmath": {"contract", "reassoc", "nsz"}}
 """Multiplications and additions in one, sums in lanes; NaN and infinity stay what they are."""
@@ -56,21 +56,24 @@ class Kernel:
 
     def __call__(self, *words: int | torch.Tensor | np.ndarray) -> None:
         """Tensors and arrays by their address: contiguous, of the types that the kernel expects."""
-        if self._code is None:
-            self._code = _compiled(self._function)
+        with LOCK:
+            if self._code is None:
+                self._code = _compiled(self._function)
         job = np.array([_word(word) for word in words], np.int64)
         threads = torch.get_num_threads()
         if _OPENMP is None or threads == 1:
             self._code.ctypes(job.ctypes.data_as(ctypes.POINTER(ctypes.c_int64)), 0, 1)
         else:
             both = np.array([self._code.address, job.ctypes.data], np.int64)
-            code, data = ctypes.c_void_p(_part().address), ctypes.c_void_p(both.ctypes.data)
+            with LOCK:
+                part = _part()
+            code, data = ctypes.c_void_p(part.address), ctypes.c_void_p(both.ctypes.data)
             _OPENMP.GOMP_parallel(code, data, ctypes.c_uint(threads), ctypes.c_uint(0))
 
 
 def _word(word: int | torch.Tensor | np.ndarray) -> int:
     if isinstance(word, torch.Tensor):
-        assert word.is_contiguous()
+        assert word.is_contiguous() and word.device.type == "cpu"  # noqa: PT018
         return word.data_ptr()
     return word if isinstance(word, int) else word.ctypes.data
 
