@@ -7,6 +7,7 @@ import click
 job_arg = click.argument("job_id", metavar="ID")
 dashboard_opt = click.option(
     "--address",
+    "dashboard",  # not run's --address, which a job file may give
     metavar="URL",
     default=None,
     show_default="RAY_API_SERVER_ADDRESS, else RAY_ADDRESS",

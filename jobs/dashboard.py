@@ -27,6 +27,7 @@ from ray.util.state.exception import RayStateApiException
 
 from jobs.job import Job
 from pipeline.errors import UnfinishedError, UsageError
+from pipeline.verdict import LOG
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own commands look, in this order. (There they go before --address; here after.)"""
@@ -34,6 +35,8 @@ STOP_S = 90
 """What a driver has, from the signal on, before it is killed; Ray would give it 3 s. In order it
 takes up to 30 s for Ray Data, and some for the store."""
 _KNOCK_S, _ANSWER_S, _QUIET_S, _LOOK_S = 5.0, 60.0, 30.0, 0.5
+_NO_AGENT, _AGENT_S, _AGAIN_S = "No available agent", 60.0, 1.0
+"""What a dashboard says while the part of it that starts jobs is not there yet."""
 
 
 class Dashboard:
@@ -102,7 +105,21 @@ class Dashboard:
 
     def submit(self, job: Job, entrypoint: str, package: Path) -> bool:
         """False where a job of this id is there already. The driver runs on the head, with the
-        environment of its node, and takes none of the CPUs that the stages share."""
+        environment of its node, and takes none of the CPUs that the stages share. A cluster that
+        has just started is waited for."""
+        deadline, said = time.monotonic() + _AGENT_S, False
+        while True:
+            try:
+                return self._submit(job, entrypoint, package)
+            except UnfinishedError as error:
+                if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                    raise
+            if not said:
+                LOG.warning("the cluster takes no jobs yet; waiting for it")
+                said = True
+            time.sleep(_AGAIN_S)
+
+    def _submit(self, job: Job, entrypoint: str, package: Path) -> bool:
         try:
             with self._asking():
                 self._client.submit_job(

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from pipeline.access import Access
+from pipeline.errors import UsageError
 from pipeline.jobfile import JobFile
 
 _JOB = "swath.job"
@@ -51,6 +52,13 @@ def _take(ctx: click.Context, job: JobFile) -> None:
     if "bands" in values:
         values["bands"] = tuple(values["bands"])
     ctx.meta[_JOB], ctx.default_map = job, values
+
+
+def refuse(ctx: click.Context, key: str, value: object, why: str) -> None:
+    """Raises UsageError, with its line, where the job file gives the key this value."""
+    job = ctx.meta.get(_JOB)
+    if job is not None and job.values.get(key) == value:
+        raise UsageError(f"{job.place(key)}: {key} = {json.dumps(value)}: {why}")
 
 
 def place_of(ctx: click.Context, option: str) -> str:

@@ -15,7 +15,7 @@ from jobs.job import Job
 @click.command()
 @cluster_options.listing_opt
 @cluster_options.dashboard_opt
-def jobs(form: str, address: str | None) -> None:
+def jobs(form: str, dashboard: str | None) -> None:
     """List the jobs of Swath on a cluster, the oldest first.
 
     Their status is Ray's: pending, running, succeeded, failed, stopped; or quarantined: done, with
@@ -24,7 +24,7 @@ def jobs(form: str, address: str | None) -> None:
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
-    found = Dashboard(address).jobs()
+    found = Dashboard(dashboard).jobs()
     click.echo(text.to_json([facts(job) for job in found]) if form == "json" else render(found))
 
 

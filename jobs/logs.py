@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from jobs import cluster_options
+from pipeline.errors import SwathError
 
 if TYPE_CHECKING:
     from jobs.dashboard import Dashboard
 
 FAILED = 1
 """Exit code of a job that ended without one: stopped, or never begun."""
+_AGAIN_S = 1.0
+"""After a stream that ended before its job."""
 
 
 @click.command(
@@ -22,25 +27,51 @@ FAILED = 1
 @cluster_options.follow_opt
 @cluster_options.dashboard_opt
 @click.pass_context
-def logs(ctx: click.Context, job_id: str, follow: bool, address: str | None) -> None:
+def logs(ctx: click.Context, job_id: str, follow: bool, dashboard: str | None) -> None:
     """Print what the job ID has said: its progress, its messages, its receipt."""
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
-    dashboard = Dashboard(address)
-    dashboard.job(job_id)
+    cluster = Dashboard(dashboard)
+    cluster.job(job_id)
     if follow:
-        ctx.exit(follow_to_end(dashboard, job_id))
-    click.echo(dashboard.log(job_id), nl=False)
+        ctx.exit(follow_to_end(cluster, job_id))
+    click.echo(cluster.log(job_id), nl=False)
 
 
-def follow_to_end(dashboard: Dashboard, job_id: str) -> int:
-    """Prints what the job says until it has ended; its exit code."""
+class Printer:
+    """Prints a log once, however often it comes: each stream of it begins at its start."""
+
+    def __init__(self) -> None:
+        self._printed = self._came = 0
+
+    def begin(self) -> None:
+        """A stream, or the whole log."""
+        self._came = 0
+
+    def write(self, text: str) -> None:
+        fresh = text[max(0, self._printed - self._came) :]
+        self._came += len(text)
+        if fresh:
+            self._printed += len(fresh)
+            click.echo(fresh, nl=False)
+
+
+def follow_to_end(cluster: Dashboard, job_id: str) -> int:
+    """Prints what the job says until it has ended; its exit code. A stream may end before that, by
+    a proxy that ends all of a certain age."""
+    printer = Printer()
     try:
-        dashboard.follow(job_id, lambda lines: click.echo(lines, nl=False))
+        cluster.follow(job_id, printer.write)
+        while not (job := cluster.job(job_id)).ended:
+            time.sleep(_AGAIN_S)
+            printer.begin()
+            cluster.follow(job_id, printer.write)
+        printer.begin()
+        with suppress(SwathError):  # a node that is gone has taken its log with it
+            printer.write(cluster.log(job_id))
     except KeyboardInterrupt:
         click.echo(f"note: {job_id} goes on; to end it: swath stop {job_id}", err=True)
         raise
-    job = dashboard.job(job_id)
     if job.status == "SUCCEEDED":
         return 0
     if job.exit_code is None:  # else the log has said why

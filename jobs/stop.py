@@ -11,19 +11,19 @@ from pipeline.errors import UsageError
 @click.command()
 @cluster_options.job_arg
 @cluster_options.dashboard_opt
-def stop(job_id: str, address: str | None) -> None:
+def stop(job_id: str, dashboard: str | None) -> None:
     """End the job ID in order, and wait until it has.
 
     What is done is kept: the same `swath submit` goes on from there.
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
-    dashboard = Dashboard(address)
-    job = dashboard.job(job_id)
+    cluster = Dashboard(dashboard)
+    job = cluster.job(job_id)
     if job.ended:
         raise UsageError(
             f"{job_id}: has ended already ({job.state}); there is nothing to stop. To go"
             " on, submit it again"
         )
-    job = dashboard.stop(job_id)
+    job = cluster.stop(job_id)
     click.echo(f"{job_id}: {job.state} after {text.duration(job.seconds)}")

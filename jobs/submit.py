@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from jobs import cluster_options, options
+from jobs import cluster_options, jobfile, options
 from jobs.job import Job
 from jobs.logs import follow_to_end
 from jobs.run import run
@@ -41,7 +42,7 @@ PATHS = ("inputs", "checkpoint", "output")
 @cluster_options.dashboard_opt
 @cluster_options.follow_opt
 @click.pass_context
-def submit(ctx: click.Context, address: str | None, follow: bool, **parsed: Any) -> None:
+def submit(ctx: click.Context, dashboard: str | None, follow: bool, **parsed: Any) -> None:
     """Run a job on a Ray cluster, and leave it there.
 
     Takes what `run` takes. Swath itself is sent along; the nodes need what it depends on, and find
@@ -49,6 +50,7 @@ def submit(ctx: click.Context, address: str | None, follow: bool, **parsed: Any)
     job's ID. Submitted again, a job that is at work is left alone, and one that has ended, however
     it ended, goes on where it was.
     """
+    jobfile.refuse(ctx, "runner", "local", "a submitted job runs on Ray; leave it out")
     _, execution = options.parse({**parsed, "runner": "ray", "address": None})
     given = {**parsed, **_as_seen_from_elsewhere(parsed, execution.access)}
     words = forwarded(ctx, given)
@@ -57,12 +59,12 @@ def submit(ctx: click.Context, address: str | None, follow: bool, **parsed: Any)
 
     from jobs.dashboard import Dashboard  # noqa: PLC0415  ray takes a second; refusals need not wait
 
-    dashboard = Dashboard(address)
-    dashboard.check_version()
-    job_id = _submit(dashboard, words, given["output"], _settings(ctx, given))
+    cluster = Dashboard(dashboard)
+    cluster.check_version()
+    job_id = _submit(cluster, words, given["output"], _settings(ctx, given))
     click.echo(job_id)
     if follow:
-        ctx.exit(follow_to_end(dashboard, job_id))
+        ctx.exit(follow_to_end(cluster, job_id))
     click.echo(f"note: to watch it: swath logs {job_id} --follow", err=True)
 
 
@@ -118,38 +120,50 @@ def _settings(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _submit(
-    dashboard: Dashboard, words: Sequence[str], output: str, settings: Mapping[str, Any]
+    cluster: Dashboard, words: Sequence[str], output: str, settings: Mapping[str, Any]
 ) -> str:
     """The job's id. It is derived from the words: Ray takes an id once, so that nothing can start
     the same job twice; each attempt after an end gets a number."""
     from jobs.package import version, write_package  # noqa: PLC0415
 
     name = "swath-" + hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
-    jobs = dashboard.jobs()
-    attempts = [job for job in jobs if job.job_id == name or job.job_id.startswith(f"{name}-")]
-    at_work = [job for job in attempts if not job.ended]
-    if at_work:
-        _say_at_work(at_work[0].job_id)
-        return at_work[0].job_id
-    _say_what_is_there(dashboard, [job for job in jobs if not job.ended], output)
-    job_id = f"{name}-{len(attempts) + 1}" if attempts else name
-    job = Job(job_id, "PENDING", output, 0, None, None, "", version(), settings)
+    jobs = cluster.jobs()
+    running = [job for job in jobs if not job.ended]
+    for job in running:
+        if last_attempt(name, [job.job_id]):
+            _say_at_work(job.job_id)
+            return job.job_id
+    _say_what_is_there(cluster, running, output)
+    number = last_attempt(name, [job.job_id for job in jobs]) + 1
     entrypoint = "exec " + shlex.join(["python", "-m", "jobs.cli", "run", *words, *THERE])
     with tempfile.TemporaryDirectory() as folder:
-        if not dashboard.submit(job, entrypoint, write_package(Path(folder))):
-            _say_at_work(job_id)
-    return job_id
+        package = write_package(Path(folder))
+        while True:
+            job_id = name if number == 1 else f"{name}-{number}"
+            job = Job(job_id, "PENDING", output, 0, None, None, "", version(), settings)
+            if cluster.submit(job, entrypoint, package):
+                return job_id
+            if not cluster.job(job_id).ended:  # somebody else has just submitted it
+                _say_at_work(job_id)
+                return job_id
+            number += 1
+
+
+def last_attempt(name: str, ids: Iterable[str]) -> int:
+    """The highest number among the attempts at a job, of which old ones may be deleted; 0: none."""
+    found = (re.fullmatch(rf"{name}(?:-(\d+))?", each) for each in ids)
+    return max((int(match[1] or 1) for match in found if match), default=0)
 
 
 def _say_at_work(job_id: str) -> None:
     click.echo(f"note: {job_id} is at work on this; nothing was submitted", err=True)
 
 
-def _say_what_is_there(dashboard: Dashboard, running: Sequence[Job], output: str) -> None:
+def _say_what_is_there(cluster: Dashboard, running: Sequence[Job], output: str) -> None:
     for job in running:
         if job.output == output:
             click.echo(f"note: {job.job_id} is at work on {output}, too", err=True)
-    there = dashboard.resources()
+    there = cluster.resources()
     if not there["GPU"]:
         click.echo(
             f"note: the cluster has no GPU now; the job runs on its {there['CPU']:.0f} CPUs",

@@ -11,9 +11,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.bound import Bound
-from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UsageError
+from pipeline.errors import (
+    CheckpointError,
+    SwathError,
+    UnfinishedError,
+    UnseenError,
+    UsageError,
+)
 from pipeline.forecast import cost_of, per_1000_km2
 from pipeline.machine import Machine
+from pipeline.metrics import Waiting
 from pipeline.output import Output, Shard
 from pipeline.receipt import DONE, Receipt
 from pipeline.scene import Unit
@@ -60,13 +67,15 @@ class Account:
         """Whatever ends the block early leaves a receipt that says so, if the store still answers.
 
         What is refused by now, a credential that was revoked for example, is no fault of the
-        command any more: it is raised as an UnfinishedError.
+        command any more: it is raised as an UnfinishedError. An UnseenError is one, and stays.
         """
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
             with suppress(SwathError, OSError):
                 self._leave(_in_words(error))
+            if isinstance(error, UnseenError):
+                raise
             if isinstance(error, (UsageError, CheckpointError)):
                 raise UnfinishedError(
                     f"{error}; what is done is kept, the same command goes on from here"
@@ -114,7 +123,7 @@ class Account:
         on_ray = self.execution.runner == "ray"
         # With the plain loop the stages' retries are this process's own.
         retries = tried_again() - self.beginning.tries + self.survey.waited
-        replicas = self.machine.replicas
+        replicas = self._replicas(seconds - startup_s)
         return Receipt(
             started=self.beginning.when.isoformat(timespec="seconds"),
             seconds=seconds,
@@ -123,7 +132,7 @@ class Account:
             output=output.store.root,
             runner=self.execution.runner,
             device=self.machine.device,
-            replicas=replicas,
+            replicas=self.machine.replicas,
             units=sum(len(shard.units) for shard in self.shards),
             units_computed=tally.units,
             scenes_planned=came.planned,
@@ -139,19 +148,28 @@ class Account:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             retries=retries + (tally.retries if on_ray else 0),
-            **self._speed(seconds, startup_s),
+            **self._speed(seconds, startup_s, replicas),
             pixels_without_area=came.pixels_without_area,
             notes=self.tracker.notes,
         )
 
-    def _speed(self, seconds: float, startup_s: float) -> dict[str, Any]:
+    def _replicas(self, steady_s: float) -> float:
+        """That were at work: all, or of a pool that grows as many as there were on average."""
+        machine = self.machine
+        if machine.least is None or not steady_s or not Waiting.replica_s:
+            return machine.replicas
+        return min(machine.replicas, Waiting.replica_s / steady_s)
+
+    def _speed(self, seconds: float, startup_s: float, replicas: float) -> dict[str, Any]:
         """What bounded the run, how busy its replicas were, and what it cost."""
         tally, machine, told = self.tracker.tally, self.machine, self.execution
         driver_s = 0.0
         if told.runner == "ray" and tally.units:
             driver_s = time.process_time() - self.tracker.began_cpu_s
-        bound = Bound(tally, machine, startup_s, driver_s, told.address is not None)
-        steady_s = (seconds - startup_s) * machine.replicas
+        bound = Bound(
+            tally, machine, replicas, startup_s, driver_s, joined=told.address is not None
+        )
+        steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None
         cost = cost_of(seconds / 3600, told.price_per_hour)
         return {

@@ -18,6 +18,8 @@ class Bound:
 
     tally: Tally
     machine: Machine
+    replicas: float
+    """That were at work, on average where the pool grows."""
     startup_s: float
     driver_s: float
     """CPU seconds of the driver since the first unit; 0 where it does everything itself."""
@@ -30,7 +32,7 @@ class Bound:
         tally, tasks = self.tally, max(1, self.machine.tasks)
         busy = {
             READ: tally.read_s / tasks,
-            SEGMENT: tally.segment_s / self.machine.replicas,
+            SEGMENT: tally.segment_s / self.replicas,
             FINISH: tally.finish_s / tasks,
             DRIVER: self.driver_s,
             START_UP: self.startup_s,
@@ -40,9 +42,11 @@ class Bound:
     @property
     def relief(self) -> str:
         """The setting that would make the run faster, in one sentence without its end."""
-        if self.stage in (READ, FINISH) and not self.machine.tasks:
-            return "--runner ray reads and writes while the network computes"
-        if self.stage == SEGMENT and self.machine.device == "cuda":
+        on_gpu = self.machine.device == "cuda"
+        if self.stage in (READ, SEGMENT, FINISH) and not self.machine.tasks:
+            every = "GPU" if on_gpu else "core"
+            return f"--runner ray, which uses every {every} and reads and writes meanwhile"
+        if self.stage == SEGMENT and on_gpu:
             return (
                 "more GPUs, with --replicas; or --dtype bfloat16, into another --output, where its"
                 " small differences are acceptable"

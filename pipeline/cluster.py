@@ -23,7 +23,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.machine import Machine, memory_here
+from pipeline.machine import Machine, can_work, memory_here, tasks_at_once
 from pipeline.settings import Execution
 
 KNOCK_S = 5.0
@@ -40,8 +40,6 @@ _JOINED = {"RAY_gcs_server_port_wait_time_s": "1"}
 """Tries, whatever its name says, of some 35 s each, at a cluster that takes connections but does
 not answer as one (2.60, Node._init_gcs_client); it would be 20 of them."""
 _LOOPBACK = ("127.0.0.1", "localhost")
-TASK_CPUS = 0.5
-"""Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 
 
 @contextmanager
@@ -94,28 +92,30 @@ def _session(
         ray.shutdown()
 
 
-def tasks_at_once(device: str, replicas: int) -> int:
-    """Reads and writes for which there are Ray CPUs beside the replicas."""
-    return round((IO_CPUS + (replicas if device == "cuda" else 0)) / TASK_CPUS)
+def devices_of(address: str) -> tuple[str, int, tuple[int, ...], int]:
+    """The kind of device that a cluster's replicas use, how many of them there are, the bytes that
+    each node gives to processes, and the CPUs.
 
-
-def devices_of(address: str) -> tuple[str, int, tuple[int, ...]]:
-    """The kind of device that a cluster's replicas use, how many of them there are, and the bytes
-    that each node gives to processes."""
+    Raises UsageError where no node can work now.
+    """
     with connected(address, replicas=0):
-        resources = ray.cluster_resources()
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in living if can_work(node)]
+    if not nodes:
+        raise UsageError(
+            f"--address {address}: the cluster has no CPU and no GPU now; start a worker first"
+        )
     nodes_bytes = tuple(int(node["memory"]) for node in nodes if "memory" in node)
-    gpus = int(resources.get("GPU", 0))
+    gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     if gpus:
-        return "cuda", gpus, nodes_bytes
-    return "cpu", max(1, int(resources.get("CPU", 1)) - IO_CPUS), nodes_bytes
+        return "cuda", gpus, nodes_bytes, cpus
+    return "cpu", max(1, cpus - IO_CPUS), nodes_bytes, cpus
 
 
 def machine_of(
-    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution
+    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution, cpus: int = 0
 ) -> Machine:
-    """One replica per GPU; on CPUs one per core, each with one thread.
+    """One replica per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
 
     Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
     """
@@ -127,6 +127,7 @@ def machine_of(
             count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
         least, most = execution.pool or (count, count)
         most = max(least, min(most, count))  # this machine does not grow
+        tasks = tasks_at_once(device, most, most + IO_CPUS)
     else:
         share = max(1, count // execution.shards.of)
         least, most = execution.pool or (share, share)
@@ -135,8 +136,9 @@ def machine_of(
                 f"--replicas {least}: the CPUs of the cluster hold {count + 1} replicas beside a"
                 f" read; use --replicas {count}"
             )
+        tasks = tasks_at_once(device, most, cpus / execution.shards.of)
     pool = least if least < most else None
-    return Machine(device, most, memory, tasks_at_once(device, most), nodes_bytes, pool)
+    return Machine(device, most, memory, tasks, nodes_bytes, pool)
 
 
 def _alone_on_this_machine() -> dict[str, str]:

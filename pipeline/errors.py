@@ -4,6 +4,7 @@ SwathError                 (segformer.errors) the root
 +-- CheckpointError        (segformer.errors)
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
 |   +-- DeniedError        these credentials may not do this to this file, or nobody can
+|   +-- UnseenError        a node of the cluster does not see a path
 +-- InputError             one input cannot be processed; the others go on
 +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
     +-- TransientError     what may pass: a store that does not answer
@@ -20,6 +21,7 @@ __all__ = [
     "SwathError",
     "TransientError",
     "UnfinishedError",
+    "UnseenError",
     "UsageError",
 ]
 
@@ -31,6 +33,10 @@ class UsageError(SwathError):
 class DeniedError(UsageError):
     """A store lets nobody do this, or not with these credentials; a folder, a loop of links or a
     name that is too long cannot be read as a file. It says nothing of other files."""
+
+
+class UnseenError(UsageError):
+    """A local path is not there on a node of the cluster. Known only once the output is there."""
 
 
 class InputError(SwathError):

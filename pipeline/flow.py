@@ -20,9 +20,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.alone import segment_alone
-from pipeline.cluster import TASK_CPUS, connected
+from pipeline.cluster import connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
+from pipeline.machine import TASK_CPUS
 from pipeline.metrics import Waiting
 from pipeline.reach import check_seen
 from pipeline.rows import (

@@ -5,6 +5,7 @@ The only room that sees the whole flow; each step is another room's work.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +15,7 @@ from pipeline.account import Account, Beginning
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import Terms, estimate
 from pipeline.jobfile import leave, written
-from pipeline.metrics import Metrics
+from pipeline.metrics import Metrics, Waiting
 from pipeline.output import Output
 from pipeline.preparation import Asked, Prepared, open_part, prepare
 from pipeline.receipt import Estimate, Progress, Receipt
@@ -56,7 +57,15 @@ def plan(
     terms = Terms(tried.rate, execution.price_per_hour)
     notes = [*ready.notes, *stops, *tried.notes]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
-    return replace(found, samples=tried.samples)
+    notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
+    return replace(found, samples=tried.samples, notes=tuple(notes))
+
+
+def _in_runs(hours: float, most: float | None) -> list[str]:
+    """A note where one run will not do."""
+    if most is None or hours <= most:
+        return []
+    return [f"about {math.ceil(hours / most):,} runs of --max-hours {most:g}, by the same command"]
 
 
 def run(
@@ -84,7 +93,8 @@ def run(
         watch = Metrics(out.store.root, on_progress)
         notes = (*ready.notes, *ready.survey.rejection)
         tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, notes, watch)
-        machine = ready.division.machine
+        machine = replace(ready.division.machine, tasks=ready.division.tasks)
+        Waiting.replica_s = 0.0  # an earlier run of this process has its own
         account = Account(out, ready.mine, tracker, execution, machine, ready.survey, beginning)
         with account.kept():
             _carry_out(ready, out, tracker, execution, beginning.until(execution.max_hours))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+TASK_CPUS = 0.5
+"""Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
+LEAST_TASKS = 2
+"""A read and a write at once."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,17 @@ class Machine:
     def fewest(self) -> int:
         """Replicas there must be room for."""
         return self.least or self.replicas
+
+
+def tasks_at_once(device: str, replicas: int, cpus: float) -> int:
+    """Reads and writes for which there are Ray CPUs beside the replicas."""
+    left = cpus - (replicas if device == "cpu" else 0)
+    return max(LEAST_TASKS, round(left / TASK_CPUS))
+
+
+def can_work(resources: Mapping[str, float]) -> bool:
+    """Whether something of ours can run on a node with these of Ray's."""
+    return bool(resources.get("CPU") or resources.get("GPU"))
 
 
 def memory_here(root: Path = Path("/")) -> int:

@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 
 from pipeline.cost import Cost
 from pipeline.errors import UsageError
-from pipeline.machine import Machine
+from pipeline.machine import LEAST_TASKS, Machine
 from pipeline.scene import Unit
 from pipeline.settings import MASK_TILE_PX
 
 USABLE = 0.9
 """Of a machine's memory: from 95 % on Ray kills workers, and the system has its share."""
-LEAST_TASKS = 2
-"""A read and a write at once."""
 ROWS_PER_REPLICA = 4
 """In the object store: one in work, one that waits for it, and what is read meanwhile."""
 _WORKER_BYTES = 300_000_000

@@ -7,6 +7,7 @@ cluster.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,22 +79,34 @@ class Metrics:
 
 
 class Waiting(ExecutionCallback):
-    """Told by Ray Data at each step: how many units are read and wait for a replica."""
+    """Told by Ray Data at each step: how many units are read and wait for a replica, and how many
+    replicas there are."""
 
     stage = ""
     """The operator before which they wait, by a part of its name."""
     units = 0
+    replica_s = 0.0
+    """Summed over the replicas and rounds of a run, each from when its model was loaded."""
+
+    def __init__(self) -> None:
+        self._seen_s = time.monotonic()
 
     def on_execution_step(self, executor: Any) -> None:
-        Waiting.units = sum(
-            state.total_enqueued_input_blocks()
-            for operator, state in executor._topology.items()
-            if self.stage in operator.name
-        )
+        before_s, self._seen_s = self._seen_s, time.monotonic()
+        Waiting.units = 0
+        for operator, state in executor._topology.items():
+            if self.stage in operator.name:
+                Waiting.units += state.total_enqueued_input_blocks()
+                running = operator.get_actor_info().running
+                Waiting.replica_s += running * (self._seen_s - before_s)
 
     def after_execution_succeeds(self, executor: Any) -> None:
         del executor
         Waiting.units = 0
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        del error
+        self.after_execution_succeeds(executor)
 
 
 class GpuMemory:

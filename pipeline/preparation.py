@@ -105,8 +105,9 @@ def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None,
     model = from_checkpoint(load_model, asked.checkpoint, access)
     weights_bytes = sum(weight.numel() * 4 for weight in model.parameters())
     nodes_bytes: tuple[int, ...] = ()
+    cpus = 0
     if execution.address:
-        device, count, nodes_bytes = devices_of(execution.address)
+        device, count, nodes_bytes, cpus = devices_of(execution.address)
     else:
         device, count = devices_here()
     if settings.batch is None:
@@ -126,7 +127,7 @@ def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None,
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(open_store(existing.store.root, execution.access), job)
-    machine = machine_of(device, count, nodes_bytes, execution)
+    machine = machine_of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(model.config, weights_bytes, job.settings.window)
     return job, existing, Cost(job.settings, machine, network), model.config
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnseenError
+from pipeline.machine import can_work
 
 LOOK_S = 60.0
 """A node may have to start a process first."""
 
 
 def check_seen(paths: Sequence[str]) -> None:
-    """Looks from each other node that is there now, at what is no URL. Raises UsageError."""
+    """Looks from each other node that is there now, at what is no URL. Raises UnseenError."""
     local = [path for path in paths if "://" not in path]
     if not local:
         return
@@ -28,7 +28,7 @@ def check_seen(paths: Sequence[str]) -> None:
     others = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] != ours]
     look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
     looks = []
-    for node in filter(_works, others):
+    for node in (node for node in others if can_work(node["Resources"])):
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         asked = look.options(scheduling_strategy=there).remote(local)
         looks.append((node["NodeManagerAddress"], asked))
@@ -38,14 +38,10 @@ def check_seen(paths: Sequence[str]) -> None:
         except RayError:  # a node that goes meanwhile is for the flow to see
             continue
         if unseen:
-            raise UsageError(
+            raise UnseenError(
                 f"{unseen[0]}: the node {address} of the cluster does not see it; put it on a file"
                 " system that every node has under this path, or in an object store"
             )
-
-
-def _works(node: dict[str, Any]) -> bool:
-    return bool(node["Resources"].get("CPU") or node["Resources"].get("GPU"))
 
 
 def _unseen(paths: Sequence[str]) -> list[str]:

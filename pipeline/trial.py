@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.calibration import calibrated
 from pipeline.forecast import Rate, Sample
+from pipeline.plan import BATCH
 from pipeline.replica import devices_here
 from pipeline.samples import samples
 from pipeline.scene import Scene
@@ -30,6 +31,14 @@ def tried_out(work: Work, scenes: Sequence[Scene], trial: Trial) -> Tried:
     rate = calibrated(work, len(scenes[0].bands)) if trial.calibrate else None
     if not trial.sample_to:
         return Tried(rate)
-    # A cluster's GPUs are not here; the pictures look the same.
-    here = replace(work, job=replace(work.job, device=devices_here()[0]))
-    return Tried(rate, *samples(here, scenes, trial.sample, trial.sample_to))
+    return Tried(rate, *samples(_here(work), scenes, trial.sample, trial.sample_to))
+
+
+def _here(work: Work) -> Work:
+    """A cluster's GPUs are not here, nor is there memory for their batch; the pictures look the
+    same."""
+    device, job = devices_here()[0], work.job
+    if device == job.device:
+        return work
+    settings = replace(job.settings, batch=BATCH[device])
+    return replace(work, job=replace(job, device=device, settings=settings))

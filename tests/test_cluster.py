@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from archives import write_scene
 from clusters import TOKEN, another_cluster, with_token
+from ray.cluster_utils import Cluster
+
+from pipeline.cluster import devices_of
+from pipeline.errors import UsageError
+from pipeline.job import run
+from pipeline.machine import tasks_at_once
+from pipeline.settings import Execution, Settings
 
 ALONE_THEN_JOINED = """
 import os, sys
@@ -86,6 +95,49 @@ def test_a_cluster_that_does_not_take_us(cluster: str) -> None:
     assert "if one runs, RAY_AUTH_TOKEN must be its token" in wrong_token
     assert wrong_version.startswith(f"--address {cluster}: ")
     assert "Ray: 9.9.9" in wrong_version
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_nodes_that_cannot_work_do_not_count(
+    small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a path that one which can work does not see is a wrong argument, not an interruption."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of a cluster that is gone in a minute
+    archive = write_scene(tmp_path / "in" / "a.tif", 512, 512).parent
+    opened = os.open(small_checkpoint, os.O_RDONLY)
+    os.dup2(opened, 200)
+    mine = "/proc/self/fd/200"  # there for this process alone
+    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        with pytest.raises(UsageError, match="has no CPU and no GPU now; start a worker first"):
+            devices_of(joined.address)
+        joined.add_node(num_cpus=5, memory=8_000_000_000)
+        assert devices_of(joined.address) == ("cpu", 3, (8_000_000_000,), 5)
+        execution, out = Execution(address=joined.address, replicas=1), tmp_path / "out"
+        with pytest.raises(UsageError, match=r"does not see it; put it on a file system .* store$"):
+            run([str(archive)], mine, str(out), Settings(window=128, stride=96), execution)
+    finally:
+        joined.shutdown()
+        gc.collect()  # of a socket that Ray leaves open: here, and not in the next test
+        os.close(200)
+        os.close(opened)
+
+
+@pytest.mark.parametrize(
+    ("device", "replicas", "cpus", "tasks"),
+    [
+        ("cpu", 6, 8, 4),
+        ("cpu", 2, 64, 124),
+        ("cpu", 16, 4, 2),
+        ("cuda", 8, 96, 192),
+        ("cuda", 1, 0, 2),
+    ],
+)
+def test_reads_and_writes_have_the_cpus_that_replicas_leave(
+    device: str, replicas: int, cpus: int, tasks: int
+) -> None:
+    assert tasks_at_once(device, replicas, cpus) == tasks
 
 
 def test_what_else_is_said_meanwhile_is_passed_on() -> None:

@@ -15,7 +15,7 @@ from archives import write_scene
 from checkpoints import random_checkpoint, saved
 from outputs import differences
 
-from pipeline import examine, job, tables
+from pipeline import cluster, examine, job, tables
 from pipeline import memory as rooms
 from pipeline.cost import Cost, Network
 from pipeline.errors import UsageError

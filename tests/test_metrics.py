@@ -19,7 +19,7 @@ from pipeline.bound import Bound
 from pipeline.gpu import SAMPLE_S, Gpu
 from pipeline.job import run
 from pipeline.machine import Machine
-from pipeline.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics
+from pipeline.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.status import status
@@ -96,6 +96,8 @@ def test_prometheus_sees_a_run(
     assert receipt.busy == pytest.approx(min(1, receipt.segment_s / steady_s))
     assert 0.2 < receipt.busy <= 1
     assert receipt.megapixels_per_s_steady == pytest.approx(receipt.megapixels / steady_s)
+    assert 0.3 * steady_s < Waiting.replica_s < receipt.seconds  # as a pool that grows would use
+    assert Waiting.units == 0
     assert 0 < receipt.driver_s < receipt.seconds * 2
     assert (receipt.gpu_utilisation, receipt.gpu_memory_bytes) == (None, None)
     (recorded,) = status(str(out)).runs
@@ -175,7 +177,9 @@ READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90
             "read",
             "more CPU cores or a cluster (--address)",
         ),
-        (READ, Machine("cpu", 1, 1, tasks=0), 3, 0, "read", "--runner ray"),
+        (READ, Machine("cpu", 1, 1, tasks=0), 3, 0, "read", "--runner ray, which uses every core"),
+        (SEGMENT, Machine("cpu", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every core"),
+        (SEGMENT, Machine("cuda", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every GPU"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
         (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs, with --replicas"),
         (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output whose disk"),
@@ -186,11 +190,17 @@ READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90
 def test_what_bounds_a_run_and_what_relieves_it(
     tally: Tally, machine: Machine, startup_s: float, driver_s: float, stage: str, relief: str
 ) -> None:
-    bound = Bound(tally, machine, startup_s, driver_s, joined=False)
+    bound = Bound(tally, machine, machine.replicas, startup_s, driver_s, joined=False)
     assert bound.stage == stage
     assert relief in bound.relief
 
 
 def test_a_cluster_that_was_joined_gets_nodes() -> None:
-    bound = Bound(READ, Machine("cuda", 2, 1, tasks=4), 3, 9, joined=True)
+    bound = Bound(READ, Machine("cuda", 2, 1, tasks=4), 2, 3, 9, joined=True)
     assert bound.relief.startswith("more CPU nodes in the cluster")
+
+
+@pytest.mark.parametrize(("at_work", "stage"), [(2, "segment"), (8, "read")])
+def test_a_pool_that_grew_late_counts_by_the_replicas_there_were(at_work: int, stage: str) -> None:
+    tally, machine = Tally(read_s=40, segment_s=40), Machine("cpu", 8, 1, tasks=4, least=1)
+    assert Bound(tally, machine, at_work, 3, 3, joined=True).stage == stage

@@ -25,8 +25,10 @@ from archives import write_scene
 from outputs import differences
 
 from jobs import package
+from jobs.job import Job
+from jobs.logs import follow_to_end
 from jobs.run import run
-from jobs.submit import FORWARDED, forwarded, submit
+from jobs.submit import FORWARDED, forwarded, last_attempt, submit
 from jobs.values import Bands, Replicas, Shards
 
 ROOT = Path(__file__).parent.parent
@@ -281,6 +283,59 @@ def test_what_is_forwarded_means_the_same_to_run() -> None:
     with run.make_context("run", passed) as ctx:
         names = {parameter.name for parameter in FORWARDED}
         assert {name: ctx.params[name] for name in names} == {name: asked[name] for name in names}
+
+
+JOB = 'inputs = ["s3://a/in"]\ncheckpoint = "s3://a/c"\noutput = "s3://a/out"\naddress = "auto"\n'
+
+
+def test_a_job_file_does_not_say_which_cluster(tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(f'{JOB}runner = "ray"\n')
+    with submit.make_context("submit", ["--job", str(file)]) as ctx:
+        assert ctx.params["dashboard"] is None
+        assert ctx.params["output"] == "s3://a/out"
+        assert not {"auto", "ray"} & set(forwarded(ctx, ctx.params))
+    file.write_text(f'{JOB}runner = "local"\n')
+    refused = outside("submit", "--job", file)
+    assert_refused(refused, f'{file}, line 5: runner = "local": a submitted job runs on Ray')
+
+
+def test_the_number_of_an_attempt() -> None:
+    others = ["swath-b", "swath-a1", "swath-a-b", "swath-a-2-3"]
+    assert last_attempt("swath-a", others) == 0
+    assert last_attempt("swath-a", [*others, "swath-a"]) == 1
+    assert last_attempt("swath-a", [*others, "swath-a-10", "swath-a-9"]) == 10  # some are deleted
+
+
+class Cut:
+    """A cluster behind a proxy that ends every stream early."""
+
+    said = "one\ntwo\nthree\nfour\n"
+
+    def __init__(self, *streams: str) -> None:
+        self.streams = list(streams)
+
+    def follow(self, job_id: str, write: Callable[[str], object]) -> None:
+        assert job_id
+        for line in self.streams.pop(0).splitlines(keepends=True):
+            write(line)
+
+    def job(self, job_id: str) -> Job:
+        status = "RUNNING" if self.streams else "FAILED"
+        return Job(job_id, status, "out", 0, None, None if self.streams else 3, "", "1", {})
+
+    def log(self, job_id: str) -> str:
+        assert job_id
+        return self.said
+
+
+def test_a_stream_that_ends_early_is_followed_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.logs._AGAIN_S", 0)
+    cluster: Any = Cut("one\ntwo\n", "one\n", "one\ntwo\nthree\n")
+    assert follow_to_end(cluster, "swath-a") == 3
+    assert capsys.readouterr() == (Cut.said, "")
 
 
 def example(option: click.Option) -> list[str]:

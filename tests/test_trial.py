@@ -19,12 +19,19 @@ from jobs.cli import main
 from pipeline.errors import UsageError
 from pipeline.estimate import _rounds
 from pipeline.job import plan, run
+from pipeline.machine import Machine
+from pipeline.memory import Division, Need
+from pipeline.output import Job
 from pipeline.overlay import overlay, palette
+from pipeline.plan import BATCH
+from pipeline.replica import devices_here
 from pipeline.samples import EDGE_PX, drawn
 from pipeline.scene import Block
 from pipeline.settings import Execution, Settings, Trial
+from pipeline.stages import Work
 from pipeline.supersede import recorded
 from pipeline.survey import Known, survey
+from pipeline.trial import _here
 from segformer import mit_config
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
@@ -76,6 +83,16 @@ def test_as_many_replicas_are_measured_as_there_would_be(
     assert (found.rate.replicas, found.replicas) == (2, 3)
     seconds = found.windows_computed * found.rate.window_s / 3
     assert seconds <= found.hours * 3600 <= 1.5 * seconds
+
+
+def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: str) -> None:
+    def notes(max_hours: float) -> str:
+        execution = replace(LOCAL, max_hours=max_hours)
+        return "\n".join(plan([str(archive)], small_checkpoint, SETTINGS, execution).notes)
+
+    hours = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL).hours
+    assert "about 3 runs of --max-hours" in notes(hours / 2.5)
+    assert "--max-hours" not in notes(hours)
 
 
 def test_another_kind_of_device_is_not_measured(
@@ -144,6 +161,18 @@ def test_samples_are_what_the_run_makes_of_these_blocks(
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
         "001.png", "002.png", "003.png", "004.png",
     ]  # fmt: skip
+
+
+def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint: str) -> None:
+    settings, device = replace(SETTINGS, batch=16), devices_here()[0]
+    other = "cpu" if device == "cuda" else "cuda"
+    there, here = (
+        Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
+    )
+    division = Division(Need(0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
+    used = _here(Work("", LOCAL.access, there, division, 900)).job
+    assert (used.device, used.settings.batch) == (device, BATCH[device])
+    assert _here(Work("", LOCAL.access, here, division, 900)).job == here
 
 
 def _mask(output: Path, scene_id: str) -> np.ndarray:
