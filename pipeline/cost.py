@@ -18,8 +18,8 @@ from segformer.flops import gflop_per_window
 if TYPE_CHECKING:
     from segformer.config import ModelConfig
 
-NOMINAL_GFLOP_PER_S = {"cpu": 45.0, "cuda": 30_000.0}
-"""Of one CPU thread (measured: 40 to 50 on AVX-512 cores) and of one GPU (assumed, not measured):
+NOMINAL_GFLOP_PER_S = {"cpu": 90.0, "cuda": 30_000.0}
+"""Of one CPU thread (measured: 85 to 110 on AVX-512 cores) and of one GPU (assumed, not measured):
 they size units and the estimate of hours, nothing else."""
 WINDOW_S = {"cpu": 0.004, "cuda": 0.0002}
 """What a window takes beside its arithmetic: measured with 64 px windows, and assumed."""
