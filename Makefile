@@ -36,7 +36,7 @@ demo: $(READY)
 	$(BIN)/python examples/bluemarble/demo.py
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)

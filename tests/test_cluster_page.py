@@ -15,10 +15,11 @@ TILES = 6
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.s3
+@pytest.mark.timeout(900)
 def test_the_page_can_be_followed(tmp_path: Path) -> None:
     script = [sys.executable, clusterpage.__file__, str(tmp_path), str(TILES)]
     done = subprocess.run(
-        [*clusterpage.apart(), *script], capture_output=True, text=True, check=False, timeout=280
+        [*clusterpage.apart(), *script], capture_output=True, text=True, check=False, timeout=840
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done by earlier runs" in done.stdout
