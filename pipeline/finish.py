@@ -70,11 +70,11 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
     for tile, (tile_col, tile_row, rect) in enumerate(mask_tiles(block.core)):
         top, left = rect.row_off - block.core.row_off, rect.col_off - block.core.col_off
         ids_HW = result.class_ids_HW[top : top + rect.height, left : left + rect.width]
-        valid_HW = ids_HW != nodata_value(classes)
-        if not valid_HW.any():
+        bins_N = ids_HW.ravel().astype(np.intp)  # what bincount would make of them, each time
+        pixels_K = _per_class(bins_N, classes)
+        if not pixels_K.any():
             continue
-        pixels_K = np.bincount(ids_HW[valid_HW], minlength=classes)
-        areas_K, missing = _areas(block.scene, rect, ids_HW, valid_HW, classes)
+        areas_K, missing = _areas(block.scene, rect, bins_N, classes)
         without_area += missing
         confidence_K, samples_K = result.confidence_TK[tile], result.samples_TK[tile]
         present = [int(k) for k in np.flatnonzero(pixels_K)]
@@ -133,15 +133,20 @@ def place(scene: Scene, rect: Rect) -> dict[str, Any]:
 
 
 def _areas(
-    scene: Scene, rect: Rect, ids_HW: np.ndarray, valid_HW: np.ndarray, classes: int
+    scene: Scene, rect: Rect, bins_N: np.ndarray, classes: int
 ) -> tuple[np.ndarray | None, int]:
     if scene.crs is None:
         return None, 0
-    cells = _cell_areas(scene.crs, scene.transform, scene.width, scene.height)
-    areas = np.broadcast_to(cells.of(rect), valid_HW.shape)[valid_HW]
-    # bincount adds one pixel after the other: one order, whatever the machine.
-    per_class = np.bincount(ids_HW[valid_HW], weights=areas, minlength=classes)
-    return per_class, int((areas == 0).sum())
+    areas_N = _cell_areas(scene.crs, scene.transform, scene.width, scene.height).of(rect).ravel()
+    without = 0 if areas_N.all() else int(_per_class(bins_N[areas_N == 0], classes).sum())
+    return _per_class(bins_N, classes, areas_N), without
+
+
+def _per_class(bins_N: np.ndarray, classes: int, weights_N: np.ndarray | None = None) -> np.ndarray:
+    """Pixels of each class, or the sum of their weights, added one after the other: in one order,
+    whatever the machine. Nodata is a bin beyond the classes, which is cheaper than leaving it out.
+    """
+    return np.bincount(bins_N, weights_N, nodata_value(classes) + 1)[:classes]
 
 
 @functools.lru_cache(maxsize=64)

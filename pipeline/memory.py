@@ -48,6 +48,8 @@ _UNIT_BYTES = 12_000
 _RAY_BYTES, _RAY_REPLICA_BYTES = 1_000_000_000, 100_000_000
 """Ray's own processes, and an idle worker for each CPU."""
 _LEAST_STORE_BYTES = 128 << 20
+_STORE_USABLE = 0.8
+"""Of the object store: what is beyond, Ray writes to disk, by processes that it starts for that."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class Division:
         """Of Ray's object store: rows that are read, that wait for a replica, that one works on,
         and their class ids."""
         rows = ROWS_PER_REPLICA * self.machine.replicas + self.tasks
-        return max(_LEAST_STORE_BYTES, rows * self.need.row_bytes)
+        return max(_LEAST_STORE_BYTES, math.ceil(rows * self.need.row_bytes / _STORE_USABLE))
 
     @property
     def schedulable_bytes(self) -> int:

@@ -18,7 +18,9 @@ UNIT_S = 10.0
 """A unit is about this much work for one replica: long enough to amortise the 20 to 28 ms of
 driver CPU that a row costs, short enough to lose little when a replica dies."""
 UNITS_PER_REPLICA = 16
-"""Small jobs are cut finer, for progress, balance and something to resume."""
+"""Bundles of small jobs are smaller, for progress, balance and something to resume."""
+BLOCKS_PER_REPLICA = 4
+"""The least: the halos of smaller blocks would cost a small job more than its balance is worth."""
 LEAST_WINDOWS = 4
 LARGEST_UNIT_PX = 150_000_000
 MOST_UNITS = 1_000_000
@@ -31,6 +33,14 @@ SHARD_TILES = 20_000
 """Of more than one scene: whoever publishes a shard holds a record for each mask tile."""
 BATCH = {"cpu": 1, "cuda": 16}
 """Windows per forward pass. On a CPU one window already fills the cache."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Windows that a unit should have."""
+
+    bundle: float
+    block: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Planner:
     def _divided(
         self, scenes: Sequence[Scene], rejected: Sequence[Rejected], first: int
     ) -> Iterator[Shard]:
-        target = self._target_windows(sum(self.cost.grid(scene).count for scene in scenes))
+        target = self._target(sum(self.cost.grid(scene).count for scene in scenes))
         self._check_count(scenes, target)
         left = tuple(rejected)
         for number, some in enumerate(self._by_shard(scenes, target), first):
@@ -64,15 +74,21 @@ class Planner:
         if left:
             yield Shard(f"{first:06d}", (), (), left)
 
-    def _target_windows(self, total: int) -> float:
-        """Windows that a unit should have."""
+    def _target(self, total: int) -> Target:
+        """For so many windows. What is finer is better balanced at the end, when replicas wait for
+        the last one half a unit long; but blocks have halos: a block of n by n strides computes
+        (n + e)^2 windows. So with R replicas and W windows (1 + 2e/n) (1 + R n^2 / 2W) is to be
+        least, which it is at n^3 = 2eW/R."""
+        settings = self.cost.settings
+        share = total / (self.cost.machine.replicas * self.execution.shards.of)
         by_time = UNIT_S / self.cost.window_s
-        replicas = self.cost.machine.replicas * self.execution.shards.of
-        by_count = total / (UNITS_PER_REPLICA * replicas)
-        by_size = LARGEST_UNIT_PX / self.cost.settings.stride**2
-        return max(min(by_time, by_count, by_size), LEAST_WINDOWS)
+        most = min(by_time, LARGEST_UNIT_PX / settings.stride**2)
+        bundle = share / UNITS_PER_REPLICA
+        halo = (settings.window - 1) // settings.stride
+        block = min((2 * halo * share) ** (2 / 3), share / BLOCKS_PER_REPLICA)
+        return Target(*(max(min(n, most), LEAST_WINDOWS) for n in (bundle, max(bundle, block))))
 
-    def _by_shard(self, scenes: Sequence[Scene], target: float) -> Iterator[list[Scene]]:
+    def _by_shard(self, scenes: Sequence[Scene], target: Target) -> Iterator[list[Scene]]:
         some: list[Scene] = []
         units, tiles = 0.0, 0
         most = self._shard_units(scenes, target)
@@ -89,12 +105,12 @@ class Planner:
         if some:
             yield some
 
-    def _share(self, scene: Scene, target: float) -> float:
+    def _share(self, scene: Scene, target: Target) -> float:
         """Units that the scene is, or the part of one."""
         blocks = self._count(scene, target)
-        return blocks if blocks > 1 else self.cost.grid(scene).count / target
+        return blocks if blocks > 1 else self.cost.grid(scene).count / target.bundle
 
-    def _shard_units(self, scenes: Sequence[Scene], target: float) -> float:
+    def _shard_units(self, scenes: Sequence[Scene], target: Target) -> float:
         """Of a shard: fewer where several drivers are to get some of them."""
         drivers = self.execution.shards
         if drivers.whole:
@@ -102,7 +118,7 @@ class Planner:
         total = sum(self._share(scene, target) for scene in scenes)
         return min(SHARD_UNITS, max(1.0, total / (SHARDS_PER_DRIVER * drivers.of)))
 
-    def _units(self, shard_id: str, scenes: Iterable[Scene], target: float) -> Iterator[Unit]:
+    def _units(self, shard_id: str, scenes: Iterable[Scene], target: Target) -> Iterator[Unit]:
         """Blocks of one scene are units of their own; small scenes share one."""
         bundle: list[Block] = []
         bundled = 0
@@ -113,7 +129,7 @@ class Planner:
                 continue
             windows = self.cost.grid(scene).count
             # Half over is nearer the target than half under.
-            if bundle and bundled + windows / 2 > target:
+            if bundle and bundled + windows / 2 > target.bundle:
                 yield Unit(shard_id, tuple(bundle))
                 bundle, bundled = [], 0
             bundle += blocks
@@ -121,20 +137,20 @@ class Planner:
         if bundle:
             yield Unit(shard_id, tuple(bundle))
 
-    def _cores(self, scene: Scene, target: float) -> list[Rect]:
+    def _cores(self, scene: Scene, target: Target) -> list[Rect]:
         return cores(scene.width, scene.height, *self._core_size(scene, target))
 
-    def _count(self, scene: Scene, target: float) -> int:
+    def _count(self, scene: Scene, target: Target) -> int:
         """Blocks of the scene, without a list of them."""
         width, height = self._core_size(scene, target)
         return -(-scene.width // width) * -(-scene.height // height)
 
-    def _core_size(self, scene: Scene, target: float) -> tuple[int, int]:
+    def _core_size(self, scene: Scene, target: Target) -> tuple[int, int]:
         if self.execution.block:
             return self.execution.block, self.execution.block
-        if self.cost.grid(scene).count <= 1.5 * target:
+        if self.cost.grid(scene).count <= 1.5 * target.block:
             return scene.width, scene.height
-        step, target_px = self._step(), target * self.cost.settings.stride**2
+        step, target_px = self._step(), target.block * self.cost.settings.stride**2
         if scene.striped:
             height = max(1, round(target_px / scene.width / step)) * step
             return scene.width, height
@@ -149,7 +165,7 @@ class Planner:
         step = both if both <= 4 * MASK_TILE_PX else MASK_TILE_PX
         return step * max(1, math.ceil(4 * stride / step))
 
-    def _check_count(self, scenes: Sequence[Scene], target: float) -> None:
+    def _check_count(self, scenes: Sequence[Scene], target: Target) -> None:
         counts = [self._count(scene, target) for scene in scenes]
         blocks = sum(count for count in counts if count > 1)
         if blocks > MOST_UNITS:

@@ -147,6 +147,31 @@ def test_a_unit_is_named_by_what_it_consists_of(archive: list[Scene], planner: P
             assert Unit(unit.shard, (*unit.blocks, first)).unit_id != unit.unit_id
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 4, 8])
+@pytest.mark.parametrize("side", [8192, 10_980, 20_000])
+def test_halos_are_weighed_against_waiting_for_the_last_unit(side: int, replicas: int) -> None:
+    """Of one scene: no other square blocks of which each replica gets a few end much earlier."""
+    fields = dict.fromkeys(Scene.__dataclass_fields__)
+    sized = {"scene_id": "a.tif", "bands": (1, 2, 3), "dtype": "uint8", "striped": False}
+    scene = Scene(**{**fields, **sized, "width": side, "height": side})  # type: ignore[arg-type]
+    network = Network(classes=5, gflop_per_window=8.2, weights_bytes=10**7, bytes_per_px=300)
+    machine = Machine("cpu", replicas, PLENTY, tasks=2)
+    cost = Cost(Settings(window=512, stride=384, batch=1), machine, network)
+
+    def lasts(block: int | None) -> int:
+        """Windows, one after the other, until the last replica has ended."""
+        shards = Planner(cost, Execution(block=block)).shards([scene], [], first=0)
+        units = [unit for shard in shards for unit in shard.units]
+        if len(units) < 2 * replicas:
+            return PLENTY
+        busy = [0] * replicas
+        for unit in units:
+            busy[busy.index(min(busy))] += cost.windows(unit.blocks[0])
+        return max(busy)
+
+    assert lasts(None) < 1.3 * min(lasts(n * MASK_TILE_PX) for n in range(1, 20))
+
+
 def test_unit_ids_are_for_ever() -> None:
     """Outputs of earlier versions have files of these names."""
     fields = dict.fromkeys(Scene.__dataclass_fields__)
