@@ -21,18 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Shard, table_path, unit_path
+from pipeline.output import Output, Waiting, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
+from pipeline.shard import Head, Shard
 from pipeline.share import WHOLE, Share
+from pipeline.store import THREADS
 from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer, read_outcome
 
 T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
 """What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
-THREADS = 16
-"""Footers wait for the disk or the network, not for the CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,41 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
         return Recorded([], [], set())
     records = {record["shard"]: record for record in output.commit_records()}
     found = Recorded(standing(list(output.shards()), records.keys()), [], set())
-    with ThreadPoolExecutor(THREADS) as pool:
-        for shard in found.shards:
-            if not is_of(share, shard):
-                continue
-            found.failures += (rejected.failure for rejected in shard.rejected)
-            if shard.shard_id in records:
-                found.failures += failures_in(records[shard.shard_id], shard)
-                continue
-            done = output.units_done(shard.shard_id)
-            units = [unit for unit in shard.units if unit.unit_id in done]
-            for outcome in pool.map(lambda unit: outcome_of(output, unit), units):
-                found.failures += failures_in(outcome, shard)
-            for unit in shard.units:
-                if unit.unit_id not in done:
-                    found.waiting |= {block.scene.scene_id for block in unit.blocks}
+    for shard in found.shards:
+        if not is_of(share, shard):
+            continue
+        found.failures += (rejected.failure for rejected in shard.rejected)
+        if shard.shard_id in records:
+            found.failures += failures_in(records[shard.shard_id], shard)
+            continue
+        waiting = output.waiting(shard.shard_id)
+        found.failures += failures_waiting(output, shard, waiting)
+        for unit in shard.units:
+            if unit.unit_id not in waiting.done:
+                found.waiting |= {block.scene.scene_id for block in unit.blocks}
     return found
+
+
+def failures_waiting(
+    output: Output, shard: Shard, waiting: Waiting, *, forgiving: bool = False
+) -> list[Failure]:
+    """Those that wait to be published with an open shard. Only files that bear a mark are opened.
+
+    Raises UnfinishedError where one is damaged, FileNotFoundError where it is gone meanwhile;
+    forgiving: goes on without it.
+    """
+
+    def of(unit: Unit) -> list[Failure]:
+        try:
+            return failures_in(outcome_of(output, unit), shard)
+        except (FileNotFoundError, UnfinishedError):
+            if forgiving:
+                return []
+            raise
+
+    units = [unit for unit in shard.units if unit.unit_id in waiting.failed]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [failure for failures in pool.map(of, units) for failure in failures]
 
 
 def is_of(share: Share, shard: Shard) -> bool:
@@ -94,30 +113,31 @@ def is_of(share: Share, shard: Shard) -> bool:
 
 
 def standing(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:
-    """The shards, each without the scenes that a later one has planned again.
+    """The shards, each without the scenes that a later one has planned again."""
+    gone = planned_again(shards)
+    return [without(shard, gone.get(shard.shard_id, ()), committed) for shard in shards]
 
-    Units of open shards stay as they are, for their files are named by what they consist of, or
-    go as a whole.
-    """
+
+def planned_again(shards: Iterable[Shard | Head]) -> dict[str, set[str]]:
+    """By shard, the scene_ids that a later one has planned again."""
     gone: dict[str, set[str]] = defaultdict(set)
     for shard in shards:
         for scene_id, earlier in shard.retries.items():
             for shard_id in earlier:
                 gone[shard_id].add(scene_id)
-    return [
-        _without(shard, gone[shard.shard_id], shard.shard_id in committed)
-        if shard.shard_id in gone
-        else shard
-        for shard in shards
-    ]
+    return dict(gone)
 
 
-def _without(shard: Shard, gone: Collection[str], committed: bool) -> Shard:
+def without(shard: Shard, gone: Collection[str], committed: Collection[str]) -> Shard:
+    """The shard without these scenes. Units of an open one stay as they are, for their files are
+    named by what they consist of, or go as a whole."""
+    if not gone:
+        return shard
     units = []
     for unit in shard.units:
         kept = tuple(block for block in unit.blocks if block.scene.scene_id not in gone)
         if kept:
-            units.append(Unit(unit.shard, kept) if committed else unit)
+            units.append(Unit(unit.shard, kept) if shard.shard_id in committed else unit)
     return replace(
         shard,
         scenes=tuple(scene for scene in shard.scenes if scene.scene_id not in gone),

@@ -11,9 +11,9 @@ from pipeline.describe import attempt
 from pipeline.errors import UsageError
 from pipeline.headers import OnDescribed, all_described
 from pipeline.inputs import Found, find_inputs, printable
-from pipeline.output import Rejected
 from pipeline.scene import Scene
 from pipeline.settings import Settings
+from pipeline.shard import Rejected
 from pipeline.supersede import Recorded
 
 

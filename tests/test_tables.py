@@ -20,13 +20,15 @@ from pipeline.cost import Cost, Network
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
 from pipeline.machine import Machine
-from pipeline.output import Job, Output, Rejected, Shard, unit_path
+from pipeline.output import Output, unit_path
 from pipeline.plan import Planner
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit, tile_transform
 from pipeline.settings import Execution, Settings
+from pipeline.shard import Rejected, Shard
 from pipeline.supersede import outcomes
+from pipeline.terms import Job
 from pipeline.tracker import Tracker
 from pipeline.unit import SegmentedUnit, Stitched
 
