@@ -13,8 +13,9 @@ from typing import Any
 from pipeline.access import PLAIN, Access
 from pipeline.output import Output, Waiting
 from pipeline.receipt import Failure, Status
+from pipeline.recorded import failures_waiting
 from pipeline.shard import Head, Shard
-from pipeline.supersede import failures_in, failures_waiting, planned_again, without
+from pipeline.supersede import failures_in, planned_again, without
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class _Part:
     """With an outcome."""
     done_px: int = 0
     """Of these units, those in quarantine too."""
-    quarantined: int = 0
+    failures: int = 0
     quarantined_px: int = 0
 
 
@@ -49,7 +50,10 @@ def status(output: str, access: Access = PLAIN) -> Status:
         else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
         for head in heads
     ]
-    published = [part.head for part in parts if part.head.shard_id in records]
+    published = [part for part in parts if part.head.shard_id in records]
+    quarantined = sum(part.failures for part in published)
+    pixels = sum(part.head.pixels for part in parts)
+    done_px = sum(part.done_px for part in parts)
     quarantined_px = sum(part.quarantined_px for part in parts)
     return Status(
         output=output,
@@ -58,11 +62,13 @@ def status(output: str, access: Access = PLAIN) -> Status:
         shards=len(parts),
         shards_published=len(published),
         scenes=sum(part.head.inputs for part in parts),
-        scenes_published=sum(head.inputs for head in published),
-        quarantined=sum(part.quarantined for part in parts),
-        megapixels=sum(part.head.pixels for part in parts) / 1e6,
-        megapixels_done=(sum(part.done_px for part in parts) - quarantined_px) / 1e6,
+        scenes_published=sum(part.head.inputs for part in published),
+        quarantined=quarantined,
+        quarantined_waiting=sum(part.failures for part in parts) - quarantined,
+        megapixels=pixels / 1e6,
+        megapixels_done=(done_px - quarantined_px) / 1e6,
         megapixels_quarantined=quarantined_px / 1e6,
+        megapixels_open=(pixels - done_px) / 1e6,
         finished=bool(parts) and len(published) == len(parts),
         settings=out.job.to_json(),
         runs=tuple(out.receipts()),
@@ -82,7 +88,7 @@ def _open(out: Output, head: Head, shard: Shard | None, waiting: Waiting | None)
     """shard: given where something of it waits, or not all of its inputs count any more."""
     head = shard.head if shard else head
     if shard is None or waiting is None:
-        return _Part(head, quarantined=head.rejected)
+        return _Part(head, failures=head.rejected)
     units = [unit for unit in shard.units if unit.unit_id in waiting.done]
     # One that has been published meanwhile is gone; of a damaged one, whoever runs will say so.
     failures = failures_waiting(out, shard, waiting, forgiving=True)
@@ -90,7 +96,7 @@ def _open(out: Output, head: Head, shard: Shard | None, waiting: Waiting | None)
         head,
         done_units=len(units),
         done_px=sum(unit.pixels for unit in units),
-        quarantined=head.rejected + len(failures),
+        failures=head.rejected + len(failures),
         quarantined_px=_pixels(failures),
     )
 

@@ -5,6 +5,7 @@ Knows nothing of what is in a file, and nothing of rasters, which GDAL reads by 
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -83,6 +84,12 @@ class Store(ABC):
 
     def read(self, path: str) -> bytes:
         with self.open(path) as file:
+            return file.read()
+
+    def tail(self, path: str, most: int) -> bytes:
+        """The last bytes of the file, `most` or all there are."""
+        with self.open(path) as file:
+            file.seek(max(0, file.seek(0, io.SEEK_END) - most))
             return file.read()
 
     def read_all(self, paths: Iterable[str]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,18 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Waiting, table_path, unit_path
+from pipeline.output import Output, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
 from pipeline.shard import Head, Shard
-from pipeline.share import WHOLE, Share
-from pipeline.store import THREADS
 from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer, read_outcome
 
 T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
 """What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
+_FOOTER_BYTES = 1 << 16
+"""A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
 
 
 @dataclass(frozen=True)
@@ -51,65 +51,6 @@ class Outcomes:
     def total(self) -> int:
         """Inputs that have an outcome."""
         return self.done + self.partial + self.quarantined
-
-
-@dataclass
-class Recorded:
-    """What an output holds when a run begins."""
-
-    shards: list[Shard]
-    """As `standing` gives them."""
-    failures: list[Failure]
-    """Planned rejections, and those in unit files that wait to be published and in commits."""
-    waiting: set[str]
-    """scene_ids with blocks that have no outcome yet."""
-
-
-def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
-    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at."""
-    if output is None:
-        return Recorded([], [], set())
-    records = {record["shard"]: record for record in output.commit_records()}
-    found = Recorded(standing(list(output.shards()), records.keys()), [], set())
-    for shard in found.shards:
-        if not is_of(share, shard):
-            continue
-        found.failures += (rejected.failure for rejected in shard.rejected)
-        if shard.shard_id in records:
-            found.failures += failures_in(records[shard.shard_id], shard)
-            continue
-        waiting = output.waiting(shard.shard_id)
-        found.failures += failures_waiting(output, shard, waiting)
-        for unit in shard.units:
-            if unit.unit_id not in waiting.done:
-                found.waiting |= {block.scene.scene_id for block in unit.blocks}
-    return found
-
-
-def failures_waiting(
-    output: Output, shard: Shard, waiting: Waiting, *, forgiving: bool = False
-) -> list[Failure]:
-    """Those that wait to be published with an open shard. Only files that bear a mark are opened.
-
-    Raises UnfinishedError where one is damaged, FileNotFoundError where it is gone meanwhile;
-    forgiving: goes on without it.
-    """
-
-    def of(unit: Unit) -> list[Failure]:
-        try:
-            return failures_in(outcome_of(output, unit), shard)
-        except (FileNotFoundError, UnfinishedError):
-            if forgiving:
-                return []
-            raise
-
-    units = [unit for unit in shard.units if unit.unit_id in waiting.failed]
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [failure for failures in pool.map(of, units) for failure in failures]
-
-
-def is_of(share: Share, shard: Shard) -> bool:
-    return share.takes(int(shard.shard_id), bool(shard.retries))
 
 
 def standing(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:
@@ -154,7 +95,11 @@ def retrying(shards: Iterable[Shard], retries: Mapping[str, tuple[str, ...]]) ->
 
 
 def outcome_of(output: Output, unit: Unit) -> dict[str, Any]:
-    return from_unit_file(output, unit_path(unit), read_outcome)
+    """From the unit's file, in one request where its footer is not longer than most."""
+    path = unit_path(unit)
+    with suppress(*_DAMAGE):
+        return read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
+    return from_unit_file(output, path, read_outcome)
 
 
 def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:

@@ -129,8 +129,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     names = tuple(f"class {k}" for k in range(archive.classes))
     job = Job(SETTINGS, "/model", "0" * 64, "cpu", names, (None,) * archive.classes)
     out = Output.create(str(folder), job)
-    for shard in archive.shards:
-        out.append(shard)
+    out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
     tracker = Tracker(out, list(archive.shards), COST, quarantine, (), lambda _: None)
     tracker.begin()
