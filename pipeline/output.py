@@ -143,12 +143,13 @@ class Output:
     def _ids(self, folder: str) -> list[str]:
         return [name.removesuffix(".json") for name in self.store.list(folder)]
 
-    def at_work(self) -> set[str]:
+    def at_work(self) -> list[str]:
         """Ids of the shards some of whose units may have their file."""
-        return set(self.store.list("work"))
+        return self.store.list("work")
 
     def waiting(self, shard_id: str) -> Waiting:
-        done, failed = set(), set()
+        done: set[str] = set()
+        failed: set[str] = set()
         for name in self.store.list(f"work/{shard_id}"):
             unit_id, _, kind = name.rpartition(".")
             (failed if kind == FAILED else done).add(unit_id)

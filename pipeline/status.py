@@ -7,6 +7,7 @@ published, or some of its inputs are planned again.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.output import Output, Waiting
 from pipeline.receipt import Failure, Status
 from pipeline.recorded import failures_waiting
 from pipeline.shard import Head, Shard
+from pipeline.store import THREADS
 from pipeline.supersede import failures_in, planned_again, without
 
 
@@ -35,7 +37,9 @@ def status(output: str, access: Access = PLAIN) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
     out = Output.open(output, access.hurried())
     # Before the commits: what is published meanwhile is counted as such, not as undone.
-    at_work = {shard_id: out.waiting(shard_id) for shard_id in out.at_work()}
+    shard_ids = out.at_work()
+    with ThreadPoolExecutor(THREADS) as pool:
+        at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
     records = {record["shard"]: record for record in out.commit_records()}
     heads = out.heads()
     gone = planned_again(heads)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import status as bench
+import unfinished
 from outputs import files
 from s3server import Server
 
@@ -28,16 +28,16 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.fixture
-def made(shape: str, tmp_path: Path) -> bench.Made:
+def made(shape: str, tmp_path: Path) -> unfinished.Made:
     """14 shards: 10 are committed, 4 half done; failures in some of both."""
-    return bench.made(str(tmp_path / "out"), planned(shape))
+    return unfinished.made(str(tmp_path / "out"), planned(shape))
 
 
 def planned(shape: str) -> list[Shard]:
-    return bench.planned(shape, units=56, side_blocks=2)
+    return unfinished.planned(shape, units=56, side_blocks=2)
 
 
-def check(told: Status, made: bench.Made) -> None:
+def check(told: Status, made: unfinished.Made) -> None:
     fields = told.to_json()
     assert {name: fields[name] for name in made.expected} == pytest.approx(made.expected)
     ended = told.megapixels_done + told.megapixels_quarantined
@@ -60,10 +60,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_is_done_open_and_quarantined(
-    made: bench.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
-    assert len(half) == bench.HALF_DONE
+    assert len(half) == unfinished.HALF_DONE
     marked = {name for name in files(made.url) if name.endswith(".failed")}
     paths = opened(monkeypatch)
     told = status(made.url)
@@ -74,7 +74,7 @@ def test_what_is_done_open_and_quarantined(
     check_by_counting(told, Output.open(made.url))
 
 
-def test_a_crash_before_the_heads_are_written(made: bench.Made) -> None:
+def test_a_crash_before_the_heads_are_written(made: unfinished.Made) -> None:
     index = Path(made.url, "plan.json")
     whole = index.read_text()
     index.unlink()
@@ -85,7 +85,7 @@ def test_a_crash_before_the_heads_are_written(made: bench.Made) -> None:
     assert index.read_text() == whole
 
 
-def test_a_mark_without_its_file_or_without_failures(made: bench.Made) -> None:
+def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> None:
     """A crash may leave the first, a second try of the unit the other."""
     for path in list(Path(made.url).glob("work/*/*.parquet")):
         path.with_suffix(".failed").touch()
@@ -94,13 +94,13 @@ def test_a_mark_without_its_file_or_without_failures(made: bench.Made) -> None:
     check(status(made.url), made)
 
 
-def test_inputs_that_are_planned_again_and_rejected_ones(made: bench.Made, shape: str) -> None:
+def test_inputs_that_are_planned_again_and_rejected_ones(made: unfinished.Made, shape: str) -> None:
     """One scene of every other shard stands in a later one that has not begun."""
     out = Output.open(made.url)
     shards, before = list(out.shards()), status(made.url)
     again = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
     text = Failure("text.tif", "/in/text.tif", "describe", None, "InputError", "not an image")
-    new = bench.planner(shape).shards(tuple(again), [Rejected("1-2", text)], len(shards))
+    new = unfinished.planner(shape).shards(tuple(again), [Rejected("1-2", text)], len(shards))
     out.append(retrying(new, {scene.scene_id: tries for scene, tries in again.items()}))
     told = status(made.url)
     check_by_counting(told, out)
@@ -129,7 +129,7 @@ def check_by_counting(told: Status, out: Output) -> None:
     assert told.megapixels_done == (done_px - failed_px) / 1e6
 
 
-def test_an_unfinished_plan_of_another_version_is_named(made: bench.Made) -> None:
+def test_an_unfinished_plan_of_another_version_is_named(made: unfinished.Made) -> None:
     path = sorted(Path(made.url, "plan").iterdir())[0]
     record = json.loads(path.read_text())
     del record["format"]
@@ -144,5 +144,5 @@ def test_an_unfinished_plan_of_another_version_is_named(made: bench.Made) -> Non
 @pytest.mark.s3
 def test_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
     assert s3.url
-    made = bench.made(f"{s3_folder}/out", planned(shape))
+    made = unfinished.made(f"{s3_folder}/out", planned(shape))
     check(status(made.url), made)
