@@ -65,7 +65,7 @@ def stray_files(output: Place) -> list[str]:
     """Files of a finished output that have no business there."""
     found = set(files(output))
     shards = {Path(name).stem for name in found if name.startswith("plan/")}
-    expected = {"job.json", "job.toml", "classes.parquet"}
+    expected = {"job.json", "job.toml", "plan.json", "classes.parquet"}
     expected |= {f"plan/{s}.json" for s in shards} | {f"commits/{s}.json" for s in shards}
     expected |= {f"{table}/{s}.parquet" for s in shards for table in ORDER}
     return sorted(name for name in found - expected if not name.startswith("runs/"))

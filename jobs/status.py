@@ -11,6 +11,9 @@ from jobs import options, text
 from pipeline.access import Access
 from pipeline.receipt import DONE, Status
 
+RUNS = 5
+"""That are told one by one; --format json has them all."""
+
 
 @click.command()
 @options.output_arg
@@ -27,40 +30,56 @@ def status(output: str, form: str, storage_options: str | None) -> None:
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
 
 
-def _runs(receipts: Sequence[dict[str, Any]]) -> str:
-    """How many, and how the last one ended if not well."""
-    early = [receipt for receipt in receipts if receipt.get("ended", DONE) != DONE]
-    if not early:
-        return f"{len(receipts):,}"
-    last = receipts[-1].get("ended", DONE)
-    why = "" if last == DONE else f"; the last: {last}"
-    return f"{len(receipts):,}, of which {len(early):,} ended early{why}"
-
-
 def render(report: Status) -> str:
     """The status for a reader."""
     job = report.settings
     given = {name: value for name, value in job["settings"].items() if value is not None}
-    px = (report.megapixels_done, report.megapixels_quarantined, report.megapixels)
+    open_units = report.units - report.units_done
     lines = [
         ("output", report.output),
         ("state", "finished" if report.finished else "unfinished: the same `swath run` goes on"),
-        ("pixels", text.pixels(*px)),
-        ("units", f"{report.units_done:,} of {report.units:,}"),
+        ("done", _share(report.megapixels_done, report)),
+        ("open", f"{_share(report.megapixels_open, report)}, {text.count(open_units, 'unit')}"),
+        ("quarantined", f"{_share(report.megapixels_quarantined, report)}, {_rows(report)}"),
+        ("planned", text.megapixels(report.megapixels)),
+        ("units", f"{report.units_done:,} of {report.units:,} have an outcome"),
         ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
-        ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
-        ("quarantine", text.count(report.quarantined, "row")),
+        ("inputs", f"{report.scenes_published:,} of {report.scenes:,} published"),
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),
-        ("runs", _runs(report.runs)),
+        ("runs", _count(report.runs)),
     ]
-    if report.runs:
-        lines.append(("last run", _last(report.runs[-1])))
+    lines += [("", _run(receipt)) for receipt in report.runs[-RUNS:]]
     return text.aligned(lines)
 
 
-def _last(receipt: dict[str, Any]) -> str:
+def _share(megapixels: float, report: Status) -> str:
+    """Of what is planned. Neither 0 nor 100 % is said of what is only nearly so."""
+    share = megapixels / report.megapixels if report.megapixels else 0.0
+    percent = round(100 * share)
+    if 0 < share < 1:
+        percent = min(max(percent, 1), 99)
+    return f"{text.megapixels(megapixels)}, {percent}%"
+
+
+def _rows(report: Status) -> str:
+    more = f", {report.quarantined_waiting:,} more to come" if report.quarantined_waiting else ""
+    return f"{text.count(report.quarantined, 'row')}{more}"
+
+
+def _count(receipts: Sequence[dict[str, Any]]) -> str:
+    """How many runs have left a receipt, and how many of these are told."""
+    early = sum(receipt.get("ended", DONE) != DONE for receipt in receipts)
+    parts = [f"{len(receipts):,}"]
+    if early:
+        parts.append(f"{early:,} of them ended early")
+    if len(receipts) > RUNS:
+        parts.append(f"the last {RUNS}")
+    return ", ".join(parts) + (":" if receipts else "")
+
+
+def _run(receipt: dict[str, Any]) -> str:
     """The receipt in a line."""
     parts = [
         f"{receipt['started']}: {text.megapixels(receipt['megapixels'])}"
@@ -70,4 +89,6 @@ def _last(receipt: dict[str, Any]) -> str:
     ]
     if receipt.get("cost") is not None:
         parts.append(f"cost {text.cost(receipt['cost'], receipt['cost_per_1000_km2'])}")
+    if receipt.get("ended", DONE) != DONE:
+        parts.append(f"ended early: {receipt['ended']}")
     return ", ".join(parts)

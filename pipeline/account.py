@@ -21,10 +21,11 @@ from pipeline.errors import (
 from pipeline.forecast import cost_of, per_1000_km2
 from pipeline.machine import Machine
 from pipeline.metrics import Waiting
-from pipeline.output import Output, Shard
+from pipeline.output import Output
 from pipeline.receipt import DONE, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import Execution
+from pipeline.shard import Shard
 from pipeline.stores import open_store
 from pipeline.supersede import outcomes
 from pipeline.survey import Survey

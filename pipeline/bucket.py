@@ -34,7 +34,19 @@ class ObjectStore(Store):
         return cast(BinaryIO, file.open())
 
     def read(self, path: str) -> bytes:
-        return bytes(self._try(path, lambda: self._fs.cat_file(self._at(path))))
+        return self._try(path, lambda: self._get(path, 0))
+
+    def tail(self, path: str, most: int) -> bytes:
+        return self._try(path, lambda: self._get(path, -most))
+
+    def _get(self, path: str, start: int) -> bytes:
+        """In one request: without a start, s3fs would ask for the size first."""
+        try:
+            return bytes(self._fs.cat_file(self._at(path), start=start))
+        except OSError as error:
+            if "InvalidRange" in str(error.__cause__):  # an empty object has no first byte
+                return b""
+            raise
 
     def exists(self, path: str) -> bool:
         return bool(self._try(path, lambda: self._fs.exists(self._at(path))))

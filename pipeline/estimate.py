@@ -10,9 +10,9 @@ from pipeline.area import CellAreas
 from pipeline.cost import Cost, blocks_of
 from pipeline.forecast import Rate, cost_of, per_1000_km2
 from pipeline.memory import Division
-from pipeline.output import Shard
 from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
+from pipeline.shard import Shard
 
 
 @dataclass(frozen=True)

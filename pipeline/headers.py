@@ -15,10 +15,10 @@ from functools import partial
 from pipeline.counted import Counted, counted, retries_of
 from pipeline.errors import SwathError, TransientError
 from pipeline.inputs import Found, printable
-from pipeline.output import Rejected
 from pipeline.receipt import Failure
 from pipeline.sandbox import Died, Limits, Outcome, Returned, sandboxed
 from pipeline.scene import Scene
+from pipeline.shard import Rejected
 
 _PROCESSES = 8
 """At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""

@@ -120,8 +120,7 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
             held.enter_context(working(out.store, share))
         if alone:
             out.store.sweep()
-        for shard in ready.new:
-            out.append(shard)
+            out.append(ready.new)
     return ready, out
 
 

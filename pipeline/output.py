@@ -1,138 +1,43 @@
 """The layout of OUT: the job, the plan's shards, the unit files, the commits.
 
-    OUT/job.json|toml  plan/<shard>.json  work/<shard>/<unit_id>.parquet  commits/<shard>.json
+    OUT/job.json|toml  plan.json  plan/<shard>.json  commits/<shard>.json
+        work/<shard>/<unit_id>.parquet|failed
         masks|statistics|scenes|quarantine/<shard>.parquet  classes.parquet
         runs/<time>.json|toml  lock*.json (while a run is at work)
 
-The folder is the interface: what is done is what its listings say. Knows how records are named and
-encoded, not what is done with them.
+The folder is the interface: what is done is what its listings say. plan.json has the heads of the
+plan's shards, or of some: their records say the same. Knows how records are named and encoded, not
+what is done with them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Scene, Unit
-from pipeline.settings import RESULT_VERSION, Settings
+from pipeline.scene import Unit
+from pipeline.shard import Head, Shard
 from pipeline.store import Store
 from pipeline.stores import open_store
-from pipeline.tables import CLASSES, table_of, write_table
+from pipeline.terms import Job
 from pipeline.turns import is_lock
 
-
-@dataclass(frozen=True)
-class Job:
-    """What decides the rows of an output; immutable once job.json is written."""
-
-    settings: Settings
-    """With the batch settled."""
-    checkpoint: str
-    checkpoint_sha256: str
-    device: str
-    """cpu or cuda: rows are bit-equal per kind of device."""
-    class_names: tuple[str, ...]
-    class_colors: tuple[str | None, ...]
-    result_version: int = RESULT_VERSION
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()
-
-    def _deciding(self) -> dict[str, Any]:
-        return {
-            **self.settings.to_json(),
-            "checkpoint_sha256": self.checkpoint_sha256,
-            "device": self.device,
-            "result_version": self.result_version,
-        }
-
-    def differences(self, other: Job) -> list[str]:
-        """What `other` would decide differently, in words."""
-        mine, theirs = self._deciding(), other._deciding()
-        return [
-            f"{name}: {mine[name]} here, {theirs[name]} asked for"
-            for name in mine
-            if json.dumps(mine[name]) != json.dumps(theirs[name])  # nan is the same as nan
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "fingerprint": self.fingerprint}
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        known = {name: fields[name] for name in cls.__dataclass_fields__}
-        known["settings"] = Settings.from_json(fields["settings"])
-        known["class_names"] = tuple(fields["class_names"])
-        known["class_colors"] = tuple(fields["class_colors"])
-        return cls(**known)
+FAILED = "failed"
+"""How the mark of a unit's file ends."""
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An input whose header could not be read, in the version that could not be read."""
+class Waiting:
+    """Ids of the units of an open shard that have their file."""
 
-    version: str
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Whole scenes and the units that cover them: what is published and committed at once."""
-
-    shard_id: str
-    scenes: tuple[Scene, ...]
-    units: tuple[Unit, ...]
-    rejected: tuple[Rejected, ...]
-    retries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """scene_id -> the shards of its earlier tries, whose rows this one replaces."""
-
-    @cached_property
-    def scene_ids(self) -> frozenset[str]:
-        """Of its inputs, those that could not be described too."""
-        rejected = (rejected.failure.scene_id for rejected in self.rejected)
-        return frozenset([*(scene.scene_id for scene in self.scenes), *rejected])
-
-    @property
-    def pixels(self) -> int:
-        return sum(unit.pixels for unit in self.units)
-
-    def to_json(self) -> dict[str, Any]:
-        index = {scene.scene_id: i for i, scene in enumerate(self.scenes)}
-        return {
-            "shard": self.shard_id,
-            "scenes": [scene.to_json() for scene in self.scenes],
-            "units": [
-                [[index[b.scene.scene_id], *astuple(b.core)] for b in unit.blocks]
-                for unit in self.units
-            ],
-            "rejected": [
-                {"version": r.version, "failure": r.failure.to_json()} for r in self.rejected
-            ],
-            "retries": dict(self.retries),
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        scenes = tuple(Scene.from_json(scene) for scene in fields["scenes"])
-        units = tuple(
-            Unit(fields["shard"], tuple(Block(scenes[i], Rect(*rect)) for i, *rect in blocks))
-            for blocks in fields["units"]
-        )
-        rejected = tuple(
-            Rejected(r["version"], Failure(**r["failure"])) for r in fields["rejected"]
-        )
-        retries = {scene_id: tuple(earlier) for scene_id, earlier in fields["retries"].items()}
-        return cls(fields["shard"], scenes, units, rejected, retries)
+    done: set[str]
+    failed: set[str]
+    """Of these, whose file may tell of failures; those of the others do not."""
 
 
 class Output:
@@ -168,7 +73,7 @@ class Output:
     def create(cls, url: str, job: Job, access: Access = PLAIN) -> Self:
         """A new output. Raises UsageError where another run has created it meanwhile."""
         store = open_store(url, access)
-        store.write("classes.parquet", _classes(job))
+        store.write("classes.parquet", job.classes_file())
         if not store.create("job.json", _encode(job.to_json())):
             raise UsageError(f"{url}: another run has just created it; wait for it to end")
         return cls(store, job)
@@ -182,40 +87,97 @@ class Output:
             )
 
     def shards(self) -> Iterator[Shard]:
-        for name in self.store.list("plan"):
-            with _of_this_version(f"{self.store.root}/plan/{name}"):
-                yield Shard.from_json(json.loads(self.store.read(f"plan/{name}")))
+        return self.planned(self._ids("plan"))
 
-    def append(self, shard: Shard) -> None:
-        """Adds a shard to the plan, which is never rewritten."""
-        if not self.store.create(f"plan/{shard.shard_id}.json", _encode(shard.to_json())):
-            raise UsageError(f"{self.store.root}: another run is planning here; wait for it to end")
+    def planned(self, shard_ids: Sequence[str]) -> Iterator[Shard]:
+        """These shards of the plan. Raises UsageError where this version cannot read one."""
+        paths = [f"plan/{shard_id}.json" for shard_id in shard_ids]
+        for path, data in zip(paths, self.store.read_all(paths), strict=True):
+            with _of_this_version(f"{self.store.root}/{path}"):
+                yield Shard.from_json(json.loads(data))
+
+    def heads(self) -> list[Head]:
+        """Of all shards of the plan."""
+        return self._heads(self._indexed())
+
+    def append(self, shards: Iterable[Shard]) -> None:
+        """Adds shards to the plan, which is never rewritten. Nobody else may be planning."""
+        indexed = self._indexed()
+        known = dict(indexed)
+        for shard in shards:
+            record = json.dumps(shard.to_json(), separators=(",", ":")).encode()
+            if not self.store.create(f"plan/{shard.shard_id}.json", record):
+                root = self.store.root
+                raise UsageError(f"{root}: another run is planning here; wait for it to end")
+            known[shard.shard_id] = shard.head
+        heads = self._heads(known)
+        if heads != list(indexed.values()):  # also where a crash came before it was written
+            self.store.write("plan.json", _encode({"shards": [head.to_json() for head in heads]}))
+
+    def _indexed(self) -> dict[str, Head]:
+        """The heads that plan.json has."""
+        try:
+            data = self.store.read("plan.json")
+        except FileNotFoundError:
+            return {}
+        with _of_this_version(f"{self.store.root}/plan.json"):
+            heads = [Head.from_json(fields) for fields in json.loads(data)["shards"]]
+        return {head.shard_id: head for head in heads}
+
+    def _heads(self, known: Mapping[str, Head]) -> list[Head]:
+        shard_ids = self._ids("plan")
+        others = self.planned([shard_id for shard_id in shard_ids if shard_id not in known])
+        found = {**known, **{shard.shard_id: shard.head for shard in others}}
+        return [found[shard_id] for shard_id in shard_ids]
 
     def committed(self) -> set[str]:
-        return {name.removesuffix(".json") for name in self.store.list("commits")}
+        return set(self._ids("commits"))
 
     def commit(self, shard_id: str, record: dict[str, Any]) -> None:
         self.store.create(f"commits/{shard_id}.json", _encode(record))
 
     def commit_records(self) -> Iterator[dict[str, Any]]:
-        for name in self.store.list("commits"):
-            yield json.loads(self.store.read(f"commits/{name}"))
+        paths = [f"commits/{shard_id}.json" for shard_id in self._ids("commits")]
+        return map(json.loads, self.store.read_all(paths))
+
+    def _ids(self, folder: str) -> list[str]:
+        return [name.removesuffix(".json") for name in self.store.list(folder)]
+
+    def at_work(self) -> list[str]:
+        """Ids of the shards some of whose units may have their file."""
+        return self.store.list("work")
+
+    def waiting(self, shard_id: str) -> Waiting:
+        done: set[str] = set()
+        failed: set[str] = set()
+        for name in self.store.list(f"work/{shard_id}"):
+            unit_id, _, kind = name.rpartition(".")
+            (failed if kind == FAILED else done).add(unit_id)
+        return Waiting(done, done & failed)
 
     def units_done(self, shard_id: str) -> set[str]:
         """Ids of the units of an open shard that have their file."""
-        return {name.removesuffix(".parquet") for name in self.store.list(f"work/{shard_id}")}
+        return self.waiting(shard_id).done
 
     def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
         self.store.create(f"runs/{name}.json", _encode(receipt))
 
     def receipts(self) -> Iterator[dict[str, Any]]:
-        for name in self.store.list("runs"):
-            if name.endswith(".json"):  # job files stand beside them
-                yield json.loads(self.store.read(f"runs/{name}"))
+        names = self.store.list("runs")
+        paths = [f"runs/{name}" for name in names if name.endswith(".json")]  # beside job files
+        return map(json.loads, self.store.read_all(paths))
 
 
 def unit_path(unit: Unit) -> str:
     return f"work/{unit.shard}/{unit.unit_id}.parquet"
+
+
+def write_unit(store: Store, unit: Unit, data: bytes, *, failed: bool) -> None:
+    """Writes the unit's file, and before it, where that tells of failures, its mark: a crash may
+    leave a mark too many, never one too few."""
+    if failed:
+        store.write(f"work/{unit.shard}/{unit.unit_id}.{FAILED}", b"")
+    store.write(unit_path(unit), data)
 
 
 def table_path(table: str, shard_id: str) -> str:
@@ -232,18 +194,11 @@ def _of_this_version(place: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
-        why = f"not readable by this version of Swath ({error!r}); name a new --output"
+        why = (
+            f"not readable by this version of Swath ({error!r}); go on with the one that wrote it,"
+        )
+        why += " or name a new --output"
         raise UsageError(f"{place}: {why}") from error
-
-
-def _classes(job: Job) -> bytes:
-    rows = [
-        {"class_id": k, "name": name, "color": color}
-        for k, (name, color) in enumerate(zip(job.class_names, job.class_colors, strict=True))
-    ]
-    file = io.BytesIO()
-    write_table(file, table_of(rows, CLASSES))
-    return file.getvalue()
 
 
 def _encode(record: dict[str, Any]) -> bytes:

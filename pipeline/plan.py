@@ -10,9 +10,9 @@ from pipeline.cost import Cost
 from pipeline.errors import UsageError
 from pipeline.grid import cores
 from pipeline.memory import Division, Need, division_of
-from pipeline.output import Rejected, Shard
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX, Execution
+from pipeline.shard import Rejected, Shard
 
 UNIT_S = 10.0
 """A unit is about this much work for one replica: long enough to amortise the 20 to 28 ms of

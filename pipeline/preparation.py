@@ -11,16 +11,19 @@ from dataclasses import dataclass, replace
 from pipeline.cluster import devices_of, machine_of
 from pipeline.cost import Cost, Network
 from pipeline.memory import Division, division_of
-from pipeline.output import Job, Output, Shard
+from pipeline.output import Output
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published
 from pipeline.quarantine import Quarantine
+from pipeline.recorded import is_of, recorded
 from pipeline.replica import devices_here, from_checkpoint
 from pipeline.settings import Execution, Settings
+from pipeline.shard import Shard
 from pipeline.share import WHOLE, Share
 from pipeline.stores import open_store
-from pipeline.supersede import is_of, recorded, retrying, standing
+from pipeline.supersede import retrying, standing
 from pipeline.survey import Known, OnDescribed, Survey, survey
+from pipeline.terms import Job
 from segformer import ModelConfig, checkpoint_sha256, load_model
 
 

@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from pipeline.access import PLAIN, Access
 from pipeline.errors import SwathError, UsageError
-from pipeline.output import Job, Output, table_path
+from pipeline.output import Output, table_path
 from pipeline.tables import CLASSES, SHARD_TABLES
+from pipeline.terms import Job
 
 TABLES = (*SHARD_TABLES, "classes", "tile_statistics")
 

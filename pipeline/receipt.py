@@ -211,10 +211,14 @@ class Status:
     scenes_published: int
     quarantined: int
     """Rows of `quarantine` in published shards, but those of inputs that are being tried again."""
+    quarantined_waiting: int
+    """Rows that will come with the shards that are not published yet, as far as is known."""
     megapixels: float
     megapixels_done: float
     """Segmented, published or not."""
     megapixels_quarantined: float
+    megapixels_open: float
+    """Without an outcome: they, what is done and what is quarantined are all."""
     finished: bool
     """Of what is planned; an input that its store withheld is not planned yet."""
     settings: dict[str, Any]

@@ -1,17 +1,19 @@
-"""The nouns of the flow: Scene, Rect, Block, Unit. Knows no library and no file."""
+"""The nouns of the flow: Scene, Rect, Block, Unit. Knows no library and no file.
+
+With slots where a plan holds hundreds of thousands.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
 
 Affine6 = tuple[float, float, float, float, float, float]
 IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Rect:
     """A pixel rectangle, in the words of rasterio's Window."""
 
@@ -36,7 +38,7 @@ class Rect:
         return f"{self.col_off},{self.row_off} {self.width}x{self.height}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One raster on one pixel grid, as its header describes it."""
 
@@ -73,16 +75,8 @@ class Scene:
     def rect(self) -> Rect:
         return Rect(0, 0, self.width, self.height)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        lists = ("bands", "transform", "sidecars", "alpha")
-        return cls(**{**fields, **{name: tuple(fields.get(name, ())) for name in lists}})
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Block:
     """A unit's share of one scene: the core whose mask it produces."""
 

@@ -19,11 +19,12 @@ from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
 from pipeline.memory import Division, Need
-from pipeline.output import Job, unit_path
+from pipeline.output import write_unit
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
 from pipeline.stores import open_store
+from pipeline.terms import Job
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 from pipeline.verdict import explained, tried_again
 
@@ -69,8 +70,10 @@ class Work:
     def finish(self, segmented: SegmentedUnit) -> None:
         """Writes the unit's file: from here on the unit has an outcome."""
         data = unit_file(segmented)
+        failed = any(isinstance(block, Failure) for block in segmented.blocks)
         with explained(self.output):  # a full disk is no unit's fault
-            open_store(self.output, self.access).write(unit_path(segmented.unit), data)
+            store = open_store(self.output, self.access)
+            write_unit(store, segmented.unit, data, failed=failed)
 
     def check_input(self, scene: Scene) -> None:
         """Raises InputError where the file is not the one that was planned, TransientError where

@@ -1,61 +1,109 @@
-"""What an output says of itself."""
+"""What an output says of itself.
+
+Counts by the heads of the shards. A shard's whole record is read only where units of it wait to be
+published, or some of its inputs are planned again.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 from pipeline.access import PLAIN, Access
-from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Shard
-from pipeline.receipt import Status
-from pipeline.scene import Unit
-from pipeline.supersede import THREADS, failures_in, outcome_of, outcomes, standing
+from pipeline.output import Output, Waiting
+from pipeline.receipt import Failure, Status
+from pipeline.recorded import failures_waiting
+from pipeline.shard import Head, Shard
+from pipeline.store import THREADS
+from pipeline.supersede import failures_in, planned_again, without
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one shard adds to the counts."""
+
+    head: Head
+    done_units: int = 0
+    """With an outcome."""
+    done_px: int = 0
+    """Of these units, those in quarantine too."""
+    failures: int = 0
+    quarantined_px: int = 0
 
 
 def status(output: str, access: Access = PLAIN) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
     out = Output.open(output, access.hurried())
-    committed = out.committed()
-    shards = standing(list(out.shards()), committed)
-    done = {s.shard_id: out.units_done(s.shard_id) for s in shards if s.shard_id not in committed}
-    units_done = [
-        unit
-        for shard in shards
-        for unit in shard.units
-        if shard.shard_id in committed or unit.unit_id in done[shard.shard_id]
-    ]
-    so_far = outcomes(shards, out.commit_records())
-    quarantined_px = sum(failure.pixels for failure in so_far.failures)
-    waiting = [
-        (unit, shard)
-        for shard in shards
-        for unit in shard.units
-        if unit.unit_id in done.get(shard.shard_id, ())
-    ]
+    # Before the commits: what is published meanwhile is counted as such, not as undone.
+    shard_ids = out.at_work()
     with ThreadPoolExecutor(THREADS) as pool:
-        quarantined_px += sum(pool.map(lambda one: _failed_px(out, *one), waiting))
+        at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
+    records = {record["shard"]: record for record in out.commit_records()}
+    heads = out.heads()
+    gone = planned_again(heads)
+    asked = gone.keys() | (at_work.keys() - records.keys())
+    shards = {
+        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), records)
+        for shard in out.planned([head.shard_id for head in heads if head.shard_id in asked])
+    }
+    parts = [
+        _committed(head, records[head.shard_id], shards.get(head.shard_id))
+        if head.shard_id in records
+        else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
+        for head in heads
+    ]
+    published = [part for part in parts if part.head.shard_id in records]
+    quarantined = sum(part.failures for part in published)
+    pixels = sum(part.head.pixels for part in parts)
+    done_px = sum(part.done_px for part in parts)
+    quarantined_px = sum(part.quarantined_px for part in parts)
     return Status(
         output=output,
-        units=sum(len(shard.units) for shard in shards),
-        units_done=len(units_done),
-        shards=len(shards),
-        shards_published=len(committed),
-        scenes=so_far.planned,
-        scenes_published=so_far.total,
-        quarantined=len(so_far.failures),
-        megapixels=sum(shard.pixels for shard in shards) / 1e6,
-        megapixels_done=(sum(unit.pixels for unit in units_done) - quarantined_px) / 1e6,
+        units=sum(part.head.units for part in parts),
+        units_done=sum(part.done_units for part in parts),
+        shards=len(parts),
+        shards_published=len(published),
+        scenes=sum(part.head.inputs for part in parts),
+        scenes_published=sum(part.head.inputs for part in published),
+        quarantined=quarantined,
+        quarantined_waiting=sum(part.failures for part in parts) - quarantined,
+        megapixels=pixels / 1e6,
+        megapixels_done=(done_px - quarantined_px) / 1e6,
         megapixels_quarantined=quarantined_px / 1e6,
-        finished=bool(shards) and len(committed) == len(shards),
+        megapixels_open=(pixels - done_px) / 1e6,
+        finished=bool(parts) and len(published) == len(parts),
         settings=out.job.to_json(),
         runs=tuple(out.receipts()),
     )
 
 
-def _failed_px(output: Output, unit: Unit, shard: Shard) -> int:
-    """Of a unit that waits to be published; 0 where its file has gone meanwhile, or is damaged:
-    whoever runs will say so."""
-    try:
-        return sum(failure.pixels for failure in failures_in(outcome_of(output, unit), shard))
-    except (FileNotFoundError, UnfinishedError):
-        return 0
+def _committed(head: Head, record: dict[str, Any], shard: Shard | None) -> _Part:
+    """shard: given where not all of its inputs count any more."""
+    if shard is None:
+        failures = [Failure(**row) for row in record["failures"]]
+    else:
+        head, failures = shard.head, failures_in(record, shard)
+    return _Part(head, head.units, head.pixels, len(failures), _pixels(failures))
+
+
+def _open(out: Output, head: Head, shard: Shard | None, waiting: Waiting | None) -> _Part:
+    """shard: given where something of it waits, or not all of its inputs count any more."""
+    head = shard.head if shard else head
+    if shard is None or waiting is None:
+        return _Part(head, failures=head.rejected)
+    units = [unit for unit in shard.units if unit.unit_id in waiting.done]
+    # One that has been published meanwhile is gone; of a damaged one, whoever runs will say so.
+    failures = failures_waiting(out, shard, waiting, forgiving=True)
+    return _Part(
+        head,
+        done_units=len(units),
+        done_px=sum(unit.pixels for unit in units),
+        failures=head.rejected + len(failures),
+        quarantined_px=_pixels(failures),
+    )
+
+
+def _pixels(failures: Iterable[Failure]) -> int:
+    return sum(failure.pixels for failure in failures)

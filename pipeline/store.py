@@ -5,11 +5,18 @@ Knows nothing of what is in a file, and nothing of rasters, which GDAL reads by 
 
 from __future__ import annotations
 
+import io
 from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
+
+THREADS = 16
+"""That read small files at once: they wait for the disk or the network, not for the CPU."""
 
 
 class Store(ABC):
@@ -78,3 +85,20 @@ class Store(ABC):
     def read(self, path: str) -> bytes:
         with self.open(path) as file:
             return file.read()
+
+    def tail(self, path: str, most: int) -> bytes:
+        """The last bytes of the file, `most` or all there are."""
+        with self.open(path) as file:
+            file.seek(max(0, file.seek(0, io.SEEK_END) - most))
+            return file.read()
+
+    def read_all(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """The files' bytes in this order, read by many threads, no more than THREADS ahead."""
+        ahead: deque[Future[bytes]] = deque()
+        with ThreadPoolExecutor(THREADS) as pool:
+            for path in paths:
+                ahead.append(pool.submit(self.read, path))
+                if len(ahead) > THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, TypeVar
 
@@ -21,18 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Shard, table_path, unit_path
+from pipeline.output import Output, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
-from pipeline.share import WHOLE, Share
+from pipeline.shard import Head, Shard
 from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer, read_outcome
 
 T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
 """What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
-THREADS = 16
-"""Footers wait for the disk or the network, not for the CPU."""
+_FOOTER_BYTES = 1 << 16
+"""A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
 
 
 @dataclass(frozen=True)
@@ -53,71 +53,32 @@ class Outcomes:
         return self.done + self.partial + self.quarantined
 
 
-@dataclass
-class Recorded:
-    """What an output holds when a run begins."""
-
-    shards: list[Shard]
-    """As `standing` gives them."""
-    failures: list[Failure]
-    """Planned rejections, and those in unit files that wait to be published and in commits."""
-    waiting: set[str]
-    """scene_ids with blocks that have no outcome yet."""
-
-
-def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
-    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at."""
-    if output is None:
-        return Recorded([], [], set())
-    records = {record["shard"]: record for record in output.commit_records()}
-    found = Recorded(standing(list(output.shards()), records.keys()), [], set())
-    with ThreadPoolExecutor(THREADS) as pool:
-        for shard in found.shards:
-            if not is_of(share, shard):
-                continue
-            found.failures += (rejected.failure for rejected in shard.rejected)
-            if shard.shard_id in records:
-                found.failures += failures_in(records[shard.shard_id], shard)
-                continue
-            done = output.units_done(shard.shard_id)
-            units = [unit for unit in shard.units if unit.unit_id in done]
-            for outcome in pool.map(lambda unit: outcome_of(output, unit), units):
-                found.failures += failures_in(outcome, shard)
-            for unit in shard.units:
-                if unit.unit_id not in done:
-                    found.waiting |= {block.scene.scene_id for block in unit.blocks}
-    return found
-
-
-def is_of(share: Share, shard: Shard) -> bool:
-    return share.takes(int(shard.shard_id), bool(shard.retries))
-
-
 def standing(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:
-    """The shards, each without the scenes that a later one has planned again.
+    """The shards, each without the scenes that a later one has planned again."""
+    gone = planned_again(shards)
+    return [without(shard, gone.get(shard.shard_id, ()), committed) for shard in shards]
 
-    Units of open shards stay as they are, for their files are named by what they consist of, or
-    go as a whole.
-    """
+
+def planned_again(shards: Iterable[Shard | Head]) -> dict[str, set[str]]:
+    """By shard, the scene_ids that a later one has planned again."""
     gone: dict[str, set[str]] = defaultdict(set)
     for shard in shards:
         for scene_id, earlier in shard.retries.items():
             for shard_id in earlier:
                 gone[shard_id].add(scene_id)
-    return [
-        _without(shard, gone[shard.shard_id], shard.shard_id in committed)
-        if shard.shard_id in gone
-        else shard
-        for shard in shards
-    ]
+    return dict(gone)
 
 
-def _without(shard: Shard, gone: Collection[str], committed: bool) -> Shard:
+def without(shard: Shard, gone: Collection[str], committed: Collection[str]) -> Shard:
+    """The shard without these scenes. Units of an open one stay as they are, for their files are
+    named by what they consist of, or go as a whole."""
+    if not gone:
+        return shard
     units = []
     for unit in shard.units:
         kept = tuple(block for block in unit.blocks if block.scene.scene_id not in gone)
         if kept:
-            units.append(Unit(unit.shard, kept) if committed else unit)
+            units.append(Unit(unit.shard, kept) if shard.shard_id in committed else unit)
     return replace(
         shard,
         scenes=tuple(scene for scene in shard.scenes if scene.scene_id not in gone),
@@ -134,7 +95,11 @@ def retrying(shards: Iterable[Shard], retries: Mapping[str, tuple[str, ...]]) ->
 
 
 def outcome_of(output: Output, unit: Unit) -> dict[str, Any]:
-    return from_unit_file(output, unit_path(unit), read_outcome)
+    """From the unit's file, in one request where its footer is not longer than most."""
+    path = unit_path(unit)
+    with suppress(*_DAMAGE):
+        return read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
+    return from_unit_file(output, path, read_outcome)
 
 
 def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:

@@ -11,10 +11,10 @@ from pipeline.describe import attempt
 from pipeline.errors import UsageError
 from pipeline.headers import OnDescribed, all_described
 from pipeline.inputs import Found, find_inputs, printable
-from pipeline.output import Rejected
+from pipeline.recorded import Recorded
 from pipeline.scene import Scene
 from pipeline.settings import Settings
-from pipeline.supersede import Recorded
+from pipeline.shard import Rejected
 
 
 @dataclass(frozen=True)

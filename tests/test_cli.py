@@ -435,37 +435,41 @@ def test_the_receipt_reads_well() -> None:
 
 def test_the_status_reads_well() -> None:
     report = Status(
-        output="OUT", units=4, units_done=1, shards=2, shards_published=0, scenes=3,
-        scenes_published=0, quarantined=0, megapixels=10.0, megapixels_done=2.5,
-        megapixels_quarantined=1.0, finished=False,
+        output="OUT", units=40, units_done=10, shards=2, shards_published=0, scenes=3,
+        scenes_published=0, quarantined=1, quarantined_waiting=2, megapixels=1000.0,
+        megapixels_done=249.0, megapixels_quarantined=1.0, megapixels_open=750.0, finished=False,
         settings={"settings": {"window": 512, "batch": None}, "checkpoint": "C", "device": "cpu"},
         runs=(),
     )  # fmt: skip
-    out = status.render(report)
-    assert "2.5 Mpx of 10.0 Mpx (1 Mpx quarantined), 35%" in out
-    assert "unfinished" in out
-    assert "window 512" in out
-    assert "batch" not in out
-    assert "runs        0" in out
-    assert "last run" not in out
+    lines = status.render(report).splitlines()
+    assert "state        unfinished: the same `swath run` goes on" in lines
+    assert "done         249.0 Mpx, 25%" in lines
+    assert "open         750.0 Mpx, 75%, 30 units" in lines
+    assert "quarantined  1 Mpx, 1%, 1 row, 2 more to come" in lines
+    assert "units        10 of 40 have an outcome" in lines
+    assert "inputs       0 of 3 published" in lines
+    assert "settings     window 512" in lines
+    assert lines[-1] == "runs         0"
 
 
-def test_the_status_tells_the_last_run() -> None:
+def test_the_status_tells_the_last_runs() -> None:
     receipt = {
         "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
         "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
     }  # fmt: skip
     says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
-    assert status._last(receipt) == f"{says} segment"
+    assert status._run(receipt) == f"{says} segment"
     paid = receipt | {"cost": 7.5, "cost_per_1000_km2": None}
-    assert status._last(paid) == f"{says} segment, cost 7.50"
+    assert status._run(paid) == f"{says} segment, cost 7.50"
+    stopped = receipt | {"ended": "stopped by hand"}
+    assert status._run(stopped) == f"{says} segment, ended early: stopped by hand"
 
 
-def test_runs_that_ended_early_are_told() -> None:
+def test_runs_that_ended_early_are_counted() -> None:
     done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
-    assert status._runs([done, done]) == "2"
-    assert status._runs([stopped, done]) == "2, of which 1 ended early"
-    assert status._runs([done, stopped]) == "2, of which 1 ended early; the last: stopped by hand"
+    assert status._count([done, done]) == "2:"
+    assert status._count([stopped, done]) == "2, 1 of them ended early:"
+    assert status._count([*[done] * 5, stopped]) == "6, 1 of them ended early, the last 5:"
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_damaged_unit_file_is_named(
             segment()
         assert str(unit) in str(error.value)
     unit.unlink()
-    assert segment().units_computed == 2
+    assert segment().units_computed == 1  # the other one was done before this one was opened
     assert differences(calm, out) == []
 
 

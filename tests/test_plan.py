@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import pipeline.plan
 from pipeline.cost import Cost, Network
 from pipeline.machine import Machine
-from pipeline.output import Rejected, Shard
 from pipeline.plan import Planner
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX, Execution, Settings
+from pipeline.shard import Rejected, Shard
 
 PLENTY = 10**18
 

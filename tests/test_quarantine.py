@@ -268,7 +268,7 @@ def test_files_that_change_before_their_turn_are_planned_again(
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(12):
         put(folder / f"{n:02d}.tif", contents["good0"])
-    assert crash_run(6, folder, small_checkpoint, out)
+    assert crash_run(7, folder, small_checkpoint, out)
     (first,) = (pq.read_table(file) for file in out.glob("work/*/*.parquet"))
     done = set(first["scene_id"].to_pylist())
     for n in range(12):
@@ -289,7 +289,7 @@ def test_a_file_that_changes_to_and_fro_is_not_mixed_in(
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(8):
         put(folder / f"{n}.tif", contents["good0"])
-    assert crash_run(6, folder, small_checkpoint, out)
+    assert crash_run(7, folder, small_checkpoint, out)
     last, before = folder / "7.tif", (folder / "7.tif").stat().st_mtime_ns
     put(last, contents["good1"])
     assert crash_run(1, folder, small_checkpoint, out)

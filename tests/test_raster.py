@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import pickle
@@ -32,6 +33,7 @@ from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
+from pipeline.shard import Shard
 
 IMAGERY = Path(__file__).resolve().parents[1] / "../shared/imagery"
 needs_imagery = pytest.mark.skipif(
@@ -636,4 +638,5 @@ def test_threads_and_overviews(tmp_path: Path) -> None:
 
 def test_scene_survives_its_journey(tmp_path: Path) -> None:
     scene = scene_of(write(tmp_path / "a.tif", noise(3, 8, 8)), dataclasses.replace(SCALED))
-    assert Scene.from_json(scene.to_json()) == scene
+    record = json.dumps(Shard("0", (scene,), (), ()).to_json())
+    assert Shard.from_json(json.loads(record)).scenes == (scene,)

@@ -22,10 +22,10 @@ import pipeline.survey
 from pipeline.access import PLAIN
 from pipeline.errors import TransientError, UnfinishedError
 from pipeline.job import run
+from pipeline.recorded import Recorded
 from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
 from pipeline.settings import Execution, Settings
 from pipeline.status import status
-from pipeline.supersede import Recorded
 from pipeline.survey import Known, survey
 
 LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)

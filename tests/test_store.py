@@ -40,6 +40,18 @@ def test_write_replaces(store: Store) -> None:
         assert file.read() == b"ond"
 
 
+def test_last_bytes_and_many_files(store: Store) -> None:
+    for n in range(40):
+        store.write(f"many/{n}", bytes(n))
+    assert [len(store.tail(f"many/{n}", 9)) for n in (0, 8, 9, 10)] == [0, 8, 9, 9]
+    assert list(store.read_all(f"many/{n}" for n in range(40))) == [bytes(n) for n in range(40)]
+    assert list(store.read_all([])) == []
+    with pytest.raises(FileNotFoundError):
+        store.tail("many/40", 9)
+    with pytest.raises(FileNotFoundError):
+        list(store.read_all(["many/0", "many/40"]))
+
+
 def test_what_is_missing_is_a_file_not_found(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("none.json")

@@ -20,13 +20,15 @@ from pipeline.cost import Cost, Network
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
 from pipeline.machine import Machine
-from pipeline.output import Job, Output, Rejected, Shard, unit_path
+from pipeline.output import Output, unit_path
 from pipeline.plan import Planner
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit, tile_transform
 from pipeline.settings import Execution, Settings
+from pipeline.shard import Rejected, Shard
 from pipeline.supersede import outcomes
+from pipeline.terms import Job
 from pipeline.tracker import Tracker
 from pipeline.unit import SegmentedUnit, Stitched
 
@@ -127,8 +129,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     names = tuple(f"class {k}" for k in range(archive.classes))
     job = Job(SETTINGS, "/model", "0" * 64, "cpu", names, (None,) * archive.classes)
     out = Output.create(str(folder), job)
-    for shard in archive.shards:
-        out.append(shard)
+    out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
     tracker = Tracker(out, list(archive.shards), COST, quarantine, (), lambda _: None)
     tracker.begin()

@@ -21,16 +21,16 @@ from pipeline.estimate import _rounds
 from pipeline.job import plan, run
 from pipeline.machine import Machine
 from pipeline.memory import Division, Need
-from pipeline.output import Job
 from pipeline.overlay import overlay, palette
 from pipeline.plan import BATCH
+from pipeline.recorded import recorded
 from pipeline.replica import devices_here
 from pipeline.samples import EDGE_PX, drawn
 from pipeline.scene import Block
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
-from pipeline.supersede import recorded
 from pipeline.survey import Known, survey
+from pipeline.terms import Job
 from pipeline.trial import _here
 from segformer import mit_config
 

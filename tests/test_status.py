@@ -1,0 +1,148 @@
+"""What `status` says of outputs in the middle of a job, against the records counted one by one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import unfinished
+from outputs import files
+from s3server import Server
+
+import pipeline.plan
+from pipeline.disk import LocalStore
+from pipeline.errors import UsageError
+from pipeline.output import Output
+from pipeline.receipt import Failure, Status
+from pipeline.recorded import recorded
+from pipeline.shard import Rejected, Shard
+from pipeline.status import status
+from pipeline.supersede import retrying, standing
+
+
+@pytest.fixture(params=["bundles", "blocks"])
+def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(pipeline.plan, "SHARD_UNITS", 4)
+    return str(request.param)
+
+
+@pytest.fixture
+def made(shape: str, tmp_path: Path) -> unfinished.Made:
+    """14 shards: 10 are committed, 4 half done; failures in some of both."""
+    return unfinished.made(str(tmp_path / "out"), planned(shape))
+
+
+def planned(shape: str) -> list[Shard]:
+    return unfinished.planned(shape, units=56, side_blocks=2)
+
+
+def check(told: Status, made: unfinished.Made) -> None:
+    fields = told.to_json()
+    assert {name: fields[name] for name in made.expected} == pytest.approx(made.expected)
+    ended = told.megapixels_done + told.megapixels_quarantined
+    assert told.megapixels_open == pytest.approx(told.megapixels - ended)
+    assert not told.finished
+    assert [run["ended"] for run in told.runs] == ["stopped by hand"] * 3
+
+
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that are read from now on."""
+    paths: list[str] = []
+    read = LocalStore.open
+
+    def noted(store: LocalStore, path: str) -> object:
+        paths.append(path)
+        return read(store, path)
+
+    monkeypatch.setattr(LocalStore, "open", noted)
+    return paths
+
+
+def test_what_is_done_open_and_quarantined(
+    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
+    assert len(half) == unfinished.HALF_DONE
+    marked = {name for name in files(made.url) if name.endswith(".failed")}
+    paths = opened(monkeypatch)
+    told = status(made.url)
+    check(told, made)
+    assert {path for path in paths if path.startswith("plan/")} == {f"plan/{s}.json" for s in half}
+    read = {path for path in paths if path.startswith("work/")}
+    assert read == {name.replace(".failed", ".parquet") for name in marked}
+    check_by_counting(told, Output.open(made.url))
+
+
+def test_a_crash_before_the_heads_are_written(made: unfinished.Made) -> None:
+    index = Path(made.url, "plan.json")
+    whole = index.read_text()
+    index.unlink()
+    check(status(made.url), made)
+    index.write_text(json.dumps({"shards": json.loads(whole)["shards"][1::2]}))
+    check(status(made.url), made)
+    Output.open(made.url).append([])
+    assert index.read_text() == whole
+
+
+def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> None:
+    """A crash may leave the first, a second try of the unit the other."""
+    for path in list(Path(made.url).glob("work/*/*.parquet")):
+        path.with_suffix(".failed").touch()
+    shard_id = next(Path(made.url).glob("work/*")).name
+    Path(made.url, "work", shard_id, "0" * 24 + ".failed").touch()
+    check(status(made.url), made)
+
+
+def test_inputs_that_are_planned_again_and_rejected_ones(made: unfinished.Made, shape: str) -> None:
+    """One scene of every other shard stands in a later one that has not begun."""
+    out = Output.open(made.url)
+    shards, before = list(out.shards()), status(made.url)
+    again = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
+    text = Failure("text.tif", "/in/text.tif", "describe", None, "InputError", "not an image")
+    new = unfinished.planner(shape).shards(tuple(again), [Rejected("1-2", text)], len(shards))
+    out.append(retrying(new, {scene.scene_id: tries for scene, tries in again.items()}))
+    told = status(made.url)
+    check_by_counting(told, out)
+    assert told.scenes == before.scenes + 1
+    assert told.megapixels >= before.megapixels  # units of open shards go as a whole or not at all
+    assert told.megapixels_done < before.megapixels_done
+    assert told.quarantined < before.quarantined
+    assert 1 <= told.quarantined_waiting <= before.quarantined_waiting + 1
+
+
+def check_by_counting(told: Status, out: Output) -> None:
+    """Every record read, every unit looked at."""
+    records = {record["shard"]: record for record in out.commit_records()}
+    units = done = done_px = scenes = 0
+    for shard in standing(list(out.shards()), records.keys()):
+        finished = out.units_done(shard.shard_id)
+        ended = [u for u in shard.units if shard.shard_id in records or u.unit_id in finished]
+        units, done = units + len(shard.units), done + len(ended)
+        done_px += sum(unit.pixels for unit in ended)
+        scenes += len(shard.scene_ids)
+    failures = recorded(out).failures
+    failed_px = sum(failure.pixels for failure in failures)
+    assert (told.units, told.units_done, told.scenes) == (units, done, scenes)
+    assert told.quarantined + told.quarantined_waiting == len(failures)
+    assert told.megapixels_quarantined == failed_px / 1e6
+    assert told.megapixels_done == (done_px - failed_px) / 1e6
+
+
+def test_an_unfinished_plan_of_another_version_is_named(made: unfinished.Made) -> None:
+    path = sorted(Path(made.url, "plan").iterdir())[0]
+    record = json.loads(path.read_text())
+    del record["format"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        UsageError, match=r"a plan of format 1, not 2.*name a new --output"
+    ) as error:
+        recorded(Output.open(made.url))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.s3
+def test_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
+    assert s3.url
+    made = unfinished.made(f"{s3_folder}/out", planned(shape))
+    check(status(made.url), made)
