@@ -9,16 +9,17 @@ READY := .venv/.ready
 FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer pipeline jobs tests bench deploy examples/*)))))
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test check bench format docs
+.PHONY: help venv demo test test-slow check bench format docs
 
 help:
-	@echo 'make demo     segment a picture of the world and ask for the area of the oceans'
-	@echo 'make test     the tests; PYTEST_ARGS="-k query" picks some'
-	@echo 'make check    format, lint and types'
-	@echo 'make bench    the engine beside what people run otherwise: some 40 minutes on 2 cores'
-	@echo 'make format   put the code into shape'
-	@echo 'make docs     write docs/cli.md anew'
-	@echo 'make venv     only install into .venv; PYTHON=python3.12 picks the Python'
+	@echo 'make demo       segment a picture of the world and ask for the area of the oceans'
+	@echo 'make test       the tests; PYTEST_ARGS="-k query" picks some'
+	@echo 'make test-slow  the tests that take longer: real deaths, outages, clusters'
+	@echo 'make check      format, lint and types'
+	@echo 'make bench      the engine beside what people run otherwise: some 40 minutes on 2 cores'
+	@echo 'make format     put the code into shape'
+	@echo 'make docs       write docs/cli.md anew'
+	@echo 'make venv       only install into .venv; PYTHON=python3.12 picks the Python'
 
 venv: $(READY)
 
@@ -35,8 +36,13 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python examples/bluemarble/demo.py
 
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)
