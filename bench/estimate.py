@@ -22,6 +22,7 @@ from typing import Any
 
 from memory import MARK, TILED, write_large
 from processes import Watch
+from rounds import machine
 from same_rows import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -45,7 +46,8 @@ def main() -> None:
         if not given.cases or name in given.cases:
             report[name] = compared(command, given.work / f"out-{name}")
             print(name, report[name], file=sys.stderr, flush=True)
-    document = json.dumps(report)
+    cores = len(os.sched_getaffinity(0))
+    document = json.dumps({**machine("cpu", 1), "cores": cores, "jobs": report})
     if given.results:
         given.results.write_text(document + "\n")
     print(document)
