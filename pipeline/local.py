@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pipeline.output import Output, Shard
+from pipeline.publish import publish
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.replica import Replica
@@ -12,11 +14,28 @@ from pipeline.stages import Work
 from pipeline.unit import ReadUnit
 
 
-def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> None:
+class AtOnce:
+    """Publishes a shard when it is complete."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._finished: list[str] = []
+
+    def start(self, shard: Shard) -> None:
+        publish(self._output, shard)
+        self._finished.append(shard.shard_id)
+
+    def finished(self) -> list[str]:
+        finished, self._finished = self._finished, []
+        return finished
+
+
+def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> int:
     """Computes the units without an outcome one after the other and calls `poll` after each, as
     long as there is time.
 
-    Raises TransientError where a store does not answer. What kills the process kills the run.
+    Returns how often other processes than this one tried something again: there are none. Raises
+    TransientError where a store does not answer. What kills the process kills the run.
     """
     replica = Replica(work)
     for unit in open_units():
@@ -24,6 +43,7 @@ def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[
             break
         work.finish(replica.segment(_read(work, unit)))
         poll()
+    return 0
 
 
 def _read(work: Work, unit: Unit) -> ReadUnit:

@@ -14,11 +14,12 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.access import Access
+from pipeline.division import Division
 from pipeline.errors import DeniedError, InputError, SwathError
 from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
-from pipeline.memory import Division, Need
+from pipeline.memory import Need
 from pipeline.output import Job, unit_path
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure

@@ -1,6 +1,7 @@
-"""Watches the unit files appear, publishes each shard as it becomes complete, and counts.
+"""Watches the unit files appear, has each shard published as it becomes complete, and counts.
 
-What is done is what the listings say; no runner reports anything.
+What is done is what the listings say; no runner reports anything. Where shards are published, in
+this process or in others, is not for this room to know.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.cost import Cost
 from pipeline.errors import UnfinishedError
 from pipeline.output import Output, Shard
-from pipeline.publish import clean, publish
+from pipeline.publish import clean
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
@@ -42,6 +43,17 @@ class Tally:
     """Of segmenting while a GPU said how busy it was."""
 
 
+class Publications(Protocol):
+    """Whoever publishes complete shards."""
+
+    def start(self, shard: Shard) -> None:
+        """Takes a shard all of whose units have an outcome, and need not have published it yet."""
+
+    def finished(self) -> list[str]:
+        """Ids of the shards that were published since the last time. Raises what became of one
+        that cannot be."""
+
+
 class Tracker:
     """Call `begin` first, `poll` now and then while a runner works, `close` when it has ended."""
 
@@ -51,6 +63,7 @@ class Tracker:
         shards: Sequence[Shard],
         cost: Cost,
         quarantine: Quarantine,
+        publications: Publications,
         notes: tuple[str, ...],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -58,6 +71,7 @@ class Tracker:
         self._shards = shards
         self._cost = cost
         self._quarantine = quarantine
+        self._publications = publications
         self.notes = notes
         self._on_progress = on_progress
         self.began: float | None = None
@@ -68,6 +82,9 @@ class Tracker:
         self._created = time.monotonic()
         self.tally = Tally()
         self._open: dict[str, Shard] = {}
+        """Not published yet."""
+        self._complete: set[str] = set()
+        """Of these, the ones that are being published."""
         self._done: dict[str, set[str]] = {}
         self._outcome_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
@@ -91,8 +108,13 @@ class Tracker:
             if unit.unit_id not in self._done[shard.shard_id]
         ]
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every shard is published."""
+        return not self._open
+
     def poll(self) -> None:
-        """Takes in what is new, publishes what is complete, and reports progress.
+        """Takes in what is new, has published what is complete, and reports progress.
 
         Raises UnfinishedError where more failed than is allowed; what has been computed is kept.
         """
@@ -101,10 +123,16 @@ class Tracker:
             if shard_id in at_work:
                 self._take_in(shard)
         self._check()
-        for shard in list(self._open.values()):
-            if len(self._done[shard.shard_id]) == len(shard.units):
-                publish(self._output, shard)
-                del self._open[shard.shard_id]
+        for shard_id, shard in self._open.items():
+            whole = len(self._done[shard_id]) == len(shard.units)
+            if whole and shard_id not in self._complete:
+                self._complete.add(shard_id)
+                self._publications.start(shard)
+        for shard_id in self._publications.finished():
+            del self._open[shard_id]
+        self._report()
+
+    def _report(self) -> None:
         self._on_progress(
             Progress(
                 done_px=self._outcome_px - self._quarantine.pixels,
@@ -122,8 +150,7 @@ class Tracker:
         )
 
     def close(self) -> None:
-        """Call once when the runner has ended."""
-        self.poll()
+        """Call once when the runner has ended, and every publication with it."""
         self._clean()
 
     def _clean(self) -> set[str]:

@@ -19,6 +19,7 @@ from pipeline.area import CellAreas
 from pipeline.cost import Cost, Network
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
+from pipeline.local import AtOnce
 from pipeline.machine import Machine
 from pipeline.output import Job, Output, Rejected, Shard, unit_path
 from pipeline.plan import Planner
@@ -130,7 +131,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     for shard in archive.shards:
         out.append(shard)
     quarantine = Quarantine(len(archive.scenes), 1000)
-    tracker = Tracker(out, list(archive.shards), COST, quarantine, (), lambda _: None)
+    tracker = Tracker(out, list(archive.shards), COST, quarantine, AtOnce(out), (), lambda _: None)
     tracker.begin()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)
@@ -140,7 +141,9 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
         out.store.write(unit_path(unit), unit_file(segmented))
         if rng.random() < 0.3:
             tracker.poll()
+    tracker.poll()
     tracker.close()
+    assert tracker.is_done
     assert tracker.open_units() == []
     found = outcomes(archive.shards, out.commit_records())
     assert found.planned == found.total == found.done + found.partial + found.quarantined
