@@ -1,14 +1,20 @@
-"""A replica that does next to nothing, and stages that say where they run: for `driver.py` and
-tests of placing; a file of their own, since Ray's workers import them."""
+"""A replica that does next to nothing, stages that say where they run, publishing that says how
+long it takes: for `driver.py` and tests of placing; a file of their own, since Ray's workers import
+them."""
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import ray
 
 from pipeline.grid import mask_tiles
+from pipeline.output import Shard
+from pipeline.publishers import publish_shard
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage
 from pipeline.scene import Block, Unit
@@ -62,3 +68,30 @@ def say(work: Work, stage: str) -> None:
 def places(output: str) -> Path:
     """Where it is written which stage of a unit ran on which node."""
     return Path(output).with_suffix(".places")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one shard's took; the CPU time of all threads of its process."""
+
+    mpx: float
+    cpu_s: float
+    wall_s: float
+
+
+def timed_publish(work: Work, shard: Shard) -> int:
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    retries = publish_shard(work, shard)
+    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    with _publications(work.output).open("a") as file:
+        file.write(json.dumps(asdict(Publication(shard.pixels / 1e6, cpu_s, wall_s))) + "\n")
+    return retries
+
+
+def publications(output: str) -> list[Publication]:
+    lines = _publications(output).read_text().splitlines()
+    return [Publication(**json.loads(line)) for line in lines]
+
+
+def _publications(output: str) -> Path:
+    return Path(output).with_suffix(".published")
