@@ -65,7 +65,7 @@ class Publishers:
         Raises UnfinishedError where one cannot be published, and UsageError, as publishing does.
         """
         published = []
-        for ref in self._ended(timeout_s=0.0):
+        for ref in self._ended(timeout_s=0.0, most=len(self._running)):
             shard = self._running.pop(ref)
             if self._is_published(ref, shard):
                 published.append(shard.shard_id)
@@ -77,7 +77,7 @@ class Publishers:
 
     def wait(self, timeout_s: float) -> None:
         """Until a task has ended, or so long."""
-        self._ended(timeout_s)
+        self._ended(timeout_s, most=1)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Publishers:
             with suppress(RayError):  # of a cluster that is gone
                 for ref in self._running:
                     ray.cancel(ref)
-                self._ended(CANCEL_S, everyone=True)
+                self._ended(CANCEL_S, most=len(self._running))
 
     def _begin(self) -> None:
         for shard in list(self._waiting.values()):
@@ -103,11 +103,11 @@ class Publishers:
             del self._waiting[shard.shard_id]
             self._running[self._task.remote(self._work, shard)] = shard
 
-    def _ended(self, timeout_s: float, everyone: bool = False) -> list[Any]:
-        refs = list(self._running)
-        if not refs:
+    def _ended(self, timeout_s: float, most: int) -> list[Any]:
+        """Those of the running that have ended, as soon as they are so many or the time is over."""
+        if not self._running:
             return []
-        ended, _ = ray.wait(refs, num_returns=len(refs) if everyone else 1, timeout=timeout_s)
+        ended, _ = ray.wait(list(self._running), num_returns=most, timeout=timeout_s)
         return list(ended)
 
     def _is_published(self, ref: Any, shard: Shard) -> bool:
