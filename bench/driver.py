@@ -10,8 +10,8 @@ few units of real size, to see what their bytes cost. Of each: units per second 
 driver would do is done here, too, so the rate is a lower bound; the driver's CPU per unit is its
 ceiling, for Python runs one thread at a time. Masks are of one class, so they compress well.
 
-Memory: the driver's peak in two runs whose plans differ in size, each stopped after the same number
-of units. The last line is one JSON document.
+Memory: what the driver holds in two runs whose plans differ in size, after the same number of
+units. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=1000)
     parser.add_argument("--mpx", type=float, default=16)
     parser.add_argument("--large", type=int, default=12)
-    parser.add_argument("--peak-of", type=int, help="print the peak with so many units, no more")
+    parser.add_argument("--held-with", type=int, help="print the memory held with so many units")
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     vars(flow)["SegmentStage"] = IdleStage
@@ -79,8 +79,8 @@ def main() -> None:
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
     checkpoint = save_small(given.work / "model")
-    if given.peak_of:
-        print(peak_bytes(given.work, checkpoint, given.peak_of))
+    if given.held_with:
+        print(held_bytes(given.work, checkpoint, given.held_with))
         return
     edge = round((given.mpx * 1e6) ** 0.5 / TILE_PX) * TILE_PX
     small = measured(given.work / "small", checkpoint, given.units, TILE_PX)
@@ -157,34 +157,37 @@ def moment(units: int) -> Moment:
 
 
 def memory(work: Path) -> dict[str, Any]:
-    """The driver's peaks, each in a process of its own, and what they say of more units."""
-    peaks = {}
+    """Of the driver, each time in a process of its own, and what that says of more units."""
+    held = {}
     for units in PLANNED:
-        command = [sys.executable, __file__, "--work", str(work), "--peak-of", str(units)]
+        command = [sys.executable, __file__, "--work", str(work), "--held-with", str(units)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        peaks[units] = int(done.stdout.split()[-1])
-    (few, least), (many, most) = peaks.items()
+        held[units] = int(done.stdout.split()[-1])
+    (few, least), (many, most) = held.items()
     return {
-        "driver_peak_bytes_by_planned_units": peaks,
-        "stopped_after_units": STOPPED_AFTER,
+        "driver_bytes_by_planned_units": held,
+        "after_units": STOPPED_AFTER,
         "extrapolated_bytes_per_100000_units": round((most - least) / (many - few) * 100_000),
     }
 
 
-def peak_bytes(work: Path, checkpoint: str, units: int) -> int:
-    """Of this process, in a run over so many units that is stopped early."""
+def held_bytes(work: Path, checkpoint: str, units: int) -> int:
+    """Of this process, after some of so many units; then the run is stopped."""
     width, height = COLUMNS * TILE_PX, units // COLUMNS * TILE_PX
     write_striped(work / "in" / "scene.tif", width, height, empty=True)
+
+    held: list[int] = []
 
     def watch(progress: Progress) -> None:
         assert progress.total_units == units
         if progress.done_units >= STOPPED_AFTER:
+            held.append(moment(progress.done_units).resident_bytes)
             raise KeyboardInterrupt
 
     execution = Execution(block=TILE_PX, replicas=REPLICAS)
     with suppress(KeyboardInterrupt):
         job.run([str(work / "in")], checkpoint, str(work / "out"), SETTINGS, execution, watch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return held[0]
 
 
 def write_striped(path: Path, width: int, height: int, *, empty: bool = False) -> None:
