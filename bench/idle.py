@@ -14,11 +14,10 @@ import ray
 
 from pipeline.grid import mask_tiles
 from pipeline.output import Shard
-from pipeline.publishers import publish_shard
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage
 from pipeline.scene import Block, Unit
-from pipeline.stages import Work
+from pipeline.stages import Published, Work
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
 
 
@@ -79,13 +78,13 @@ class Publication:
     wall_s: float
 
 
-def timed_publish(work: Work, shard: Shard) -> int:
-    cpu_s, wall_s = time.process_time(), time.perf_counter()
-    retries = publish_shard(work, shard)
-    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+def timed_publish(work: Work, shard: Shard) -> Published:
+    began_s = time.process_time()
+    published = work.publish(shard)
+    took = Publication(shard.pixels / 1e6, time.process_time() - began_s, published.seconds)
     with _publications(work.output).open("a") as file:
-        file.write(json.dumps(asdict(Publication(shard.pixels / 1e6, cpu_s, wall_s))) + "\n")
-    return retries
+        file.write(json.dumps(asdict(took)) + "\n")
+    return published
 
 
 def publications(output: str) -> list[Publication]:

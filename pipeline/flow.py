@@ -65,8 +65,8 @@ def run_units(
     """Computes the units without an outcome on a Ray cluster, the one at the address or one of its
     own, and publishes; calls `poll` about once a second.
 
-    Returns how often writing files was tried again. Units may be left open. Raises UnfinishedError
-    where the rest would fail, too; TransientError where a store does not answer.
+    Returns how often writing units' files was tried again. Units may be left open. Raises
+    UnfinishedError where the rest would fail, too; TransientError where a store does not answer.
     """
     division = work.division
     if work.out_of_time and not publishers.left:
@@ -80,7 +80,7 @@ def run_units(
             check_seen([work.output, work.job.checkpoint, *_inputs(open_units()[:1])])
         retries = _rounds(work, open_units, poll)
         _publish_rest(publishers, poll)
-    return retries + publishers.retries
+    return retries
 
 
 def _rounds(work: Work, open_units: Callable[[], list[Unit]], poll: Poll) -> int:

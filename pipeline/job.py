@@ -107,11 +107,12 @@ def run(
             execution.unit_timeout,
             until,
         )
-        publications, run_units = _runner(work, out, execution.address)
+        publications, run_units = _runner(work, execution.address)
         tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, publications, notes, watch)
-        machine = replace(ready.division.machine, tasks=ready.division.tasks)
         Waiting.replica_s = 0.0  # an earlier run of this process has its own
-        account = Account(out, ready.mine, tracker, execution, machine, ready.survey, beginning)
+        account = Account(
+            out, ready.mine, tracker, execution, ready.division, ready.survey, beginning
+        )
         with account.kept():
             _carry_out(tracker, run_units)
             _check_time(tracker, work, ready.mine, execution.max_hours)
@@ -142,10 +143,10 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
     return ready, out
 
 
-def _runner(work: Work, out: Output, address: str | None) -> tuple[Publications, RunUnits]:
+def _runner(work: Work, address: str | None) -> tuple[Publications, RunUnits]:
     """Who publishes, and who computes; where one process does everything, that is this one."""
     if not work.division.tasks:
-        return local.AtOnce(out), partial(local.run_units, work)
+        return local.AtOnce(work), partial(local.run_units, work)
     publishers = Publishers(work)
     return publishers, partial(flow.run_units, work, publishers, address)
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from pipeline.output import Output, Shard
-from pipeline.publish import publish
+from pipeline.output import Shard
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.replica import Replica
 from pipeline.scene import Unit
-from pipeline.stages import Work
+from pipeline.stages import Published, Work
 from pipeline.unit import ReadUnit
 
 
 class AtOnce:
     """Publishes a shard when it is complete."""
 
-    def __init__(self, output: Output) -> None:
-        self._output = output
-        self._finished: list[str] = []
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._finished: list[Published] = []
 
     def start(self, shard: Shard) -> None:
-        publish(self._output, shard)
-        self._finished.append(shard.shard_id)
+        published = self._work.publish(shard)
+        # What this process tries again is counted already.
+        self._finished.append(replace(published, retries=0))
 
-    def finished(self) -> list[str]:
+    def finished(self) -> list[Published]:
         finished, self._finished = self._finished, []
         return finished
 

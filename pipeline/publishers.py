@@ -16,11 +16,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import UnfinishedError
 from pipeline.losses import ours_in, root_of
-from pipeline.output import Output, Shard
-from pipeline.publish import publish, sweep
-from pipeline.stages import Work
-from pipeline.stores import open_store
-from pipeline.verdict import LOG, explained, tried_again
+from pipeline.output import Shard
+from pipeline.publish import sweep
+from pipeline.stages import Published, Work
+from pipeline.verdict import LOG
 
 TRIES = 3
 """Of a shard whose process or node is lost. By us: what the dead have left is deleted before."""
@@ -42,8 +41,6 @@ class Publishers:
         """By the reference to what the task returns."""
         self._lost: Counter[str] = Counter()
         self._at_work = False
-        self.retries = 0
-        """How often finished tasks have tried something again."""
         self._task = ray.remote(
             num_cpus=CPUS,
             memory=work.need.publisher_bytes,
@@ -59,21 +56,22 @@ class Publishers:
     def start(self, shard: Shard) -> None:
         self._waiting[shard.shard_id] = shard
 
-    def finished(self) -> list[str]:
-        """Ids of the shards that were published since the last time; then begins what may begin.
+    def finished(self) -> list[Published]:
+        """What was published since the last time; then begins what may begin.
 
         Raises UnfinishedError where one cannot be published, and UsageError, as publishing does.
         """
-        published = []
+        found = []
         for ref in self._ended(timeout_s=0.0, most=len(self._running)):
             shard = self._running.pop(ref)
-            if self._is_published(ref, shard):
-                published.append(shard.shard_id)
+            published = self._result(ref, shard)
+            if published:
+                found.append(published)
             else:
                 self._waiting[shard.shard_id] = shard
         if self._at_work:
             self._begin()
-        return published
+        return found
 
     def wait(self, timeout_s: float) -> None:
         """Until a task has ended, or so long."""
@@ -110,11 +108,11 @@ class Publishers:
         ended, _ = ray.wait(list(self._running), num_returns=most, timeout=timeout_s)
         return list(ended)
 
-    def _is_published(self, ref: Any, shard: Shard) -> bool:
-        """False where its process or node was lost. Raises as `finished`."""
+    def _result(self, ref: Any, shard: Shard) -> Published | None:
+        """None where its process or node was lost. Raises as `finished`."""
         where = f"{self._work.output}: shard {shard.shard_id}"
         try:
-            self.retries += ray.get(ref)
+            published: Published = ray.get(ref)
         except RayTaskError as error:
             ours = ours_in(error)
             if ours is not None:
@@ -132,18 +130,11 @@ class Publishers:
                     " same command goes on from here"
                 ) from error
             LOG.warning("%s was lost while it was published; once more", where)
-            sweep(_output(self._work), shard)
-            return False
-        return True
+            sweep(self._work.out, shard)
+            return None
+        return published
 
 
-def publish_shard(work: Work, shard: Shard) -> int:
-    """In a process of its own: how often it has tried something again."""
-    before = tried_again()
-    with explained(work.output):  # a full disk, for example
-        publish(_output(work), shard)
-    return tried_again() - before
-
-
-def _output(work: Work) -> Output:
-    return Output(open_store(work.output, work.access), work.job)
+def publish_shard(work: Work, shard: Shard) -> Published:
+    """What the task is called in lists of processes."""
+    return work.publish(shard)

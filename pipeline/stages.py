@@ -1,4 +1,4 @@
-"""Read and finish, as every runner calls them; segment is the replica's method.
+"""Read, finish and publish, as every runner calls them; segment is the replica's method.
 
 The verdict on an input is made here: what is wrong with one block becomes its Failure and the
 others go on. What may pass, and what would stop every unit, is raised.
@@ -20,7 +20,8 @@ from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
 from pipeline.memory import Need
-from pipeline.output import Job, unit_path
+from pipeline.output import Job, Output, Shard, unit_path
+from pipeline.publish import publish
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
@@ -29,6 +30,15 @@ from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 from pipeline.verdict import explained, tried_again
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A shard, and what that took."""
+
+    shard_id: str
+    seconds: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,10 @@ class Work:
         """Of the largest unit."""
         return self.division.need
 
+    @property
+    def out(self) -> Output:
+        return Output(open_store(self.output, self.access), self.job)
+
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read.
 
@@ -71,7 +85,15 @@ class Work:
         """Writes the unit's file: from here on the unit has an outcome."""
         data = unit_file(segmented)
         with explained(self.output):  # a full disk is no unit's fault
-            open_store(self.output, self.access).write(unit_path(segmented.unit), data)
+            self.out.store.write(unit_path(segmented.unit), data)
+
+    def publish(self, shard: Shard) -> Published:
+        """See `pipeline.publish`. Raises TransientError where a store does not answer,
+        UnfinishedError and UsageError where it fails or refuses us."""
+        started, tries = time.perf_counter(), tried_again()
+        with explained(self.output):
+            publish(self.out, shard)
+        return Published(shard.shard_id, time.perf_counter() - started, tried_again() - tries)
 
     def check_input(self, scene: Scene) -> None:
         """Raises InputError where the file is not the one that was planned, TransientError where

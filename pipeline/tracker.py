@@ -18,6 +18,7 @@ from pipeline.publish import clean
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
+from pipeline.stages import Published
 from pipeline.supersede import failures_in, outcome_of, supersede
 
 
@@ -33,6 +34,7 @@ class Tally:
     read_s: float = 0.0
     segment_s: float = 0.0
     finish_s: float = 0.0
+    publish_s: float = 0.0
     retries: int = 0
     area_m2: float = 0.0
     """Of the valid pixels that have a place on Earth."""
@@ -49,9 +51,9 @@ class Publications(Protocol):
     def start(self, shard: Shard) -> None:
         """Takes a shard all of whose units have an outcome, and need not have published it yet."""
 
-    def finished(self) -> list[str]:
-        """Ids of the shards that were published since the last time. Raises what became of one
-        that cannot be."""
+    def finished(self) -> list[Published]:
+        """What was published since the last time; retries: of other processes than this one.
+        Raises what became of a shard that cannot be."""
 
 
 class Tracker:
@@ -128,8 +130,10 @@ class Tracker:
             if whole and shard_id not in self._complete:
                 self._complete.add(shard_id)
                 self._publications.start(shard)
-        for shard_id in self._publications.finished():
-            del self._open[shard_id]
+        for published in self._publications.finished():
+            del self._open[published.shard_id]
+            self.tally.publish_s += published.seconds
+            self.tally.retries += published.retries
         self._report()
 
     def _report(self) -> None:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from outputs import ORDER, rows, stray_files
 
 import pipeline.plan
+from pipeline.access import PLAIN
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, Network
+from pipeline.division import division_of
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
 from pipeline.local import AtOnce
@@ -27,6 +29,7 @@ from pipeline.quarantine import Quarantine
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit, tile_transform
 from pipeline.settings import Execution, Settings
+from pipeline.stages import Work
 from pipeline.supersede import outcomes
 from pipeline.tracker import Tracker
 from pipeline.unit import SegmentedUnit, Stitched
@@ -131,7 +134,8 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     for shard in archive.shards:
         out.append(shard)
     quarantine = Quarantine(len(archive.scenes), 1000)
-    tracker = Tracker(out, list(archive.shards), COST, quarantine, AtOnce(out), (), lambda _: None)
+    work = Work(str(folder), PLAIN, job, division_of(COST, []), 60.0)
+    tracker = Tracker(out, list(archive.shards), COST, quarantine, AtOnce(work), (), lambda _: None)
     tracker.begin()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)
