@@ -17,6 +17,7 @@ FAULTS = {
     "tree": "SIGKILL of the driver and every process it has started",
     "replica": "SIGKILL of a replica's process",
     "reader": "SIGKILL of a process that reads a unit",
+    "publisher": "SIGKILL of the process that publishes",
     "stop": "SIGSTOP of the store for 20 s",
     "storm": "503 to 30 % of the requests for 10 s",
     "cut": "answers cut within their body or lost, 8 at most",
@@ -32,6 +33,9 @@ _COUNTS = {
 }
 """Cases with the runners local and ray: in mid-unit, and in each other phase. Replicas and readers
 live in mid-unit alone."""
+_PUBLISHING = ("mid-publish", "before commit", "clean-up")
+_PUBLISHERS = 2
+"""Cases in each of these phases: on Ray a process of its own publishes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,8 @@ def cases() -> list[Case]:
         for _ in range(count)
     ]
     rng.shuffle(kinds)
+    # After the others, which keep their numbers.
+    kinds += [("ray", "publisher", phase) for phase in _PUBLISHING for _ in range(_PUBLISHERS)]
     return [_case(number, *kind, rng) for number, kind in enumerate(kinds, 1)]
 
 
@@ -107,6 +113,6 @@ def _case(number: int, runner: str, fault: str, phase: str, rng: random.Random) 
         # A reader is there while it reads, and a replica too: it is loading then.
         reading=fault == "reader" or (phase == "mid-unit" and rng.random() < 0.5),
         skip=rng.randrange(_SKIPS.get(phase, 1)),
-        forward=fault not in ("driver", "tree") or rng.random() < 0.5,
+        forward=fault not in ("driver", "tree", "publisher") or rng.random() < 0.5,
         after_bytes=rng.choice((0, 100, 5000)),
     )

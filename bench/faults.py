@@ -183,6 +183,8 @@ def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
             os.kill(run.worker("ray::MapWorker(MapBatches(SegmentStage))"), signal.SIGKILL)
         case "reader":
             os.kill(run.worker("ray::FlatMap(ReadStage)"), signal.SIGKILL)
+        case "publisher":
+            os.kill(run.worker("ray::publish_shard"), signal.SIGKILL)
         case "storm":
             proxy.add(".", "503")  # what is held
             proxy.add(".", "503", times=None, probability=STORM_SHARE)

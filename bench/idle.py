@@ -1,8 +1,12 @@
-"""A replica that does next to nothing, and stages that say where they run: for `driver.py` and
-tests of placing; a file of their own, since Ray's workers import them."""
+"""A replica that does next to nothing, stages that say where they run, publishing that says how
+long it takes: for `driver.py` and tests of placing; a file of their own, since Ray's workers import
+them."""
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,8 @@ from pipeline.grid import mask_tiles
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage
 from pipeline.scene import Block, Unit
-from pipeline.stages import Work
+from pipeline.shard import Shard
+from pipeline.stages import Published, Work
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
 
 
@@ -62,3 +67,30 @@ def say(work: Work, stage: str) -> None:
 def places(output: str) -> Path:
     """Where it is written which stage of a unit ran on which node."""
     return Path(output).with_suffix(".places")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What one shard's took; the CPU time of all threads of its process."""
+
+    mpx: float
+    cpu_s: float
+    wall_s: float
+
+
+def timed_publish(work: Work, shard: Shard) -> Published:
+    began_s = time.process_time()
+    published = work.publish(shard)
+    took = Publication(shard.pixels / 1e6, time.process_time() - began_s, published.seconds)
+    with _publications(work.output).open("a") as file:
+        file.write(json.dumps(asdict(took)) + "\n")
+    return published
+
+
+def publications(output: str) -> list[Publication]:
+    lines = _publications(output).read_text().splitlines()
+    return [Publication(**json.loads(line)) for line in lines]
+
+
+def _publications(output: str) -> Path:
+    return Path(output).with_suffix(".published")

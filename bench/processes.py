@@ -20,6 +20,7 @@ ROLES = {
     "ray::MapWorker(MapBatches(SegmentStage))": "replica",
     "ray::SegmentStage": "replica",
     "ray::Write": "writer",
+    "ray::publish_shard": "publisher",
     "ray::": "worker",
     "pipeline.worker": "describing",
     "jobs.cli": "driver",

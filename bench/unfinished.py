@@ -17,9 +17,9 @@ import numpy as np
 
 from pipeline.access import PLAIN
 from pipeline.cost import Cost, Network
+from pipeline.division import division_of
 from pipeline.grid import mask_tiles
 from pipeline.machine import Machine
-from pipeline.memory import division_of
 from pipeline.output import Output
 from pipeline.plan import Planner
 from pipeline.publish import _commit_record

@@ -66,7 +66,12 @@ def render(receipt: Receipt) -> str:
     scenes = [f"{receipt.scenes_done:,} done"]
     scenes += [f"{receipt.scenes_partial:,} partial"] if receipt.scenes_partial else []
     scenes += [f"{receipt.scenes_quarantined:,} quarantined"] if receipt.scenes_quarantined else []
-    stages = {"read": receipt.read_s, "segment": receipt.segment_s, "finish": receipt.finish_s}
+    stages = {
+        "read": receipt.read_s,
+        "segment": receipt.segment_s,
+        "finish": receipt.finish_s,
+        "publish": receipt.publish_s,
+    }
     spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     earlier = receipt.units - receipt.units_computed
     startup = text.duration(receipt.startup_s)

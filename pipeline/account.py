@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.bound import Bound
+from pipeline.division import Division
 from pipeline.errors import (
     CheckpointError,
     SwathError,
@@ -19,7 +20,6 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.forecast import cost_of, per_1000_km2
-from pipeline.machine import Machine
 from pipeline.metrics import Waiting
 from pipeline.output import Output
 from pipeline.receipt import DONE, Receipt
@@ -59,7 +59,7 @@ class Account:
     shards: Sequence[Shard]
     tracker: Tracker
     execution: Execution
-    machine: Machine
+    division: Division
     survey: Survey
     beginning: Beginning
 
@@ -132,8 +132,8 @@ class Account:
             ended=ended,
             output=output.store.root,
             runner=self.execution.runner,
-            device=self.machine.device,
-            replicas=self.machine.replicas,
+            device=self.division.machine.device,
+            replicas=self.division.machine.replicas,
             units=sum(len(shard.units) for shard in self.shards),
             units_computed=tally.units,
             scenes_planned=came.planned,
@@ -148,6 +148,7 @@ class Account:
             read_s=tally.read_s,
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
+            publish_s=tally.publish_s,
             retries=retries + (tally.retries if on_ray else 0),
             **self._speed(seconds, startup_s, replicas),
             pixels_without_area=came.pixels_without_area,
@@ -156,20 +157,19 @@ class Account:
 
     def _replicas(self, steady_s: float) -> float:
         """That were at work: all, or of a pool that grows as many as there were on average."""
-        machine = self.machine
+        machine = self.division.machine
         if machine.least is None or not steady_s or not Waiting.replica_s:
             return machine.replicas
         return min(machine.replicas, Waiting.replica_s / steady_s)
 
     def _speed(self, seconds: float, startup_s: float, replicas: float) -> dict[str, Any]:
         """What bounded the run, how busy its replicas were, and what it cost."""
-        tally, machine, told = self.tracker.tally, self.machine, self.execution
+        tally, division, told = self.tracker.tally, self.division, self.execution
         driver_s = 0.0
         if told.runner == "ray" and tally.units:
             driver_s = time.process_time() - self.tracker.began_cpu_s
-        bound = Bound(
-            tally, machine, replicas, startup_s, driver_s, joined=told.address is not None
-        )
+        joined = told.address is not None
+        bound = Bound(tally, division, replicas, startup_s, driver_s, joined)
         steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None
         cost = cost_of(seconds / 3600, told.price_per_hour)

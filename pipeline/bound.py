@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.machine import Machine
+from pipeline.division import Division
 from pipeline.receipt import START_UP
 from pipeline.tracker import Tally
 
-READ, SEGMENT, FINISH, DRIVER = "read", "segment", "finish", "driver"
+READ, SEGMENT, FINISH, PUBLISH, DRIVER = "read", "segment", "finish", "publish", "driver"
 """The last one: the process that hands out the units."""
 
 
@@ -17,7 +17,8 @@ class Bound:
     """Of one run."""
 
     tally: Tally
-    machine: Machine
+    division: Division
+    """Who works at once."""
     replicas: float
     """That were at work, on average where the pool grows."""
     startup_s: float
@@ -29,11 +30,12 @@ class Bound:
     @property
     def stage(self) -> str:
         """The stage whose workers were the busiest, or starting."""
-        tally, tasks = self.tally, max(1, self.machine.tasks)
+        tally, tasks = self.tally, max(1, self.division.tasks)
         busy = {
             READ: tally.read_s / tasks,
             SEGMENT: tally.segment_s / self.replicas,
             FINISH: tally.finish_s / tasks,
+            PUBLISH: tally.publish_s / self.division.publishers,
             DRIVER: self.driver_s,
             START_UP: self.startup_s,
         }
@@ -42,8 +44,8 @@ class Bound:
     @property
     def relief(self) -> str:
         """The setting that would make the run faster, in one sentence without its end."""
-        on_gpu = self.machine.device == "cuda"
-        if self.stage in (READ, SEGMENT, FINISH) and not self.machine.tasks:
+        on_gpu = self.division.machine.device == "cuda"
+        if self.stage in (READ, SEGMENT, FINISH, PUBLISH) and not self.division.tasks:
             every = "GPU" if on_gpu else "core"
             return f"--runner ray, which uses every {every} and reads and writes meanwhile"
         if self.stage == SEGMENT and on_gpu:
@@ -58,6 +60,7 @@ class Bound:
             READ: f"{more}, for reads take what the replicas leave, or INPUTs that lie nearer",
             SEGMENT: f"{more}, with more --replicas, or a GPU",
             FINISH: f"{more}, or an --output whose disk or store takes writes faster",
+            PUBLISH: f"{more}: each node publishes one shard at a time, or more where it has many",
             DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
             " drivers with --shards",
             START_UP: "more INPUTs in one run: to start takes as long for many as for few",

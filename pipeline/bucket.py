@@ -112,18 +112,18 @@ class ObjectStore(Store):
         with suppress(FileNotFoundError):  # gone by an earlier try
             self._fs.rm(files)
 
-    def sweep(self) -> None:
+    def sweep(self, path: str = "") -> None:
         """Aborts the multipart uploads of killed writers: they are invisible, but they cost."""
         if not hasattr(self._fs, "clear_multipart_uploads"):
             return
         try:
-            self._try("", self._abort_all)
+            self._try(path, lambda: self._abort_all(path))
         except (DeniedError, UnfinishedError) as error:  # it is housekeeping, and no more
             LOG.warning("%s; what killed writers have left of uploads stays", error)
 
-    def _abort_all(self) -> None:
-        bucket, _, prefix = self._path.partition("/")
-        query = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else ""}
+    def _abort_all(self, path: str) -> None:
+        bucket, _, prefix = f"{self._path}/{path}".partition("/")
+        query = {"Bucket": bucket, "Prefix": prefix}
         truncated = True
         while truncated:
             page = self._fs.call_s3("list_multipart_uploads", **query)

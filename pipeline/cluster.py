@@ -29,6 +29,8 @@ from pipeline.settings import Execution
 KNOCK_S = 5.0
 IO_CPUS = 2
 """Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
+PUBLISHING_CPUS = 1
+"""And for the tasks that publish, which ask for next to nothing, all together."""
 CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
 """No more replicas on a machine's CPUs than leave each this much, and this to all else."""
 IDLE_S = 600
@@ -71,7 +73,7 @@ def _session(
         with _no_greeting():
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else replicas + IO_CPUS,
+                num_cpus=None if address else replicas + IO_CPUS + PUBLISHING_CPUS,
                 include_dashboard=None if address else False,
                 object_store_memory=None if address else store_bytes,
                 _memory=None if address else memory_bytes,

@@ -87,8 +87,10 @@ class LocalStore(Store):
                 file.unlink(missing_ok=True)
             path.rmdir()
 
-    def sweep(self) -> None:
-        for file in self._folder.rglob(f".*{_TEMPORARY}"):
+    def sweep(self, path: str = "") -> None:
+        folder, _, name = path.rpartition("/")
+        search = (self._folder / folder).glob if path else self._folder.rglob
+        for file in search(f".{name}*{_TEMPORARY}"):
             file.unlink(missing_ok=True)
 
     @contextmanager

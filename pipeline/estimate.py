@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, blocks_of
+from pipeline.division import Division
 from pipeline.forecast import Rate, cost_of, per_1000_km2
-from pipeline.memory import Division
 from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
 from pipeline.shard import Shard

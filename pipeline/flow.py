@@ -16,15 +16,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.alone import segment_alone
-from pipeline.cluster import connected
+from pipeline.cluster import IO_CPUS, connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
 from pipeline.machine import TASK_CPUS
 from pipeline.metrics import Waiting
+from pipeline.publishers import Publishers
 from pipeline.reach import check_seen
 from pipeline.rows import (
     LOADING_DEATHS,
@@ -35,7 +36,6 @@ from pipeline.rows import (
     UnitSource,
 )
 from pipeline.scene import Unit
-from pipeline.settings import Execution
 from pipeline.stages import Work
 from pipeline.verdict import LOG
 
@@ -44,6 +44,8 @@ STORE_FRACTION = 2.0
 """Of the object store that Ray Data may plan with. It gives a quarter of that to the reads: with 2,
 these fill half of the store, two rows for each replica, before they have to wait."""
 POLL_S = 1.0
+SAY_S = 30.0
+"""Between two notes on what the end of a run waits for."""
 STOP_S = 30.0
 """Ray Data needs a moment to end in order; ending the cluster under it would end this process."""
 TRIES_OF_A_TASK = 1
@@ -54,33 +56,63 @@ _STOP = threading.Event()
 
 
 def run_units(
-    work: Work, open_units: Callable[[], list[Unit]], execution: Execution, poll: Poll
+    work: Work,
+    publishers: Publishers,
+    address: str | None,
+    open_units: Callable[[], list[Unit]],
+    poll: Poll,
 ) -> int:
-    """Computes the units without an outcome on a Ray cluster and calls `poll` about once a second.
+    """Computes the units without an outcome on a Ray cluster, the one at the address or one of its
+    own, and publishes; calls `poll` about once a second.
 
-    Returns how often writing their files was tried again. Units may be left open. Raises
+    Returns how often writing units' files was tried again. Units may be left open. Raises
     UnfinishedError where the rest would fail, too; TransientError where a store does not answer.
     """
     division = work.division
-    memory = (division.schedulable_bytes, division.store_bytes)
-    retries, why = 0, ""
-    if work.out_of_time:
+    if work.out_of_time and not publishers.left:
         return 0
-    with connected(execution.address, work.replicas, *memory):
-        if execution.address:
+    memory = division.schedulable_bytes + division.publishing_bytes
+    with (
+        connected(address, work.replicas, memory, division.store_bytes),
+        publishers.at_work(),
+    ):
+        if address:
             check_seen([work.output, work.job.checkpoint, *_inputs(open_units()[:1])])
-        for number in range(ROUNDS):
-            units = open_units()
-            if work.out_of_time:
-                return retries
-            if units and number:
-                LOG.warning("units without an outcome: %d; once more%s", len(units), why)
-            if units:
-                again, why = _round(work, units, poll)
-                retries += again
-        if not work.out_of_time:
-            _each_alone(work, open_units(), poll)
+        retries = _rounds(work, open_units, poll)
+        _publish_rest(publishers, poll)
     return retries
+
+
+def _rounds(work: Work, open_units: Callable[[], list[Unit]], poll: Poll) -> int:
+    retries, why = 0, ""
+    for number in range(ROUNDS):
+        units = open_units()
+        if work.out_of_time:
+            return retries
+        if units and number:
+            LOG.warning("units without an outcome: %d; once more%s", len(units), why)
+        if units:
+            again, why = _round(work, units, poll)
+            retries += again
+    if not work.out_of_time:
+        _each_alone(work, open_units(), poll)
+    return retries
+
+
+def _publish_rest(publishers: Publishers, poll: Poll) -> None:
+    """Until no publication is left: they may be repeated a few times, and then are an error."""
+    began = time.monotonic()
+    said_s = began
+    while publishers.left:
+        poll()
+        publishers.wait(POLL_S)
+        if time.monotonic() - said_s > SAY_S:
+            said_s = time.monotonic()
+            LOG.warning(
+                "shards that are still being published: %d, since %.0f s",
+                publishers.left,
+                said_s - began,
+            )
 
 
 def _inputs(units: Sequence[Unit]) -> list[str]:
@@ -178,8 +210,12 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # That every unit of a round is lost before it reaches a replica is no misconfiguration.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
-    if not work.division.machine.nodes_bytes:  # the store is ours and made for this job
+    limits = ExecutionResources.for_limits()
+    if not work.division.machine.nodes_bytes:  # this Ray is ours and made for this job
         context.override_object_store_memory_limit_fraction = STORE_FRACTION
+        cpus, memory = work.replicas + IO_CPUS, work.division.schedulable_bytes
+        limits = ExecutionResources.for_limits(cpu=cpus, memory=memory)  # the rest is to publish
+    context.execution_options.resource_limits = limits
     on_gpu, pool = work.job.device == "cuda", work.division.machine
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // UNITS_PER_READ_TASK)

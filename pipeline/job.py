@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 from pipeline import flow, local
 from pipeline.account import Account, Beginning
@@ -18,14 +19,20 @@ from pipeline.jobfile import leave, written
 from pipeline.metrics import Metrics, Waiting
 from pipeline.output import Output
 from pipeline.preparation import Asked, Prepared, open_part, prepare
+from pipeline.publishers import Publishers
 from pipeline.receipt import Estimate, Progress, Receipt
+from pipeline.scene import Unit
 from pipeline.settings import NOTHING, Execution, Settings, Trial
+from pipeline.shard import Shard
 from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.survey import OnDescribed
-from pipeline.tracker import Tracker
+from pipeline.tracker import Publications, Tracker
 from pipeline.trial import tried_out
 from pipeline.turns import PLANNING, is_alone, working
+
+RunUnits = Callable[[Callable[[], list[Unit]], Callable[[], None]], int]
+"""Computes the open units and polls meanwhile; how often other processes tried something again."""
 
 
 def plan(
@@ -92,12 +99,24 @@ def run(
         leave(out.store, beginning.name, written(*told))
         watch = Metrics(out.store.root, on_progress)
         notes = (*ready.notes, *ready.survey.rejection)
-        tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, notes, watch)
-        machine = replace(ready.division.machine, tasks=ready.division.tasks)
+        until = beginning.until(execution.max_hours)
+        work = Work(
+            out.store.root,
+            execution.access,
+            out.job,
+            ready.division,
+            execution.unit_timeout,
+            until,
+        )
+        publications, run_units = _runner(work, execution.address)
+        tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, publications, notes, watch)
         Waiting.replica_s = 0.0  # an earlier run of this process has its own
-        account = Account(out, ready.mine, tracker, execution, machine, ready.survey, beginning)
+        account = Account(
+            out, ready.mine, tracker, execution, ready.division, ready.survey, beginning
+        )
         with account.kept():
-            _carry_out(ready, out, tracker, execution, beginning.until(execution.max_hours))
+            _carry_out(tracker, run_units)
+            _check_time(tracker, work, ready.mine, execution.max_hours)
             return account.close()
 
 
@@ -124,30 +143,31 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
     return ready, out
 
 
-def _carry_out(
-    ready: Prepared, out: Output, tracker: Tracker, execution: Execution, until: float
-) -> None:
-    """Computes what has no outcome. Raises UnfinishedError where the time is up before that."""
+def _runner(work: Work, address: str | None) -> tuple[Publications, RunUnits]:
+    """Who publishes, and who computes; where one process does everything, that is this one."""
+    if not work.division.tasks:
+        return local.AtOnce(work), partial(local.run_units, work)
+    publishers = Publishers(work)
+    return publishers, partial(flow.run_units, work, publishers, address)
+
+
+def _carry_out(tracker: Tracker, run_units: RunUnits) -> None:
+    """Computes what has no outcome, and publishes."""
     tracker.begin()
-    units = tracker.open_units()
-    work = Work(
-        out.store.root,
-        execution.access,
-        out.job,
-        ready.division,
-        execution.unit_timeout,
-        until,
-    )
     tracker.poll()  # a first line: Ray and the model take a while
-    if units and execution.runner == "local":
-        local.run_units(work, tracker.open_units, tracker.poll)
-    elif units:
-        tracker.tally.retries += flow.run_units(work, tracker.open_units, execution, tracker.poll)
+    if not tracker.is_done:
+        tracker.tally.retries += run_units(tracker.open_units, tracker.poll)
     tracker.close()
+
+
+def _check_time(
+    tracker: Tracker, work: Work, shards: Sequence[Shard], max_hours: float | None
+) -> None:
+    """Raises UnfinishedError where the time was up before all was done."""
     left = len(tracker.open_units())
     if left and work.out_of_time:
         raise UnfinishedError(
-            f"out of time: the {execution.max_hours:g} h of --max-hours are over, and {left:,} of"
-            f" {sum(len(shard.units) for shard in ready.mine):,} units are left; what is done is"
+            f"out of time: the {max_hours:g} h of --max-hours are over, and {left:,} of"
+            f" {sum(len(shard.units) for shard in shards):,} units are left; what is done is"
             " kept, the same command goes on from here"
         )

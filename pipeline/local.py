@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.replica import Replica
 from pipeline.scene import Unit
-from pipeline.stages import Work
+from pipeline.shard import Shard
+from pipeline.stages import Published, Work
 from pipeline.unit import ReadUnit
 
 
-def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> None:
+class AtOnce:
+    """Publishes a shard when it is complete."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._finished: list[Published] = []
+
+    def start(self, shard: Shard) -> None:
+        published = self._work.publish(shard)
+        # What this process tries again is counted already.
+        self._finished.append(replace(published, retries=0))
+
+    def finished(self) -> list[Published]:
+        finished, self._finished = self._finished, []
+        return finished
+
+
+def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> int:
     """Computes the units without an outcome one after the other and calls `poll` after each, as
     long as there is time.
 
-    Raises TransientError where a store does not answer. What kills the process kills the run.
+    Returns how often other processes than this one tried something again: there are none. Raises
+    TransientError where a store does not answer. What kills the process kills the run.
     """
     replica = Replica(work)
     for unit in open_units():
@@ -24,6 +44,7 @@ def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[
             break
         work.finish(replica.segment(_read(work, unit)))
         poll()
+    return 0
 
 
 def _read(work: Work, unit: Unit) -> ReadUnit:

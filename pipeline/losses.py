@@ -30,7 +30,7 @@ class Losses(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return True
-        ours = _ours(error)
+        ours = ours_in(error)
         if isinstance(ours, TransientError):
             self._stalled.append(ours)
         elif ours is not None:
@@ -41,12 +41,12 @@ class Losses(logging.Filter):
 
     def end(self, error: Exception) -> None:
         """Takes what has ended the whole round."""
-        self._fatal = _ours(error) or _given_up(error, self.first())
+        self._fatal = ours_in(error) or _given_up(error, self.first())
 
     def first(self) -> str:
         """The first reason why a unit got no outcome, as the end of a sentence."""
         lost = self._lost or next(iter(self._stalled), None)
-        return f". The first was lost with {_root(lost)}" if lost else ""
+        return f". The first was lost with {root_of(lost)}" if lost else ""
 
     def check(self) -> None:
         """Raises what makes it useless to go on."""
@@ -56,7 +56,7 @@ class Losses(logging.Filter):
             raise self._stalled[0]
 
 
-def _ours(error: BaseException | None) -> Exception | None:
+def ours_in(error: BaseException | None) -> Exception | None:
     """The error of our own in a chain of Ray's. A RayTaskError passes for the error that it wraps,
     but its text is the whole traceback."""
     while error is not None:
@@ -71,9 +71,9 @@ def _beneath(error: BaseException) -> BaseException | None:
     return cause if isinstance(cause, BaseException) else error.__cause__
 
 
-def _root(error: BaseException) -> str:
+def root_of(error: BaseException) -> str:
     """What has caused it, in a few words."""
-    if ours := _ours(error):
+    if ours := ours_in(error):
         return ours.cause if isinstance(ours, TransientError) else str(ours)
     while (deeper := _beneath(error)) is not None:
         error = deeper
@@ -87,4 +87,4 @@ def _given_up(error: Exception, first: str) -> UnfinishedError:
     # What is lost with a replica at work is for the next round: this one was loading.
     dead = isinstance(error, RayActorError)
     what = "no replica could be loaded" if dead else "Ray stopped before every unit was done"
-    return UnfinishedError(f"{what} ({_root(error)}){first}; the same command goes on from here")
+    return UnfinishedError(f"{what} ({root_of(error)}){first}; the same command goes on from here")

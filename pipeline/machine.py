@@ -11,6 +11,8 @@ TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 LEAST_TASKS = 2
 """A read and a write at once."""
+TASKS_PER_PUBLISHER = 4
+"""Publishing takes 4 ms of CPU per megapixel, reading and writing it a multiple of that."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class Machine:
     def fewest(self) -> int:
         """Replicas there must be room for."""
         return self.least or self.replicas
+
+    @property
+    def publishers(self) -> int:
+        """Shards that may be published at once: one for each node, or more where there are CPUs
+        for many reads, and so for many pixels."""
+        return max(1, len(self.nodes_bytes), self.tasks // TASKS_PER_PUBLISHER)
 
 
 def tasks_at_once(device: str, replicas: int, cpus: float) -> int:

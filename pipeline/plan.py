@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.cost import Cost
+from pipeline.division import Division, division_of
 from pipeline.errors import UsageError
 from pipeline.grid import cores
-from pipeline.memory import Division, Need, division_of
+from pipeline.memory import Need
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX, Execution
 from pipeline.shard import Rejected, Shard

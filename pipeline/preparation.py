@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.cluster import devices_of, machine_of
 from pipeline.cost import Cost, Network
-from pipeline.memory import Division, division_of
+from pipeline.division import Division, division_of
 from pipeline.output import Output
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published

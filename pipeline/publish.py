@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
 from pipeline.finish import mean_confidence, place
-from pipeline.output import Output, Shard, table_path, unit_path
+from pipeline.output import Output, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
+from pipeline.shard import Shard
 from pipeline.spool import Spool
 from pipeline.supersede import failures_in, from_unit_file, outcome_of, statuses, supersede
 from pipeline.tables import (
@@ -41,10 +43,23 @@ _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "cl
 def publish(output: Output, shard: Shard) -> None:
     """Writes the shard's tables, commits it, and empties its work folder.
 
-    Raises UnfinishedError where the disk that masks are put in order on is full.
+    Not for two shards at once that both take old rows out of tables. Raises UnfinishedError where
+    the disk that masks are put in order on is full.
     """
-    with Spool(output.store.scratch) as spool:
-        _publish(output, shard, spool)
+    if not output.store.exists(
+        _commit_path(shard.shard_id)
+    ):  # else who did that has ended before it cleaned
+        with Spool(output.store.scratch) as spool:
+            _publish(output, shard, spool)
+    clean(output, shard.shard_id)
+
+
+def sweep(output: Output, shard: Shard) -> None:
+    """Deletes what a publication of the shard that was killed has left beside its files."""
+    ids = {shard.shard_id, *chain.from_iterable(shard.retries.values())}
+    paths = [table_path(table, shard_id) for table in SHARD_TABLES for shard_id in sorted(ids)]
+    for path in (*paths, _commit_path(shard.shard_id)):
+        output.store.sweep(path)
 
 
 def _publish(output: Output, shard: Shard, spool: Spool) -> None:
@@ -72,7 +87,6 @@ def _publish(output: Output, shard: Shard, spool: Spool) -> None:
         with output.store.writing(table_path(name, shard.shard_id)) as file:
             write_table(file, table_of(rows, schema))
     output.commit(shard.shard_id, _commit_record(shard, failures, outcomes))
-    clean(output, shard.shard_id)
 
 
 def check_published(output: Output) -> None:
@@ -94,6 +108,10 @@ def check_published(output: Output) -> None:
 def clean(output: Output, shard_id: str) -> None:
     """Empties the work folder of a committed shard."""
     output.store.delete_folder(f"work/{shard_id}")
+
+
+def _commit_path(shard_id: str) -> str:
+    return f"commits/{shard_id}.json"
 
 
 def _commit_record(

@@ -162,11 +162,13 @@ class Receipt:
     """Summed over the units of this run, as are the next two."""
     segment_s: float
     finish_s: float
+    publish_s: float
+    """Summed over the shards that this run published."""
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
     bounded_by: str
-    """The stage whose workers were the busiest, read, segment, finish or driver; START_UP where
-    that took longer than any of them was busy."""
+    """The stage whose workers were the busiest, read, segment, finish, publish or driver; START_UP
+    where that took longer than any of them was busy."""
     relief: str
     """The setting that would relieve it."""
     megapixels_per_s_steady: float

@@ -1,4 +1,4 @@
-"""Read and finish, as every runner calls them; segment is the replica's method.
+"""Read, finish and publish, as every runner calls them; segment is the replica's method.
 
 The verdict on an input is made here: what is wrong with one block becomes its Failure and the
 others go on. What may pass, and what would stop every unit, is raised.
@@ -14,21 +14,33 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.access import Access
+from pipeline.division import Division
 from pipeline.errors import DeniedError, InputError, SwathError
 from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
 from pipeline.inputs import version_of
-from pipeline.memory import Division, Need
-from pipeline.output import write_unit
+from pipeline.memory import Need
+from pipeline.output import Output, write_unit
+from pipeline.publish import publish
 from pipeline.raster import Pixels, read
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
+from pipeline.shard import Shard
 from pipeline.stores import open_store
 from pipeline.terms import Job
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
 from pipeline.verdict import explained, tried_again
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A shard, and what that took."""
+
+    shard_id: str
+    seconds: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,10 @@ class Work:
         """Of the largest unit."""
         return self.division.need
 
+    @property
+    def out(self) -> Output:
+        return Output(open_store(self.output, self.access), self.job)
+
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read.
 
@@ -72,8 +88,15 @@ class Work:
         data = unit_file(segmented)
         failed = any(isinstance(block, Failure) for block in segmented.blocks)
         with explained(self.output):  # a full disk is no unit's fault
-            store = open_store(self.output, self.access)
-            write_unit(store, segmented.unit, data, failed=failed)
+            write_unit(self.out.store, segmented.unit, data, failed=failed)
+
+    def publish(self, shard: Shard) -> Published:
+        """See `pipeline.publish`. Raises TransientError where a store does not answer,
+        UnfinishedError and UsageError where it fails or refuses us."""
+        started, tries = time.perf_counter(), tried_again()
+        with explained(self.output):
+            publish(self.out, shard)
+        return Published(shard.shard_id, time.perf_counter() - started, tried_again() - tries)
 
     def check_input(self, scene: Scene) -> None:
         """Raises InputError where the file is not the one that was planned, TransientError where

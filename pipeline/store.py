@@ -63,8 +63,9 @@ class Store(ABC):
         """Deletes the files of a folder, then the folder; nothing if there is none."""
 
     @abstractmethod
-    def sweep(self) -> None:
-        """Deletes what writers that were killed left behind. No writer may be active."""
+    def sweep(self, path: str = "") -> None:
+        """Deletes what writers of the file, or of any, left behind when they were killed. None of
+        them may be active."""
 
     @abstractmethod
     def hold(self, name: str, patient: bool = False) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
-"""Watches the unit files appear, publishes each shard as it becomes complete, and counts.
+"""Watches the unit files appear, has each shard published as it becomes complete, and counts.
 
-What is done is what the listings say; no runner reports anything.
+What is done is what the listings say; no runner reports anything. Where shards are published, in
+this process or in others, is not for this room to know.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.cost import Cost
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Shard
-from pipeline.publish import clean, publish
+from pipeline.output import Output
+from pipeline.publish import clean
 from pipeline.quarantine import Quarantine
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
+from pipeline.shard import Shard
+from pipeline.stages import Published
 from pipeline.supersede import failures_in, outcome_of, supersede
 
 
@@ -32,6 +35,7 @@ class Tally:
     read_s: float = 0.0
     segment_s: float = 0.0
     finish_s: float = 0.0
+    publish_s: float = 0.0
     retries: int = 0
     area_m2: float = 0.0
     """Of the valid pixels that have a place on Earth."""
@@ -40,6 +44,17 @@ class Tally:
     gpu_busy_s: float = 0.0
     gpu_s: float = 0.0
     """Of segmenting while a GPU said how busy it was."""
+
+
+class Publications(Protocol):
+    """Whoever publishes complete shards."""
+
+    def start(self, shard: Shard) -> None:
+        """Takes a shard all of whose units have an outcome, and need not have published it yet."""
+
+    def finished(self) -> list[Published]:
+        """What was published since the last time; retries: of other processes than this one.
+        Raises what became of a shard that cannot be."""
 
 
 class Tracker:
@@ -51,6 +66,7 @@ class Tracker:
         shards: Sequence[Shard],
         cost: Cost,
         quarantine: Quarantine,
+        publications: Publications,
         notes: tuple[str, ...],
         on_progress: Callable[[Progress], None],
     ) -> None:
@@ -58,6 +74,7 @@ class Tracker:
         self._shards = shards
         self._cost = cost
         self._quarantine = quarantine
+        self._publications = publications
         self.notes = notes
         self._on_progress = on_progress
         self.began: float | None = None
@@ -68,6 +85,9 @@ class Tracker:
         self._created = time.monotonic()
         self.tally = Tally()
         self._open: dict[str, Shard] = {}
+        """Not published yet."""
+        self._complete: set[str] = set()
+        """Of these, the ones that are being published."""
         self._done: dict[str, set[str]] = {}
         self._outcome_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
@@ -91,8 +111,13 @@ class Tracker:
             if unit.unit_id not in self._done[shard.shard_id]
         ]
 
+    @property
+    def is_done(self) -> bool:
+        """Whether every shard is published."""
+        return not self._open
+
     def poll(self) -> None:
-        """Takes in what is new, publishes what is complete, and reports progress.
+        """Takes in what is new, has published what is complete, and reports progress.
 
         Raises UnfinishedError where more failed than is allowed; what has been computed is kept.
         """
@@ -101,10 +126,18 @@ class Tracker:
             if shard_id in at_work:
                 self._take_in(shard)
         self._check()
-        for shard in list(self._open.values()):
-            if len(self._done[shard.shard_id]) == len(shard.units):
-                publish(self._output, shard)
-                del self._open[shard.shard_id]
+        for shard_id, shard in self._open.items():
+            whole = len(self._done[shard_id]) == len(shard.units)
+            if whole and shard_id not in self._complete:
+                self._complete.add(shard_id)
+                self._publications.start(shard)
+        for published in self._publications.finished():
+            del self._open[published.shard_id]
+            self.tally.publish_s += published.seconds
+            self.tally.retries += published.retries
+        self._report()
+
+    def _report(self) -> None:
         self._on_progress(
             Progress(
                 done_px=self._outcome_px - self._quarantine.pixels,
@@ -122,8 +155,7 @@ class Tracker:
         )
 
     def close(self) -> None:
-        """Call once when the runner has ended."""
-        self.poll()
+        """Call once when the runner has ended, and every publication with it."""
         self._clean()
 
     def _clean(self) -> set[str]:

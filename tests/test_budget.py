@@ -12,10 +12,11 @@ from ray._private.state import actors
 from test_jobfile import code_of
 
 from pipeline.cluster import machine_of
+from pipeline.division import Division
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.job import run
 from pipeline.machine import Machine
-from pipeline.memory import Division, Need
+from pipeline.memory import Need
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
@@ -104,7 +105,7 @@ def test_a_pool_that_grows(
     assert differences(undisturbed, out) == []
 
 
-NEED = Need(GB, 2 * GB, GB, GB, 10**8, GB)
+NEED = Need(GB, 2 * GB, GB, GB, GB, 10**8, GB)
 
 
 def test_as_much_of_a_pool_as_fits() -> None:

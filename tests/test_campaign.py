@@ -188,6 +188,14 @@ def test_a_rule_that_makes_no_sense_is_refused(proxy: Proxy) -> None:
         error.value.close()
 
 
+ONLY_IN = {
+    "replica": ("mid-unit",),
+    "reader": ("mid-unit",),
+    "publisher": ("mid-publish", "before commit", "clean-up"),
+}
+"""The phases in which a process is at work."""
+
+
 def test_the_list_of_cases() -> None:
     listed = cases()
     assert listed == cases()
@@ -197,7 +205,7 @@ def test_the_list_of_cases() -> None:
     assert 0.4 < runners["local"] / len(listed) < 0.6
     met = Counter((case.fault, case.phase) for case in listed)
     for fault in FAULTS:
-        for phase in PHASES if fault not in ("replica", "reader") else ("mid-unit",):
+        for phase in ONLY_IN.get(fault, PHASES):
             assert met[fault, phase] >= 2
 
 
@@ -254,6 +262,7 @@ def test_what_comes_out_wrong_is_named(here: Site) -> None:
 CASES = [
     Case(901, "local", "driver", "before commit", forward=True),
     Case(902, "local", "reset", "mid-unit", skip=2),
+    pytest.param(Case(903, "ray", "publisher", "clean-up"), marks=pytest.mark.ray),
 ]
 """That a run may end at any other point, on S3 too, is shown by test_resume.py."""
 
@@ -266,5 +275,7 @@ def test_a_disturbed_run_and_the_same_command_again(here: Site, case: Case) -> N
     if case.fault == "driver":
         assert record["exit_codes"] == [-9, 0]
         assert record["units_done_before"] == record["units"] > 4
+    elif case.fault == "publisher":
+        assert record["outcome"] == "survived"
     else:
         assert record["requests_struck"] > 1

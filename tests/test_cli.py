@@ -414,7 +414,8 @@ def test_the_receipt_reads_well() -> None:
         scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
         failures=estimate().rejected, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
-        finish_s=2, retries=3, bounded_by="segment", pixels_without_area=7, notes=("a note",),
+        finish_s=2, publish_s=1, retries=3, bounded_by="segment", pixels_without_area=7,
+        notes=("a note",),
         relief="more GPUs", megapixels_per_s_steady=0.28, busy=0.984, gpu_utilisation=0.8,
         gpu_memory_bytes=3 * 10**9, driver_s=0, km2=1234.5, cost=7.5, cost_per_1000_km2=6.075,
     )  # fmt: skip
@@ -429,7 +430,7 @@ def test_the_receipt_reads_well() -> None:
     assert "area        1,234.5 km2" in out
     assert "cost        7.50, 6.08 per 1,000 km2" in out
     assert "1 min 5 s, of which start-up 4.0 s" in out
-    assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, summed over processes" in out
+    assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, publish 1.0 s, summed" in out
     assert "7 px outside their CRS's domain" in out
 
 

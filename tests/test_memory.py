@@ -18,9 +18,10 @@ from outputs import differences
 from pipeline import cluster, examine, job, tables
 from pipeline import memory as rooms
 from pipeline.cost import Cost, Network
+from pipeline.division import USABLE, Division, division_of
 from pipeline.errors import UsageError
 from pipeline.machine import Machine, memory_here
-from pipeline.memory import USABLE, Division, Need
+from pipeline.memory import Need
 from pipeline.plan import Planner
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
@@ -161,7 +162,7 @@ def test_what_cannot_fit_at_all_is_refused() -> None:
 def test_a_plan_of_nothing_fits_anywhere() -> None:
     small = planner(0.1, Execution())
     assert list(small.shards([], (), 0)) == []
-    assert rooms.division_of(small.cost, []).total_bytes == 0
+    assert division_of(small.cost, []).total_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
 @pytest.mark.parametrize("row_bytes", [10_000, 10**8, 10**10])
 def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> None:
     """Ray Data sets an eighth aside for reads and for writes each, four operators sharing half."""
-    need = Need(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, row_bytes, 0)
+    need = Need(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0)
     division = Division.of(need, Machine("cpu", replicas, 10**15, tasks=4))
     assert division is not None
     whole = division.schedulable_bytes
@@ -199,14 +200,14 @@ def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> 
 
 
 def test_a_joined_cluster_leaves_room_for_what_ray_sets_aside() -> None:
-    need = Need(10**9, 10**10, 10**9, 10**9, 10**8, 0)
+    need = Need(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0)
     eleven = 11 * (11 * 10**9,)
     assert Division.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=eleven)) is None
     assert Division.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=eleven)) is not None
 
 
 def test_more_memory_never_means_fewer_reads() -> None:
-    need = Need(10**9, 10**9, 10**9, 10**9, 10**8, 0)
+    need = Need(10**9, 10**9, 10**9, 10**9, 10**9, 10**8, 0)
     tasks = []
     for gigabytes in range(4, 20):
         division = Division.of(need, Machine("cpu", 2, gigabytes * 10**9, tasks=4))

@@ -16,9 +16,11 @@ import torch
 from archives import write_scene
 
 from pipeline.bound import Bound
+from pipeline.division import Division
 from pipeline.gpu import SAMPLE_S, Gpu
 from pipeline.job import run
 from pipeline.machine import Machine
+from pipeline.memory import Need
 from pipeline.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings
@@ -164,6 +166,8 @@ def test_a_gpu_that_says_nothing_ends_no_run() -> None:
 
 
 READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90)
+PUBLISH = Tally(segment_s=40, publish_s=30)
+NOTHING = Need(0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +187,9 @@ READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
         (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs, with --replicas"),
         (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output whose disk"),
+        (PUBLISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "publish", "or a cluster (--address): each"),
+        (PUBLISH, Machine("cpu", 2, 1, tasks=4, nodes_bytes=(1, 1)), 3, 9, "segment", "CPU cores"),
+        (PUBLISH, Machine("cpu", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every core"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 21, "driver", "a larger --block"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 21, 9, "start-up", "more INPUTs in one run"),
     ],
@@ -190,17 +197,20 @@ READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90
 def test_what_bounds_a_run_and_what_relieves_it(
     tally: Tally, machine: Machine, startup_s: float, driver_s: float, stage: str, relief: str
 ) -> None:
-    bound = Bound(tally, machine, machine.replicas, startup_s, driver_s, joined=False)
+    division = Division(NOTHING, machine, machine.tasks)
+    bound = Bound(tally, division, machine.replicas, startup_s, driver_s, joined=False)
     assert bound.stage == stage
     assert relief in bound.relief
 
 
 def test_a_cluster_that_was_joined_gets_nodes() -> None:
-    bound = Bound(READ, Machine("cuda", 2, 1, tasks=4), 2, 3, 9, joined=True)
+    division = Division(NOTHING, Machine("cuda", 2, 1, tasks=4), 4)
+    bound = Bound(READ, division, 2, 3, 9, joined=True)
     assert bound.relief.startswith("more CPU nodes in the cluster")
 
 
 @pytest.mark.parametrize(("at_work", "stage"), [(2, "segment"), (8, "read")])
 def test_a_pool_that_grew_late_counts_by_the_replicas_there_were(at_work: int, stage: str) -> None:
     tally, machine = Tally(read_s=40, segment_s=40), Machine("cpu", 8, 1, tasks=4, least=1)
-    assert Bound(tally, machine, at_work, 3, 3, joined=True).stage == stage
+    division = Division(NOTHING, machine, 4)
+    assert Bound(tally, division, at_work, 3, 3, joined=True).stage == stage

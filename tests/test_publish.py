@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from archives import write_scene
-from outputs import differences
+from outputs import differences, files, stray_files
 
 from pipeline import job, publish
 from pipeline.errors import UnfinishedError
+from pipeline.output import Output
 from pipeline.publish import hilbert
 from pipeline.settings import Execution, Settings
 
@@ -76,3 +77,17 @@ def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
     assert job.run(inputs, small_checkpoint, out, *SMALL).windows == 0
     job.run(inputs, small_checkpoint, str(tmp_path / "calm"), *SMALL)
     assert not differences(out, str(tmp_path / "calm"))
+
+
+def test_a_publication_that_ended_before_it_cleaned(tmp_path: Path, small_checkpoint: str) -> None:
+    """Where another process repeats it, some of the unit files are gone already."""
+    write_scene(tmp_path / "in" / "a.tif", 700, 600)
+    out = tmp_path / "out"
+    job.run([str(tmp_path / "in")], small_checkpoint, str(out), *SMALL)
+    output = Output.open(str(out))
+    (shard,) = output.shards()
+    output.store.write("work/000000/left.parquet", b"")
+    before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
+    publish.publish(output, shard)
+    assert stray_files(out) == []
+    assert all((out / name).stat().st_mtime_ns == before[name] for name in files(out))

@@ -126,8 +126,14 @@ def test_sweep_deletes_what_killed_writers_left_on_disk(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     neighbour = tmp_path / "other" / ".a.parquet.12-ab.tmp"
     neighbour.write_bytes(b"half")
-    store.sweep()
+    store.sweep("work/0/b.parquet")
+    store.sweep("work/1/a.parquet")
+    assert len(os.listdir(tmp_path / "out" / "work" / "0")) == 2
+    store.sweep("work/0/a.parquet")
     assert os.listdir(tmp_path / "out" / "work" / "0") == ["a.parquet"]
+    (tmp_path / "out" / ".b.12-ab.tmp").write_bytes(b"half")
+    store.sweep()
+    assert not (tmp_path / "out" / ".b.12-ab.tmp").exists()
     assert neighbour.exists()
 
 
@@ -142,6 +148,8 @@ def test_sweep_aborts_the_uploads_of_its_folder_only(s3_folder: str) -> None:
         part = {"Bucket": bucket, "Key": key, "UploadId": upload["UploadId"]}
         fs.call_s3("upload_part", **part, PartNumber=1, Body=b"half")
     store.write("masks/0.parquet", b"rows")
+    store.sweep("masks/0.parquet")
+    assert uploads(fs, bucket, folder[:-1]) == sorted(keys[1:])
     store.sweep()
     assert uploads(fs, bucket, folder[:-1]) == sorted(keys[2:])
     assert store.list("masks") == ["0.parquet"]

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from outputs import ORDER, rows, stray_files
 
 import pipeline.plan
+from pipeline.access import PLAIN
 from pipeline.area import CellAreas
 from pipeline.cost import Cost, Network
+from pipeline.division import division_of
 from pipeline.finish import unit_file
 from pipeline.grid import mask_tiles
+from pipeline.local import AtOnce
 from pipeline.machine import Machine
 from pipeline.output import Output, unit_path
 from pipeline.plan import Planner
@@ -27,6 +30,7 @@ from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit, tile_transform
 from pipeline.settings import Execution, Settings
 from pipeline.shard import Rejected, Shard
+from pipeline.stages import Work
 from pipeline.supersede import outcomes
 from pipeline.terms import Job
 from pipeline.tracker import Tracker
@@ -131,7 +135,8 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     out = Output.create(str(folder), job)
     out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
-    tracker = Tracker(out, list(archive.shards), COST, quarantine, (), lambda _: None)
+    work = Work(str(folder), PLAIN, job, division_of(COST, []), 60.0)
+    tracker = Tracker(out, list(archive.shards), COST, quarantine, AtOnce(work), (), lambda _: None)
     tracker.begin()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)
@@ -141,7 +146,9 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
         out.store.write(unit_path(unit), unit_file(segmented))
         if rng.random() < 0.3:
             tracker.poll()
+    tracker.poll()
     tracker.close()
+    assert tracker.is_done
     assert tracker.open_units() == []
     found = outcomes(archive.shards, out.commit_records())
     assert found.planned == found.total == found.done + found.partial + found.quarantined

@@ -16,11 +16,12 @@ from PIL import Image
 
 import pipeline.calibration
 from jobs.cli import main
+from pipeline.division import Division
 from pipeline.errors import UsageError
 from pipeline.estimate import _rounds
 from pipeline.job import plan, run
 from pipeline.machine import Machine
-from pipeline.memory import Division, Need
+from pipeline.memory import Need
 from pipeline.overlay import overlay, palette
 from pipeline.plan import BATCH
 from pipeline.recorded import recorded
@@ -169,7 +170,7 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     there, here = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
-    division = Division(Need(0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
+    division = Division(Need(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
     used = _here(Work("", LOCAL.access, there, division, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
     assert _here(Work("", LOCAL.access, here, division, 900)).job == here
