@@ -23,12 +23,10 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.machine import Machine, can_work, memory_here, tasks_at_once
+from pipeline.machine import IO_CPUS, Machine, can_work, cpus_here, memory_here, tasks_at_once
 from pipeline.settings import Execution
 
 KNOCK_S = 5.0
-IO_CPUS = 2
-"""Ray CPUs beyond those of the replicas, so that reads and writes never wait for an actor."""
 PUBLISHING_CPUS = 1
 """And for the tasks that publish, which ask for next to nothing, all together."""
 CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
@@ -46,10 +44,11 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 
 @contextmanager
 def connected(
-    address: str | None, replicas: int, memory_bytes: int = 0, store_bytes: int = 0
+    address: str | None, cpus: int = 0, memory_bytes: int = 0, store_bytes: int = 0
 ) -> Iterator[None]:
     """Joins the cluster at the address; without one, starts one here and ends it afterwards, which
-    lets processes ask for `memory_bytes` together and has an object store of `store_bytes`.
+    lets processes ask for so many CPUs, those that publish not counted, and `memory_bytes`
+    together, and has an object store of `store_bytes`.
 
     Raises UsageError where no cluster answers, or it takes nobody of our kind.
     """
@@ -57,15 +56,13 @@ def connected(
     with (
         _variables(_JOINED if address else _alone_on_this_machine()),
         _loopback(address),
-        _session(address, replicas, memory_bytes, store_bytes),
+        _session(address, cpus, memory_bytes, store_bytes),
     ):
         yield
 
 
 @contextmanager
-def _session(
-    address: str | None, replicas: int, memory_bytes: int, store_bytes: int
-) -> Iterator[None]:
+def _session(address: str | None, cpus: int, memory_bytes: int, store_bytes: int) -> Iterator[None]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address is not None:
@@ -73,7 +70,7 @@ def _session(
         with _no_greeting():
             ray.init(
                 address=address or "local",
-                num_cpus=None if address else replicas + IO_CPUS + PUBLISHING_CPUS,
+                num_cpus=None if address else cpus + PUBLISHING_CPUS,
                 include_dashboard=None if address else False,
                 object_store_memory=None if address else store_bytes,
                 _memory=None if address else memory_bytes,
@@ -100,7 +97,7 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...], int]:
 
     Raises UsageError where no node can work now.
     """
-    with connected(address, replicas=0):
+    with connected(address):
         living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = [node for node in living if can_work(node)]
     if not nodes:
@@ -129,7 +126,7 @@ def machine_of(
             count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
         least, most = execution.pool or (count, count)
         most = max(least, min(most, count))  # this machine does not grow
-        tasks = tasks_at_once(device, most, most + IO_CPUS)
+        tasks = tasks_at_once(device, most, cpus_here(device, most))
     else:
         share = max(1, count // execution.shards.of)
         least, most = execution.pool or (share, share)

@@ -11,6 +11,8 @@ TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 LEAST_TASKS = 2
 """A read and a write at once."""
+IO_CPUS = 2
+"""Beyond those of the replicas on CPUs, so that reads and writes never wait for an actor."""
 TASKS_PER_PUBLISHER = 4
 """Publishing takes 4 ms of CPU per megapixel, reading and writing it a multiple of that."""
 
@@ -41,6 +43,12 @@ class Machine:
         """Shards that may be published at once: one for each node, or more where there are CPUs
         for many reads, and so for many pixels."""
         return max(1, len(self.nodes_bytes), self.tasks // TASKS_PER_PUBLISHER)
+
+
+def cpus_here(device: str, replicas: int) -> int:
+    """Ray CPUs of this machine, where all of it is ours. Replicas on GPUs take none: what decides
+    there is how many cores read."""
+    return replicas + IO_CPUS if device == "cpu" else max(IO_CPUS, len(os.sched_getaffinity(0)))
 
 
 def tasks_at_once(device: str, replicas: int, cpus: float) -> int:

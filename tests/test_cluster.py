@@ -14,7 +14,7 @@ from archives import write_scene
 from clusters import TOKEN, another_cluster, with_token
 from ray.cluster_utils import Cluster
 
-from pipeline.cluster import devices_of
+from pipeline.cluster import devices_of, machine_of
 from pipeline.errors import UsageError
 from pipeline.job import run
 from pipeline.machine import tasks_at_once
@@ -29,7 +29,7 @@ def variables():
 
 if __name__ == "__main__":
     before = variables()
-    with connected(None, 1, 1_000_000_000, 100_000_000):
+    with connected(None, 3, 1_000_000_000, 100_000_000):
         os.write(2, b"within\\n")
     assert variables() == before
     print(devices_of(sys.argv[1])[:2])
@@ -138,6 +138,14 @@ def test_reads_and_writes_have_the_cpus_that_replicas_leave(
     device: str, replicas: int, cpus: int, tasks: int
 ) -> None:
     assert tasks_at_once(device, replicas, cpus) == tasks
+
+
+@pytest.mark.parametrize(("device", "count", "tasks"), [("cpu", 2, 4), ("cuda", 1, 32)])
+def test_every_core_of_a_machine_with_gpus_reads(
+    device: str, count: int, tasks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    assert machine_of(device, count, (), Execution()).tasks == tasks
 
 
 def test_what_else_is_said_meanwhile_is_passed_on() -> None:

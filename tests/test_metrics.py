@@ -124,7 +124,7 @@ def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
     from pipeline.cluster import connected  # noqa: PLC0415
 
     seen = Scraper()
-    with connected(None, 1, 1_000_000_000, 100_000_000):
+    with connected(None, 3, 1_000_000_000, 100_000_000):
         memory = GpuMemory("s3://bucket/out")
         memory(None)
         memory(GpuUse(peak_bytes=123_456_789, busy=None))

@@ -25,10 +25,10 @@ def test_a_path_that_a_node_does_not_see(tmp_path: Path, monkeypatch: pytest.Mon
     mine = "/proc/self/fd/200"  # there for this process alone
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
-        with connected(cluster.address, replicas=0):
+        with connected(cluster.address):
             check_seen([mine])  # the head alone: nobody else need see it
         cluster.add_node(num_cpus=1)
-        with connected(cluster.address, replicas=0):
+        with connected(cluster.address):
             check_seen([str(shared), "s3://nobody/looks"])
             with pytest.raises(UsageError, match=r"the node .* does not see it; put it on a file"):
                 check_seen([str(shared), mine])
