@@ -23,7 +23,7 @@ from pipeline.alone import segment_alone
 from pipeline.cluster import connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
-from pipeline.machine import TASK_CPUS, cpus_here
+from pipeline.machine import TASK_CPUS
 from pipeline.metrics import Waiting
 from pipeline.publishers import Publishers
 from pipeline.reach import check_seen
@@ -73,7 +73,7 @@ def run_units(
         return 0
     memory = division.schedulable_bytes + division.publishing_bytes
     with (
-        connected(address, _cpus(work), memory, division.store_bytes),
+        connected(address, division.machine.cpus, memory, division.store_bytes),
         publishers.at_work(),
     ):
         if address:
@@ -194,11 +194,6 @@ class _Stop(ExecutionCallback):
                         waiting.clear()
 
 
-def _cpus(work: Work) -> int:
-    """Of this machine, for the flow."""
-    return cpus_here(work.job.device, work.replicas)
-
-
 def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     context = DataContext.get_current()
     context.target_max_block_size = 1  # one row per Ray block
@@ -218,7 +213,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     limits = ExecutionResources.for_limits()
     if not work.division.machine.nodes_bytes:  # this Ray is ours and made for this job
         context.override_object_store_memory_limit_fraction = STORE_FRACTION
-        cpus, memory = _cpus(work), work.division.schedulable_bytes
+        cpus, memory = work.division.machine.cpus, work.division.schedulable_bytes
         limits = ExecutionResources.for_limits(cpu=cpus, memory=memory)  # the rest is to publish
     context.execution_options.resource_limits = limits
     on_gpu, pool = work.job.device == "cuda", work.division.machine

@@ -39,6 +39,11 @@ class Machine:
         return self.least or self.replicas
 
     @property
+    def cpus(self) -> int:
+        """Ray CPUs of this machine, where all of it is ours."""
+        return cpus_here(self.device, self.replicas)
+
+    @property
     def publishers(self) -> int:
         """Shards that may be published at once: one for each node, or more where there are CPUs
         for many reads, and so for many pixels."""
@@ -46,8 +51,7 @@ class Machine:
 
 
 def cpus_here(device: str, replicas: int) -> int:
-    """Ray CPUs of this machine, where all of it is ours. Replicas on GPUs take none: what decides
-    there is how many cores read."""
+    """Replicas on GPUs take none: what decides there is how many cores read."""
     return replicas + IO_CPUS if device == "cpu" else max(IO_CPUS, len(os.sched_getaffinity(0)))
 
 
