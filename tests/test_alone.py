@@ -196,6 +196,7 @@ def test_a_replica_that_dies_while_it_is_loaded(small_checkpoint: str, tmp_path:
     assert (receipt.scenes_done, receipt.failures) == (1, ())
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path: Path) -> None:
     work, unit = job

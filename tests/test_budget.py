@@ -46,9 +46,10 @@ def undisturbed(archive: Path, small_checkpoint: str, tmp_path_factory: pytest.T
     ("runner", "budgets_s"),
     [
         ("local", (2, 4, 8, 16, 32)),
-        pytest.param("ray", (8, 14, 20, 26, 32, 40, 48), marks=[pytest.mark.ray, pytest.mark.slow]),
+        pytest.param("ray", (8, 14, 20, 26, 32, 40, 48), marks=pytest.mark.ray),
     ],
 )
+@pytest.mark.slow
 def test_the_time_is_up(
     archive: Path,
     small_checkpoint: str,
@@ -86,6 +87,7 @@ def test_the_command_says_so(
     assert complaint.startswith("swath: error: out of time: the 1e-09 h of --max-hours are over")
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_pool_that_grows(
     archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path

@@ -74,6 +74,7 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=True, env=env)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_process_that_had_a_cluster_of_its_own_joins_another(
     cluster: str, tmp_path: Path

@@ -172,10 +172,9 @@ def grant(s3: s3server.Server) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.s3
-@pytest.mark.parametrize(
-    "runner", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_rights_that_are_revoked_in_mid_run(
     s3: s3server.Server,
     user: s3server.Credentials,

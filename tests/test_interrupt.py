@@ -14,7 +14,9 @@ from archives import write_scene
 from outputs import outcomes, stray_files
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
 def test_ctrl_c_stops_and_says_how_to_go_on(
     small_checkpoint: str, tmp_path: Path, runner: str, number: signal.Signals

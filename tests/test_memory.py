@@ -70,6 +70,7 @@ def test_every_process_of_a_run_stays_below_its_prediction(
     assert bench.ok(case), bench.table(case)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everything(
     tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch

@@ -118,6 +118,7 @@ def test_without_a_cluster_nothing_is_exported() -> None:
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
     """What NVML and CUDA say is not there on a machine without a GPU; the way out is."""

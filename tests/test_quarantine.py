@@ -551,6 +551,7 @@ def test_a_crash_at_any_point_of_a_retry(
         shutil.rmtree(out)
 
 
+@pytest.mark.slow
 def test_a_retry_of_a_retry_that_was_cut_short(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
