@@ -60,7 +60,8 @@ class Bound:
             READ: f"{more}, for reads take what the replicas leave, or INPUTs that lie nearer",
             SEGMENT: f"{more}, with more --replicas, or a GPU",
             FINISH: f"{more}, or an --output whose disk or store takes writes faster",
-            PUBLISH: f"{more}: each node publishes one shard at a time, or more where it has many",
+            PUBLISH: f"{more}: at once as many shards are published as there are nodes, or more"
+            " where many files are read at once",
             DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
             " drivers with --shards",
             START_UP: "more INPUTs in one run: to start takes as long for many as for few",

@@ -85,7 +85,8 @@ class LocalStore(Store):
         if path.is_dir():
             for file in path.iterdir():
                 file.unlink(missing_ok=True)
-            path.rmdir()
+            with suppress(FileNotFoundError):  # another one does the same
+                path.rmdir()
 
     def sweep(self, path: str = "") -> None:
         folder, _, name = path.rpartition("/")

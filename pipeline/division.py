@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.cost import Cost
 from pipeline.errors import UsageError
-from pipeline.machine import LEAST_TASKS, Machine
+from pipeline.machine import IO_CPUS, LEAST_TASKS, TASK_CPUS, Machine, cpus_here
 from pipeline.memory import Need, segmenting
 from pipeline.scene import Unit
 
@@ -19,8 +19,8 @@ USABLE = 0.9
 """Of a machine's memory: from 95 % on Ray kills workers, and the system has its share."""
 ROWS_PER_REPLICA = 4
 """In the object store: one in work, one that waits for it, and what is read meanwhile."""
-_RAY_BYTES, _RAY_REPLICA_BYTES = 1_000_000_000, 100_000_000
-"""Ray's own processes, and an idle worker for each CPU."""
+_RAY_BYTES, _RAY_IDLE_BYTES = 1_000_000_000, 100_000_000
+"""Ray's own processes, and an idle worker for each CPU but IO_CPUS."""
 _LEAST_STORE_BYTES = 128 << 20
 _STORE_USABLE = 0.8
 """Of the object store: what is beyond, Ray writes to disk, by processes that it starts for that."""
@@ -59,6 +59,13 @@ class Division:
         return max(_LEAST_STORE_BYTES, math.ceil(rows * self.need.row_bytes / _STORE_USABLE))
 
     @property
+    def cpus(self) -> int:
+        """Ray's, where this machine is ours: no more than can work at a time."""
+        if self.machine.device == "cpu":
+            return cpus_here("cpu", self.machine.replicas)
+        return math.ceil(self.tasks * TASK_CPUS)
+
+    @property
     def schedulable_bytes(self) -> int:
         """Ray's logical resource, for Ray Data: every replica always fits, and beside them so many
         tasks."""
@@ -90,7 +97,7 @@ class Division:
         """Of all but what publishes."""
         replicas, tasks = self.machine.replicas, self.tasks
         ours = replicas * self.need.replica_bytes + tasks * self.need.task_bytes
-        ray = _RAY_BYTES + replicas * _RAY_REPLICA_BYTES
+        ray = _RAY_BYTES + max(replicas, self.cpus - IO_CPUS) * _RAY_IDLE_BYTES
         return self.need.driver_bytes + ours + self.store_bytes + ray
 
     @property

@@ -73,12 +73,16 @@ def run_units(
         return 0
     memory = division.schedulable_bytes + division.publishing_bytes
     with (
-        connected(address, division.machine.cpus, memory, division.store_bytes),
+        connected(address, division.cpus, memory, division.store_bytes),
         publishers.at_work(),
     ):
         if address:
             check_seen([work.output, work.job.checkpoint, *_inputs(open_units()[:1])])
-        retries = _rounds(work, open_units, poll)
+        try:
+            retries = _rounds(work, open_units, poll)
+        except TransientError:  # of some units' store: the others' shards are complete
+            _publish_rest(publishers, poll)
+            raise
         _publish_rest(publishers, poll)
     return retries
 
@@ -213,7 +217,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
     limits = ExecutionResources.for_limits()
     if not work.division.machine.nodes_bytes:  # this Ray is ours and made for this job
         context.override_object_store_memory_limit_fraction = STORE_FRACTION
-        cpus, memory = work.division.machine.cpus, work.division.schedulable_bytes
+        cpus, memory = work.division.cpus, work.division.schedulable_bytes
         limits = ExecutionResources.for_limits(cpu=cpus, memory=memory)  # the rest is to publish
     context.execution_options.resource_limits = limits
     on_gpu, pool = work.job.device == "cuda", work.division.machine

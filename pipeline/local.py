@@ -26,7 +26,7 @@ class AtOnce:
         # What this process tries again is counted already.
         self._finished.append(replace(published, retries=0))
 
-    def finished(self) -> list[Published]:
+    def advance(self) -> list[Published]:
         finished, self._finished = self._finished, []
         return finished
 

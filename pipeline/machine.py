@@ -14,7 +14,7 @@ LEAST_TASKS = 2
 IO_CPUS = 2
 """Beyond those of the replicas on CPUs, so that reads and writes never wait for an actor."""
 TASKS_PER_PUBLISHER = 4
-"""Publishing takes 4 ms of CPU per megapixel, reading and writing it a multiple of that."""
+"""Publishing takes 5 to 9 ms of CPU per megapixel, reading and writing it a multiple of that."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,6 @@ class Machine:
     def fewest(self) -> int:
         """Replicas there must be room for."""
         return self.least or self.replicas
-
-    @property
-    def cpus(self) -> int:
-        """Ray CPUs of this machine, where all of it is ours."""
-        return cpus_here(self.device, self.replicas)
 
     @property
     def publishers(self) -> int:

@@ -32,7 +32,7 @@ FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Waiting:
+class UnitFiles:
     """Ids of the units of an open shard that have their file."""
 
     done: set[str]
@@ -147,13 +147,13 @@ class Output:
         """Ids of the shards some of whose units may have their file."""
         return self.store.list("work")
 
-    def waiting(self, shard_id: str) -> Waiting:
+    def waiting(self, shard_id: str) -> UnitFiles:
         done: set[str] = set()
         failed: set[str] = set()
         for name in self.store.list(f"work/{shard_id}"):
             unit_id, _, kind = name.rpartition(".")
             (failed if kind == FAILED else done).add(unit_id)
-        return Waiting(done, done & failed)
+        return UnitFiles(done, done & failed)
 
     def units_done(self, shard_id: str) -> set[str]:
         """Ids of the units of an open shard that have their file."""

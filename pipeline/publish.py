@@ -46,17 +46,18 @@ def publish(output: Output, shard: Shard) -> None:
     Not for two shards at once that both take old rows out of tables. Raises UnfinishedError where
     the disk that masks are put in order on is full.
     """
-    if not output.store.exists(
-        _commit_path(shard.shard_id)
-    ):  # else who did that has ended before it cleaned
+    # Where there is a commit, who made it has ended before it cleaned.
+    if not output.store.exists(_commit_path(shard.shard_id)):
         with Spool(output.store.scratch) as spool:
             _publish(output, shard, spool)
     clean(output, shard.shard_id)
 
 
 def sweep(output: Output, shard: Shard) -> None:
-    """Deletes what a publication of the shard that was killed has left beside its files."""
-    ids = {shard.shard_id, *chain.from_iterable(shard.retries.values())}
+    """Deletes what a publication of the shard that was killed has left beside its files; and beside
+    those of published shards that it takes old rows out of: others may just be published."""
+    earlier = set(chain.from_iterable(shard.retries.values()))
+    ids = {shard.shard_id, *(earlier & output.committed())}
     paths = [table_path(table, shard_id) for table in SHARD_TABLES for shard_id in sorted(ids)]
     for path in (*paths, _commit_path(shard.shard_id)):
         output.store.sweep(path)

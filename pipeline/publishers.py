@@ -45,6 +45,7 @@ class Publishers:
             num_cpus=CPUS,
             memory=work.need.publisher_bytes,
             max_retries=0,
+            max_calls=1,  # a large shard's records are not to stay in a process that reads next
             scheduling_strategy="SPREAD",
         )(publish_shard)
 
@@ -56,7 +57,7 @@ class Publishers:
     def start(self, shard: Shard) -> None:
         self._waiting[shard.shard_id] = shard
 
-    def finished(self) -> list[Published]:
+    def advance(self) -> list[Published]:
         """What was published since the last time; then begins what may begin.
 
         Raises UnfinishedError where one cannot be published, and UsageError, as publishing does.
@@ -109,7 +110,7 @@ class Publishers:
         return list(ended)
 
     def _result(self, ref: Any, shard: Shard) -> Published | None:
-        """None where its process or node was lost. Raises as `finished`."""
+        """None where its process or node was lost. Raises as `advance`."""
         where = f"{self._work.output}: shard {shard.shard_id}"
         try:
             published: Published = ray.get(ref)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output, Waiting
+from pipeline.output import Output, UnitFiles
 from pipeline.receipt import Failure
 from pipeline.scene import Unit
 from pipeline.shard import Shard
@@ -49,7 +49,7 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
 
 
 def failures_waiting(
-    output: Output, shard: Shard, waiting: Waiting, *, forgiving: bool = False
+    output: Output, shard: Shard, waiting: UnitFiles, *, forgiving: bool = False
 ) -> list[Failure]:
     """Those that wait to be published with an open shard. Only files that bear a mark are opened.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.access import PLAIN, Access
-from pipeline.output import Output, Waiting
+from pipeline.output import Output, UnitFiles
 from pipeline.receipt import Failure, Status
 from pipeline.recorded import failures_waiting
 from pipeline.shard import Head, Shard
@@ -88,7 +88,7 @@ def _committed(head: Head, record: dict[str, Any], shard: Shard | None) -> _Part
     return _Part(head, head.units, head.pixels, len(failures), _pixels(failures))
 
 
-def _open(out: Output, head: Head, shard: Shard | None, waiting: Waiting | None) -> _Part:
+def _open(out: Output, head: Head, shard: Shard | None, waiting: UnitFiles | None) -> _Part:
     """shard: given where something of it waits, or not all of its inputs count any more."""
     head = shard.head if shard else head
     if shard is None or waiting is None:

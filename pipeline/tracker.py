@@ -52,7 +52,7 @@ class Publications(Protocol):
     def start(self, shard: Shard) -> None:
         """Takes a shard all of whose units have an outcome, and need not have published it yet."""
 
-    def finished(self) -> list[Published]:
+    def advance(self) -> list[Published]:
         """What was published since the last time; retries: of other processes than this one.
         Raises what became of a shard that cannot be."""
 
@@ -131,7 +131,7 @@ class Tracker:
             if whole and shard_id not in self._complete:
                 self._complete.add(shard_id)
                 self._publications.start(shard)
-        for published in self._publications.finished():
+        for published in self._publications.advance():
             del self._open[published.shard_id]
             self.tally.publish_s += published.seconds
             self.tally.retries += published.retries

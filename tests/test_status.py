@@ -13,12 +13,12 @@ from s3server import Server
 import pipeline.plan
 from pipeline.disk import LocalStore
 from pipeline.errors import UsageError
-from pipeline.output import Output
+from pipeline.output import Output, write_unit
 from pipeline.receipt import Failure, Status
 from pipeline.recorded import recorded
 from pipeline.shard import Rejected, Shard
 from pipeline.status import status
-from pipeline.supersede import retrying, standing
+from pipeline.supersede import failures_in, outcome_of, retrying, standing
 
 
 @pytest.fixture(params=["bundles", "blocks"])
@@ -115,18 +115,47 @@ def check_by_counting(told: Status, out: Output) -> None:
     """Every record read, every unit looked at."""
     records = {record["shard"]: record for record in out.commit_records()}
     units = done = done_px = scenes = 0
+    failures: list[Failure] = []
     for shard in standing(list(out.shards()), records.keys()):
         finished = out.units_done(shard.shard_id)
         ended = [u for u in shard.units if shard.shard_id in records or u.unit_id in finished]
         units, done = units + len(shard.units), done + len(ended)
         done_px += sum(unit.pixels for unit in ended)
         scenes += len(shard.scene_ids)
-    failures = recorded(out).failures
+        failures += (rejected.failure for rejected in shard.rejected)
+        if shard.shard_id in records:
+            failures += failures_in(records[shard.shard_id], shard)
+        else:
+            for unit in ended:
+                failures += failures_in(outcome_of(out, unit), shard)
     failed_px = sum(failure.pixels for failure in failures)
     assert (told.units, told.units_done, told.scenes) == (units, done, scenes)
     assert told.quarantined + told.quarantined_waiting == len(failures)
     assert told.megapixels_quarantined == failed_px / 1e6
     assert told.megapixels_done == (done_px - failed_px) / 1e6
+
+
+def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
+    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash between the two leaves a unit that is computed again, not one whose failures nobody
+    looks for."""
+    out = Output.open(made.url)
+    shard = next(shard for shard in out.shards() if not out.units_done(shard.shard_id))
+    unit, write = shard.units[0], LocalStore.write
+
+    def dying(store: LocalStore, path: str, data: bytes) -> None:
+        if path.endswith(".parquet"):
+            raise KeyboardInterrupt
+        write(store, path, data)
+
+    monkeypatch.setattr(LocalStore, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        write_unit(out.store, unit, b"rows", failed=True)
+    monkeypatch.undo()
+    assert out.waiting(shard.shard_id).done == set()
+    out.store.write(f"work/{shard.shard_id}/{unit.unit_id}.parquet", b"rows")
+    assert out.waiting(shard.shard_id).failed == {unit.unit_id}
 
 
 def test_an_unfinished_plan_of_another_version_is_named(made: unfinished.Made) -> None:
