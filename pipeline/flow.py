@@ -112,11 +112,8 @@ def _publish_rest(publishers: Publishers, poll: Poll) -> None:
         publishers.wait(POLL_S)
         if time.monotonic() - said_s > SAY_S:
             said_s = time.monotonic()
-            LOG.warning(
-                "shards that are still being published: %d, since %.0f s",
-                publishers.left,
-                said_s - began,
-            )
+            since = publishers.left, said_s - began
+            LOG.warning("shards that are still being published: %d, since %.0f s", *since)
 
 
 def _inputs(units: Sequence[Unit]) -> list[str]:

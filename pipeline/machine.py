@@ -45,9 +45,13 @@ class Machine:
         return max(1, len(self.nodes_bytes), self.tasks // TASKS_PER_PUBLISHER)
 
 
+def cores_here() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def cpus_here(device: str, replicas: int) -> int:
     """Replicas on GPUs take none: what decides there is how many cores read."""
-    return replicas + IO_CPUS if device == "cpu" else max(IO_CPUS, len(os.sched_getaffinity(0)))
+    return replicas + IO_CPUS if device == "cpu" else max(IO_CPUS, cores_here())
 
 
 def tasks_at_once(device: str, replicas: int, cpus: float) -> int:

@@ -18,7 +18,7 @@ import pipeline.calibration
 from jobs.cli import main
 from pipeline.division import Division
 from pipeline.errors import UsageError
-from pipeline.estimate import _rounds
+from pipeline.estimate import SHARE, _rounds
 from pipeline.job import plan, run
 from pipeline.machine import Machine
 from pipeline.memory import Need
@@ -79,11 +79,22 @@ def test_as_many_replicas_are_measured_as_there_would_be(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cpu", 2))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     trial = Trial(calibrate=True)
     found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
     assert (found.rate.replicas, found.replicas) == (2, 3)
     seconds = found.windows_computed * found.rate.window_s / 3
     assert seconds <= found.hours * 3600 <= 1.5 * seconds
+
+
+def test_replicas_that_have_every_core_share_them(
+    archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hours(cores: int) -> float:
+        monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+        return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2)).hours
+
+    assert hours(cores=2) == pytest.approx(hours(cores=3) / SHARE)
 
 
 def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: str) -> None:

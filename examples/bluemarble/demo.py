@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> None:
     work = shown(parser.parse_args().work)
     archive, tables, checkpoint = work / "archive", work / "tables", shown(HERE / "checkpoint")
     files = bm.write_archive(archive)
+    if tables.exists() and not readable(tables):  # an earlier version of Swath has made them
+        shutil.rmtree(tables)
     print(f"The archive: {len(files)} GeoTIFFs of 900 x 900 px in {archive}\n")
     swath(["run", archive, "--checkpoint", checkpoint, "--output", tables])
     labels = bm.picture_labels(bm.read_mask())
@@ -41,6 +44,12 @@ def main() -> None:
     overlay = work / "overlay.png"
     write_overlay(overlay, read_classes(tables, "true"))
     print_what_next(tables, checkpoint, overlay)
+
+
+def readable(tables: Path) -> bool:
+    return not subprocess.run(
+        [SWATH, "status", tables], capture_output=True, check=False
+    ).returncode
 
 
 def shown(path: Path) -> Path:
