@@ -38,8 +38,9 @@ def job(
     """What a run is about to do."""
     seen: list[tuple[Work, Unit]] = []
 
-    def not_now(work: Work, open_units: Callable[[], list[Unit]], _: object) -> None:
+    def not_now(work: Work, open_units: Callable[[], list[Unit]], _: object) -> int:
         seen.append((work, open_units()[0]))
+        return 0
 
     write_scene(tmp_path / "in" / "a.tif", 90, 80)
     monkeypatch.setattr(pipeline.local, "run_units", not_now)
