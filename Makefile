@@ -42,7 +42,7 @@ test: $(READY)
 	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(READY)
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow --timeout 900 $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)
