@@ -15,9 +15,12 @@ from pipeline.receipt import Estimate
 from pipeline.scene import Block, Scene
 from pipeline.shard import Shard
 
-SHARE = 0.87
-"""Of a core that a replica has where replicas have all cores of this machine: reads, writes and Ray
-take the rest (measured on two cores, docs/log.md; with a core left over it was 0.98 and more)."""
+SHARE = 0.92
+"""Of a core, the most that replicas have where they take all cores of this machine: the driver and
+Ray's own processes have the rest (measured on two cores, docs/log.md)."""
+PIXEL_S = 0.13e-6
+"""Seconds of a core that each pixel takes there beside the network, to be read, handed over, counted
+and written, where a window takes its nominal time (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ def estimate(
     own, km2 = division.own_bytes, _km2(blocks)
     rate = terms.rate or Rate(cost.window_s)
     most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.fewest)
-    hours = most * rate.window_s / _share(division) / 3600
+    seconds, pixels = most * rate.window_s, sum(block.core.pixels for block in blocks)
+    if _take_all_cores(division):
+        pace = rate.window_s / cost.window_s
+        seconds = seconds / SHARE + pixels * PIXEL_S * pace / cores_here()
+    hours = seconds / 3600
     money = cost_of(hours, terms.price_per_hour)
     return Estimate(
         inputs=inputs,
@@ -54,7 +61,7 @@ def estimate(
         units=len(units),
         windows=round(sum(cost.grid_windows(block) for block in blocks)),
         windows_computed=computed,
-        megapixels=sum(block.core.pixels for block in blocks) / 1e6,
+        megapixels=pixels / 1e6,
         km2=km2,
         read_bytes=sum(cost.read_bytes(block) for block in blocks),
         memory_bytes=own.get("replica", own["driver"]),
@@ -70,10 +77,11 @@ def estimate(
     )
 
 
-def _share(division: Division) -> float:
+def _take_all_cores(division: Division) -> bool:
+    """Whether replicas leave none to what else the run does on this machine."""
     machine = division.machine
     alone = machine.device == "cpu" and division.tasks > 0 and not machine.nodes_bytes
-    return SHARE if alone and machine.fewest >= cores_here() else 1.0
+    return alone and machine.fewest >= cores_here()
 
 
 def _rounds(windows: Iterable[int], replicas: int) -> int:

@@ -18,12 +18,13 @@ import pipeline.calibration
 from jobs.cli import main
 from pipeline.division import Division
 from pipeline.errors import UsageError
-from pipeline.estimate import SHARE, _rounds
+from pipeline.estimate import PIXEL_S, SHARE, _rounds
 from pipeline.job import plan, run
 from pipeline.machine import Machine
 from pipeline.memory import Need
 from pipeline.overlay import overlay, palette
 from pipeline.plan import BATCH
+from pipeline.receipt import Estimate
 from pipeline.recorded import recorded
 from pipeline.replica import devices_here
 from pipeline.samples import EDGE_PX, drawn
@@ -90,11 +91,14 @@ def test_as_many_replicas_are_measured_as_there_would_be(
 def test_replicas_that_have_every_core_share_them(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hours(cores: int) -> float:
+    def planned(cores: int) -> Estimate:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-        return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2)).hours
+        return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2))
 
-    assert hours(cores=2) == pytest.approx(hours(cores=3) / SHARE)
+    with_all, with_some = planned(cores=2), planned(cores=3)
+    pixels_s = with_all.megapixels * 1e6 * PIXEL_S / 2  # the nominal rate: the nominal pace
+    expected = with_some.hours * 3600 / SHARE + pixels_s
+    assert with_all.hours * 3600 == pytest.approx(expected)
 
 
 def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: str) -> None:
