@@ -21,6 +21,7 @@ from pipeline.verdict import PATIENCE_S
 
 _SECRETS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
 _SECRET_QUERIES = ("sig", "signature", "token", "key", "secret", "password", "credential")
+_NEEDED = """a JSON object is needed, in quotes for the shell: '{"anon": true}'"""
 HURRIED_S = 10.0
 _CONNECT_S, _READ_S = 5, 20
 _TRIES = 3
@@ -54,9 +55,9 @@ class Access:
         try:
             options = json.loads(text)
         except ValueError as error:
-            raise UsageError(f"--storage-options: not JSON ({error})") from error
+            raise UsageError(f"--storage-options: not JSON ({error}); {_NEEDED}") from error
         if not isinstance(options, dict):
-            raise UsageError('--storage-options: a JSON object is needed, e.g. {"anon": true}')
+            raise UsageError(f"--storage-options: {_NEEDED}")
         return cls(tuple(sorted(options.items())))
 
     def hurried(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -68,8 +69,9 @@ class ObjectStore(Store):
         # Spooled on disk: a shard's masks may not fit into memory, and a failed upload is repeated.
         # Not by fsspec's file objects: closed after a failed part, they would complete the upload.
         with tempfile.NamedTemporaryFile() as spool:
-            yield cast(BinaryIO, spool)
-            spool.flush()
+            with _room_for(path):
+                yield cast(BinaryIO, spool)
+                spool.flush()
             self._try(path, lambda: self._fs.put_file(spool.name, self._at(path)))
 
     def create(self, path: str, data: bytes) -> bool:
@@ -149,3 +151,18 @@ class ObjectStore(Store):
 
     def _at(self, path: str) -> str:
         return f"{self._path}/{path}".rstrip("/")
+
+
+@contextmanager
+def _room_for(path: str) -> Iterator[None]:
+    """Raises UnfinishedError where this machine's own disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        folder = tempfile.gettempdir()
+        raise UnfinishedError(
+            f"{folder}: no space is left for {path} before it is uploaded; free some, or set TMPDIR"
+            " to a larger folder; the same command goes on from here"
+        ) from error

@@ -25,6 +25,7 @@ from pipeline.verdict import explained, patiently
 PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
 _HEAD = "# A job of Swath, as it was run: swath run --job FILE\n"
+_QUOTE = "; is a quote or a bracket left open?"
 _SYNTAX = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 
 
@@ -145,9 +146,12 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
         # Python 3.14 has them as attributes, too; "(at end of document)" has no line.
         if found := _SYNTAX.fullmatch(str(error)):
             what, line, column = found.groups()
-            raise UsageError(f"{name}, line {line}: not TOML: {what} (column {column})") from error
+            hint = _QUOTE if what.startswith("Illegal character '\\n'") else ""
+            raise UsageError(
+                f"{name}, line {line}: not TOML: {what} (column {column}){hint}"
+            ) from error
         last = max(1, len(text.splitlines()))
-        raise UsageError(f"{name}, line {last}: not TOML: {error}") from error
+        raise UsageError(f"{name}, line {last}: not TOML: {error}{_QUOTE}") from error
 
 
 def _from(folder: str, path: str) -> str:

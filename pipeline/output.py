@@ -52,7 +52,7 @@ class Output:
         """Raises UsageError where there is no output of Swath."""
         store = open_store(url, access)
         if not store.exists("job.json"):
-            why = "not an output of Swath (it has no job.json)"
+            why = "not an output of Swath (it has no job.json); name the --output of a run"
             if not store.list(""):  # which raises UsageError where there is no such bucket
                 why = "no such folder, or an empty one; check the path"
             raise UsageError(f"{url}: {why}")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.access import PLAIN, Access
 from pipeline.errors import SwathError, UsageError
 from pipeline.output import Output, table_path
-from pipeline.tables import CLASSES, SHARD_TABLES
+from pipeline.tables import CLASSES, SHARD_TABLES, geo_metadata
 from pipeline.terms import Job
 
 TABLES = (*SHARD_TABLES, "classes", "tile_statistics")
@@ -90,7 +90,9 @@ def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
 
 
 def write_parquet(table: pa.Table, file: BinaryIO) -> None:
-    """Writes a result as one Parquet file. UsageError for types that Parquet does not have."""
+    """Writes a result as one Parquet file, as GeoParquet where it has the column `geometry`.
+    UsageError for types that Parquet does not have."""
+    table = table.replace_schema_metadata(geo_metadata(table.schema) or None)
     try:
         pq.write_table(table, file, compression="zstd")
     except pa.ArrowNotImplementedError as error:

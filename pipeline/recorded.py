@@ -28,7 +28,10 @@ class Recorded:
 
 
 def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
-    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at."""
+    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at.
+
+    Raises UnfinishedError where a unit's file is damaged, or gone since it was listed.
+    """
     if output is None:
         return Recorded([], [], set())
     records = {record["shard"]: record for record in output.commit_records()}
@@ -41,7 +44,13 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
             found.failures += failures_in(records[shard.shard_id], shard)
             continue
         waiting = output.waiting(shard.shard_id)
-        found.failures += failures_waiting(output, shard, waiting)
+        try:
+            found.failures += failures_waiting(output, shard, waiting)
+        except FileNotFoundError as error:
+            raise UnfinishedError(
+                f"{output.store.root}: a run has published shard {shard.shard_id} meanwhile; ask"
+                " again"
+            ) from error
         for unit in shard.units:
             if unit.unit_id not in waiting.done:
                 found.waiting |= {block.scene.scene_id for block in unit.blocks}

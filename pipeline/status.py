@@ -60,7 +60,7 @@ def status(output: str, access: Access = PLAIN) -> Status:
     done_px = sum(part.done_px for part in parts)
     quarantined_px = sum(part.quarantined_px for part in parts)
     return Status(
-        output=output,
+        output=out.store.root,
         units=sum(part.head.units for part in parts),
         units_done=sum(part.done_units for part in parts),
         shards=len(parts),

@@ -114,9 +114,7 @@ class Writer:
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, outcome: dict[str, Any] | None = None):
         """outcome: kept in the footer of a unit's file."""
-        metadata: dict[bytes, bytes] = {}
-        if "geometry" in schema.names:
-            metadata[b"geo"] = json.dumps(_geo_metadata()).encode()
+        metadata = geo_metadata(schema)
         if outcome is not None:
             metadata[_UNIT_KEY] = json.dumps(outcome).encode()
         self._schema = schema.with_metadata(metadata or None)
@@ -153,11 +151,21 @@ def read_outcome(file: BinaryIO) -> dict[str, Any]:
     return outcome
 
 
-def _geo_metadata() -> dict[str, Any]:
-    corners = ("xmin", "ymin", "xmax", "ymax")
-    covering = {"bbox": {corner: ["bbox", corner] for corner in corners}}
-    column = {"encoding": "WKB", "geometry_types": [], "covering": covering}
-    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+def geo_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
+    """GeoParquet's, of a table or result with a column `geometry`: WKB in OGC:CRS84, and `bbox`
+    where that came along."""
+
+    def holds(name: str, kind: pa.DataType) -> bool:
+        return name in schema.names and schema.field(name).type == kind
+
+    if not holds("geometry", pa.binary()):
+        return {}
+    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": []}
+    if holds("bbox", _BBOX):
+        corners = ("xmin", "ymin", "xmax", "ymax")
+        column["covering"] = {"bbox": {corner: ["bbox", corner] for corner in corners}}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    return {b"geo": json.dumps(geo).encode()}
 
 
 def _leaves(schema: pa.Schema) -> list[str]:

@@ -42,7 +42,7 @@ class Job:
         """What `other` would decide differently, in words."""
         mine, theirs = self._deciding(), other._deciding()
         return [
-            f"{name}: {mine[name]} here, {theirs[name]} asked for"
+            f"{name}: {_in_words(mine[name])} here, {_in_words(theirs[name])} asked for"
             for name in mine
             if json.dumps(mine[name]) != json.dumps(theirs[name])  # nan is the same as nan
         ]
@@ -67,3 +67,7 @@ class Job:
         file = io.BytesIO()
         write_table(file, table_of(rows, CLASSES))
         return file.getvalue()
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else json.dumps(value).strip('"')

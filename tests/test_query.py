@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -297,8 +298,20 @@ def test_parquet_result_reads_back(out: str) -> None:
                         " FROM tile_statistics GROUP BY 1 ORDER BY 1")  # fmt: skip
     write_parquet(result, file)
     assert pq.read_table(io.BytesIO(file.getvalue())).equals(result)
+    assert b"geo" not in (pq.read_schema(io.BytesIO(file.getvalue())).metadata or {})
     with pytest.raises(UsageError, match="CAST"):
         write_parquet(query(out, "SELECT INTERVAL 1 MONTH AS i"), io.BytesIO())
+
+
+@pytest.mark.parametrize("has_bbox", [False, True])
+def test_a_parquet_result_with_geometry_is_geoparquet(out: str, has_bbox: bool) -> None:
+    columns = "scene_id, geometry, bbox" if has_bbox else "scene_id, geometry"
+    file = io.BytesIO()
+    write_parquet(query(out, f"SELECT {columns} FROM masks"), file)
+    geo = json.loads(pq.read_schema(io.BytesIO(file.getvalue())).metadata[b"geo"])
+    assert (geo["version"], geo["primary_column"]) == ("1.1.0", "geometry")
+    assert geo["columns"]["geometry"]["encoding"] == "WKB"
+    assert ("covering" in geo["columns"]["geometry"]) == has_bbox
 
 
 def test_sums_of_integers_are_integers(out: str) -> None:

@@ -123,6 +123,9 @@ def test_added_files_are_computed_and_nothing_else(
     second = segment(folder, small_checkpoint, out)
 
     assert waiting.scenes == len(names[1::2])
+    assert not any("nothing is left" in note for note in waiting.notes)
+    done = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    assert done.notes[-1] == f"nothing is left to compute: {out} has an outcome for every input"
     assert second.units_computed == second.units - first.units > 0
     assert all(p.stat().st_mtime_ns == t for p, t in published.items())
     assert differences(undisturbed, out, "masks", "statistics", "quarantine") == []

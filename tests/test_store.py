@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from pipeline.access import PLAIN, Access
 from pipeline.bucket import ObjectStore
 from pipeline.disk import LocalStore
-from pipeline.errors import TransientError, UsageError
+from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
 
@@ -69,6 +70,19 @@ def test_writing_appears_when_the_block_ends(store: Store) -> None:
         assert store.read("a.parquet") == b"old"
     assert store.read("a.parquet") == b"NEW " + b"new " * 99_999
     assert store.list("") == ["a.parquet"]
+
+
+@pytest.mark.s3
+def test_a_full_disk_before_an_upload_is_named(s3_folder: str) -> None:
+    """The place is this machine's, not the store's."""
+    store = open_store(f"{s3_folder}/out", PLAIN)
+    with (
+        pytest.raises(UnfinishedError, match=f"^{tempfile.gettempdir()}: no space is left for a/b"),
+        store.writing("a/b"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"as a spool would answer")
+    assert store.list("a") == []
 
 
 def test_writing_leaves_nothing_when_the_block_raises(store: Store) -> None:
