@@ -25,7 +25,7 @@ from multiprocessing.connection import wait
 from typing import Any, Literal, TypeVar
 
 from pipeline.errors import UnfinishedError
-from pipeline.worker import Raised, Returned, Waiting
+from pipeline.worker import Raised, Returned, Unanswered
 
 __all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "sandboxed"]
 
@@ -209,7 +209,7 @@ class _Pool:
             worker.ready = True
             return
         index, outcome = message
-        if isinstance(outcome, Waiting):
+        if isinstance(outcome, Unanswered):
             worker.rearm(index, outcome.at_least_s)
             return
         del worker.running[index]

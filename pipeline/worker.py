@@ -35,7 +35,7 @@ class Raised:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Unanswered:
     """No outcome yet: the item's time starts again."""
 
     at_least_s: float
@@ -59,7 +59,7 @@ def serve(descriptor: int) -> None:
             connection.send_bytes(data)
 
     def tell(index: int, at_least_s: float) -> None:
-        send(pickle.dumps((index, Waiting(at_least_s))))
+        send(pickle.dumps((index, Unanswered(at_least_s))))
 
     def work() -> None:
         try:
