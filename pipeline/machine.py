@@ -45,8 +45,15 @@ class Machine:
         return max(1, len(self.nodes_bytes), self.tasks // TASKS_PER_PUBLISHER)
 
 
-def cores_here() -> int:
-    return len(os.sched_getaffinity(0))
+def cores_here(root: Path = Path("/")) -> int:
+    """That this process may run on, or as many whole ones as its control groups' quota makes."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for group in _control_groups(root, "cpu"):
+        quota = _words(group / "cpu.max")
+        quota = quota or _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
+        if len(quota) == 2 and quota[0].isdecimal():  # else max, or -1: none
+            cores = min(cores, int(quota[0]) / int(quota[1]))
+    return max(1, int(cores))
 
 
 def cpus_here(device: str, replicas: int) -> int:
@@ -71,19 +78,14 @@ def memory_here(root: Path = Path("/")) -> int:
     A group's limit holds for those within it; inside a container its own group is at the top.
     """
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for folder, name in _control_groups(root):
-        for group in (folder, *folder.parents):
-            try:
-                limit = (group / name).read_text().strip()
-            except OSError:
-                continue
-            if limit.isdecimal():  # version 2 says max where there is none
-                sizes.append(int(limit))
+    for group in _control_groups(root, "memory"):
+        limits = _words(group / "memory.max") or _words(group / "memory.limit_in_bytes")
+        sizes += [int(limit) for limit in limits if limit.isdecimal()]  # max: there is none
     return min(sizes)
 
 
-def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
-    """Folders of the groups that this process is in, and how their limit is called."""
+def _control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the groups that this process is in, and of those around them."""
     top = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
@@ -92,6 +94,17 @@ def _control_groups(root: Path) -> Iterator[tuple[Path, str]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            yield top / path.strip("/"), "memory.max"
-        elif "memory" in controllers.split(","):
-            yield top / "memory" / path.strip("/"), "memory.limit_in_bytes"
+            folder = top / path.strip("/")
+        elif controller in controllers.split(","):
+            folder = top / controller / path.strip("/")
+        else:
+            continue
+        yield folder
+        yield from folder.parents
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []

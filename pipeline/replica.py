@@ -6,7 +6,6 @@ positions.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pipeline.forward import Forward
 from pipeline.gpu import Gpu
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
+from pipeline.machine import cores_here
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
@@ -95,7 +95,7 @@ def devices_here() -> tuple[str, int]:
     """The kind of device that replicas on this machine use, and how many of them there are."""
     if torch.cuda.is_available():
         return "cuda", torch.cuda.device_count()
-    return "cpu", len(os.sched_getaffinity(0))
+    return "cpu", cores_here()
 
 
 def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:

@@ -20,7 +20,7 @@ from pipeline import memory as rooms
 from pipeline.cost import Cost, Network
 from pipeline.division import USABLE, Division, division_of
 from pipeline.errors import UsageError
-from pipeline.machine import Machine, memory_here
+from pipeline.machine import Machine, cores_here, memory_here
 from pipeline.memory import Need
 from pipeline.plan import Planner
 from pipeline.scene import IDENTITY, Scene
@@ -230,15 +230,15 @@ def test_bands_that_are_used_twice_are_counted_twice() -> None:
     assert cost.row_bytes(shard.units[0]) == 2000 * 1000 * 4
 
 
-def group(root: Path, line: str, limits: dict[str, str]) -> int:
-    """What memory_here makes of a system with this /proc/self/cgroup and these files."""
+def group(root: Path, line: str, limits: dict[str, str]) -> Path:
+    """The root of a system with this /proc/self/cgroup and these files."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(line)
     for name, limit in limits.items():
         path = root / "sys/fs/cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{limit}\n")
-    return memory_here(root)
+    return root
 
 
 @pytest.mark.parametrize(
@@ -259,4 +259,32 @@ def test_a_containers_limit_wins(
 ) -> None:
     physical = memory_here(tmp_path / "nothing")
     assert physical > 10**9
-    assert group(tmp_path, line, limits) == (says or physical)
+    assert memory_here(group(tmp_path, line, limits)) == (says or physical)
+
+
+@pytest.mark.parametrize(
+    ("line", "limits", "cores"),
+    [
+        ("0::/\n", {"cpu.max": "350000 100000"}, 3),
+        ("0::/\n", {"cpu.max": "max 100000"}, 8),
+        ("0::/a/b\n", {"a/cpu.max": "200000 100000", "a/b/cpu.max": "400000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "6400000 100000"}, 8),
+        (
+            "3:cpu,cpuacct:/x\n0::/\n",
+            {"cpu/x/cpu.cfs_quota_us": "250000", "cpu/x/cpu.cfs_period_us": "50000"},
+            5,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_a_containers_quota_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    limits: dict[str, str],
+    cores: int,
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert cores_here(tmp_path / "nothing") == 8
+    assert cores_here(group(tmp_path, line, limits)) == cores
