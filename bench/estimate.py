@@ -3,11 +3,12 @@
     python bench/estimate.py --work FOLDER [--rounds 3] [--results PATH] [CASE...]
 
 Three jobs of different shape: one large scene with MiT-B0; many small files, most of each window
-filled up; small windows that overlap by half, with 150 classes. Each takes more than a minute: what
-is foretold is hours, and the processes that read take seconds to start beside the replicas. Time is
-without start-up. A job is foretold anew before each of its runs, and the jobs take turns: a machine
-that others share is now faster, now slower. The last line is one JSON document; exit code 1 where
-the median of a job's times is off by more than 20 %, or more memory was held than foretold.
+filled up; small windows that overlap by half, with 150 classes. On two cores each takes half a
+minute to a minute: what is shorter says little, for the processes that read take seconds to start
+beside the replicas. Time is without start-up. A job is foretold anew before each of its runs, and
+the jobs take turns: a machine that others share is now faster, now slower. The last line is one
+JSON document; exit code 1 where the median of a job's times is off by more than 20 %, or more
+memory was held than foretold.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     jobs = commands(given.work)
+    if unknown := set(given.cases) - jobs.keys():
+        parser.error(f"no such CASE: {', '.join(sorted(unknown))}; there are {', '.join(jobs)}")
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in given.cases or jobs}
     for number in range(given.rounds):
         for name, found in turns.items():
@@ -52,7 +55,9 @@ def main() -> None:
             print(f"round {number + 1}: {name}: {found[-1]}", file=sys.stderr, flush=True)
     report = {name: summary(found) for name, found in turns.items()}
     cores = len(os.sched_getaffinity(0))
-    document = json.dumps({**machine("cpu", 1), "cores": cores, "jobs": report})
+    document = json.dumps(
+        {**machine("cpu", 1), "cores": cores, "rounds": given.rounds, "jobs": report}
+    )
     if given.results:
         given.results.write_text(document + "\n")
     print(document)

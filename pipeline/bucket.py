@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -68,10 +69,9 @@ class ObjectStore(Store):
     def writing(self, path: str) -> Iterator[BinaryIO]:
         # Spooled on disk: a shard's masks may not fit into memory, and a failed upload is repeated.
         # Not by fsspec's file objects: closed after a failed part, they would complete the upload.
-        with tempfile.NamedTemporaryFile() as spool:
-            with _room_for(path):
-                yield cast(BinaryIO, spool)
-                spool.flush()
+        with _room_for(path), tempfile.NamedTemporaryFile() as spool:
+            yield cast(BinaryIO, spool)
+            spool.flush()
             self._try(path, lambda: self._fs.put_file(spool.name, self._at(path)))
 
     def create(self, path: str, data: bytes) -> bool:
@@ -155,14 +155,15 @@ class ObjectStore(Store):
 
 @contextmanager
 def _room_for(path: str) -> Iterator[None]:
-    """Raises UnfinishedError where this machine's own disk is full."""
+    """Raises UnfinishedError where this machine's own disk is full; a store's errors come in words
+    of their own."""
     try:
         yield
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        folder = tempfile.gettempdir()
+        place = f"{tempfile.gettempdir()} on {platform.node()}"
         raise UnfinishedError(
-            f"{folder}: no space is left for {path} before it is uploaded; free some, or set TMPDIR"
+            f"{place}: no space is left for {path} before it is uploaded; free some, or set TMPDIR"
             " to a larger folder; the same command goes on from here"
         ) from error

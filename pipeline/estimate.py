@@ -19,8 +19,8 @@ SHARE = 0.92
 """Of a core, the most that replicas have where they take all cores of this machine: the driver and
 Ray's own processes have the rest (measured on two cores, docs/log.md)."""
 PIXEL_S = 0.13e-6
-"""Seconds of a core that each pixel takes there beside the network, to be read, handed over,
-counted and written, where a window takes its nominal time (docs/log.md)."""
+"""Seconds of a core that each pixel takes on such a machine beside the network, to be read, handed
+over, counted and written, where a window takes its nominal time (measured with B0, docs/log.md)."""
 
 
 @dataclass(frozen=True)

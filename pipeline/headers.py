@@ -6,7 +6,6 @@ Knows neither what an INPUT is nor what is planned already.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from functools import partial
 from pipeline.counted import Counted, counted, retries_of
 from pipeline.errors import SwathError, TransientError
 from pipeline.inputs import Found, printable
+from pipeline.machine import cores_here
 from pipeline.receipt import Failure
 from pipeline.sandbox import Died, Limits, Outcome, Returned, sandboxed
 from pipeline.scene import Scene
@@ -54,7 +54,7 @@ def all_described(
     """on_described is told how many of how many. Raises the store's error where more than a few
     files are withheld: what may pass is nobody's fault, and waiting for each takes minutes."""
     limits = Limits(
-        processes=min(os.cpu_count() or 1, _PROCESSES),
+        processes=min(cores_here(), _PROCESSES),
         threads=_THREADS,
         item_s=_HEADER_S,
         memory_bytes=_HEADER_BYTES,

@@ -62,17 +62,22 @@ def plan(
     work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
-    notes = [*ready.notes, *stops, *tried.notes, *_nothing(existing, shards)]
+    notes = [*ready.notes, *stops, *tried.notes, *_all_computed(existing, shards, execution)]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
     return replace(found, samples=tried.samples, notes=tuple(notes))
 
 
-def _nothing(existing: Output | None, shards: Sequence[Shard]) -> list[str]:
-    """A note where all zeros would be a riddle."""
+def _all_computed(
+    existing: Output | None, shards: Sequence[Shard], execution: Execution
+) -> list[str]:
+    """A note where all zeros would be a riddle. shards: what is not published."""
     if existing is None or any(shard.units for shard in shards):
         return []
-    return [f"nothing is left to compute: {existing.store.root} has an outcome for every input"]
+    if shards:
+        return [f"nothing is left to compute, but shards are to be published: {len(shards):,}"]
+    whose = "" if execution.shards.whole else f" of --shards {execution.shards}"
+    return [f"nothing is left to do: {existing.store.root} has every input{whose}"]
 
 
 def _in_runs(hours: float, most: float | None) -> list[str]:

@@ -25,7 +25,8 @@ from pipeline.verdict import explained, patiently
 PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
 _HEAD = "# A job of Swath, as it was run: swath run --job FILE\n"
-_QUOTE = "; is a quote or a bracket left open?"
+_LEFT_OPEN = re.compile(r"character '\\n'|Unterminated|Unclosed|Expected '\]'|'''")
+"""What tomllib says then."""
 _SYNTAX = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 
 
@@ -146,12 +147,11 @@ def _parsed(name: str, text: str) -> dict[str, Any]:
         # Python 3.14 has them as attributes, too; "(at end of document)" has no line.
         if found := _SYNTAX.fullmatch(str(error)):
             what, line, column = found.groups()
-            hint = _QUOTE if what.startswith("Illegal character '\\n'") else ""
-            raise UsageError(
-                f"{name}, line {line}: not TOML: {what} (column {column}){hint}"
-            ) from error
-        last = max(1, len(text.splitlines()))
-        raise UsageError(f"{name}, line {last}: not TOML: {error}{_QUOTE}") from error
+            where = f"{name}, line {line}: not TOML: {what} (column {column})"
+        else:
+            where = f"{name}, line {max(1, len(text.splitlines()))}: not TOML: {error}"
+        hint = "; is a quote or a bracket left open?" if _LEFT_OPEN.search(str(error)) else ""
+        raise UsageError(f"{where}{hint}") from error
 
 
 def _from(folder: str, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What runs the replicas, and how much memory it has. Knows the system's own records of that."""
+"""What runs the replicas: cores and memory. Knows the system's own records of that."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Machine:
 
 
 def cores_here(root: Path = Path("/")) -> int:
-    """That this process may run on, or as many whole ones as its control groups' quota makes."""
+    """That this process may run on, or as many whole ones as fit into its control groups' quota."""
     cores = float(len(os.sched_getaffinity(0)))
     for group in _control_groups(root, "cpu"):
         quota = _words(group / "cpu.max")

@@ -34,6 +34,8 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
     """
     if output is None:
         return Recorded([], [], set())
+    # Before the commits: what is published meanwhile is counted as such, not as open.
+    at_work = {shard_id: output.waiting(shard_id) for shard_id in output.at_work()}
     records = {record["shard"]: record for record in output.commit_records()}
     found = Recorded(standing(list(output.shards()), records.keys()), [], set())
     for shard in found.shards:
@@ -43,7 +45,7 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
         if shard.shard_id in records:
             found.failures += failures_in(records[shard.shard_id], shard)
             continue
-        waiting = output.waiting(shard.shard_id)
+        waiting = at_work.get(shard.shard_id, UnitFiles(set(), set()))
         try:
             found.failures += failures_waiting(output, shard, waiting)
         except FileNotFoundError as error:

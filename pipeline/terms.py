@@ -70,4 +70,6 @@ class Job:
 
 
 def _in_words(value: Any) -> str:
-    return "none" if value is None else json.dumps(value).strip('"')
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)

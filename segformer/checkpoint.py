@@ -180,7 +180,7 @@ def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Meta]:
     try:
         if data.startswith((torchfiles.ZIP, torchfiles.LEGACY)):
             return torchfiles.state_dict(data)
-        if len(data) >= 8 and 0 not in data[:8]:  # of a header's length in 64 bits some are
+        if len(data) >= 8 and 0 not in data[:8]:  # safetensors begins with a length in 64 bits
             raise ValueError("it begins as neither PyTorch nor safetensors do")
         return safetensors.torch.load(data), {}
     except CheckpointError:

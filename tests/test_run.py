@@ -20,6 +20,7 @@ from pipeline.errors import UsageError
 from pipeline.job import plan, run
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
+from pipeline.share import WHOLE, Share
 from pipeline.status import status
 from segformer import read_checkpoint, write_checkpoint
 
@@ -124,8 +125,16 @@ def test_added_files_are_computed_and_nothing_else(
 
     assert waiting.scenes == len(names[1::2])
     assert not any("nothing is left" in note for note in waiting.notes)
-    done = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
-    assert done.notes[-1] == f"nothing is left to compute: {out} has an outcome for every input"
+    for share, says in (
+        (WHOLE, "has every input"),
+        (Share(1, 2), "has every input of --shards 1/2"),
+    ):
+        execution = replace(LOCAL, shards=share)
+        done = plan([str(folder)], small_checkpoint, SETTINGS, execution, str(out))
+        assert done.notes[-1] == f"nothing is left to do: {out} {says}"
+    (folder / "broken.tif").write_bytes(b"no image")
+    rejected = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    assert rejected.notes[-1] == "nothing is left to compute, but shards are to be published: 1"
     assert second.units_computed == second.units - first.units > 0
     assert all(p.stat().st_mtime_ns == t for p, t in published.items())
     assert differences(undisturbed, out, "masks", "statistics", "quarantine") == []
@@ -327,8 +336,13 @@ def test_another_job_is_refused_by_its_differences(
     folder, out = tmp_path / "in", tmp_path / "out"
     write_scene(folder / "a.tif", 200, 150)
     segment(folder, small_checkpoint, out)
-    with pytest.raises(UsageError, match="stride: 96 here, 64 asked for"):
-        run([str(folder)], small_checkpoint, str(out), Settings(window=128, stride=64), LOCAL)
+    for settings, says in (
+        (Settings(window=128, stride=64), "stride: 96 here, 64 asked for"),
+        (replace(SETTINGS, scale=0.5), "scale: none here, 0.5 asked for"),
+        (replace(SETTINGS, dtype="bfloat16"), "dtype: float32 here, bfloat16 asked for"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            run([str(folder)], small_checkpoint, str(out), settings, LOCAL)
     with pytest.raises(UsageError, match="checkpoint_sha256"):
         segment(folder, b0_checkpoint, out)
     with pytest.raises(UsageError, match=r"another file as scene 'a\.tif'"):

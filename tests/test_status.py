@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from s3server import Server
 
 import pipeline.plan
 from pipeline.disk import LocalStore
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.output import Output, write_unit
 from pipeline.receipt import Failure, Status
 from pipeline.recorded import recorded
@@ -133,6 +134,28 @@ def check_by_counting(told: Status, out: Output) -> None:
     assert told.quarantined + told.quarantined_waiting == len(failures)
     assert told.megapixels_quarantined == failed_px / 1e6
     assert told.megapixels_done == (done_px - failed_px) / 1e6
+
+
+def test_what_is_published_while_a_plan_is_made(
+    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, read = Output.open(made.url), Output.commit_records
+    open_shards = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
+
+    def later(output: Output) -> Iterator[dict[str, object]]:
+        records = list(read(output))
+        for shard_id in open_shards:  # as publishing does when it is done
+            output.store.delete_folder(f"work/{shard_id}")
+        return iter(records)
+
+    monkeypatch.setattr(Output, "commit_records", later)
+    with pytest.raises(UnfinishedError, match=r"out: a run has published shard .*; ask again"):
+        recorded(out)
+
+
+def test_the_place_is_absolute(made: unfinished.Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(made.url).parent)
+    assert status("out").output == made.url
 
 
 def test_the_mark_of_a_unit_with_failures_comes_before_its_file(

@@ -6,6 +6,7 @@ import os
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,33 @@ def test_writing_appears_when_the_block_ends(store: Store) -> None:
 
 
 @pytest.mark.s3
-def test_a_full_disk_before_an_upload_is_named(s3_folder: str) -> None:
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_full_disk_before_an_upload_is_named(
+    s3_folder: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The place is this machine's, not the store's."""
     store = open_store(f"{s3_folder}/out", PLAIN)
-    with (
-        pytest.raises(UnfinishedError, match=f"^{tempfile.gettempdir()}: no space is left for a/b"),
-        store.writing("a/b"),
-        Path("/dev/full").open("wb", buffering=0) as full,
-    ):
-        full.write(b"as a spool would answer")
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
+    says = f"^{tempfile.gettempdir()} on .*: no space is left for a/b before it is uploaded"
+    with pytest.raises(UnfinishedError, match=says), store.writing("a/b") as file:
+        file.write(bytes(size))
     assert store.list("a") == []
+
+
+@pytest.mark.s3
+def test_times_of_a_listing_are_read_without_botocores_help(
+    s3_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"{s3_folder}/out", PLAIN)
+    store.write("a", b"a")
+    fs, path = store.fsspec()
+
+    def slow(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("dateutil.parser.parse", slow)
+    (info,) = fs.ls(path, detail=True)
+    assert abs(info["LastModified"] - datetime.now(UTC)) < timedelta(minutes=5)
 
 
 def test_writing_leaves_nothing_when_the_block_raises(store: Store) -> None:

@@ -81,6 +81,7 @@ def test_as_many_replicas_are_measured_as_there_would_be(
 ) -> None:
     monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cpu", 2))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
     trial = Trial(calibrate=True)
     found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
     assert (found.rate.replicas, found.replicas) == (2, 3)
@@ -93,6 +94,7 @@ def test_replicas_that_have_every_core_share_them(
 ) -> None:
     def planned(cores: int) -> Estimate:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+        monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
         return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2))
 
     with_all, with_some = planned(cores=2), planned(cores=3)
