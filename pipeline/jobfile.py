@@ -25,7 +25,7 @@ from pipeline.verdict import explained, patiently
 PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
 _HEAD = "# A job of Swath, as it was run: swath run --job FILE\n"
-_LEFT_OPEN = re.compile(r"character '\\n'|Unterminated|Unclosed|Expected '\]'|'''")
+_LEFT_OPEN = re.compile(r"character '\\n'|Unterminated|Unclosed|Expected '\]'|Expected \"'")
 """What tomllib says then."""
 _SYNTAX = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 

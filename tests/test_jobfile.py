@@ -135,7 +135,7 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "window 64", r"line 9: not TOML: .* \(column 8\)"),
         ("anon = true", "anon = '''", "line 12: not TOML: .*; is a quote or a bracket left open"),
         ("anon = true", "anon =", r"line 12: not TOML: [^?]*$"),
-        ("window = 64", "dtype = 'float32", "line 9: not TOML: .*; is a quote or a bracket left"),
+        ("window = 64", "dtype = 'float32", "line 12: not TOML: .*; is a quote or a bracket left"),
         ("window = 64", 'dtype = "float32', "line 9: not TOML: .*; is a quote or a bracket left"),
         ("window = 64", "window = 10", "line 9: --window 10: the network needs at least 32 px"),
         ("window = 64", "replicas = '8:2'", "line 9: --replicas 8:2: must be"),

@@ -494,7 +494,7 @@ def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
         assert f"is a {kind} image; give a SegFormer's weights" in refusal(path)
     (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
     assert "is a Git LFS pointer, not the file itself" in refusal(tmp_path / "pointer.pth")
-    (tmp_path / "text.pth").write_text("<!DOCTYPE html><title>Sign in</title>\n")
+    (tmp_path / "text.pth").write_text("These are no weights.\n")
     assert "it begins as neither PyTorch nor safetensors do" in refusal(tmp_path / "text.pth")
     (tmp_path / "empty.pth").write_bytes(b"")
     assert "is truncated or damaged, or no file of weights (0 bytes" in refusal(
