@@ -52,6 +52,9 @@ class Site:
     proxy: Proxy
     folder: Path
     checkpoint: str
+    sessions: str
+    """Ray's: a short name, for those of its sockets begin with it, and 107 bytes are all they have.
+    Sessions of drivers that were killed are nobody's to delete but ours."""
 
     def run(self, runner: str, out: str, log: Path) -> Run:
         """Starts `swath run`; its way to the server leads through the proxy."""
@@ -59,8 +62,7 @@ class Site:
         environment = {
             **self.server.environment(),
             "AWS_ENDPOINT_URL": self.proxy.url,
-            # Sessions of drivers that were killed are nobody's to delete but ours.
-            "RAY_TMPDIR": str(self.folder / "ray"),
+            "RAY_TMPDIR": self.sessions,
             "RAY_AUTH_MODE": "disabled",
             "OMP_WAIT_POLICY": "passive",
         }
@@ -74,9 +76,9 @@ def site(server: s3server.Server, folder: Path) -> Iterator[Site]:
     for number, size in enumerate(SIZES):
         path = write_scene(folder / "in" / f"{number}.tif", *size, seed=number, tiled=number != 3)
         s3server.client().put_file(str(path), f"{_IN}/{path.name}")
-    proxy = Proxy(server.url)
+    proxy, sessions = Proxy(server.url), tempfile.mkdtemp(prefix="ray-")
     try:
-        here = Site(server, proxy, folder, save_small(folder / "checkpoint"))
+        here = Site(server, proxy, folder, save_small(folder / "checkpoint"), sessions)
         calm = here.run("local", _CALM, folder / "calm.log")
         calm.wait()
         if calm.process.returncode:
@@ -84,6 +86,7 @@ def site(server: s3server.Server, folder: Path) -> Iterator[Site]:
         yield here
     finally:
         proxy.close()
+        shutil.rmtree(sessions, ignore_errors=True)
 
 
 def carry_out(case: Case, here: Site) -> Record:
@@ -111,7 +114,7 @@ def carry_out(case: Case, here: Site) -> Record:
             run.end()
         (folder / "last.json").write_text(json.dumps(here.proxy.log(), indent=1))
         here.proxy.clear()
-        shutil.rmtree(here.folder / "ray", ignore_errors=True)
+        shutil.rmtree(Path(here.sessions) / "ray", ignore_errors=True)
     record["seconds"] = round(time.monotonic() - began, 1)
     if record["problems"]:
         _fetch(out, folder)

@@ -81,7 +81,10 @@ def _session(address: str | None, cpus: int, memory_bytes: int, store_bytes: int
         ray.shutdown()  # of what it has got to
         if address is None:
             why = " ".join(str(error).split())
-            raise UnfinishedError(f"Ray cannot be started on this machine: {why}") from error
+            remedy = "; name a shorter folder by RAY_TMPDIR" if "AF_UNIX" in why else ""
+            raise UnfinishedError(
+                f"Ray cannot be started on this machine: {why}{remedy}"
+            ) from error
         raise UsageError(f"--address {address}: {_why_not(error)}") from error
     if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's would end the process at once

@@ -47,6 +47,16 @@ for token in tokens:
     except UsageError as error:
         print(error)
 """
+TOO_LONG = """
+from pipeline.cluster import connected
+from pipeline.errors import UnfinishedError
+
+try:
+    with connected(None, 3, 1_000_000_000, 100_000_000):
+        pass
+except UnfinishedError as error:
+    print(error)
+"""
 PASSED_ON = """
 import os, sys
 from pipeline.cluster import _no_greeting
@@ -148,6 +158,16 @@ def test_every_core_of_a_machine_with_gpus_reads(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
     assert machine_of(device, count, (), Execution()).tasks == tasks
+
+
+@pytest.mark.ray
+def test_a_folder_whose_name_is_too_long_for_rays_sockets_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    (said,) = python(TOO_LONG).stdout.splitlines()
+    assert said.startswith("Ray cannot be started on this machine: ")
+    assert said.endswith("; name a shorter folder by RAY_TMPDIR")
 
 
 def test_what_else_is_said_meanwhile_is_passed_on() -> None:
