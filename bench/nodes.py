@@ -25,7 +25,6 @@ from typing import Any
 from outputs import differences, stray_files
 from same_rows import CHECKPOINT, write_archive
 
-LOG = "SWATH_NODES_LOG"
 DEADLINE_S = 30
 """Between the notice and the end of a drained node; spot machines give 30 to 120 s."""
 
@@ -70,8 +69,9 @@ def on_cluster(
 
     log = out.with_suffix(".log")
     log.unlink(missing_ok=True)
-    os.environ[LOG] = str(log)
     import nodes_logged  # noqa: PLC0415  imports Ray
+
+    os.environ[nodes_logged.LOG] = str(log)
 
     vars(job)["Work"], vars(flow)["SegmentStage"] = (
         nodes_logged.LoggedWork,

@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nodes import LOG
-
 from pipeline.rows import SegmentStage
 from pipeline.scene import Unit
 from pipeline.stages import Work
 from pipeline.unit import ReadUnit, SegmentedUnit
+
+LOG = "SWATH_NODES_LOG"
+"""The variable that names the file."""
 
 
 class LoggedWork(Work):
