@@ -49,8 +49,13 @@ def significant(number: float) -> str:
 
 def cost(number: float, per_1000_km2: float | None) -> str:
     """In the currency of --price-per-hour."""
-    each = "" if per_1000_km2 is None else f", {per_1000_km2:,.2f} per 1,000 km2"
-    return f"{number:,.2f}{each}"
+    each = "" if per_1000_km2 is None else f", {_price(per_1000_km2)} per 1,000 km2"
+    return f"{_price(number)}{each}"
+
+
+def _price(number: float) -> str:
+    """With cents; below one of them two significant digits."""
+    return f"{number:,.2f}" if number >= 0.01 or not number else significant(number)
 
 
 def rate(megapixels_per_s: float) -> str:

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -32,7 +34,7 @@ _TRIES = 3
 
 @dataclass(frozen=True)
 class Access:
-    """--storage-options, checked."""
+    """--storage-options, checked, but for names that S3 does not know: see `fsspec`."""
 
     options: tuple[tuple[str, Any], ...] = ()
     patience_s: float = PATIENCE_S
@@ -48,6 +50,10 @@ class Access:
                 )
             if isinstance(value, str) and "://" in value:
                 _check_no_credential(value)
+            if name == "endpoint_url" and not str(value).startswith(("http://", "https://")):
+                raise UsageError(
+                    f"--storage-options: endpoint_url {value!r}: write it with http:// or https://"
+                )
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
@@ -97,9 +103,10 @@ class Access:
         return url
 
     def fsspec(self, url: str) -> dict[str, Any]:
-        """What fsspec is told about a URL's file system."""
+        """What fsspec is told about a URL's file system. Raises UsageError for what S3 has not."""
         protocol = fsspec.utils.get_protocol(url)
         if protocol in _S3:
+            _check_known(dict(self.options))
             return {**self._s3(), **dict(self.options)}
         return {} if protocol == "file" else dict(self.options)
 
@@ -118,6 +125,19 @@ class Access:
     def _endpoint(self) -> str | None:
         given = dict(self.options).get("endpoint_url")
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _check_known(options: dict[str, Any]) -> None:
+    """s3fs hands on what it does not know, until somebody raises TypeError."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415  only where there is S3
+
+    takers = (fsspec.get_filesystem_class("s3").__init__, AioSession.__init__)
+    known = [name for taker in takers for name in signature(taker).parameters]
+    for name in options:
+        if name not in known:
+            near = get_close_matches(name.lower(), known, 1)
+            hint = f"did you mean {near[0]}?" if near else "see the documentation of s3fs"
+            raise UsageError(f"--storage-options: unknown key {name!r}; {hint}")
 
 
 def _session(options: dict[str, Any]) -> Any:

@@ -177,6 +177,9 @@ def _in_our_words(error: duckdb.Error, sql: str) -> SwathError:
         message = f"SQL sees nothing but the tables {tables} ({message})"
     elif isinstance(error, duckdb.ParserException) and _WINDOW.search(sql):
         message += '; write the column "window" in double quotes: SQL has the word for itself'
+    if "INSTALL" in message:  # an extension that DuckDB would fetch
+        message = message.split("Please try")[0].split("\n\nAn attempt")[0]
+        message += " `swath query` has no extensions; open OUT's Parquet files in a DuckDB of yours"
     message = f"SQL: {' '.join(message.split())}"
     if isinstance(error, (duckdb.OperationalError, duckdb.InternalError)):
         return SwathError(message)

@@ -41,8 +41,16 @@ class Job:
     def differences(self, other: Job) -> list[str]:
         """What `other` would decide differently, in words."""
         mine, theirs = self._deciding(), other._deciding()
+        words = {
+            **{
+                name: f"{name}: {_in_words(mine[name])} here, {_in_words(theirs[name])} asked for"
+                for name in mine
+            },
+            "checkpoint_sha256": f"another checkpoint: {self.checkpoint} here, as it was then,"
+            f" {other.checkpoint} asked for",
+        }
         return [
-            f"{name}: {_in_words(mine[name])} here, {_in_words(theirs[name])} asked for"
+            words[name]
             for name in mine
             if json.dumps(mine[name]) != json.dumps(theirs[name])  # nan is the same as nan
         ]

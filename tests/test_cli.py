@@ -504,3 +504,9 @@ def test_bad_input_is_one_line(
     assert_one_complaint(done.stderr)
     assert message in done.stderr
     assert not (tmp_path / "OUT").exists()
+
+
+def test_small_costs_are_more_than_nothing() -> None:
+    assert text.cost(1234.5, 0.0123) == "1,234.50, 0.01 per 1,000 km2"
+    assert text.cost(0.00234, 0.0000411) == "0.0023, 0.000041 per 1,000 km2"
+    assert text.cost(0.0, None) == "0.00"

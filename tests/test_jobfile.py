@@ -144,6 +144,7 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "shards = '1 of 4'", "line 9: Invalid value for '--shards': write I/N"),
         ("window = 64", "dtype = 'int8'", "line 9: Invalid value for '--dtype': 'int8' is not"),
         ("window = 64", "max-hours = 0", "line 9: --max-hours 0: must be more than 0"),
+        ("anon = true", "endpoint_url = 'localhost:9000'", "line 11: .* write it with http:// or"),
         ("anon = true", "secret = 'x'", "line 11: --storage-options: 'secret' looks like"),
         ('checkpoint = "model"', "", "toml: checkpoint is missing; add it, or give it on the"),
     ],
@@ -238,3 +239,13 @@ def test_python_leaves_one_too(small_checkpoint: str, tmp_path: Path) -> None:
     values = JobFile.read(str(tmp_path / "out" / "job.toml"), PLAIN).values
     known = {field.name for of in (Settings, Execution) for field in fields(of)}
     assert {key.replace("-", "_") for key in values} - {"inputs", "checkpoint", "output"} <= known
+
+
+def test_options_that_s3_has_not_are_refused() -> None:
+    mistaken = Access.parse('{"endpont_url": "http://127.0.0.1:1", "anon": true}')
+    assert mistaken.fsspec("/data") == {}
+    for use in (mistaken.fsspec, mistaken.filesystem):
+        with pytest.raises(UsageError, match="'endpont_url'; did you mean endpoint_url"):
+            use("s3://bucket/a")
+    known = Access.parse('{"endpoint_url": "http://127.0.0.1:1", "anon": true, "profile": "x"}')
+    assert known.fsspec("s3://bucket/a")["profile"] == "x"

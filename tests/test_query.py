@@ -245,6 +245,12 @@ def test_wrong_sql_is_a_usage_error_in_one_line(out: str, sql: str, says: str) -
     assert "\n" not in str(error.value)
 
 
+def test_an_extension_is_not_recommended(out: str) -> None:
+    with pytest.raises(UsageError, match="has no extensions; open OUT's Parquet files") as error:
+        query(out, "SELECT ST_Area(geometry) FROM masks")
+    assert "INSTALL" not in str(error.value)
+
+
 def test_the_column_window_is_spoken_of_only_where_it_is_at_fault(out: str) -> None:
     assert query(out, 'SELECT stage, "window" FROM quarantine').column_names == ["stage", "window"]
     for sql in ('SELEC "window"', "SELEC windows"):
