@@ -35,11 +35,13 @@ def running(folder: Path, cpus: int) -> Iterator[Node]:
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     own = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    gcs, dashboard = free_port(), free_port()
+    gcs, dashboard, agent = free_port(), free_port(), free_port()
     command = [*s3server.dying_with_us(), "ray", "start", "--head", "--block"]
     command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
     command += ["--object-store-memory=200000000", f"--port={gcs}", f"--temp-dir={folder}"]
     command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+    # Another cluster on this machine may have the usual one; then nobody here would start jobs.
+    command.append(f"--dashboard-agent-listen-port={agent}")
     with (folder / "ray.log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
     node = Node(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", variables)
