@@ -112,8 +112,14 @@ class Dashboard:
             try:
                 return self._submit(job, entrypoint, package)
             except UnfinishedError as error:
-                if _NO_AGENT not in str(error) or time.monotonic() > deadline:
+                if _NO_AGENT not in str(error):
                     raise
+                if time.monotonic() > deadline:
+                    raise UnfinishedError(
+                        f"--address {self.address}: the cluster's agents, which start jobs, do not"
+                        " come up; Ray's dashboard_agent.log says why (where two clusters share a"
+                        " machine, give each `ray start` its own --dashboard-agent-listen-port)"
+                    ) from error
             if not said:
                 LOG.warning("the cluster takes no jobs yet; waiting for it")
                 said = True
