@@ -6,6 +6,7 @@ pipeline.settings, so that the commands and Python agree.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -142,8 +143,9 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
         access = Access.parse(options["storage_options"])
         return Settings(**settings), Execution(**execution, access=access)
     except UsageError as error:
-        named = str(error).partition(" ")[0].rstrip(":")
-        raise UsageError(f"{place_of(click.get_current_context(), named)}{error}") from error
+        ctx, named = click.get_current_context(), re.findall(r"--[a-z-]+", str(error))
+        place = next(filter(None, (place_of(ctx, option) for option in named)), "")
+        raise UsageError(f"{place}{error}") from error
 
 
 def add(command: F, options: tuple[Decorator[Any], ...]) -> F:

@@ -33,7 +33,11 @@ def status(output: str, form: str, storage_options: str | None) -> None:
 def render(report: Status) -> str:
     """The status for a reader."""
     job = report.settings
-    given = {name: value for name, value in job["settings"].items() if value is not None}
+    given = {
+        name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+        for name, value in job["settings"].items()
+        if value is not None
+    }
     open_units = report.units - report.units_done
     lines = [
         ("output", report.output),
@@ -48,7 +52,7 @@ def render(report: Status) -> str:
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),
-        ("runs", _count(report.runs)),
+        ("runs", _count(report.runs, report.runs_without_receipt)),
     ]
     lines += [("", _run(receipt)) for receipt in report.runs[-RUNS:]]
     return text.aligned(lines)
@@ -68,12 +72,14 @@ def _rows(report: Status) -> str:
     return f"{text.count(report.quarantined, 'row')}{more}"
 
 
-def _count(receipts: Sequence[dict[str, Any]]) -> str:
-    """How many runs have left a receipt, and how many of these are told."""
+def _count(receipts: Sequence[dict[str, Any]], silent: int) -> str:
+    """How many runs there were, silent ones without a receipt; and how many are told."""
     early = sum(receipt.get("ended", DONE) != DONE for receipt in receipts)
-    parts = [f"{len(receipts):,}"]
+    parts = [f"{len(receipts) + silent:,}"]
     if early:
         parts.append(f"{early:,} of them ended early")
+    if silent:
+        parts.append(f"{silent:,} at work or killed, without a receipt")
     if len(receipts) > RUNS:
         parts.append(f"the last {RUNS}")
     return ", ".join(parts) + (":" if receipts else "")

@@ -1,7 +1,8 @@
 """Swath's pipeline: archives of imagery in, queryable Parquet tables out.
 
 `run` and `open_output` do what the commands do. They are imported when they are asked for, because
-torch and Ray take seconds to load and SQL needs neither.
+torch and Ray take seconds to load and SQL needs neither. (`plan` and `status` are names of files
+here: `pipeline.job.plan`, `pipeline.status.status`.)
 """
 
 import os
@@ -17,12 +18,16 @@ os.environ.setdefault(
     "GDAL_SKIP", "DAAS EEDA EEDAI ESRIC GTI HTTP MRF PLMOSAIC STACIT STACTA WCS WMS WMTS"
 )
 
-_HOMES = {"plan": "job", "run": "job", "status": "status", "open_output": "query"}
+_HOMES = {"run": "job", "open_output": "query"}
 
-__all__ = ["open_output", "plan", "run", "status"]
+__all__ = ["open_output", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"pipeline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

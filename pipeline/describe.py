@@ -152,7 +152,10 @@ def _count(number: int, noun: str) -> str:
 def _dtype(src: Any, url: str, bands: tuple[int, ...], settings: Settings) -> str:
     dtypes = sorted({src.dtypes[band - 1] for band in bands})
     if len(dtypes) > 1:
-        raise _bad(url, f"its bands {bands} differ in type ({', '.join(dtypes)}); convert it first")
+        listed = ",".join(map(str, bands))
+        raise _bad(
+            url, f"its bands {listed} differ in type ({', '.join(dtypes)}); convert it first"
+        )
     dtype = str(dtypes[0])
     if dtype.startswith("complex"):
         raise _bad(url, f"holds complex numbers ({dtype}); convert it to amplitudes first")
@@ -160,7 +163,7 @@ def _dtype(src: Any, url: str, bands: tuple[int, ...], settings: Settings) -> st
         raise UsageError(
             f"{url}: holds {dtype}, not uint8: say with --scale (and --offset) how stored values"
             " become what the checkpoint was trained on; e.g. --scale 0.0001 for Sentinel-2"
-            " reflectance"
+            " reflectance; with another --output, if this one exists"
         )
     return dtype
 

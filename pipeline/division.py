@@ -158,7 +158,7 @@ def division_of(cost: Cost, units: Sequence[Unit], remedy: str | None = None) ->
         )
     block = unit.blocks[0]
     raise UsageError(
-        f"{block.scene.url}: block {block.core}: {what};"
+        f"{what}; the largest unit is block {block.core} of {block.scene.url};"
         f" {remedy or 'use fewer --replicas or a machine with more memory'}"
     )
 

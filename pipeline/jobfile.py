@@ -16,7 +16,7 @@ from typing import Any, Self, get_type_hints
 import tomli_w
 
 from pipeline.access import Access
-from pipeline.errors import UsageError
+from pipeline.errors import DeniedError, UsageError
 from pipeline.settings import Execution, Settings, in_words
 from pipeline.share import Share
 from pipeline.store import Store
@@ -101,8 +101,10 @@ class JobFile:
 
         try:
             text = patiently(once, access.patience_s).decode()
-        except (FileNotFoundError, IsADirectoryError) as error:
+        except FileNotFoundError as error:
             raise UsageError(f"--job {url}: no such file") from error
+        except DeniedError as error:
+            raise UsageError(f"--job {error}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"--job {url}: not a text file in UTF-8") from error
         file = cls(url, text, _parsed(url, text))

@@ -162,10 +162,13 @@ class Output:
     def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
         self.store.create(f"runs/{name}.json", _encode(receipt))
 
-    def receipts(self) -> Iterator[dict[str, Any]]:
+    def receipts(self) -> tuple[list[dict[str, Any]], int]:
+        """Oldest first; and how many runs have begun, by their job files, and left none."""
         names = self.store.list("runs")
-        paths = [f"runs/{name}" for name in names if name.endswith(".json")]  # beside job files
-        return map(json.loads, self.store.read_all(paths))
+        ended = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+        begun = {name.removesuffix(".toml") for name in names if name.endswith(".toml")}
+        read = self.store.read_all([f"runs/{name}.json" for name in ended])
+        return list(map(json.loads, read)), len(begun.difference(ended))
 
 
 def unit_path(unit: Unit) -> str:

@@ -225,7 +225,9 @@ class Status:
     """Of what is planned; an input that its store withheld is not planned yet."""
     settings: dict[str, Any]
     runs: tuple[dict[str, Any], ...]
-    """The receipts, oldest first. A run that was killed, or could not write any more, has none."""
+    """The receipts, oldest first."""
+    runs_without_receipt: int
+    """At work still, killed, or unable to write any more."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

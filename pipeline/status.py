@@ -56,6 +56,7 @@ def status(output: str, access: Access = PLAIN) -> Status:
     ]
     published = [part for part in parts if part.head.shard_id in records]
     quarantined = sum(part.failures for part in published)
+    receipts, without_receipt = out.receipts()
     pixels = sum(part.head.pixels for part in parts)
     done_px = sum(part.done_px for part in parts)
     quarantined_px = sum(part.quarantined_px for part in parts)
@@ -75,7 +76,8 @@ def status(output: str, access: Access = PLAIN) -> Status:
         megapixels_open=(pixels - done_px) / 1e6,
         finished=bool(parts) and len(published) == len(parts),
         settings=out.job.to_json(),
-        runs=tuple(out.receipts()),
+        runs=tuple(receipts),
+        runs_without_receipt=without_receipt,
     )
 
 

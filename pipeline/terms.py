@@ -80,4 +80,6 @@ class Job:
 def _in_words(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)

@@ -129,8 +129,10 @@ class Folder:
             self.fs.pipe_file(f"{self.root}/{name}", data)
 
     def there(self) -> list[str]:
-        """Which files of a checkpoint are there already."""
+        """Which files of a checkpoint are there already. Raises CheckpointError for a file."""
         with self._speaking_of("cannot be read"):
+            if self.fs.isfile(self.root):
+                raise CheckpointError(f"{self.shown} is a file; name a folder")
             names = (CONFIG, PREPROCESSOR, *WEIGHTS)
             return [name for name in names if self.fs.exists(f"{self.root}/{name}")]
 

@@ -262,6 +262,8 @@ class SegFormer(nn.Module):
             self.stages = nn.ModuleList(Stage(config, s) for s in range(len(config.depths)))
             self.head = Head(config)
         self.load_state_dict(fold(checkpoint), assign=True)
+        # As tokens lie: else each call would copy the kernels into that order.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.requires_grad_(False)
         self.eval()
 

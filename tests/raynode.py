@@ -30,12 +30,12 @@ class Node:
 
 
 @contextmanager
-def running(folder: Path, cpus: int) -> Iterator[Node]:
+def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[Node]:
     """A node whose ports listen on loopback alone: Ray's own way to that is this variable."""
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     own = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    gcs, dashboard, agent = free_port(), free_port(), free_port()
+    gcs, dashboard, agent = free_port(), free_port(), agent_port or free_port()
     command = [*s3server.dying_with_us(), "ray", "start", "--head", "--block"]
     command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
     command += ["--object-store-memory=200000000", f"--port={gcs}", f"--temp-dir={folder}"]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -439,8 +440,11 @@ def test_the_status_reads_well() -> None:
         output="OUT", units=40, units_done=10, shards=2, shards_published=0, scenes=3,
         scenes_published=0, quarantined=1, quarantined_waiting=2, megapixels=1000.0,
         megapixels_done=249.0, megapixels_quarantined=1.0, megapixels_open=750.0, finished=False,
-        settings={"settings": {"window": 512, "batch": None}, "checkpoint": "C", "device": "cpu"},
-        runs=(),
+        settings={
+            "settings": {"window": 512, "batch": None, "bands": [4, 3, 2]},
+            "checkpoint": "C", "device": "cpu",
+        },
+        runs=(), runs_without_receipt=0,
     )  # fmt: skip
     lines = status.render(report).splitlines()
     assert "state        unfinished: the same `swath run` goes on" in lines
@@ -449,8 +453,10 @@ def test_the_status_reads_well() -> None:
     assert "quarantined  1 Mpx, 1%, 1 row, 2 more to come" in lines
     assert "units        10 of 40 have an outcome" in lines
     assert "inputs       0 of 3 published" in lines
-    assert "settings     window 512" in lines
+    assert "settings     window 512, bands 4,3,2" in lines
     assert lines[-1] == "runs         0"
+    killed = status.render(replace(report, runs_without_receipt=1)).splitlines()
+    assert killed[-1] == "runs         1, 1 at work or killed, without a receipt"
 
 
 def test_the_status_tells_the_last_runs() -> None:
@@ -468,9 +474,10 @@ def test_the_status_tells_the_last_runs() -> None:
 
 def test_runs_that_ended_early_are_counted() -> None:
     done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
-    assert status._count([done, done]) == "2:"
-    assert status._count([stopped, done]) == "2, 1 of them ended early:"
-    assert status._count([*[done] * 5, stopped]) == "6, 1 of them ended early, the last 5:"
+    assert status._count([done, done], 0) == "2:"
+    assert status._count([stopped, done], 0) == "2, 1 of them ended early:"
+    assert status._count([*[done] * 5, stopped], 0) == "6, 1 of them ended early, the last 5:"
+    assert status._count([done], 2) == "3, 2 at work or killed, without a receipt:"
 
 
 @pytest.mark.parametrize(

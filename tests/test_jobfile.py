@@ -143,6 +143,7 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "shards = '5/4'", "line 9: Invalid value for '--shards': I counts from 1"),
         ("window = 64", "shards = '1 of 4'", "line 9: Invalid value for '--shards': write I/N"),
         ("window = 64", "dtype = 'int8'", "line 9: Invalid value for '--dtype': 'int8' is not"),
+        ("window = 64", "replicas = 2\nrunner = 'local'", "line 10: --runner local is one replica"),
         ("window = 64", "max-hours = 0", "line 9: --max-hours 0: must be more than 0"),
         ("anon = true", "endpoint_url = 'localhost:9000'", "line 11: .* write it with http:// or"),
         ("anon = true", "secret = 'x'", "line 11: --storage-options: 'secret' looks like"),
@@ -170,12 +171,34 @@ def test_a_mistake_on_the_command_line_has_none(
     assert capsys.readouterr().err.startswith("swath: error: --window 10: the network")
 
 
-@pytest.mark.parametrize("name", ["gone.toml", ".", "s3://"])
-def test_no_file_is_said_so(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_of_the_file_does_not_go_with_the_command_line_has_its_line(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_text(JOB.replace("window = 64", "replicas = 2"))
     with pytest.raises(SystemExit) as end:
-        main(["plan", "--job", name if "://" in name else str(tmp_path / name)])
+        main(["run", "--job", str(job), "--runner", "local"])
     assert end.value.code == 2
-    assert_one_complaint(capsys.readouterr().err)
+    assert f"{job}, line 9: --runner local is one replica" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gone.toml", "/gone.toml: no such file"),
+        (".", ": Is a directory"),
+        ("s3://", "s3://: no bucket can have this name"),
+    ],
+)
+def test_no_file_is_said_so(
+    tmp_path: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = name if "://" in name else str(tmp_path / name)
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--job", given])
+    assert end.value.code == 2
+    stderr = capsys.readouterr().err
+    assert_one_complaint(stderr)
+    assert says in stderr
 
 
 def test_credentials_are_refused_before_they_are_recorded() -> None:

@@ -137,7 +137,7 @@ def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
     with pytest.raises(UsageError) as refusal:
         planned(planner(memory_gb, Execution(block=29_696)), scenes)
     message = str(refusal.value)
-    assert message.startswith("a.tif: block 0,0 29696x29696: ")
+    assert "; the largest unit is block 0,0 29696x29696 of a.tif; " in message
     (block,) = re.findall(r"use --block (\d+)$", message)
     division = planned(planner(memory_gb, Execution(block=int(block))), scenes)
     assert division.total_bytes <= USABLE * memory_gb * 1e9

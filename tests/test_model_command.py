@@ -139,6 +139,13 @@ def test_convert_replaces_only_when_told(swath: Cli, nvlabs_b0: Path, tmp_path: 
     assert read_checkpoint(str(tmp_path / "other")).config.class_names == ("water", "roof")
 
 
+def test_convert_refuses_a_file_for_a_folder(swath: Cli, nvlabs_b0: Path) -> None:
+    before = nvlabs_b0.read_bytes()
+    code, _, err = swath("model", "convert", nvlabs_b0, "--to", nvlabs_b0)
+    assert (code, err) == (2, f"swath: error: {nvlabs_b0} is a file; name a folder\n")
+    assert nvlabs_b0.read_bytes() == before
+
+
 def test_convert_keeps_the_name_of_the_background(swath: Cli, tmp_path: Path) -> None:
     config = mit_config("b0", 2, ["ground", "roof"], **SMALL, sigmoid=True)
     write_checkpoint(random_checkpoint(config), str(tmp_path / "a"))

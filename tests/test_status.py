@@ -86,6 +86,17 @@ def test_a_crash_before_the_heads_are_written(made: unfinished.Made) -> None:
     assert index.read_text() == whole
 
 
+def test_runs_that_have_left_no_receipt(made: unfinished.Made) -> None:
+    """Each leaves its job file as it begins."""
+    assert status(made.url).runs_without_receipt == 0
+    for receipt in Path(made.url, "runs").glob("*.json"):
+        receipt.with_suffix(".toml").touch()
+    Path(made.url, "runs", "20260101T000000.000000Z.toml").touch()
+    told = status(made.url)
+    check(told, made)
+    assert told.runs_without_receipt == 1
+
+
 def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> None:
     """A crash may leave the first, a second try of the unit the other."""
     for path in list(Path(made.url).glob("work/*/*.parquet")):

@@ -137,6 +137,27 @@ def test_a_job_that_cannot_run_says_why(swath: Swath, archive: Path, tmp_path: P
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_path: Path) -> None:
+    """Their port is somebody else's, as it is where two clusters share a machine."""
+    folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))
+    waits = "from jobs import cli, dashboard; dashboard._AGENT_S = 2.0; cli.main()"
+    words = ["submit", archive, "--checkpoint", "c", "--output", tmp_path / "out"]
+    try:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            with raynode.running(folder, cpus=1, agent_port=taken.getsockname()[1]) as other:
+                done = swath(*words, code=waits, RAY_API_SERVER_ADDRESS=other.dashboard)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 1, done.stderr
+    assert "note: the cluster takes no jobs yet; waiting for it\n" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"swath: error: --address {other.dashboard}: ")
+    assert "own --dashboard-agent-listen-port" in done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_cluster_on_loopback_is_joined(
     swath: Swath, node: raynode.Node, archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:

@@ -276,6 +276,17 @@ def test_options_that_cannot_be(
     assert message in capsys.readouterr().err
 
 
+def test_a_file_is_no_folder_of_pictures(
+    archive: Path, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything is measured or segmented."""
+    monkeypatch.setattr("pipeline.job.prepare", lambda *_: pytest.fail("too late"))
+    (tmp_path / "file").touch()
+    trial = Trial(sample=1, sample_to=str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="is a file; name a folder"):
+        plan([str(archive)], small_checkpoint, trial=trial)
+
+
 def test_the_command_prints_all_of_it(
     archive: Path, small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
