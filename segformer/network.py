@@ -37,7 +37,7 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
 }
-STRIP_BYTES = 2 << 20
+STRIP_BYTES = 4 << 20
 """Of the decoder's sum at once, on a CPU: the whole would be 50 MB per window with B2."""
 
 
