@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import brokenfiles
 import pytest
 import s3server
 from checkpoints import random_checkpoint, save_small, saved
@@ -26,6 +27,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MiT-B0 with 5 classes and random weights."""
     return saved(random_checkpoint(mit_config("b0", 5), seed=2), tmp_path_factory.mktemp("b0"))
+
+
+@pytest.fixture(scope="session")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of files, by what is wrong with them: see brokenfiles."""
+    return brokenfiles.made(tmp_path_factory.mktemp("contents"))
 
 
 @pytest.fixture(scope="session")
