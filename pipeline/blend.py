@@ -59,6 +59,8 @@ class Region:
     """The columns of windows that touch the core."""
     columns: list[Segment]
     """Of the core, from left to right."""
+    row_groups: int
+    """Of a strip at most."""
 
     @property
     def tile_columns(self) -> int:

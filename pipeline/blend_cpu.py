@@ -15,8 +15,9 @@ from pipeline.lattice import Segment
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Stitched
 
-CHUNK_PX = 2048
-"""Columns that are blended at once: two rows of their sums, at 150 classes, are 0.7 MB."""
+CHUNK_PX, CHUNK_BYTES = 2048, 8 << 20
+"""Columns that are blended at once, and their sums: two rows of them, at 150 classes, are 0.7 MB
+where windows share their positions. Where they do not, each overlap has sums of its own."""
 
 
 class CompiledBlend:
@@ -25,7 +26,7 @@ class CompiledBlend:
     def __init__(self, region: Region) -> None:
         self._region = region
         self._result = region.nothing()
-        self._chunks = [Chunk(region, part) for part in _parted(region.columns)]
+        self._chunks = [Chunk(region, part) for part in parted(region)]
 
     def strip(self, rows: Segment, windows: Windows) -> None:
         core, result = self._region.core, self._result
@@ -74,11 +75,17 @@ class CompiledBlend:
         )
 
 
-def _parted(columns: list[Segment]) -> list[list[Segment]]:
+def parted(region: Region) -> list[list[Segment]]:
+    """The region's columns in chunks of at most so many columns and bytes, or of one segment."""
     chunks: list[list[Segment]] = []
-    for segment in columns:
-        if chunks and segment.end - chunks[-1][0].start <= CHUNK_PX:
+    position_bytes, size = 2 * 4 * region.classes * region.row_groups, 0
+    for segment in region.columns:
+        own = position_bytes * sum(group.positions for group in segment.groups)
+        fits = chunks and segment.end - chunks[-1][0].start <= CHUNK_PX
+        if fits and size + own <= CHUNK_BYTES:
             chunks[-1].append(segment)
+            size += own
         else:
             chunks.append([segment])
+            size = own
     return chunks

@@ -58,7 +58,7 @@ class Columns(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Room to work in; 0 at first."""
+    """Room to work in; 0 at first, but the shares."""
 
     loaded: np.ndarray
     """int64 (G): the last row that is in `sums`."""
@@ -74,7 +74,7 @@ class Scratch(NamedTuple):
     values_ids: np.ndarray
     """float32, float32 and int32 (scattered)."""
     shares: np.ndarray
-    """float32 (lattice + scattered): 1 / windows that cover the pixel. Given."""
+    """float32 (lattice + scattered): 1 / windows that cover the pixel."""
     exponentials: np.ndarray
     """float32 (3, lattice + scattered): sum; of the lattice's samples: best value and weight."""
     line: np.ndarray
@@ -126,7 +126,6 @@ class Chunk:
             weights=weight,
             samples=np.concatenate(self._samples),
         )
-        self._room = self._scratch()
 
     def _add_lattice(self, segment: Segment, position: int) -> np.ndarray:
         """The phase that is sampled, of each of the segment's positions."""
@@ -164,31 +163,23 @@ class Chunk:
         table = np.stack([pixels - self.start, slots, exponential], axis=1)
         self._samples.append(table[pixels % SAMPLE_STEP == SAMPLE_AT])
 
-    def _scratch(self) -> Scratch:
+    def scratch(self, rows: Segment) -> Scratch:
+        """Room for a strip of these rows; anew, for all chunks at once may be too much to keep."""
         lattice, scattered = self._positions, self.columns.indices.shape[1]
-        pixels = lattice + scattered
+        groups, pixels, narrow = len(rows.groups), lattice + scattered, int(self._narrow[-1])
         return Scratch(
-            loaded=np.zeros(0, np.int64),
-            sums=np.zeros((0, 2, self._region.classes, int(self._narrow[-1])), np.float32),
-            narrow=np.zeros(int(self._narrow[-1]) + 2, np.float32),
+            loaded=np.zeros(groups, np.int64),
+            sums=np.zeros((groups, 2, self._region.classes, narrow), np.float32),
+            narrow=np.zeros(narrow + 2, np.float32),
             best=np.zeros((PHASES, lattice), np.float32),
             ids=np.zeros((PHASES, lattice), np.int32),
             values=np.zeros(scattered, np.float32),
             values_best=np.zeros(scattered, np.float32),
             values_ids=np.zeros(scattered, np.int32),
-            shares=np.zeros(pixels, np.float32),
+            shares=(1 / (rows.windows * np.concatenate(self._covering))).astype(np.float32),
             exponentials=np.zeros((3, pixels), np.float32),
             line=np.zeros(PHASES * lattice + scattered, mask_dtype(self._region.classes)),
         )
-
-    def scratch(self, rows: Segment) -> Scratch:
-        """Room for a strip of these rows."""
-        groups, covering = len(rows.groups), np.concatenate(self._covering)
-        if len(self._room.loaded) != groups:
-            sums = np.zeros((groups, *self._room.sums.shape[1:]), np.float32)
-            self._room = self._room._replace(loaded=np.zeros(groups, np.int64), sums=sums)
-        shares = (1 / (rows.windows * covering)).astype(np.float32)
-        return self._room._replace(shares=shares)
 
 
 def members_of(segments: list[Segment]) -> np.ndarray:

@@ -142,17 +142,18 @@ def division_of(cost: Cost, units: Sequence[Unit], remedy: str | None = None) ->
     unit = max(units, key=lambda unit: 2 * cost.row_bytes(unit) + segmenting(cost, unit))
     machine = replace(machine, replicas=machine.fewest)
     least = Division(need, machine, min(machine.tasks, LEAST_TASKS))
+    replicas = f"{machine.replicas} replica{'s' if machine.replicas > 1 else ''}"
     if machine.nodes_bytes:
         has = ", ".join(_gb(node) for node in machine.nodes_bytes)
         what = (
-            f"{machine.replicas} replicas of {_gb(need.replica_bytes)}, a task of"
+            f"{replicas} of {_gb(need.replica_bytes)}, a task of"
             f" {_gb(need.task_bytes)} and one of {_gb(need.publisher_bytes)} that publishes do not"
             f" fit on the cluster's nodes ({has} for processes)"
         )
     else:
         each = ", ".join(f"{name} {_gb(size)}" for name, size in least.own_bytes.items())
         what = (
-            f"{_gb(least.total_bytes)} are needed with {machine.replicas} replicas ({each}), but"
+            f"{_gb(least.total_bytes)} are needed with {replicas} ({each}), but"
             f" only {_gb(USABLE * machine.memory_bytes)} of this machine's"
             f" {_gb(machine.memory_bytes)} may be used"
         )

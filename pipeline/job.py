@@ -51,8 +51,8 @@ def plan(
     UnfinishedError where a store does not answer.
     """
     execution = execution or Execution()
-    if trial.sample_to:
-        open_store(trial.sample_to, execution.access)  # refused now, not after minutes
+    if trial.sample_to:  # a file is refused now, not after minutes
+        open_store(trial.sample_to, execution.access.hurried())
     asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
     existing = None if output is None else Output.find(output, execution.access.hurried())
     ready = prepare(asked, existing)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.cost import Cost
-from pipeline.scene import Unit
+from pipeline.scene import Block, Unit
 from pipeline.settings import MASK_TILE_PX
 
 _WORKER_BYTES = 300_000_000
@@ -29,7 +29,10 @@ _LOADING, _LOADED = 2.5, 1.3
 _GDAL_BYTES = 128 << 20
 """examine.GDAL_CACHE_MB."""
 _BLEND_BYTES = 60_000_000
-"""Of a strip that is upsampled: stitch._LIVE_VALUES in a dozen forms."""
+"""Of a strip that is blended: blend._LIVE_VALUES in a dozen forms where torch does it, or a chunk's
+sums, blend_cpu.CHUNK_BYTES, and their tables."""
+_SEGMENT_BYTES, _SEGMENT_PX_BYTES = 800, 16
+"""Of a segment's group of windows, and of each of its pixels: lattice.Group."""
 _WRITING = 7
 """Copies of the class ids while a unit's file is made; 5.3 where they compress to a third."""
 _PUBLISHED = 2
@@ -93,10 +96,22 @@ def _replica(cost: Cost) -> int:
 def segmenting(cost: Cost, unit: Unit) -> int:
     """The ids, once more packed for the writer; what is on the way to them is on the GPU if there
     is one."""
-    ids = 2 * cost.ids_bytes(unit)
+    ids = 2 * cost.ids_bytes(unit) + max(_blending(cost, block) for block in unit.blocks)
     if cost.machine.device == "cuda":
-        return ids + _BLEND_BYTES
-    return ids + _BLEND_BYTES + cost.batch_bytes() + max(map(cost.live_bytes, unit.blocks))
+        return ids
+    return ids + cost.batch_bytes() + max(map(cost.live_bytes, unit.blocks))
+
+
+def _blending(cost: Cost, block: Block) -> int:
+    """A strip, the sums of one segment each way, which are not divided further, and all segments:
+    of two of them for each stride every window may be a group of its own."""
+    window, stride = cost.settings.window, cost.settings.stride
+    groups = -(-window // stride) + 1
+    sums = 2 * 4 * cost.network.classes * groups**2 * (stride // 4 + 3)
+    axes_px = block.core.width + block.core.height
+    return (
+        _BLEND_BYTES + sums + axes_px * groups * (2 * _SEGMENT_BYTES // stride + _SEGMENT_PX_BYTES)
+    )
 
 
 def _writing(cost: Cost, unit: Unit) -> int:

@@ -190,8 +190,16 @@ class Planner:
             return f"use --replicas {fewer}"
         if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, 1)):
             return f"use --block {block * MASK_TILE_PX} --replicas 1"
-        alone = "" if self.cost.machine.tasks == 0 else "--runner local, "
+        alone = "--runner local, " if self._fits_alone(units) else ""
         return f"use {alone}a smaller --window or --batch, or a machine with more memory"
+
+    def _fits_alone(self, units: Sequence[Unit]) -> bool:
+        """Whether one process would do that does everything, where there are to be several."""
+        machine = self.cost.machine
+        if machine.nodes_bytes or machine.tasks == 0:
+            return False
+        alone = replace(machine, replicas=1, least=None, tasks=0)
+        return Division.of(Need.of(replace(self.cost, machine=alone), units), alone) is not None
 
     def _fits(self, scenes: Sequence[Scene], block: int | None, replicas: int) -> bool:
         """Whether the scenes would, with this block and so many replicas."""

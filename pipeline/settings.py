@@ -10,7 +10,7 @@ from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 from pipeline.share import WHOLE, Share
 
-RESULT_VERSION = 3
+RESULT_VERSION = 4
 """Raised whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""

@@ -85,14 +85,21 @@ class Stitcher:
     def _begin(self, low: int) -> None:
         """The first window says how many positions each of them has."""
         core = self._core
-        self._blend = self._make_blend(self._region(low))
         self._strips = segments(self._grid.rows, core.row_off, core.row_end, low)[::-1]
+        self._blend = self._make_blend(self._region(low))
 
     def _region(self, low: int) -> Region:
-        core, edge = self._core, self._grid.cols.window_px
-        columns = segments(self._grid.cols, core.col_off, core.col_end, low)
-        windows = self._grid.cols.touching(core.col_off, core.col_end)
-        return Region(core, self._valid_HW, self._classes, edge, low, windows, columns)
+        core, cols = self._core, self._grid.cols
+        return Region(
+            core,
+            self._valid_HW,
+            self._classes,
+            cols.window_px,
+            low,
+            cols.touching(core.col_off, core.col_end),
+            segments(cols, core.col_off, core.col_end, low),
+            max((len(strip.groups) for strip in self._strips), default=0),
+        )
 
     def _blend_before(self, row: int) -> None:
         """Blends the strips that no window of this row or a later one touches."""

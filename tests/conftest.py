@@ -8,12 +8,13 @@ from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import brokenfiles
 import pytest
 import s3server
 from checkpoints import random_checkpoint, save_small, saved
 
 from segformer import mit_config
+
+pytest.register_assert_rewrite("faultyruns")
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +32,10 @@ def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The bytes of files, by what is wrong with them: see brokenfiles."""
-    return brokenfiles.made(tmp_path_factory.mktemp("contents"))
+    """The bytes of files, by what is wrong with them: see faultyruns."""
+    from faultyruns import made  # noqa: PLC0415  Ray, which most tests do not need
+
+    return made(tmp_path_factory.mktemp("contents"))
 
 
 @pytest.fixture(scope="session")

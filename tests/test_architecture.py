@@ -7,8 +7,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import pipeline
+import segformer
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("segformer", "pipeline", "jobs", "deploy")
@@ -154,3 +158,9 @@ def test_nothing_is_left_to_do_in_comments() -> None:
         if words.search(line)
     ]
     assert not found
+
+
+@pytest.mark.parametrize("package", [pipeline, segformer])
+def test_what_a_package_offers_is_listed_and_there(package: ModuleType) -> None:
+    assert set(package.__all__) <= set(dir(package))
+    assert all(callable(getattr(package, name)) or name == "MIT" for name in package.__all__)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import memory as bench
+import numpy as np
 import pytest
 from archives import write_scene
 from checkpoints import random_checkpoint, saved
@@ -17,14 +18,17 @@ from outputs import differences
 
 from pipeline import cluster, examine, job, tables
 from pipeline import memory as rooms
+from pipeline.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
+from pipeline.blend_tables import Chunk
 from pipeline.cost import Cost, Network
 from pipeline.division import USABLE, Division, division_of
 from pipeline.errors import UsageError
 from pipeline.machine import Machine, cores_here, memory_here
 from pipeline.memory import Need
 from pipeline.plan import Planner
-from pipeline.scene import IDENTITY, Scene
+from pipeline.scene import IDENTITY, Block, Scene
 from pipeline.settings import Execution, Settings
+from pipeline.stitch import Stitcher
 from segformer import mit_config
 
 # The peak of a child is known to the process that waits for it.
@@ -36,14 +40,19 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "height", "count"), [(1600, 1500, 1), (24, 20, 15)])
-def test_peak_is_below_the_prediction(tmp_path: Path, width: int, height: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "count", "window", "stride"),
+    [(1600, 1500, 1, 512, 512), (24, 20, 15, 512, 512), (4096, 130, 1, 65, 8)],
+)
+def test_peak_is_below_the_prediction(
+    tmp_path: Path, width: int, height: int, count: int, window: int, stride: int
+) -> None:
     saved(random_checkpoint(mit_config("b0", 150), seed=0), tmp_path / "model")
     for n in range(count):
         write_scene(tmp_path / "in" / f"{n}.tif", width, height, seed=n)
     swath = [sys.executable, "-m", "jobs.cli"]
     command = [str(tmp_path / "in"), "--checkpoint", str(tmp_path / "model"), "--runner", "local"]
-    command += ["--window", "512", "--stride", "512", "--block", "4096"]
+    command += ["--window", str(window), "--stride", str(stride), "--block", "4096"]
     planned = subprocess.run(
         [*swath, "plan", *command, "--format", "json"], capture_output=True, text=True, check=True
     )
@@ -220,6 +229,30 @@ def test_more_memory_never_means_fewer_reads() -> None:
 def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
     assert rooms._ROW_GROUP_TILES == tables.ROW_GROUP_ROWS
     assert rooms._GDAL_BYTES == examine.GDAL_CACHE_MB << 20
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [(512, 384), (512, 50), (513, 384), (513, 64), (510, 128), (255, 32), (65, 8), (33, 2)],
+)
+def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
+    """Windows of such edges share no positions: each overlap has sums of its own."""
+    settings, large = Settings(window=window, stride=stride, batch=1), scene(9000, 1100)
+    cost = Cost(settings, Machine("cpu", 1, 0, 0), Network.of(mit_config("b0", 150), 0, window))
+    block = Block(large, large.rect)
+    grid, valid_HW = cost.grid(large), np.ones((1100, 9000), bool)
+    stitcher = Stitcher(grid, block.core, valid_HW, 150, CompiledBlend)
+    stitcher._begin(-(-window // 4))
+    region = stitcher._region(-(-window // 4))
+    tallest = max(stitcher._strips, key=lambda strip: len(strip.groups))
+    tables, most = 0, 0
+    for part in parted(region):
+        chunk = Chunk(region, part)
+        scratch = chunk.scratch(tallest)
+        assert len(part) == 1 or scratch.sums.nbytes <= CHUNK_BYTES
+        tables += sum(table.nbytes for table in chunk.columns)
+        most = max(most, sum(room.nbytes for room in scratch))
+    assert tables + most < rooms._blending(cost, block)
 
 
 def test_bands_that_are_used_twice_are_counted_twice() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from brokenfiles import (
+from faultyruns import (
     SETTINGS,
     check_books,
     check_nothing_twice,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import s3server
-from brokenfiles import (
+from faultyruns import (
     SETTINGS,
     check_books,
     check_nothing_twice,
