@@ -115,6 +115,9 @@ def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:
             f" ({small[0].scene_id}: {small[0].width} x {small[0].height}); they are filled, and"
             f" {waste:.0%} of their windows is filling: a smaller --window wastes less"
         )
-    bare = sum(scene.crs is None for scene in scenes)
+    bare = [scene.scene_id for scene in scenes if scene.crs is None]
     if bare:
-        yield f"{bare} of {len(scenes)} scenes have no CRS on Earth: no areas, no geometry"
+        yield (
+            f"{len(bare)} of {len(scenes)} scenes have no CRS on Earth, the first {bare[0]}: no"
+            " areas, no geometry"
+        )

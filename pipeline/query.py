@@ -126,7 +126,14 @@ def _register(
     # The schema is given, so that no file is opened before a query needs it.
     fs, root = output.store.fsspec()
     files = [f"{root}/{path}" for path in paths]
-    connection.register(name, ds.dataset(files, schema=schema, format="parquet", filesystem=fs))
+    try:
+        dataset = ds.dataset(files, schema=schema, format="parquet", filesystem=fs)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{error}: this published table is gone; put it back, or ask `swath run` with the"
+            " output's job.toml, which says how to have it computed anew"
+        ) from error
+    connection.register(name, dataset)
 
 
 def _check_is_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:

@@ -117,9 +117,9 @@ def _notes(
 ) -> Iterator[str]:
     """What smells."""
     if failed:
-        yield f"{len(failed)} blocks could not be sampled; the first: {failed[0].message}"
+        yield f"blocks that could not be sampled: {len(failed)}; the first: {failed[0].message}"
     if len(made) < count:
-        yield f"{len(made)} of {count} samples: no more of the blocks that were drawn hold data"
+        yield f"{len(made)} of {count} samples: no other block that was drawn gives data"
     if not made:
         return
     low, high = (pick(s.values[end] for s in made) for end, pick in ((0, min), (1, max)))

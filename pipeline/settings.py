@@ -51,7 +51,7 @@ class Settings:
             raise UsageError(f"--batch {self.batch}: must be at least 1")
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             given = ",".join(map(str, self.bands))
-            raise UsageError(f"--bands {given}: bands count from 1, e.g. --bands 4,3,2")
+            raise UsageError(f"--bands '{given}': bands count from 1, e.g. --bands 4,3,2")
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if value is not None and not math.isfinite(value):
                 raise UsageError(f"--{name} {value}: must be a finite number")

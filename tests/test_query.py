@@ -335,3 +335,10 @@ def test_python_asks_as_the_command_does(out: str) -> None:
     output = open_output(out)
     assert output.job.class_names == NAMES
     assert output.query("SELECT count(*) AS n FROM masks").to_pylist() == [{"n": 3}]
+
+
+def test_a_table_that_is_gone_is_said_so(out: str) -> None:
+    gone = next(Path(out, "masks").glob("*.parquet"))
+    gone.unlink()
+    with pytest.raises(UsageError, match=rf"{gone}: this published table is gone; put it back"):
+        query(out, "SELECT * FROM masks")

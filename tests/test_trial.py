@@ -252,7 +252,7 @@ def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Pa
     found = plan([str(tmp_path / "in")], small_checkpoint, SETTINGS, LOCAL, trial=trial)
     assert found.samples == ()
     notes = "\n".join(found.notes)
-    assert "1 blocks could not be sampled; the first:" in notes
+    assert "blocks that could not be sampled: 1; the first:" in notes
     assert "a.tif" in notes
     assert "0 of 2 samples" in notes
 
