@@ -140,7 +140,7 @@ def test_a_job_that_cannot_run_says_why(swath: Swath, archive: Path, tmp_path: P
 def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_path: Path) -> None:
     """Their port is somebody else's, as it is where two clusters share a machine."""
     folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))
-    waits = "from jobs import cli, dashboard; dashboard._AGENT_S = 2.0; cli.main()"
+    waits = "from jobs import cli, dashboard; dashboard._AGENT_S = 15.0; cli.main()"
     words = ["submit", archive, "--checkpoint", "c", "--output", tmp_path / "out"]
     try:
         with socket.socket() as taken:
