@@ -81,8 +81,8 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         Settings,
         "dtype",
         type=click.Choice(DTYPES),
-        help="Arithmetic of the network. Only float32 keeps the promise of exactness, and on a CPU"
-        " it is the fastest.",
+        help="Arithmetic of the network. Only float32 keeps the promise of exactness; on CPUs"
+        " without AMX it is also the fastest.",
     ),
     option(
         Settings,

@@ -104,7 +104,7 @@ class JobFile:
         except FileNotFoundError as error:
             raise UsageError(f"--job {url}: no such file") from error
         except DeniedError as error:
-            raise UsageError(f"--job {error}") from error
+            raise UsageError(f"--job {error}; name a TOML file that can be read") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"--job {url}: not a text file in UTF-8") from error
         file = cls(url, text, _parsed(url, text))

@@ -32,7 +32,8 @@ _BLEND_BYTES = 60_000_000
 """Of a strip that is blended: blend._LIVE_VALUES in a dozen forms where torch does it, or a chunk's
 sums, blend_cpu.CHUNK_BYTES, and their tables."""
 _SEGMENT_BYTES, _SEGMENT_PX_BYTES = 800, 16
-"""Of a segment's group of windows, and of each of its pixels: lattice.Group."""
+"""Of a segment's group of windows, and of each of its pixels: lattice.Group. About twice what was
+measured (9,000 px: 72 MB of 132 with 33/2 px, 9.9 of 19 with 65/8)."""
 _WRITING = 7
 """Copies of the class ids while a unit's file is made; 5.3 where they compress to a third."""
 _PUBLISHED = 2
