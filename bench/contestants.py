@@ -20,7 +20,7 @@ from pipeline.forward import TORCH_DTYPES, Forward
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect
 from pipeline.settings import Settings
-from pipeline.sources import Cut
+from pipeline.cuts import Cut
 from pipeline.stitch import Stitcher, blend_on
 from segformer import Normalisation, load_model
 
@@ -38,11 +38,11 @@ def ours(folder: str, settings: Settings, device: str) -> Segment:
         grid = WindowGrid.of(width, height, settings.window, settings.stride)
         core = Rect(0, 0, width, height)
         stitcher = Stitcher(grid, core, valid_HW, classes, make_blend)
-        source = forward.source(pixels_CHW, valid_HW)
+        held = forward.hold(pixels_CHW, valid_HW)
         places = iter([(r, c) for r in range(grid.rows.count) for c in range(grid.cols.count)])
         while batch := list(islice(places, settings.batch)):
             origins = [(grid.rows.origin(row), grid.cols.origin(col)) for row, col in batch]
-            logits_NKhw = forward([Cut(source, *origin, rescale, 0.0) for origin in origins])
+            logits_NKhw = forward([Cut(held, *origin, rescale, 0.0) for origin in origins])
             for place, logits_Khw in zip(batch, logits_NKhw, strict=False):
                 stitcher.add(*place, logits_Khw)
         return stitcher.close().class_ids_HW

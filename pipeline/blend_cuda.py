@@ -14,8 +14,9 @@ import torch
 
 from pipeline.blend import SAMPLE_AT, SAMPLE_STEP, Region, Windows
 from pipeline.blend_triton import decide
+from pipeline.device import fetched, sent, torch_dtype
 from pipeline.lattice import Segment
-from pipeline.unit import Stitched
+from pipeline.unit import Stitched, mask_dtype
 
 PIXELS = 128
 """Of a program."""
@@ -41,10 +42,7 @@ class TritonBlend:
     def __init__(self, region: Region, device: str = "cuda") -> None:
         self._region, self._device = region, torch.device(device)
         self._valid_HW = self._put(region.valid_HW.view(np.uint8))
-        nothing = region.nothing()
-        self._ids_HW = self._put(nothing.class_ids_HW)
-        self._confidence_TK = self._put(nothing.confidence_TK)
-        self._samples_TK = self._put(nothing.samples_TK)
+        self._ids_HW, self._confidence_TK, self._samples_TK = self._nothing()
         self._columns, self._column_weights = self._tables(region.columns)
         self._launches = self._pixels(1, 0), self._pixels(SAMPLE_STEP, SAMPLE_AT)
 
@@ -70,10 +68,19 @@ class TritonBlend:
 
     def close(self) -> Stitched:
         parts = self._ids_HW, self._confidence_TK, self._samples_TK
-        return Stitched(*(part.cpu().numpy() for part in parts))
+        return Stitched(*fetched(parts))
 
     def _put(self, values: np.ndarray) -> torch.Tensor:
-        return torch.tensor(values, device=self._device)
+        return sent(values, self._device)
+
+    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As Region.nothing, made on the device: nodata has all bits set."""
+        dtype = mask_dtype(self._region.classes)
+        signed = torch.int8 if dtype.itemsize == 1 else torch.int16
+        ids_HW = torch.full(self._region.valid_HW.shape, -1, dtype=signed, device=self._device)
+        shape_TK = (self._region.tiles, self._region.classes)
+        sums_2TK = torch.zeros((2, *shape_TK), dtype=torch.int64, device=self._device)
+        return ids_HW.view(torch_dtype(np.empty(0, dtype))), *sums_2TK
 
     def _pixels(self, step: int, at: int) -> _Pixels:
         tiles, windows, group = [], [], 0

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from pipeline.sources import Cut, DeviceSource, HostSource, Source
+from pipeline.cuts import Cut, Cutter, HostCutter
 from segformer import SegFormer
 
 TORCH_DTYPES = {
@@ -50,61 +51,50 @@ class Forward:
         self._dtype = TORCH_DTYPES[settings.dtype]
         self._model = model.to(self._device, self._dtype)
         self._sigmoid = model.config.sigmoid
-        channels = torch.tensor([model.normalisation.mean, model.normalisation.std])
-        self._mean_C11, self._std_C11 = channels[:, :, None, None].to(self._device)
         self._edge = settings.window
         self._shape(settings.batch)
-        self._stream: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         if device == "cuda":
-            self._check_fits(settings)
-            self._stream = torch.cuda.Stream()
-            self._capture()
+            from pipeline.cuts_cuda import DeviceCutter  # noqa: PLC0415  Triton is for GPUs only
 
-    def source(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Source:
-        """Pixels of a block as they are stored: any number type; bool."""
-        if self._stream is None:
-            return HostSource(values_CHW, valid_HW)
-        return DeviceSource(values_CHW, valid_HW, self._stream, self._edge)
+            self._cutter: Cutter = DeviceCutter(model.normalisation, settings.window)
+            self._check_fits(settings)
+            self._capture()
+        else:
+            self._cutter = HostCutter(model.normalisation, settings.window)
+
+    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Any:
+        """The pixels of a block, as `Cut` wants them: stored values of any number type; bool."""
+        return self._cutter.hold(values_CHW, valid_HW)
 
     def __call__(self, cuts: Sequence[Cut]) -> torch.Tensor:
         """float32 logits_NKhw of at most a batch of windows, with more rows if it is short."""
-        for slot, cut in enumerate(cuts):
-            cut.source.put(cut.top, cut.left, self._raw_NCHW[slot], self._valid_N1HW[slot])
-        self._valid_N1HW[len(cuts) :] = False
-        scaling = [(cut.scale, cut.offset) for cut in cuts]
-        scaling += [(1.0, 0.0)] * (len(self._raw_NCHW) - len(cuts))
-        scaling_2N = torch.tensor(scaling).T
-        self._scale_N111[:, 0, 0, 0], self._offset_N111[:, 0, 0, 0] = scaling_2N
+        self._cutter.cut(cuts, self._x_NCHW)
+        self._x_NCHW[len(cuts) :] = 0
         if self._graph is None:
-            return self._compute()
-        self._graph.replay()
-        return self._logits_NKhw.clone()  # the next batch is written over them
+            logits_NKhw = self._compute().float()
+        else:
+            self._graph.replay()
+            # Copied: the next batch is written over them.
+            logits_NKhw = self._logits_NKhw.to(torch.float32, copy=True)
+        if self._sigmoid:  # of two classes, the first of which is the absence of the second
+            return torch.cat([torch.zeros_like(logits_NKhw), logits_NKhw], dim=1)
+        return logits_NKhw
 
     def _shape(self, batch: int) -> None:
         """Where a batch is put together."""
         shape = (batch, self._model.config.num_channels, self._edge, self._edge)
-        self._raw_NCHW = torch.zeros(shape, device=self._device)
-        self._valid_N1HW = torch.zeros(
-            (batch, 1, *shape[2:]), dtype=torch.bool, device=self._device
-        )
-        self._scale_N111 = torch.ones((batch, 1, 1, 1), device=self._device)
-        self._offset_N111 = torch.zeros((batch, 1, 1, 1), device=self._device)
+        x_NCHW = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        self._x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
 
     def _compute(self) -> torch.Tensor:
-        x_NCHW = self._raw_NCHW * self._scale_N111 + self._offset_N111
-        x_NCHW = (x_NCHW - self._mean_C11) / self._std_C11
-        # The channel mean is 0 after normalisation: what is not data says nothing.
-        x_NCHW = torch.where(self._valid_N1HW & x_NCHW.isfinite(), x_NCHW, 0.0)
-        logits_NKhw: torch.Tensor = self._model(x_NCHW.to(self._dtype)).float()
-        if self._sigmoid:  # of two classes, the first of which is the absence of the second
-            return torch.cat([torch.zeros_like(logits_NKhw), logits_NKhw], dim=1)
+        logits_NKhw: torch.Tensor = self._model(self._x_NCHW)
         return logits_NKhw
 
     @torch.inference_mode()
     def _check_fits(self, settings: Settings) -> None:
         """Raises UsageError, which names a batch that fits, where this one does not."""
-        batch = len(self._raw_NCHW)
+        batch = len(self._x_NCHW)
         while not self._fits() and batch > 1:
             batch //= 2
             self._shape(batch)

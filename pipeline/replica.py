@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from pipeline.access import Access
+from pipeline.cuts import Cut
 from pipeline.errors import InputError, UsageError
 from pipeline.forward import Forward
 from pipeline.gpu import Gpu
@@ -24,7 +25,6 @@ from pipeline.machine import cores_here
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
-from pipeline.sources import Cut, Source
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
@@ -40,7 +40,8 @@ class _Open:
 
     block: Block
     pixels: Pixels
-    source: Source
+    held: Any
+    """Its pixels, as the forward pass holds them."""
     grid: WindowGrid
     stitcher: Stitcher
     scaling: tuple[float, float]
@@ -58,7 +59,7 @@ class _Open:
             for col in cols:
                 left = self.grid.cols.origin(col) - rect.col_off
                 if self.pixels.valid_HW[top : top + edge, left : left + edge].any():
-                    yield _Window(self, row, col, Cut(self.source, top, left, *self.scaling))
+                    yield _Window(self, row, col, Cut(self.held, top, left, *self.scaling))
 
     def add(self, window: _Window, logits_Khw: torch.Tensor, finite: torch.Tensor) -> None:
         self.finite.append((finite, window.row, window.col))
@@ -174,8 +175,8 @@ class Replica:
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
         stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
-        source = self._forward.source(pixels.values_CHW, pixels.valid_HW)
-        return _Open(block, pixels, source, grid, stitcher, self.scaling(scene))
+        held = self._forward.hold(pixels.values_CHW, pixels.valid_HW)
+        return _Open(block, pixels, held, grid, stitcher, self.scaling(scene))
 
     def scaling(self, scene: Scene) -> tuple[float, float]:
         """--scale and --offset are for what is not uint8; a uint8 scene beside it needs neither."""

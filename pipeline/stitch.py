@@ -10,8 +10,6 @@ Knows neither pixels nor the network, nor how a strip is blended.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import numpy as np
 import torch
 
@@ -31,10 +29,9 @@ def blend_on(device: str, num_classes: int) -> MakeBlend:
 
         fastest = CompiledBlend
     elif device == "cuda":
-        with suppress(ImportError):  # torch brings Triton along on Linux only
-            from pipeline.blend_cuda import TritonBlend  # noqa: PLC0415
+        from pipeline.blend_cuda import TritonBlend  # noqa: PLC0415  and Triton only a GPU
 
-            fastest = TritonBlend
+        fastest = TritonBlend
     grid, core = WindowGrid.of(8, 8, 8, 8), Rect(0, 0, 8, 8)
     stitcher = Stitcher(grid, core, np.ones((8, 8), bool), num_classes, fastest)
     stitcher.add(0, 0, torch.zeros(num_classes, 2, 2, device=device))

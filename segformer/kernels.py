@@ -14,34 +14,21 @@ import math
 
 import numpy as np
 
+from segformer.gelu import gelu_terms
 from segformer.threads import Kernel, brains, floats, integers, load, loops, store
 
 _f = np.float32
 _ONE, _HALF, _ZERO = _f(1), _f(0.5), _f(0)
 GELU_END = 3.8 * math.sqrt(2)
-"""From here on erf(x / sqrt 2) is 1 in float32, within 1e-7."""
+"""From here on erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is at most
+9e-7 from exact GELU up to |x| = 6 (torch's own: 1.1e-6), and 2e-7 of x beyond."""
 GELU_DEGREE = 14
 
 
-def gelu_terms() -> np.ndarray:
-    """GELU is x (1/2 + x q(t)) with t = 2 (x / GELU_END)^2 - 1 between -1 and 1: the terms of q.
-
-    q interpolates erf(x / sqrt 2) / 2x at Chebyshev's points, in float64; with float32 terms the
-    whole is at most 9e-7 from exact GELU up to |x| = 6 (torch's own: 1.1e-6), and 2e-7 of x beyond.
-    """
-
-    def q(t: np.ndarray) -> np.ndarray:
-        x = GELU_END * np.sqrt((t + 1) / 2)
-        return np.array([math.erf(each / math.sqrt(2)) / (2 * each) for each in x])
-
-    # No point of Chebyshev's is an end of the interval: x is never 0.
-    polynomial = np.polynomial.chebyshev.Chebyshev.interpolate(q, GELU_DEGREE)
-    terms: np.ndarray = polynomial.convert(kind=np.polynomial.Polynomial).coef
-    return terms
-
-
 _END, _SQUARES = _f(GELU_END), _f(2 / GELU_END**2)
-_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14 = map(_f, gelu_terms())
+_0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14 = map(
+    _f, gelu_terms(GELU_END, GELU_DEGREE)
+)
 
 
 @loops

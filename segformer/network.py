@@ -16,7 +16,7 @@ Tokens lie in memory as N H W C throughout, so that a feature map is a view of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from segformer.checkpoint import Checkpoint, read_checkpoint
 from segformer.config import ModelConfig
 from segformer.folding import fold
-from segformer.fused import ExpandedDepthwise, UpsampledSum, add_norm, has_kernels
+from segformer.fused import Mixer, operations
+from segformer.maps import to_map, to_tokens
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -37,18 +38,6 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "swish": F.silu,
 }
-STRIP_BYTES = 4 << 20
-"""Of the decoder's sum at once, on a CPU: the whole would be 50 MB per window with B2."""
-
-
-def to_map(x_NTC: Tensor, height: int, width: int) -> Tensor:
-    """Tokens as a feature map x_NCHW in channels_last memory: a view."""
-    return x_NTC.unflatten(1, (height, width)).permute(0, 3, 1, 2)
-
-
-def to_tokens(x_NCHW: Tensor) -> Tensor:
-    """A feature map as tokens x_NTC: a view if the map is channels_last."""
-    return x_NCHW.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PatchEmbedding(nn.Module):
@@ -61,9 +50,14 @@ class PatchEmbedding(nn.Module):
         self.proj = nn.Conv2d(channels, size, kernel, config.strides[stage], padding=kernel // 2)
         self.norm = nn.LayerNorm(size, eps=config.norm_eps.embedding)
 
-    def forward(self, x_NCHW: Tensor) -> tuple[Tensor, int, int]:
-        x_NCHW = self.proj(x_NCHW)
-        return self.norm(to_tokens(x_NCHW)), x_NCHW.shape[2], x_NCHW.shape[3]
+    def forward(
+        self, x_NCHW: Tensor, following: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """x_NTC, the norm that follows it, and the map's height and width."""
+        fused = operations(x_NCHW)
+        y_NCHW, bias_C = fused.convolve(self.proj, x_NCHW)
+        normed = fused.norm_twice(to_tokens(y_NCHW), bias_C, self.norm, following)
+        return *normed, (y_NCHW.shape[2], y_NCHW.shape[3])
 
 
 class Attention(nn.Module):
@@ -86,8 +80,9 @@ class Attention(nn.Module):
         """Without the bias of `out`, which comes with the residual."""
         x_NSC = x_NTC
         if self.ratio > 1:
-            reduced_NCHW = self.reduction(to_map(x_NTC, height, width))
-            x_NSC = self.reduction_norm(to_tokens(reduced_NCHW))
+            fused = operations(x_NTC)
+            y_NCHW, bias_C = fused.convolve(self.reduction, to_map(x_NTC, height, width))
+            x_NSC = fused.norm(to_tokens(y_NCHW), bias_C, self.reduction_norm)
         key_NSC, value_NSC = self.key_value(x_NSC).chunk(2, dim=2)
         y_NATD = F.scaled_dot_product_attention(
             self._split(self.query(x_NTC)), self._split(key_NSC), self._split(value_NSC)
@@ -111,22 +106,17 @@ class MixFFN(nn.Module):
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.activation = ACTIVATION_FUNCTIONS[config.hidden_act]
         self.contract = nn.Linear(hidden, size)
-        self._fused: ExpandedDepthwise | None = None
+        self._mixer: Mixer | None = None
 
     def forward(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
         """Without the bias of `contract`, which comes with the residual."""
-        if not has_kernels(x_NTC) or self.activation is not F.gelu:
-            x_NFHW = self.depthwise(to_map(self.expand(x_NTC), height, width))
-            x_NTF = to_tokens(self.activation(x_NFHW))
-        else:
-            if self._fused is None:
-                self._fused = ExpandedDepthwise(self.expand, self.depthwise)
-            x_NTF = self._fused(x_NTC, height, width)
-        return F.linear(x_NTF, self.contract.weight)
+        if self._mixer is None:
+            self._mixer = operations(x_NTC).mixer(self)
+        return F.linear(self._mixer(x_NTC, height, width), self.contract.weight)
 
     def _apply(self, *arguments: Any, **named: Any) -> Any:
         """Weights move to another device or type: what was made of them has to be made anew."""
-        self._fused = None
+        self._mixer = None
         return super()._apply(*arguments, **named)
 
 
@@ -147,9 +137,10 @@ class Block(nn.Module):
         """x and its norm1 in; the block's result and the norm that follows it out."""
         y_NTC, out = self.attention(normed_NTC, *size), self.attention.out
         bias_C = None if out is None else out.bias
-        x_NTC, normed_NTC = add_norm(x_NTC, y_NTC, bias_C, self.norm2)
+        fused = operations(x_NTC)
+        x_NTC, normed_NTC = fused.add_norm(x_NTC, y_NTC, bias_C, self.norm2)
         y_NTC = self.ffn(normed_NTC, *size)
-        return add_norm(x_NTC, y_NTC, self.ffn.contract.bias, following)
+        return fused.add_norm(x_NTC, y_NTC, self.ffn.contract.bias, following)
 
 
 class Stage(nn.Module):
@@ -162,9 +153,8 @@ class Stage(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_sizes[stage], eps=config.norm_eps.block)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        x_NTC, *size = self.embedding(x_NCHW)
         norms: list[Any] = [*(block.norm1 for block in self.blocks), self.norm]
-        normed_NTC = norms[0](x_NTC)
+        x_NTC, normed_NTC, size = self.embedding(x_NCHW, norms[0])
         for block, following in zip(self.blocks, norms[1:], strict=True):
             x_NTC, normed_NTC = block(x_NTC, normed_NTC, size, following)
         return to_map(normed_NTC, *size)
@@ -192,55 +182,15 @@ class Head(nn.Module):
     def forward(self, scales_NCHW: list[Tensor]) -> Tensor:
         """logits_NKHW at the finest scale, class by class in memory, as blends want them."""
         scales_NHWC = [x_NCHW.permute(0, 2, 3, 1) for x_NCHW in scales_NCHW]
-        if has_kernels(scales_NHWC[0]):
-            images, height, width, _ = scales_NHWC[0].shape
-            shape = (images, self.classifier.out_features, height, width)
-            logits_NKHW = scales_NHWC[0].new_empty(shape)
-            for logits_KHW, *scales_HWC in zip(logits_NKHW, *scales_NHWC, strict=True):
-                self._decode_into(logits_KHW, scales_HWC)
-            return logits_NKHW
-        sum_NHWC, *coarser_NhwC = (self._project(s, x) for s, x in enumerate(scales_NHWC))
-        for x_NhwC in coarser_NhwC:
-            y_NCHW = x_NhwC.permute(0, 3, 1, 2)
-            y_NCHW = F.interpolate(
-                y_NCHW, sum_NHWC.shape[1:3], mode="bilinear", align_corners=False
-            )
-            sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
-        logits_NKT = torch.baddbmm(
-            self.classifier.bias[:, None],
-            self.classifier.weight.expand(len(sum_NHWC), -1, -1),
-            sum_NHWC.relu_().flatten(1, 2).transpose(1, 2),
-        )
-        return logits_NKT.unflatten(2, sum_NHWC.shape[1:3])
+        return operations(scales_NHWC[0]).decode(self, scales_NHWC)
 
-    def _decode_into(self, logits_KHW: Tensor, scales_HWC: Sequence[Tensor]) -> None:
-        """One image, in strips of rows that stay in the cache."""
-        finest_HWC, *coarser_hwC = scales_HWC
-        height, width, _ = finest_HWC.shape
-        upsampled = UpsampledSum(
-            (height, width), [self._project(s, x) for s, x in enumerate(coarser_hwC, 1)]
-        )
-        first: nn.Linear = self.linear[0]  # type: ignore[assignment]
-        weight_KC, bias_K1 = self.classifier.weight, self.classifier.bias[:, None]
-        step = max(1, STRIP_BYTES // (width * weight_KC.shape[1] * finest_HWC.element_size()))
-        for row in range(0, height, step):
-            sum_GWC = F.linear(self._first(0, finest_HWC[row : row + step]), first.weight)
-            upsampled.add_to(sum_GWC, row, first.bias)
-            # The product gives logits class by class, their final order, and is faster so: 150 rows
-            # of a matrix are no multiple of what a CPU multiplies at once, but as columns they need
-            # not be.
-            strip_KT, sum_CT = logits_KHW[:, row : row + step].flatten(1), sum_GWC.flatten(0, 1).T
-            # (Not addmm: to copy the bias under the product takes half as long as the product.)
-            if strip_KT.dtype == torch.float32:
-                torch.mm(weight_KC, sum_CT, out=strip_KT).add_(bias_K1)
-            else:  # into rows that lie apart, torch multiplies bfloat16 number by number
-                torch.add(weight_KC @ sum_CT, bias_K1, out=strip_KT)
-
-    def _project(self, scale: int, x_NHWC: Tensor) -> Tensor:
-        projected_NHWC: Tensor = self.linear[scale](self._first(scale, x_NHWC))
+    def project(self, scale: int, x_NHWC: Tensor) -> Tensor:
+        """A scale at its own resolution; the finest with the bias of all."""
+        projected_NHWC: Tensor = self.linear[scale](self.first(scale, x_NHWC))
         return projected_NHWC
 
-    def _first(self, scale: int, x_NHWC: Tensor) -> Tensor:
+    def first(self, scale: int, x_NHWC: Tensor) -> Tensor:
+        """What `linear` projects."""
         return self.convs[scale](x_NHWC).relu_() if self.projects_twice else x_NHWC
 
 

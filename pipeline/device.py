@@ -1,0 +1,40 @@
+"""To and from a GPU without waiting for it: by pinned memory, in the order of the current stream.
+
+A copy from any other memory waits until all that was asked for before is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy of the values there."""
+    if device.type == "cpu":
+        return torch.tensor(values)
+    return pinned(values).to(device, non_blocking=True)
+
+
+def fetched(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """Copies of the tensors here, when all that was asked for before is done."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.numpy().copy() for tensor in tensors]
+    here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+    for to, tensor in zip(here, tensors, strict=True):
+        to.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return [to.numpy() for to in here]
+
+
+def pinned(values: np.ndarray) -> torch.Tensor:
+    """A copy in memory from which a GPU can take it by itself; torch keeps it until it has."""
+    memory = torch.empty(values.shape, dtype=torch_dtype(values), pin_memory=True)
+    memory.numpy()[:] = values
+    return memory
+
+
+def torch_dtype(values: np.ndarray) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, values.dtype)).dtype
