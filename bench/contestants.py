@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from pipeline.cuts import Cut
 from pipeline.forward import TORCH_DTYPES, Forward
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect
 from pipeline.settings import Settings
-from pipeline.cuts import Cut
 from pipeline.stitch import Stitcher, blend_on
 from segformer import Normalisation, load_model
 
@@ -53,7 +53,9 @@ def ours(folder: str, settings: Settings, device: str) -> Segment:
 class Theirs:
     """transformers' SegFormer, and the window loops around it."""
 
-    def __init__(self, folder: str, settings: Settings, device: str) -> None:
+    def __init__(
+        self, folder: str, settings: Settings, device: str, compiled: bool = False
+    ) -> None:
         from transformers import SegformerForSemanticSegmentation  # noqa: PLC0415  takes seconds
 
         assert settings.batch is not None
@@ -61,6 +63,8 @@ class Theirs:
         self._dtype = TORCH_DTYPES[settings.dtype]
         model = SegformerForSemanticSegmentation.from_pretrained(folder)
         self._model = model.eval().to(device, self._dtype)
+        if compiled:
+            self._model = torch.compile(self._model, dynamic=False)
         self._classes = int(model.config.num_labels or 0)
         self._normalisation = Normalisation.default(3)
 
@@ -105,9 +109,10 @@ class Theirs:
 
     def _normalised(self, pixels_CHW: np.ndarray) -> torch.Tensor:
         norm = self._normalisation
-        mean, std = (torch.tensor(v)[:, None, None] for v in (norm.mean, norm.std))
-        x_CHW = (torch.from_numpy(pixels_CHW).float() * norm.rescale - mean) / std
-        return x_CHW[None].to(self._device, self._dtype)
+        mean, std = torch.tensor([norm.mean, norm.std])[:, :, None, None].to(self._device)
+        x_CHW = torch.from_numpy(pixels_CHW).to(self._device).float()
+        x_CHW = (x_CHW * norm.rescale - mean) / std
+        return x_CHW[None].to(self._dtype)
 
     def _upsampled(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         logits = self._model(x_NCHW).logits.float()
@@ -130,6 +135,7 @@ class Theirs:
 def contestant(name: str, folder: str, settings: Settings, device: str) -> Segment:
     if name == "ours":
         return ours(folder, settings, device)
-    theirs = Theirs(folder, settings, device)
+    theirs = Theirs(folder, settings, device, compiled=name.endswith("compiled"))
     loops = {"mmseg-style": theirs.mmseg_style, "slice-add": theirs.slice_add}
-    return {**loops, "MONAI": theirs.monai}[name]
+    loops |= {"slice-add, compiled": theirs.slice_add, "MONAI": theirs.monai}
+    return loops[name]

@@ -23,7 +23,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         Execution,
         "replicas",
         type=Replicas(),
-        show_default="one per GPU, or one per CPU core",
+        show_default="two per GPU, or one per CPU core",
         help="Loaded models at work, a count; MIN:MAX: a pool that grows and shrinks with the work,"
         " on an autoscaling cluster beyond the nodes that are there. Does not change the result.",
     ),

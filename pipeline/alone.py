@@ -22,6 +22,7 @@ from ray.exceptions import (
 )
 
 from pipeline.errors import SwathError, TransientError, UnfinishedError
+from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage, read_guarded
 from pipeline.scene import Block, Unit
@@ -146,7 +147,9 @@ class _Replica:
         """Twice, where the first is lost. Raises errors of our own, and UnfinishedError."""
         on_gpu = self._work.job.device == "cuda"
         kind = ray.remote(
-            num_gpus=1 if on_gpu else 0, max_restarts=0, memory=self._work.need.replica_bytes
+            num_gpus=1 / REPLICAS_PER_GPU if on_gpu else 0,
+            max_restarts=0,
+            memory=self._work.need.replica_bytes,
         )(_Actor)
         for _ in range(2):
             self.close()

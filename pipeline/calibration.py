@@ -17,6 +17,7 @@ import numpy as np
 from pipeline.errors import SwathError, UnfinishedError, UsageError
 from pipeline.forecast import Rate
 from pipeline.grid import WindowGrid
+from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
 from pipeline.replica import Replica, devices_here
 from pipeline.sandbox import Limits, Outcome, Raised, Returned, sandboxed
@@ -44,8 +45,8 @@ def calibrated(work: Work, channels: int) -> Rate:
             f"--calibrate measures this machine's {device}, but the replicas run on"
             f" {work.job.device}: leave it out, or plan on one of the cluster's machines"
         )
-    # Each GPU has its own memory and clock; CPU cores share both.
-    replicas = 1 if device == "cuda" else min(work.replicas, count)
+    # Each GPU has its own memory and clock; its replicas and CPU cores share both.
+    replicas = min(work.replicas, REPLICAS_PER_GPU if device == "cuda" else count)
     LOG.warning("measuring how long a window takes here, replicas at once: %d", replicas)
     with ThreadPoolExecutor(replicas) as pool:
         found = list(pool.map(partial(_apart, work), [channels] * replicas))

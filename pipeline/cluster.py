@@ -23,7 +23,15 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.machine import IO_CPUS, Machine, can_work, cpus_here, memory_here, tasks_at_once
+from pipeline.machine import (
+    IO_CPUS,
+    REPLICAS_PER_GPU,
+    Machine,
+    can_work,
+    cpus_here,
+    memory_here,
+    tasks_at_once,
+)
 from pipeline.settings import Execution
 
 KNOCK_S = 5.0
@@ -95,7 +103,7 @@ def _session(address: str | None, cpus: int, memory_bytes: int, store_bytes: int
 
 
 def devices_of(address: str) -> tuple[str, int, tuple[int, ...], int]:
-    """The kind of device that a cluster's replicas use, how many of them there are, the bytes that
+    """The kind of device that a cluster's replicas use, for how many there is room, the bytes that
     each node gives to processes, and the CPUs.
 
     Raises UsageError where no node can work now.
@@ -110,14 +118,14 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...], int]:
     nodes_bytes = tuple(int(node["memory"]) for node in nodes if "memory" in node)
     gpus, cpus = (int(sum(node.get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     if gpus:
-        return "cuda", gpus, nodes_bytes, cpus
+        return "cuda", gpus * REPLICAS_PER_GPU, nodes_bytes, cpus
     return "cpu", max(1, cpus - IO_CPUS), nodes_bytes, cpus
 
 
 def machine_of(
     device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution, cpus: int = 0
 ) -> Machine:
-    """One replica per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
+    """Two replicas per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
 
     Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
     """

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UsageError
-from pipeline.settings import Settings
 from pipeline.cuts import Cut, Cutter, HostCutter
+from pipeline.errors import UsageError
+from pipeline.machine import REPLICAS_PER_GPU
+from pipeline.settings import Settings
 from segformer import SegFormer
 
 TORCH_DTYPES = {
@@ -27,6 +28,8 @@ TORCH_DTYPES = {
 }
 _WARM_UP = 3
 """Batches before a graph is captured: what a library sets up with its first calls is not in it."""
+_GPU_SHARE = 0.9
+"""Of a GPU's memory, for its replicas together: drivers and libraries have theirs besides."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """As malloc.h numbers them."""
 _KEPT_BYTES = 1 << 30
@@ -42,7 +45,9 @@ class Forward:
             # One thread: with more, a window's logits can depend on their number and on its slot.
             torch.set_num_threads(1)
             keep_freed_memory()
-        else:  # float32 means float32, and no kernel is chosen by timing
+        else:
+            torch.cuda.set_per_process_memory_fraction(_GPU_SHARE / REPLICAS_PER_GPU)
+            # float32 means float32, and no kernel is chosen by timing
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.benchmark = False

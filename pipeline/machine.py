@@ -11,6 +11,8 @@ TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 LEAST_TASKS = 2
 """A read and a write at once."""
+REPLICAS_PER_GPU = 2
+"""One computes while the other is handed its next unit and hands over the last one."""
 IO_CPUS = 2
 """Beyond those of the replicas on CPUs, so that reads and writes never wait for an actor."""
 TASKS_PER_PUBLISHER = 4

@@ -32,7 +32,7 @@ SHARDS_PER_DRIVER = 4
 """Where several share the output, so that all end at about the same time."""
 SHARD_TILES = 20_000
 """Of more than one scene: whoever publishes a shard holds a record for each mask tile."""
-BATCH = {"cpu": 1, "cuda": 16}
+BATCH = {"cpu": 1, "cuda": 32}
 """Windows per forward pass. On a CPU one window already fills the cache."""
 
 

@@ -6,6 +6,7 @@ positions.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from pipeline.forward import Forward
 from pipeline.gpu import Gpu
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
-from pipeline.machine import cores_here
+from pipeline.machine import REPLICAS_PER_GPU, cores_here
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
@@ -93,9 +94,9 @@ class _Window:
 
 
 def devices_here() -> tuple[str, int]:
-    """The kind of device that replicas on this machine use, and how many of them there are."""
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.device_count()
+    """The kind of device that replicas on this machine use, and for how many there is room."""
+    if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
+        return "cuda", torch.cuda.device_count() * REPLICAS_PER_GPU
     return "cpu", cores_here()
 
 

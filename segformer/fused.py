@@ -9,6 +9,7 @@ Shape suffixes as in `network`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,11 +20,6 @@ from segformer import fused_cpu, fused_torch
 
 if TYPE_CHECKING:
     from segformer.network import Head, MixFFN
-
-try:
-    from segformer import fused_cuda
-except ImportError:  # torch brings Triton along on Linux only
-    fused_cuda = fused_torch  # type: ignore[assignment]
 
 Mixer = Callable[[Tensor, int, int], Tensor]
 """Tokens x_NTC, height and width to x_NTF."""
@@ -61,5 +57,14 @@ def operations(x: Tensor) -> Operations:
     if x.device.type == "cpu" and x.dtype in fused_cpu.NAMES:
         return fused_cpu
     if x.device.type == "cuda" and x.dtype != torch.float64:
-        return fused_cuda
+        return _on_a_gpu()
     return fused_torch
+
+
+@functools.cache
+def _on_a_gpu() -> Operations:
+    try:
+        from segformer import fused_cuda  # noqa: PLC0415  who has no GPU need not load Triton
+    except ImportError:  # torch brings it along on Linux only
+        return fused_torch
+    return fused_cuda

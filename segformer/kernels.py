@@ -20,8 +20,8 @@ from segformer.threads import Kernel, brains, floats, integers, load, loops, sto
 _f = np.float32
 _ONE, _HALF, _ZERO = _f(1), _f(0.5), _f(0)
 GELU_END = 3.8 * math.sqrt(2)
-"""From here on erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is at most
-9e-7 from exact GELU up to |x| = 6 (torch's own: 1.1e-6), and 2e-7 of x beyond."""
+"""From here on erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is at
+most 9e-7 from exact GELU up to |x| = 6 (torch's own: 1.1e-6), and 2e-7 of x beyond."""
 GELU_DEGREE = 14
 
 

@@ -133,8 +133,8 @@ def add_norm(  # noqa: PLR0913, PLR0917
     tokens: tl.constexpr,
     lanes: tl.constexpr,
 ):
-    """Of some tokens x_TC: x, with y and a bias added, or the first norm of that; and the layer norm
-    of it."""
+    """Of some tokens x_TC: x, with y and a bias added, or the first norm of that; and the layer
+    norm of it."""
     t = tl.program_id(0) * tokens + tl.arange(0, tokens)
     c = tl.arange(0, lanes)
     has_c = c < channels
@@ -264,7 +264,9 @@ def _place(at, size, coarser):
 
 
 @triton.jit
-def _weights(height, width, own_height, own_width, y, start, px, span: tl.constexpr, kind):
+def _weights(  # noqa: PLR0913, PLR0917
+    height, width, own_height, own_width, y, start, px, span: tl.constexpr, kind
+):
     """Of each pixel: the weights of `span` positions in the row above, and in the one below."""
     _, weight_y = _place(y, height, own_height)
     left, weight_x = _place(px, width, own_width)

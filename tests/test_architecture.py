@@ -26,6 +26,7 @@ DOORS = {
     "segformer/checkpoint.py": {"fsspec", "safetensors"},
     "segformer/compiled.py": {"numba", "llvmlite"},
     "segformer/folder.py": {"fsspec"},
+    "segformer/kernels_triton.py": {"triton"},
     "segformer/threads.py": {"numba", "llvmlite"},
     "deploy/warm_triton.py": {"triton"},
 }
