@@ -32,9 +32,11 @@ def blend_on(device: str, num_classes: int) -> MakeBlend:
         from pipeline.blend_cuda import TritonBlend  # noqa: PLC0415  and Triton only a GPU
 
         fastest = TritonBlend
-    grid, core = WindowGrid.of(8, 8, 8, 8), Rect(0, 0, 8, 8)
-    stitcher = Stitcher(grid, core, np.ones((8, 8), bool), num_classes, fastest)
-    stitcher.add(0, 0, torch.zeros(num_classes, 2, 2, device=device))
+    # Two windows in each direction, the second of which shares no positions with the first.
+    grid, core = WindowGrid.of(11, 11, 8, 8), Rect(0, 0, 11, 11)
+    stitcher = Stitcher(grid, core, np.ones((11, 11), bool), num_classes, fastest)
+    for place in np.ndindex(2, 2):
+        stitcher.add(*place, torch.zeros(num_classes, 2, 2, device=device))
     stitcher.close()
     return fastest
 
