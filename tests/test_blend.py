@@ -213,20 +213,27 @@ def fuses_nothing() -> None:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    from pipeline.blend_cuda import PIXELS  # noqa: PLC0415
-    from pipeline.blend_triton import decide  # noqa: PLC0415
+    from pipeline.blend_cuda import CLASSES, PIXELS, POSITIONS  # noqa: PLC0415
+    from pipeline.blend_triton import decide, sum_windows  # noqa: PLC0415
 
     pointers = {"*i64": ("rows", "columns", "tiles", "out_confidence", "out_samples")}
-    pointers |= {"*fp32": ("row_weights", "column_weights", "shares"), "*u8": ("valid", "out_ids")}
-    signature = {name: kind for kind, names in pointers.items() for name in names}
-    signature |= dict.fromkeys(("classes", "width", "top", "first"), "i32")
-    signature |= dict.fromkeys(("step", "pixels"), "constexpr")
-    for step in (1, 4):
-        source = ASTSource(decide, signature, {"step": step, "pixels": PIXELS})
+    pointers |= {"*fp32": ("row_weights", "column_weights", "shares", "sums")}
+    pointers |= {"*u8": ("valid", "out_ids")}
+    kinds = {name: kind for kind, names in pointers.items() for name in names}
+    cases = [(sum_windows, {"positions": POSITIONS, "some": CLASSES})]
+    cases += [
+        (decide, {"step": step, "single": single, "pixels": PIXELS})
+        for step in (1, 4)
+        for single in (False, True)
+    ]
+    for kernel, constants in cases:
+        signature = {name: kinds.get(name, "i32") for name in kernel.arg_names}
+        signature |= dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, signature, constants)
         options = {"enable_fp_fusion": False}
         made = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
         assert made.asm["cubin"]
-        assert "mul.f32" in made.asm["ptx"] or "mul.rn.f32" in made.asm["ptx"]
+        assert "add.f32" in made.asm["ptx"] or "add.rn.f32" in made.asm["ptx"]
         assert "fma" not in made.asm["ptx"]
 
 
