@@ -35,8 +35,8 @@ def blend_on(device: str, num_classes: int) -> MakeBlend:
     # Two windows in each direction, the second of which shares no positions with the first.
     grid, core = WindowGrid.of(11, 11, 8, 8), Rect(0, 0, 11, 11)
     stitcher = Stitcher(grid, core, np.ones((11, 11), bool), num_classes, fastest)
-    for place in np.ndindex(2, 2):
-        stitcher.add(*place, torch.zeros(num_classes, 2, 2, device=device))
+    for row, col in np.ndindex(2, 2):
+        stitcher.add(row, col, torch.zeros(num_classes, 2, 2, device=device))
     stitcher.close()
     return fastest
 

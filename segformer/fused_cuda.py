@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segformer import decoder_triton as decoder
 from segformer import fused_torch
 from segformer import kernels_triton as kernels
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
 # What a program has of a tensor, and its warps. Measured on an H100; fixed, for to choose by timing
 # would be to choose the bits by timing.
 _NORM_VALUES = 2048
-_ROWS, _PAIRS, _LANES, _WARPS = 8, 8, 64, 4
+_ROWS, _PAIRS, _LANES = 8, 4, 64
 _PIXELS, _DECODED_LANES = 64, 64
+_SUMMED_PIXELS, _SUMMED_LANES = 16, 128
 _FEW_CLASSES, _MOST_CLASSES, _MOST_INPUTS = 64, 256, 128
 _SCALES = 4
 
@@ -104,22 +107,43 @@ class ExpandedDepthwise:
             rows=_ROWS,
             pairs=_PAIRS,
             lanes=_LANES,
-            num_warps=_WARPS,
         )
         return out_NTF
 
 
 def decode(head: Head, scales_NHWC: Sequence[Tensor]) -> Tensor:
-    """In one kernel, if the head is of a published shape."""
+    if len(scales_NHWC) != _SCALES:
+        return fused_torch.decode(head, scales_NHWC)
     finest_NHWI = head.first(0, scales_NHWC[0]).contiguous()
+    coarser_NhwC = [head.project(s, x).contiguous() for s, x in enumerate(scales_NHWC[1:], 1)]
+    fits = head.classifier.out_features <= _MOST_CLASSES and finest_NHWI.shape[3] <= _MOST_INPUTS
+    if finest_NHWI.dtype == torch.float32 or not fits:
+        return _decode_in_steps(head, finest_NHWI, coarser_NhwC)
+    return _decode_at_once(head, finest_NHWI, coarser_NhwC)
+
+
+def _decode_in_steps(head: Head, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]) -> Tensor:
+    first: nn.Linear = head.linear[0]  # type: ignore[assignment]
+    finest_NHWC = F.linear(finest_NHWI, first.weight)
+    images, height, width, channels = finest_NHWC.shape
+    sum_NHWC = finest_NHWC.new_empty(finest_NHWC.shape)
+    across, lanes = -(-width // _SUMMED_PIXELS), -(-channels // _SUMMED_LANES)
+    decoder.upsampled_sum[(lanes, height * across, images)](
+        *(finest_NHWC, *coarser_NhwC, first.bias, sum_NHWC, height, width),
+        *(edge for x_NhwC in coarser_NhwC for edge in x_NhwC.shape[1:3]),
+        channels,
+        pixels=_SUMMED_PIXELS,
+        lanes=_SUMMED_LANES,
+    )
+    return fused_torch.classified(head, sum_NHWC)
+
+
+def _decode_at_once(head: Head, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]) -> Tensor:
     images, height, width, inputs = finest_NHWI.shape
     classes, channels = head.classifier.weight.shape
-    if len(scales_NHWC) != _SCALES or classes > _MOST_CLASSES or inputs > _MOST_INPUTS:
-        return fused_torch.decode(head, scales_NHWC)
-    coarser_NhwC = [head.project(s, x).contiguous() for s, x in enumerate(scales_NHWC[1:], 1)]
     logits_NKHW = finest_NHWI.new_empty(images, classes, height, width)
     first: nn.Linear = head.linear[0]  # type: ignore[assignment]
-    kernels.decode[(height * -(-width // _PIXELS), images)](
+    decoder.decode[(height * -(-width // _PIXELS), images)](
         *(finest_NHWI, first.weight, *coarser_NhwC, first.bias),
         *(head.classifier.weight, head.classifier.bias, logits_NKHW, height, width),
         *(edge for x_NhwC in coarser_NhwC for edge in x_NhwC.shape[1:3]),

@@ -53,9 +53,13 @@ def decode(head: Head, scales_NHWC: Sequence[Tensor]) -> Tensor:
         y_NCHW = x_NhwC.permute(0, 3, 1, 2)
         y_NCHW = F.interpolate(y_NCHW, sum_NHWC.shape[1:3], mode="bilinear", align_corners=False)
         sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
+    return classified(head, sum_NHWC.relu_())
+
+
+def classified(head: Head, sum_NHWC: Tensor) -> Tensor:
     logits_NKT = torch.baddbmm(
         head.classifier.bias[:, None],
         head.classifier.weight.expand(len(sum_NHWC), -1, -1),
-        sum_NHWC.relu_().flatten(1, 2).transpose(1, 2),
+        sum_NHWC.flatten(1, 2).transpose(1, 2),
     )
     return logits_NKT.unflatten(2, sum_NHWC.shape[1:3])

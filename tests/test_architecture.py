@@ -25,6 +25,7 @@ DOORS = {
     "jobs/dashboard.py": {"ray"},
     "segformer/checkpoint.py": {"fsspec", "safetensors"},
     "segformer/compiled.py": {"numba", "llvmlite"},
+    "segformer/decoder_triton.py": {"triton"},
     "segformer/folder.py": {"fsspec"},
     "segformer/kernels_triton.py": {"triton"},
     "segformer/threads.py": {"numba", "llvmlite"},
