@@ -137,7 +137,9 @@ def decide(  # noqa: PLR0913, PLR0917
 
 
 @triton.jit
-def _corner(rows, row_weights, columns, column_weights, width, y, x, group):
+def _corner(  # noqa: PLR0913, PLR0917
+    rows, row_weights, columns, column_weights, width, y, x, group
+):
     """Of the first group of rows and a group of columns: where the pixels sample, before which
     weights of the way to the next row and the next column."""
     at = tl.load(columns + tl.load(columns + 2) + group) + x
