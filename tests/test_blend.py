@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from interpreted import in_triton
 
 from pipeline.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
 from pipeline.blend_kernel import blend_strip
@@ -178,16 +179,6 @@ def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> 
         assert (process.returncode, said) == (0, b"")
 
 
-def run_triton(program: str, interpret: str) -> None:
-    """In a process of its own: Triton looks at TRITON_INTERPRET when it is imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": interpret}
-    command = [sys.executable, "-c", f"import test_blend; test_blend.{program}()"]
-    done = subprocess.run(
-        command, cwd=HERE, env=environment, stderr=subprocess.PIPE, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
 TRITON_CASES = [
     ((9, 10), (8, 6, 2), 2),
     ((7, 11), (8, 3, 2), 3),  # origins that share no positions
@@ -240,12 +231,12 @@ def fuses_nothing() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 @pytest.mark.slow
 def test_the_triton_kernel_equals_plain_in_its_interpreter() -> None:
-    run_triton("interpreted_equals_plain", interpret="1")
+    in_triton("test_blend", "interpreted_equals_plain", interpret="1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 def test_the_triton_kernel_compiles_for_a_gpu_and_fuses_nothing() -> None:
-    run_triton("fuses_nothing", interpret="0")
+    in_triton("test_blend", "fuses_nothing", interpret="0")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,206 @@
+"""The network's operations and the cutting of windows as Triton kernels: in Triton's interpreter
+beside their sisters for CPUs, compiled for a GPU, and on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from archives import write_scene
+from checkpoints import SMALL, random_checkpoint, save_small
+from interpreted import in_triton
+from torch import nn
+
+from pipeline.cuts import Cut, Cutter, HostCutter
+from segformer import Normalisation, SegFormer, mit_config
+
+EDGE_PX = 24
+DTYPES = (np.uint8, np.int16, np.uint16, np.float32, np.float64)
+HALF = (torch.float16, torch.bfloat16)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def windows_of(cutter: Cutter, dtype: type, device: str) -> torch.Tensor:
+    """Four windows of two blocks, at edges and inside, in the first four places of six."""
+    rng = np.random.default_rng(0)
+    held = []
+    for height in (40, 41):
+        values_CHW = (rng.random((3, height, 37)) * 250).astype(dtype)
+        if np.dtype(dtype).kind == "f":
+            values_CHW[0, 3, 3], values_CHW[1, 4, 5] = np.nan, np.inf
+        held.append(cutter.hold(values_CHW, rng.random((height, 37)) > 0.2))
+    shape = (6, 3, EDGE_PX, EDGE_PX)
+    x_NCHW = torch.full(shape, 7.0, device=device).contiguous(memory_format=torch.channels_last)
+    places = [(0, 0, 0), (0, 20, 20), (1, 17, 3), (1, 30, 30)]
+    scaling = [(0.37, 1.5), (1.0, 0.0)]
+    cutter.cut([Cut(held[block], y, x, *scaling[block]) for block, y, x in places], x_NCHW)
+    return x_NCHW.cpu()
+
+
+def assert_cuts_equal(device: str) -> None:
+    from pipeline.cuts_cuda import DeviceCutter  # noqa: PLC0415  only where Triton may be loaded
+
+    normalisation = Normalisation.default(3)
+    for dtype in DTYPES:
+        expected = windows_of(HostCutter(normalisation, EDGE_PX), dtype, "cpu")
+        found = windows_of(DeviceCutter(normalisation, EDGE_PX, device), dtype, device)
+        assert torch.equal(found, expected)
+        assert (expected[4:] == 7).all()
+        assert len(expected[:4].unique()) > 1000 * (dtype != np.uint8)
+
+
+def interpreted_cuts_equal_the_hosts() -> None:
+    assert_cuts_equal("cpu")
+
+
+def interpreted_operations_equal_torchs() -> None:
+    """Of whole networks, of sizes that are no multiple of anything, and of heads of all kinds."""
+    from segformer import fused_cuda, fused_torch, network  # noqa: PLC0415
+
+    fused_cuda._LANES = fused_cuda._DECODED_LANES = fused_cuda._PIXELS = 16  # else it takes minutes
+    at_once: dict[str, Any] = {"_decode_in_steps": fused_cuda._decode_at_once}
+    for head, changes, classes in (("mlp", {}, 4), ("conv", at_once, 4), ("mlp", at_once, 20)):
+        vars(fused_cuda).update(changes)
+        checkpoint = random_checkpoint(mit_config("b0", classes, head=head, **SMALL), seed=1)
+        x_NCHW = torch.randn(2, 3, 36, 68, generator=torch.Generator().manual_seed(0))
+        logits = []
+        for operations in (fused_torch, fused_cuda):
+            network.operations = lambda _, operations=operations: operations
+            logits.append(SegFormer(checkpoint)(x_NCHW))
+        assert (logits[0] - logits[1]).abs().max() < 1e-5 < logits[0].abs().max() / 1e4
+
+
+def interpreted_gelu_is_that_of_half_precision() -> None:
+    """Where a kernel has a polynomial instead of the error function."""
+    from segformer.fused_cuda import ExpandedDepthwise  # noqa: PLC0415
+
+    x_1TC = torch.linspace(-9, 9, 4 * 64)[None, :, None].half()
+    linear, depthwise = nn.Linear(1, 1), nn.Conv2d(1, 1, 3, padding=1, groups=1)
+    with torch.no_grad():
+        linear.weight.fill_(1)
+        linear.bias.fill_(0)
+        depthwise.weight.zero_()[:, :, 1, 1] = 1
+        depthwise.bias.fill_(0)  # type: ignore[union-attr]
+        found = ExpandedDepthwise(linear.half(), depthwise.half())(x_1TC, 16, 16)
+    expected = F.gelu(x_1TC.double())
+    last_bit = 2.0**-11 * expected.abs().clamp(min=2.0**-6)
+    assert ((found.double() - expected).abs() <= last_bit + 2e-5).all()
+
+
+@linux
+@pytest.mark.parametrize(
+    "program",
+    [
+        interpreted_cuts_equal_the_hosts,
+        interpreted_operations_equal_torchs,
+        interpreted_gelu_is_that_of_half_precision,
+    ],
+)
+def test_in_the_interpreter(program: Callable[[], None]) -> None:
+    in_triton("test_triton", program.__name__, interpret="1")
+
+
+def network_compiles() -> None:
+    """To machine code for an H100, which takes no GPU; what a thread holds fits in registers."""
+    from triton import compile as compile_kernel  # noqa: PLC0415
+    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
+    from triton.compiler import ASTSource  # noqa: PLC0415
+
+    from segformer import decoder_triton, fused_cuda, kernels_triton  # noqa: PLC0415
+
+    numbers = {"height", "width", "channels", "count", "inputs", "classes"}
+    numbers |= {f"{side}_{scale}" for side in ("height", "width") for scale in (1, 2, 3)}
+    lanes = {"lanes": fused_cuda._DECODED_LANES, "input_lanes": 64}
+    spans = {"pixels": fused_cuda._PIXELS, "span_1": 64, "span_2": 32, "span_3": 16}
+    norm = {"adds": True, "has_bias": True, "norms_first": False, "keeps": True}
+    cases: list[tuple[Any, str, dict[str, Any], int]] = [
+        (kernels_triton.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}, 4),
+        (kernels_triton.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}, 4),
+        (kernels_triton.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}, 4),
+        (decoder_triton.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}, 4),
+        (decoder_triton.decode, "*fp16", spans | lanes | {"class_lanes": 16}, 4),
+        (decoder_triton.decode, "*bf16", spans | lanes | {"class_lanes": 256}, 8),
+    ]
+    for kernel, kind, constants, warps in cases:
+        signature = {
+            name: "fp32" if name.endswith("eps") else "i32" if name in numbers else kind
+            for name in kernel.arg_names
+        }
+        signature |= {"taps": "*fp32"} if "taps" in signature else {}
+        signature |= dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, signature, constants)
+        options = {"num_warps": warps, "num_stages": 1}
+        made = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert made.asm["cubin"]
+        assert made.metadata.shared <= 227 * 1024
+
+
+@linux
+def test_the_networks_kernels_compile_for_a_gpu() -> None:
+    in_triton("test_triton", "network_compiles", interpret="0")
+
+
+@pytest.mark.gpu
+@gpu
+def test_cuts_equal_the_hosts_on_a_gpu() -> None:
+    assert_cuts_equal("cuda")
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("classes", [5, 150])
+@pytest.mark.parametrize(("size", "head"), [("b0", "mlp"), ("b0", "conv"), ("b2", "mlp")])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float32, 3e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
+)
+def test_logits_on_a_gpu(
+    size: str, head: str, classes: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Beside the CPU's in float32; a window's are the same bits in any slot of a batch."""
+    torch.backends.cudnn.allow_tf32 = False
+    checkpoint = random_checkpoint(mit_config(size, classes, head=head), seed=1)
+    x_NCHW = torch.randn(6, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    expected = SegFormer(checkpoint)(x_NCHW[:2])
+    model = SegFormer(checkpoint).to("cuda", dtype)
+    batch = x_NCHW.to("cuda", dtype)
+    found = model(batch)
+    error = (found[:2].float().cpu() - expected).norm() / expected.norm()
+    assert error < tolerance
+    for slots in ((1, 0, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0)):
+        assert torch.equal(model(batch[list(slots)]), found[list(slots)])
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("runner", ["local", "ray"])
+def test_a_run_on_a_gpu(tmp_path: Path, runner: str) -> None:
+    """Beside one on the CPU: the same classes, but where two of them are as good as equal."""
+    checkpoint = save_small(tmp_path / "checkpoint")
+    scene = write_scene(tmp_path / "scene.tif", 1500, 1300, seed=1)
+    masks = []
+    for device, visible in (("cuda", {}), ("cpu", {"CUDA_VISIBLE_DEVICES": ""})):
+        out = tmp_path / device
+        command = [sys.executable, "-m", "jobs.cli", "run", str(scene), "--checkpoint", checkpoint]
+        command += ["--output", str(out), "--runner", runner]
+        done = subprocess.run(command, env=os.environ | visible, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        job = json.loads((out / "job.json").read_text())
+        assert (job["device"], job["settings"]["batch"]) == (device, 32 if visible == {} else 1)
+        tiles = pq.read_table(out / "masks").sort_by(
+            [("tile_row", "ascending"), ("tile_col", "ascending")]
+        )
+        masks.append(np.frombuffer(b"".join(tiles["mask"].to_pylist()), np.uint8))
+    assert (masks[0] != masks[1]).mean() < 1e-4
+    assert len(np.unique(masks[0])) > 1
