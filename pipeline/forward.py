@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import UsageError
 from pipeline.settings import Settings
 from pipeline.sources import Cut, DeviceSource, HostSource, Source
 from segformer import SegFormer
@@ -35,8 +34,7 @@ class Forward:
     """A model on a device."""
 
     def __init__(self, model: SegFormer, settings: Settings, device: str) -> None:
-        """Raises UsageError where a GPU has no memory for a batch."""
-        assert settings.batch is not None
+        """Ready to compute once it has been resized."""
         if device == "cpu":
             # One thread: with more, a window's logits can depend on their number and on its slot.
             torch.set_num_threads(1)
@@ -53,13 +51,22 @@ class Forward:
         channels = torch.tensor([model.normalisation.mean, model.normalisation.std])
         self._mean_C11, self._std_C11 = channels[:, :, None, None].to(self._device)
         self._edge = settings.window
-        self._shape(settings.batch)
-        self._stream: torch.cuda.Stream | None = None
+        self.batch = 0
+        """Windows that are computed at once."""
+        self._stream = torch.cuda.Stream() if device == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device == "cuda":
-            self._check_fits(settings)
-            self._stream = torch.cuda.Stream()
+
+    def resize(self, batch: int) -> None:
+        """Computes so many windows at once from now on. Raises torch.OutOfMemoryError on a GPU
+        without memory for them, and is to be called again then."""
+        if batch == self.batch:
+            return
+        self.batch, self._graph = 0, None
+        self._raw_NCHW = self._valid_N1HW = self._logits_NKhw = torch.empty(0)  # what was is freed
+        self._shape(batch)
+        if self._stream is not None:
             self._capture()
+        self.batch = batch
 
     def source(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Source:
         """Pixels of a block as they are stored: any number type; bool."""
@@ -100,27 +107,6 @@ class Forward:
         if self._sigmoid:  # of two classes, the first of which is the absence of the second
             return torch.cat([torch.zeros_like(logits_NKhw), logits_NKhw], dim=1)
         return logits_NKhw
-
-    @torch.inference_mode()
-    def _check_fits(self, settings: Settings) -> None:
-        """Raises UsageError, which names a batch that fits, where this one does not."""
-        batch = len(self._raw_NCHW)
-        while not self._fits() and batch > 1:
-            batch //= 2
-            self._shape(batch)
-        if batch == settings.batch:
-            return
-        raise UsageError(
-            f"--batch {settings.batch}: the {self._device.type} device has no memory for so many"
-            f" windows of {self._edge} px; --batch {batch} fits: name it, and another --output"
-        )
-
-    def _fits(self) -> bool:
-        try:
-            self._compute()
-        except torch.OutOfMemoryError:
-            return False
-        return True
 
     @torch.inference_mode()
     def _capture(self) -> None:
