@@ -67,6 +67,7 @@ def by_task(work: Work, unit: Unit) -> int | None:
     while not ray.wait([tried], timeout=min(SAY_S, WAIT_S))[0]:
         waited_s = time.monotonic() - began_s
         if waited_s >= WAIT_S:
+            ray.cancel(tried, force=True)
             return None
         LOG.warning("waiting for a GPU of the cluster to try the batch, since %.0f s", waited_s)
     return _result(tried)

@@ -214,7 +214,7 @@ def test_a_task_of_a_cluster_tries_it(
     settings = Settings(window=128, stride=96, batch=4)
     unit = unit_of()
     assert fitting_batch(work_of(small_checkpoint, settings), unit, gpus) == 4
-    with pytest.raises(CheckpointError, match="no such"):
+    with pytest.raises(CheckpointError, match="gone does not exist"):
         fitting_batch(work_of(str(tmp_path / "gone"), settings), unit, gpus)
     monkeypatch.setattr(pipeline.batch, "LOADING_S", 0.001)  # its guard ends it
     with pytest.raises(UnfinishedError, match="the batch could not be tried: WorkerCrashedError"):
@@ -240,6 +240,7 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
             f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
         ]
         ray.cancel(busy, force=True)
+        monkeypatch.setattr(pipeline.batch, "WAIT_S", 60.0)
         assert by_task(work_of(small_checkpoint, settings), unit_of()) == 4
 
 
