@@ -30,7 +30,9 @@ Segment = Callable[[np.ndarray], np.ndarray]
 def ours(folder: str, settings: Settings, device: str) -> Segment:
     model = load_model(folder)
     rescale, classes = model.normalisation.rescale, len(model.config.class_names)
+    assert settings.batch is not None
     forward, make_blend = Forward(model, settings, device), blend_on(device, classes)
+    forward.resize(settings.batch)
 
     def segment(pixels_CHW: np.ndarray) -> np.ndarray:
         _, height, width = pixels_CHW.shape

@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
 
 import numpy as np
 
-from pipeline.errors import SwathError, UnfinishedError, UsageError
+from pipeline.apart import LOOSE_BYTES, apart
+from pipeline.errors import UsageError
 from pipeline.forecast import Rate
 from pipeline.grid import WindowGrid
 from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
 from pipeline.replica import Replica, devices_here
-from pipeline.sandbox import Limits, Outcome, Raised, Returned, sandboxed
+from pipeline.sandbox import Limits
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import Settings
 from pipeline.stages import Work
@@ -29,8 +29,6 @@ from pipeline.verdict import LOG
 
 MEASURED_S = 3.0
 """At least: other processes come and go."""
-_LOOSE_BYTES = 1 << 50
-"""Of address space, which CUDA takes freely; the plan has checked what is used of it."""
 
 
 def calibrated(work: Work, channels: int) -> Rate:
@@ -57,22 +55,9 @@ def calibrated(work: Work, channels: int) -> Rate:
 
 def _apart(work: Work, channels: int) -> tuple[int, float]:
     """What `_measured` says in a process of its own."""
-    limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=_LOOSE_BYTES)
-    with closing(sandboxed(partial(_measured, work), [channels], limits)) as outcomes:
-        _, outcome = next(outcomes)
-    return _judged(outcome)
-
-
-def _judged(outcome: Outcome[tuple[int, float]]) -> tuple[int, float]:
-    if isinstance(outcome, Returned):
-        return outcome.value
-    if isinstance(outcome, Raised):
-        if isinstance(outcome.error, SwathError):
-            raise outcome.error
-        how = f"{type(outcome.error).__name__}: {outcome.error}"
-    else:
-        how = outcome.how
-    raise UnfinishedError(f"--calibrate: the replica could not be measured: {how}")
+    limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=LOOSE_BYTES)
+    failed = "--calibrate: the replica could not be measured"
+    return apart(partial(_measured, work), channels, limits, failed)
 
 
 def _measured(work: Work, channels: int) -> tuple[int, float]:

@@ -101,6 +101,11 @@ class Cost:
         """Class ids of a unit."""
         return unit.pixels * (1 if self.network.classes <= 255 else 2)
 
+    def device_bytes(self, unit: Unit) -> int:
+        """What the unit takes on a device with memory of its own: its pixels and class ids, and the
+        logits of one block."""
+        return self.row_bytes(unit) + self.ids_bytes(unit) + max(map(self.live_bytes, unit.blocks))
+
     def batch_bytes(self) -> int:
         """Peak of the forward pass."""
         return (self.settings.batch or 1) * self.settings.window**2 * self.network.bytes_per_px

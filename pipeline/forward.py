@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from pipeline.cuts import Cut, Cutter, HostCutter
-from pipeline.errors import UsageError
 from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.settings import Settings
 from segformer import SegFormer
@@ -39,8 +38,7 @@ class Forward:
     """A model on a device."""
 
     def __init__(self, model: SegFormer, settings: Settings, device: str) -> None:
-        """Raises UsageError where a GPU has no memory for a batch."""
-        assert settings.batch is not None
+        """Ready to compute once it has been resized."""
         if device == "cpu":
             # One thread: with more, a window's logits can depend on their number and on its slot.
             torch.set_num_threads(1)
@@ -57,16 +55,27 @@ class Forward:
         self._model = model.to(self._device, self._dtype)
         self._sigmoid = model.config.sigmoid
         self._edge = settings.window
-        self._shape(settings.batch)
+        self.batch = 0
+        """Windows that are computed at once."""
         self._graph: torch.cuda.CUDAGraph | None = None
         if device == "cuda":
             from pipeline.cuts_cuda import DeviceCutter  # noqa: PLC0415  Triton is for GPUs only
 
             self._cutter: Cutter = DeviceCutter(model.normalisation, settings.window)
-            self._check_fits(settings)
-            self._capture()
         else:
             self._cutter = HostCutter(model.normalisation, settings.window)
+
+    def resize(self, batch: int) -> None:
+        """Computes so many windows at once from now on. Raises torch.OutOfMemoryError on a GPU
+        without memory for them, and is to be called again then."""
+        if batch == self.batch:
+            return
+        self.batch, self._graph = 0, None
+        self._x_NCHW = self._logits_NKhw = torch.empty(0)  # what was is freed
+        self._shape(batch)
+        if self._device.type == "cuda":
+            self._capture()
+        self.batch = batch
 
     def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Any:
         """The pixels of a block, as `Cut` wants them: stored values of any number type; bool."""
@@ -95,27 +104,6 @@ class Forward:
     def _compute(self) -> torch.Tensor:
         logits_NKhw: torch.Tensor = self._model(self._x_NCHW)
         return logits_NKhw
-
-    @torch.inference_mode()
-    def _check_fits(self, settings: Settings) -> None:
-        """Raises UsageError, which names a batch that fits, where this one does not."""
-        batch = len(self._x_NCHW)
-        while not self._fits() and batch > 1:
-            batch //= 2
-            self._shape(batch)
-        if batch == settings.batch:
-            return
-        raise UsageError(
-            f"--batch {settings.batch}: the {self._device.type} device has no memory for so many"
-            f" windows of {self._edge} px; --batch {batch} fits: name it, and another --output"
-        )
-
-    def _fits(self) -> bool:
-        try:
-            self._compute()
-        except torch.OutOfMemoryError:
-            return False
-        return True
 
     @torch.inference_mode()
     def _capture(self) -> None:

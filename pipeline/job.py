@@ -18,7 +18,7 @@ from pipeline.estimate import Terms, estimate
 from pipeline.jobfile import leave, written
 from pipeline.metrics import Metrics, Waiting
 from pipeline.output import Output
-from pipeline.preparation import Asked, Prepared, open_part, prepare
+from pipeline.preparation import Asked, Prepared, open_part, prepare, to_be_tried, with_batch
 from pipeline.publishers import Publishers
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.scene import Unit
@@ -64,7 +64,15 @@ def plan(
     work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
-    notes = [*ready.notes, *stops, *tried.notes, *_all_computed(existing, shards, execution)]
+    batch = f"whether a batch of {ready.job.settings.batch} windows fits is tried when a run begins"
+    untried = [batch] if to_be_tried(ready) else []
+    notes = [
+        *ready.notes,
+        *untried,
+        *stops,
+        *tried.notes,
+        *_all_computed(existing, shards, execution),
+    ]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
     return replace(found, samples=tried.samples, notes=tuple(notes))
@@ -148,6 +156,7 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
         ready = prepare(asked, existing, closed=not alone)
         if ready.stops and ready.new:
             raise UsageError(f"{output}: {ready.stops}; nothing was changed")
+        ready = with_batch(ready, asked)
         out = ready.output or Output.create(output, ready.job, access)
         if not existing:
             held.enter_context(working(out.store, share))

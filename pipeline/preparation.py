@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.batch import DEVICES, fitting_batch
 from pipeline.cluster import devices_of, machine_of
 from pipeline.cost import Cost, Network
 from pipeline.division import Division, division_of
+from pipeline.errors import UsageError
 from pipeline.output import Output
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published
@@ -20,6 +22,7 @@ from pipeline.replica import devices_here, from_checkpoint
 from pipeline.settings import Execution, Settings
 from pipeline.shard import Shard
 from pipeline.share import WHOLE, Share
+from pipeline.stages import Work
 from pipeline.stores import open_store
 from pipeline.supersede import retrying, standing
 from pipeline.survey import Known, OnDescribed, Survey, survey
@@ -133,6 +136,50 @@ def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None,
     machine = machine_of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(model.config, weights_bytes, job.settings.window)
     return job, existing, Cost(job.settings, machine, network), model.config
+
+
+def to_be_tried(ready: Prepared) -> bool:
+    """Whether a run begins by trying the batch."""
+    return ready.output is None and ready.job.device in DEVICES
+
+
+def with_batch(ready: Prepared, asked: Asked) -> Prepared:
+    """With a batch that fits where the job will run; recorded ones are not tried.
+
+    Raises UsageError where the one that was asked for does not fit, or none does, and what
+    `fitting_batch` raises.
+    """
+    units = [unit for shard in ready.new for unit in shard.units]
+    if not units or not to_be_tried(ready):
+        return ready
+    execution, settings = asked.execution, ready.job.settings
+    work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    largest = max(units, key=ready.cost.device_bytes)
+    batch = fitting_batch(work, largest, execution.address)
+    if batch == settings.batch:
+        return ready
+    said = f"--batch {settings.batch}:"
+    if batch is None:
+        note = (
+            f"{said} no GPU of the cluster was free to try it; where it does not fit, the run will"
+            " stop and name one that does"
+        )
+        return replace(ready, notes=(*ready.notes, note))
+    where = (
+        f"beside block {largest.blocks[0].core}, windows of {settings.window} px,"
+        f" {settings.dtype}, {ready.job.device}"
+    )
+    if not batch:
+        raise UsageError(
+            f"{said} there is no memory for even one window ({where}); use a smaller --window or"
+            " --block, another --dtype or a smaller network"
+        )
+    if asked.settings.batch:
+        raise UsageError(f"{said} there is no memory for it ({where}); use --batch {batch}")
+    settings = replace(settings, batch=batch)
+    note = f"--batch {batch}: there is no memory for twice as many ({where})"
+    job, cost = replace(ready.job, settings=settings), replace(ready.cost, settings=settings)
+    return replace(ready, job=job, cost=cost, notes=(*ready.notes, note))
 
 
 def _of_share(share: Share, shards: list[Shard], mine: list[Shard]) -> Iterator[str]:

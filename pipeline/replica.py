@@ -33,6 +33,9 @@ from pipeline.verdict import explained, patiently
 from segformer import load_model
 
 T = TypeVar("T")
+_NO_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "ALLOC_FAILED")
+"""In the RuntimeErrors that torch makes of allocations that failed: its own on a CPU, and those of
+C++, CUDA and CUDA's libraries."""
 
 
 @dataclass
@@ -118,8 +121,7 @@ class Replica:
     """A model on a device, ready to segment units."""
 
     def __init__(self, work: Work) -> None:
-        """Loads the job's checkpoint. Raises what `from_checkpoint` raises, and UsageError where a
-        batch does not fit on the device."""
+        """Loads the job's checkpoint. Raises what `from_checkpoint` raises."""
         self._settings = work.job.settings
         model = from_checkpoint(load_model, work.job.checkpoint, work.access)
         self.classes = len(model.config.class_names)
@@ -131,37 +133,57 @@ class Replica:
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block.
 
-        Raises UsageError where the device's memory is too short.
+        Raises UsageError where a GPU's memory is too short, which names a batch that fits.
         """
         started = time.perf_counter()
+        batch = self._settings.batch or 1
+        found = None
         try:
-            done, windows = self._segment(read)
-        except torch.OutOfMemoryError as error:
-            raise UsageError(
-                f"{read.unit.blocks[0].scene.url}: the device has no memory left with --batch"
-                f" {self._settings.batch} and this --block; use half of either, with another"
-                " --output for another batch"
-            ) from error
+            found = self._segment(read, batch)
+        except (MemoryError, RuntimeError) as error:
+            if self._gpu is None or not _is_of_memory(error):
+                raise  # on a CPU others may have taken it: the unit is tried again, alone
+        if found is None:  # the error has gone, and with it what it kept of the GPU's memory
+            raise UsageError(_too_large(read, batch, self.fitting(read, batch // 2)))
+        done, windows = found
         seconds = time.perf_counter() - started
         gpu = self._gpu.use() if self._gpu else None
         return SegmentedUnit(read.unit, done, windows, read.read_s, seconds, read.retries, gpu)
 
+    def fitting(self, read: ReadUnit, most: int) -> int:
+        """The largest batch, of `most`, half of it and so on, with which there is memory enough to
+        segment the unit; 0: none."""
+        batch = most
+        while batch and not self._fits(read, batch):
+            batch //= 2
+        return batch
+
+    def _fits(self, read: ReadUnit, batch: int) -> bool:
+        try:
+            self._segment(read, batch)
+        except (MemoryError, RuntimeError) as error:
+            if _is_of_memory(error):
+                return False
+            raise
+        return True
+
     @torch.inference_mode()
-    def _segment(self, read: ReadUnit) -> tuple[tuple[Stitched | Failure, ...], int]:
+    def _segment(self, read: ReadUnit, batch: int) -> tuple[tuple[Stitched | Failure, ...], int]:
         """The outcome of each block, and how many windows were computed."""
+        self._forward.resize(batch)
         blocks = [
             self._open(block, pixels) if isinstance(pixels, Pixels) else pixels
             for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
         ]
         windows, current, dtype = 0, None, self._settings.dtype
-        for batch in self._batches(block for block in blocks if isinstance(block, _Open)):
+        for some in self._batches(block for block in blocks if isinstance(block, _Open)):
             rearm()  # as long as windows come, nothing hangs
             if self._gpu:
                 self._gpu.sample()
-            windows += len(batch)
-            logits_NKhw = self._forward([window.cut for window in batch])
+            windows += len(some)
+            logits_NKhw = self._forward([window.cut for window in some])
             finite_N = _finite(logits_NKhw)
-            for window, logits_Khw, finite in zip(batch, logits_NKhw, finite_N, strict=False):
+            for window, logits_Khw, finite in zip(some, logits_NKhw, finite_N, strict=False):
                 if current is not None and current is not window.block:
                     current.close(dtype)  # windows come block by block
                 current = window.block
@@ -188,8 +210,29 @@ class Replica:
     def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
         """Windows in the order of the blocks, in full batches across blocks but for the last."""
         windows = chain.from_iterable(block.windows() for block in blocks)
-        while batch := list(islice(windows, self._settings.batch)):
-            yield batch
+        while some := list(islice(windows, self._forward.batch)):
+            yield some
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether an allocation has failed, or what was under way when one did."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return True
+    return error.__context__ is not None and _is_of_memory(error.__context__)
+
+
+def _too_large(read: ReadUnit, batch: int, fits: int) -> str:
+    block = read.unit.blocks[0]
+    what = (
+        f"{block.scene.url}: the GPU has no memory left with --batch {batch} and a block of"
+        f" {block.core}"
+    )
+    if fits:
+        return (
+            f"{what}; --batch {fits} fits here: name it, and another --output, for all windows of"
+            " an output are computed in batches of one size"
+        )
+    return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
 
 
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:
