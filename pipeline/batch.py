@@ -21,6 +21,7 @@ from pipeline.errors import UnfinishedError
 from pipeline.grid import WindowGrid
 from pipeline.guard import guarded
 from pipeline.losses import ours_in, root_of
+from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
 from pipeline.reach import check_seen
 from pipeline.replica import Replica
@@ -61,7 +62,11 @@ def fitting_batch(
 def by_task(work: Work, unit: Unit) -> int | None:
     """The same, of the cluster that this process has joined."""
     task = ray.remote(
-        num_cpus=0, num_gpus=1, memory=work.need.replica_bytes, max_retries=0, max_calls=1
+        num_cpus=0,
+        num_gpus=1 / REPLICAS_PER_GPU,
+        memory=work.need.replica_bytes,
+        max_retries=0,
+        max_calls=1,
     )(_guarded)
     tried, began_s = task.remote(work, unit, _limit_s(work)), time.monotonic()
     while not ray.wait([tried], timeout=min(SAY_S, WAIT_S))[0]:

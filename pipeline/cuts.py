@@ -42,12 +42,9 @@ class Cutter(Protocol):
 class HostCutter:
     """Where the network runs on the CPU."""
 
-    def __init__(self, normalisation: Normalisation, edge_px: int) -> None:
+    def __init__(self, normalisation: Normalisation) -> None:
         channels = torch.tensor([normalisation.mean, normalisation.std])
         self._mean_C11, self._std_C11 = channels[:, :, None, None]
-        # Used again for every window: memory that comes from the system anew is slow.
-        self._raw_CHW = torch.zeros(len(self._mean_C11), edge_px, edge_px)
-        self._valid_HW = torch.zeros(edge_px, edge_px, dtype=torch.bool)
 
     def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return values_CHW, valid_HW
@@ -58,12 +55,13 @@ class HostCutter:
 
     def _put(self, cut: Cut, x_CHW: torch.Tensor) -> None:
         values_CHW, valid_HW = cut.pixels
-        edge = x_CHW.shape[-1]
+        channels, edge, _ = x_CHW.shape
+        raw_CHW = torch.empty(channels, edge, edge)
+        valid_1HW = torch.zeros(1, edge, edge, dtype=torch.bool)
         here = np.s_[cut.top : cut.top + edge, cut.left : cut.left + edge]
         height, width = valid_HW[here].shape
-        self._raw_CHW.numpy()[:, :height, :width] = values_CHW[:, *here]
-        self._valid_HW[:] = False
-        self._valid_HW.numpy()[:height, :width] = valid_HW[here]
-        value_CHW = self._raw_CHW * cut.scale + cut.offset
+        raw_CHW.numpy()[:, :height, :width] = values_CHW[:, *here]
+        valid_1HW.numpy()[:, :height, :width] = valid_HW[here]
+        value_CHW = raw_CHW * cut.scale + cut.offset
         value_CHW = (value_CHW - self._mean_C11) / self._std_C11
-        x_CHW.copy_(torch.where(self._valid_HW & value_CHW.isfinite(), value_CHW, 0.0))
+        x_CHW.copy_(torch.where(valid_1HW & value_CHW.isfinite(), value_CHW, 0.0))

@@ -63,7 +63,7 @@ class Forward:
 
             self._cutter: Cutter = DeviceCutter(model.normalisation, settings.window)
         else:
-            self._cutter = HostCutter(model.normalisation, settings.window)
+            self._cutter = HostCutter(model.normalisation)
 
     def resize(self, batch: int) -> None:
         """Computes so many windows at once from now on. Raises torch.OutOfMemoryError on a GPU
@@ -98,8 +98,9 @@ class Forward:
     def _shape(self, batch: int) -> None:
         """Where a batch is put together."""
         shape = (batch, self._model.config.num_channels, self._edge, self._edge)
-        x_NCHW = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        self._x_NCHW = x_NCHW.contiguous(memory_format=torch.channels_last)
+        self._x_NCHW = torch.empty(
+            shape, dtype=self._dtype, device=self._device, memory_format=torch.channels_last
+        ).zero_()
 
     def _compute(self) -> torch.Tensor:
         logits_NKhw: torch.Tensor = self._model(self._x_NCHW)

@@ -33,6 +33,7 @@ from pipeline.errors import CheckpointError, UnfinishedError, UsageError
 from pipeline.job import plan, run
 from pipeline.machine import Machine
 from pipeline.memory import Need
+from pipeline.plan import BATCH
 from pipeline.receipt import Progress
 from pipeline.sandbox import Limits
 from pipeline.scene import Block, Rect, Unit
@@ -41,7 +42,7 @@ from pipeline.stages import Work
 from pipeline.terms import Job
 
 MEMORY_BYTES = 1 << 30
-"""Beyond a process's imports. 64 windows of 512 px take more, and so does one of 8192 px."""
+"""Beyond a process's imports. 256 windows of 512 px take more, and so does one of 8192 px."""
 SETTINGS = Settings(window=512, stride=384)
 LOCAL = Execution(runner="local")
 NOTHING = Division(Need(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
@@ -62,11 +63,11 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str
         work = work_of(small_checkpoint, replace(SETTINGS, batch=batch))
         return fitting_batch(work, unit, None, MEMORY_BYTES) or 0
 
-    found = fitting(64, unit_of())
-    assert found in (2, 4, 8, 16, 32)
+    found = fitting(256, unit_of())
+    assert found in (2, 4, 8, 16, 32, 64, 128)
     assert fitting(found, unit_of()) == found
     # A trial holds what a replica holds: here 0.6 GB of pixels, and 0.15 of ids.
-    assert fitting(64, unit_of(12288, 12288)) < found
+    assert 0 < fitting(256, unit_of(12288, 12288)) < found
 
 
 def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpoint: str) -> None:
@@ -75,14 +76,14 @@ def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpo
         work = work_of(small_checkpoint, settings)
         return apart(partial(tight.refusal, work), 900, limits, "refusal")
 
-    said = refusal(replace(SETTINGS, batch=64))
+    said = refusal(replace(SETTINGS, batch=256))
     named = re.search(
-        r"no memory left with --batch 64 .*; --batch (\d+) fits here: name it, and"
+        r"no memory left with --batch 256 .*; --batch (\d+) fits here: name it, and"
         r" another --output",
         said,
     )
     assert named
-    assert int(named[1]) in (2, 4, 8, 16, 32)
+    assert int(named[1]) in (2, 4, 8, 16, 32, 64, 128)
     said = refusal(Settings(window=8192, stride=8192, batch=1))
     assert "nor with any smaller batch; name a smaller --block, and another --output" in said
 
@@ -95,9 +96,9 @@ def archive(tmp_path: Path) -> str:
 
 @pytest.fixture
 def tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU's batch is 64, and tried with too little memory."""
+    """A CPU's batch is 256, and tried with too little memory."""
     limited = partial(fitting_batch, memory_bytes=MEMORY_BYTES)
-    monkeypatch.setattr(pipeline.preparation, "BATCH", {"cpu": 64})
+    monkeypatch.setattr(pipeline.preparation, "BATCH", {"cpu": 256})
     monkeypatch.setattr(pipeline.preparation, "DEVICES", {"cpu"})
     monkeypatch.setattr(pipeline.preparation, "fitting_batch", limited)
 
@@ -113,7 +114,7 @@ def test_what_was_found_is_recorded(
 
     run([archive], small_checkpoint, str(out), SETTINGS, LOCAL, watch)
     batch = json.loads((out / "job.json").read_text())["settings"]["batch"]
-    assert batch in (2, 4, 8, 16, 32)
+    assert batch in (2, 4, 8, 16, 32, 64, 128)
     assert f"batch = {batch}\n" in (out / "job.toml").read_text()
     assert [note for note in notes if f"--batch {batch}: there is no memory for twice" in note]
     write_scene(Path(archive) / "b.tif", 300, 200)
@@ -127,8 +128,8 @@ def test_what_was_found_is_recorded(
     ("settings", "message"),
     [
         (
-            replace(SETTINGS, batch=64),
-            r"--batch 64: there is no memory .* use --batch (2|4|8|16|32)$",
+            replace(SETTINGS, batch=256),
+            r"--batch 256: there is no memory .* use --batch (2|4|8|16|32|64|128)$",
         ),
         (
             Settings(window=8192, stride=8192, batch=2),
@@ -191,8 +192,10 @@ def test_a_plan_for_gpus_needs_none(
 ) -> None:
     monkeypatch.setattr(pipeline.preparation, "devices_here", lambda: ("cuda", 1))
     found = plan([archive], small_checkpoint, SETTINGS, LOCAL)
-    assert (found.device, found.batch) == ("cuda", 16)
-    assert "whether a batch of 16 windows fits is tried when a run begins" in found.notes
+    assert (found.device, found.batch) == ("cuda", BATCH["cuda"])
+    assert (
+        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run begins" in found.notes
+    )
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def assert_cuts_equal(device: str) -> None:
 
     normalisation = Normalisation.default(3)
     for dtype in DTYPES:
-        expected = windows_of(HostCutter(normalisation, EDGE_PX), dtype, "cpu")
+        expected = windows_of(HostCutter(normalisation), dtype, "cpu")
         found = windows_of(DeviceCutter(normalisation, EDGE_PX, device), dtype, device)
         assert torch.equal(found, expected)
         assert (expected[4:] == 7).all()
