@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
+from pipeline.driver import Driver
 from pipeline.errors import UsageError
-from pipeline.lock import busy, planning
+from pipeline.lock import busy, driver_of, encoded, planning, this_process
 from pipeline.store import Store
 from pipeline.verdict import LOG
 
 _TEMPORARY = ".tmp"
 _LOOK_S = 0.5
+_GLANCE_S = 0.2
+"""Who asks for a lock's holder has the lock for some microseconds."""
 
 
 class LocalStore(Store):
@@ -97,7 +100,10 @@ class LocalStore(Store):
     @contextmanager
     def hold(self, name: str, patient: bool = False) -> Iterator[None]:
         path, made = self._folder / name, not self._folder.exists()
-        with self._held(path, patient):
+        with self._held(path, patient) as file:
+            with suppress(OSError):  # a full disk: nobody will know who holds it
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), encoded(this_process(), beat=0))
             try:
                 yield
             finally:
@@ -112,24 +118,38 @@ class LocalStore(Store):
             with self._held(path, patient=False):
                 path.unlink(missing_ok=True)
 
+    def holder(self, name: str) -> Driver | None:
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return _named_in(path)
+        return None
+
     @contextmanager
-    def _held(self, path: Path, patient: bool) -> Iterator[None]:
+    def _held(self, path: Path, patient: bool) -> Iterator[BinaryIO]:
         """Locks the file. The kernel lets it go with the process, however that ends."""
-        said = False
+        said, glance_s = False, time.monotonic() + _GLANCE_S
         while True:
             with self._opened(path) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
+                    if time.monotonic() < glance_s:
+                        time.sleep(_GLANCE_S / 10)
+                        continue
                     if not patient:
-                        raise UsageError(busy(self.root)) from error
+                        raise UsageError(busy(self.root, _named_in(path))) from error
                     if not said:
                         LOG.warning("%s", planning(self.root))
                         said = True
                     time.sleep(_LOOK_S)
                     continue
                 if _is_at(file, path):
-                    yield
+                    yield file
                     return
             # its holder has just deleted it
 
@@ -149,6 +169,14 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _named_in(path: Path) -> Driver:
+    """Nobody knows whom, where the lock has just gone."""
+    try:
+        return driver_of(path.read_bytes())
+    except FileNotFoundError:
+        return driver_of(b"")
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.driver import Driver
 from pipeline.forecast import Rate, Sample
 
 
@@ -228,6 +229,9 @@ class Status:
     """The receipts, oldest first."""
     runs_without_receipt: int
     """At work still, killed, or unable to write any more."""
+    at_work: tuple[Driver, ...]
+    died: bool
+    """Whether nobody is at work, and the latest run left no receipt."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
+from pipeline.driver import Driver
 
 THREADS = 16
 """That read small files at once: they wait for the disk or the network, not for the CPU."""
@@ -78,6 +79,10 @@ class Store(ABC):
     @abstractmethod
     def free(self, name: str) -> None:
         """Takes away what a dead holder has left of a name. Raises UsageError where it lives."""
+
+    @abstractmethod
+    def holder(self, name: str) -> Driver | None:
+        """Who holds a name, as far as can be seen at once; None: nobody alive. Writes nothing."""
 
     @abstractmethod
     def fsspec(self) -> tuple[FileSystem, str]:

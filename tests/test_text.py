@@ -12,6 +12,7 @@ import pytest
 from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
+from pipeline.driver import Driver
 from pipeline.forecast import Rate
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 
@@ -193,8 +194,8 @@ def test_the_receipt_reads_well() -> None:
     assert "7 px outside their CRS's domain" in out
 
 
-def test_the_status_reads_well() -> None:
-    report = Status(
+def report() -> Status:
+    return Status(
         output="OUT", units=40, units_done=10, shards=2, shards_published=0, scenes=3,
         scenes_published=0, quarantined=1, quarantined_waiting=2, megapixels=1000.0,
         megapixels_done=249.0, megapixels_quarantined=1.0, megapixels_open=750.0, finished=False,
@@ -202,9 +203,12 @@ def test_the_status_reads_well() -> None:
             "settings": {"window": 512, "batch": None, "bands": [4, 3, 2]},
             "checkpoint": "C", "device": "cpu",
         },
-        runs=(), runs_without_receipt=0,
+        runs=(), runs_without_receipt=0, at_work=(), died=False,
     )  # fmt: skip
-    lines = status.render(report).splitlines()
+
+
+def test_the_status_reads_well() -> None:
+    lines = status.render(report()).splitlines()
     assert "state        unfinished: the same `swath run` goes on" in lines
     assert "done         249.0 Mpx, 25%" in lines
     assert "open         750.0 Mpx, 75%, 30 units" in lines
@@ -213,8 +217,18 @@ def test_the_status_reads_well() -> None:
     assert "inputs       0 of 3 published" in lines
     assert "settings     window 512, bands 4,3,2" in lines
     assert lines[-1] == "runs         0"
-    killed = status.render(replace(report, runs_without_receipt=1)).splitlines()
-    assert killed[-1] == "runs         1, 1 at work or killed, without a receipt"
+    assert "at work      nobody" in lines
+    killed = status.render(replace(report(), runs_without_receipt=1, died=True)).splitlines()
+    assert killed[-1] == "runs         1, 1 ended without a receipt"
+    says = "nobody; the latest run left no receipt: it was killed, or its store was gone"
+    assert f"at work      {says}" in killed
+    first = Driver("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
+    both = replace(report(), at_work=(first, Driver(None, None, None)), runs_without_receipt=3)
+    lines = status.render(both).splitlines()
+    assert "state        unfinished" in lines
+    says = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"
+    assert f"at work      {says}; on an unknown machine" in lines
+    assert lines[-1] == "runs         3, 2 at work, 1 ended without a receipt"
 
 
 def test_the_status_tells_the_last_runs() -> None:
@@ -232,10 +246,15 @@ def test_the_status_tells_the_last_runs() -> None:
 
 def test_runs_that_ended_early_are_counted() -> None:
     done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
-    assert status._count([done, done], 0) == "2:"
-    assert status._count([stopped, done], 0) == "2, 1 of them ended early:"
-    assert status._count([*[done] * 5, stopped], 0) == "6, 1 of them ended early, the last 5:"
-    assert status._count([done], 2) == "3, 2 at work or killed, without a receipt:"
+
+    def count(receipts: list[dict[str, str]], silent: int = 0) -> str:
+        told = replace(report(), runs=tuple(receipts), runs_without_receipt=silent)
+        return status._count(told)
+
+    assert count([done, done]) == "2:"
+    assert count([stopped, done]) == "2, 1 of them ended early:"
+    assert count([*[done] * 5, stopped]) == "6, 1 of them ended early, the last 5:"
+    assert count([done], 2) == "3, 2 ended without a receipt:"
 
 
 def test_small_costs_are_more_than_nothing() -> None:
