@@ -106,10 +106,13 @@ def _run(receipt: dict[str, Any]) -> str:
     """The receipt in a line."""
     parts = [
         f"{receipt['started']}: {text.megapixels(receipt['megapixels'])}"
-        f" in {text.duration(receipt['seconds'])}",
-        f"{text.rate(receipt['megapixels_per_s'])} per replica",
-        f"bound by {receipt['bounded_by']}",
+        f" in {text.duration(receipt['seconds'])}"
     ]
+    if receipt["bounded_by"] is None:
+        parts.append("there was nothing to do")
+    else:
+        parts.append(f"{text.rate(receipt['megapixels_per_s'])} per replica")
+        parts.append(f"bound by {receipt['bounded_by']}")
     if receipt.get("cost") is not None:
         parts.append(f"cost {text.cost(receipt['cost'], receipt['cost_per_1000_km2'])}")
     if receipt.get("ended", DONE) != DONE:

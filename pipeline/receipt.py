@@ -140,7 +140,7 @@ class Receipt:
     runner: str
     device: str
     replicas: int
-    """At most at once, where the pool grows."""
+    """At most at once, where the pool grows; 0: every unit had an outcome already."""
     units: int
     """Units of the whole plan, or of this driver's share of it, as everything below."""
     units_computed: int
@@ -167,11 +167,11 @@ class Receipt:
     """Summed over the shards that this run published."""
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
-    bounded_by: str
+    bounded_by: str | None
     """The stage whose workers were the busiest, read, segment, finish, publish or driver; START_UP
-    where that took longer than any of them was busy."""
-    relief: str
-    """The setting that would relieve it."""
+    where that took longer than any of them was busy; None: there was nothing to do."""
+    relief: str | None
+    """The setting that would relieve it; None: there was nothing to do."""
     megapixels_per_s_steady: float
     """Per replica, without start-up."""
     busy: float | None

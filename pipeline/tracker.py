@@ -92,15 +92,20 @@ class Tracker:
         self._outcome_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = sum(len(shard.units) for shard in shards)
+        self.to_compute = self._total_units
+        """Units without an outcome when this run began."""
+        self.idle = False
+        """Whether every shard was published by then, so that there was nothing to do."""
 
     def begin(self) -> None:
         """Finds what is done, and empties what a crash has left."""
         committed = self._clean()
         self._open = {s.shard_id: s for s in self._shards if s.shard_id not in committed}
         self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
-        open_px = sum(unit.pixels for unit in self.open_units())
-        self._outcome_px = self._total_px - open_px
-        self._done_units = self._total_units - len(self.open_units())
+        left = self.open_units()
+        self.to_compute, self.idle = len(left), self.is_done
+        self._outcome_px = self._total_px - sum(unit.pixels for unit in left)
+        self._done_units = self._total_units - self.to_compute
 
     def open_units(self) -> list[Unit]:
         """Units without an outcome."""

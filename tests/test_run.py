@@ -105,7 +105,11 @@ def test_a_second_run_computes_nothing(
     second = segment(archive, small_checkpoint, tmp_path / "out")
     assert first.units_computed == first.units == second.units
     assert second.units_computed == 0
-    assert (second.bounded_by, second.startup_s) == ("start-up", second.seconds)
+    assert (second.bounded_by, second.relief) == (None, None)
+    assert (second.replicas, second.busy) == (0, None)
+    assert second.startup_s == second.seconds
+    told = status(str(tmp_path / "out"))
+    assert [told.runs[0]["bounded_by"] is None, told.runs[1]["bounded_by"]] == [False, None]
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 2
 
 

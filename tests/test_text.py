@@ -167,8 +167,8 @@ def test_the_estimate_reads_well() -> None:
     assert "rejected: b.tif: not an image (describe, InputError)" in lines
 
 
-def test_the_receipt_reads_well() -> None:
-    receipt = Receipt(
+def receipt() -> Receipt:
+    return Receipt(
         started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
         output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
         scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
@@ -179,7 +179,10 @@ def test_the_receipt_reads_well() -> None:
         relief="more GPUs", megapixels_per_s_steady=0.28, busy=0.984, gpu_utilisation=0.8,
         gpu_memory_bytes=3 * 10**9, driver_s=0, km2=1234.5, cost=7.5, cost_per_1000_km2=6.075,
     )  # fmt: skip
-    out = run.render(receipt)
+
+
+def test_the_receipt_reads_well() -> None:
+    out = run.render(receipt())
     assert "100 of the grid, 125 computed" in out
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
     assert "1 computed, 3 done by earlier runs" in out
@@ -192,6 +195,17 @@ def test_the_receipt_reads_well() -> None:
     assert "1 min 5 s, of which start-up 4.0 s" in out
     assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, publish 1.0 s, summed" in out
     assert "7 px outside their CRS's domain" in out
+
+
+def test_the_receipt_of_a_run_with_nothing_to_do() -> None:
+    idle = replace(
+        receipt(), units_computed=0, replicas=0, bounded_by=None, relief=None, busy=None, km2=None
+    )
+    out = run.render(idle)
+    assert "0 computed, 4 done by earlier runs" in out
+    assert "time        1 min 5 s; there was nothing to do" in out
+    assert "replica" not in out
+    assert "bound by" not in out
 
 
 def report() -> Status:
@@ -232,16 +246,19 @@ def test_the_status_reads_well() -> None:
 
 
 def test_the_status_tells_the_last_runs() -> None:
-    receipt = {
+    one = {
         "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
         "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
     }  # fmt: skip
     says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
-    assert status._run(receipt) == f"{says} segment"
-    paid = receipt | {"cost": 7.5, "cost_per_1000_km2": None}
+    assert status._run(one) == f"{says} segment"
+    paid = one | {"cost": 7.5, "cost_per_1000_km2": None}
     assert status._run(paid) == f"{says} segment, cost 7.50"
-    stopped = receipt | {"ended": "stopped by hand"}
+    stopped = one | {"ended": "stopped by hand"}
     assert status._run(stopped) == f"{says} segment, ended early: stopped by hand"
+    idle = one | {"bounded_by": None, "megapixels": 0.0}
+    says = "2026-01-01T00:00:00+00:00: 0.0 Mpx in 1 min 5 s, there was nothing to do"
+    assert status._run(idle) == says
 
 
 def test_runs_that_ended_early_are_counted() -> None:
