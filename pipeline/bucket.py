@@ -52,6 +52,9 @@ class ObjectStore(Store):
                 return b""
             raise
 
+    def check_writable(self) -> None:
+        return
+
     def exists(self, path: str) -> bool:
         return bool(self._try(path, lambda: self._fs.exists(self._at(path))))
 

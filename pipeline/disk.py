@@ -19,6 +19,13 @@ from pipeline.store import Store
 from pipeline.verdict import LOG
 
 _TEMPORARY = ".tmp"
+_REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR),
+        *(errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
+"""Of a folder that is to be made: the same command will meet them again."""
 _LOOK_S = 0.5
 _GLANCE_S = 0.2
 """Who asks for a lock's holder has the lock for some microseconds."""
@@ -38,6 +45,15 @@ class LocalStore(Store):
 
     def open(self, path: str) -> BinaryIO:
         return (self._folder / path).open("rb")
+
+    def check_writable(self) -> None:
+        there = self._folder
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            raise _impossible(self.root, f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise _impossible(self.root, f"you may not write into {there}, or nobody can")
 
     def exists(self, path: str) -> bool:
         return (self._folder / path).exists()
@@ -156,12 +172,25 @@ class LocalStore(Store):
     def _opened(self, path: Path) -> BinaryIO:
         while True:
             _make_folder(path.parent)
-            with suppress(FileNotFoundError):  # whoever had made the folder has just removed it
+            try:
                 return path.open("ab")
+            except FileNotFoundError:  # whoever had made the folder has just removed it
+                continue
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+                raise _impossible(self.root, f"{path}: {error.strerror}") from error
 
     def _temporary(self, final: Path) -> Path:
         _make_folder(final.parent)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+def _impossible(folder: str, why: str) -> UsageError:
+    return UsageError(
+        f"{folder}: cannot be made, or not be written into ({why}); name another folder, or have"
+        " its rights changed"
+    )
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -185,8 +214,12 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
-        except FileExistsError as error:  # it is a file
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from error
+        except FileExistsError as error:
+            raise _impossible(str(folder), "there is a file of that name") from error
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            raise _impossible(str(folder), error.strerror or "") from error
         _sync_folder(folder.parent)
 
 

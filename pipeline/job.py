@@ -51,8 +51,8 @@ def plan(
     UnfinishedError where a store does not answer.
     """
     execution = execution or Execution()
-    if trial.sample_to:  # a file is refused now, not after minutes
-        open_store(trial.sample_to, execution.access.hurried())
+    if trial.sample_to:  # what cannot be made is refused now, not after minutes
+        open_store(trial.sample_to, execution.access.hurried()).check_writable()
     asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
     existing = None if output is None else Output.find(output, execution.access.hurried())
     ready = prepare(asked, existing)
@@ -138,9 +138,11 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
     """Holds the output, or its share of it, and records the plan. Of several drivers one plans,
     before the others begin; these work by the recorded plan."""
     share, access = asked.execution.shards, asked.execution.access
+    store = open_store(output, access.hurried())
+    store.check_writable()
     with ExitStack() as planning:
         if not share.whole:
-            planning.enter_context(open_store(output, access.hurried()).hold(PLANNING, True))
+            planning.enter_context(store.hold(PLANNING, True))
         existing = Output.find(output, access.hurried())
         if existing:  # before the plan is read, which another run might be adding to
             held.enter_context(working(existing.store, share))

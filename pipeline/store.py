@@ -35,6 +35,11 @@ class Store(ABC):
         """For reading at any position."""
 
     @abstractmethod
+    def check_writable(self) -> None:
+        """Raises UsageError where nothing can be written, as far as can be seen without writing: of
+        an object store that is nothing."""
+
+    @abstractmethod
     def exists(self, path: str) -> bool: ...
 
     @abstractmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -295,6 +296,23 @@ def test_who_asks_for_a_holder_is_in_nobodys_way(tmp_path: Path) -> None:
                 (tmp_path / "lock.json").touch()
         finally:
             over.set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "disk")]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        for folder in (tmp_path / "disk", tmp_path / "disk" / "new" / "out"):
+            store = open_store(str(folder), PLAIN)
+            with pytest.raises(UsageError, match=f"{folder}: cannot .* into {tmp_path}/disk, or"):
+                store.check_writable()
+            with pytest.raises(UsageError, match="Read-only file system.; name another folder"):
+                store.hold("lock.json").__enter__()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
 def test_web_servers_are_not_written_to() -> None:
