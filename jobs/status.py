@@ -48,7 +48,7 @@ def render(report: Status) -> str:
         ("planned", text.megapixels(report.megapixels)),
         ("units", f"{report.units_done:,} of {report.units:,} have an outcome"),
         ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
-        ("inputs", f"{report.scenes_published:,} of {report.scenes:,} published"),
+        ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),

@@ -169,7 +169,10 @@ class Account:
         if told.runner == "ray" and tally.units:
             driver_s = time.process_time() - self.tracker.began_cpu_s
         joined = told.address is not None
-        idle, bound = self.tracker.idle, Bound(tally, division, replicas, startup_s, driver_s, joined)
+        idle, bound = (
+            self.tracker.idle,
+            Bound(tally, division, replicas, startup_s, driver_s, joined),
+        )
         steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None
         cost = cost_of(seconds / 3600, told.price_per_hour)

@@ -99,6 +99,9 @@ class LocalStore(Store):
         _sync_folder(final.parent)
         return True
 
+    def delete(self, path: str) -> None:
+        (self._folder / path).unlink(missing_ok=True)
+
     def delete_folder(self, folder: str) -> None:
         path = self._folder / folder
         if path.is_dir():

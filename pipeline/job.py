@@ -6,7 +6,7 @@ The only room that sees the whole flow; each step is another room's work.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,11 +15,13 @@ from pipeline import flow, local
 from pipeline.account import Account, Beginning
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import Terms, estimate
+from pipeline.forecast import Earlier
 from pipeline.jobfile import leave, written
 from pipeline.metrics import Metrics, Waiting
 from pipeline.output import Output
 from pipeline.preparation import Asked, Prepared, open_part, prepare
 from pipeline.publishers import Publishers
+from pipeline.quarantine import remedy
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import NOTHING, Execution, Settings, Trial
@@ -60,21 +62,46 @@ def plan(
     shards = [shard for shard in ready.mine if shard.shard_id in added]
     if existing:
         shards = [*open_part(existing, ready.mine, added), *shards]
-    stops = [f"the run will stop: {ready.stops}"] if ready.stops and shards else []
+    stops = []
+    if ready.stops and shards:
+        stops.append(f"the run will stop: {ready.stops}. {remedy(existing is not None)}")
     work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    earlier = _earlier(existing, ready, added, shards)
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
-    notes = [*ready.notes, *stops, *tried.notes, *_all_computed(existing, shards, execution)]
+    notes = [*ready.notes, *stops, *tried.notes, *_of_output(output, existing, shards, execution)]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
-    return replace(found, samples=tried.samples, notes=tuple(notes))
+    return replace(found, samples=tried.samples, notes=tuple(notes), earlier=earlier)
 
 
-def _all_computed(
-    existing: Output | None, shards: Sequence[Shard], execution: Execution
+def _earlier(
+    existing: Output | None, ready: Prepared, added: Collection[str], left: Sequence[Shard]
+) -> Earlier | None:
+    """What stands in the output, or in this driver's share of it. left: what is to be done."""
+    if existing is None:
+        return None
+    planned_px, left_px = (
+        sum(shard.pixels for shard in shards if shard.shard_id not in added)
+        for shards in (ready.mine, left)
+    )
+    new = {rejected.failure.scene_id for rejected in ready.survey.rejected}
+    quarantined_px = ready.quarantine.pixels
+    return Earlier(
+        megapixels_done=(planned_px - left_px - quarantined_px) / 1e6,
+        megapixels_quarantined=quarantined_px / 1e6,
+        scenes_quarantined=len(ready.quarantine.failures.keys() - new),
+    )
+
+
+def _of_output(
+    output: str | None, existing: Output | None, shards: Sequence[Shard], execution: Execution
 ) -> list[str]:
-    """A note where all zeros would be a riddle. shards: what is not published."""
-    if existing is None or any(shard.units for shard in shards):
+    """A note where OUT is not there, or all zeros would be a riddle. shards: what is not
+    published."""
+    if existing is None:
+        return [f"{output}: there is no output yet, so all is counted"] if output else []
+    if any(shard.units for shard in shards):
         return []
     if shards:
         return [f"nothing is left to compute, but shards are to be published: {len(shards):,}"]
@@ -149,7 +176,8 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
         alone = existing is None or share.whole or is_alone(existing.store, share)
         ready = prepare(asked, existing, closed=not alone)
         if ready.stops and ready.new:
-            raise UsageError(f"{output}: {ready.stops}; nothing was changed")
+            why = f"{ready.stops}. {remedy(existing is not None)}"
+            raise UsageError(f"{output}: {why}; nothing was changed")
         out = ready.output or Output.create(output, ready.job, access)
         if not existing:
             held.enter_context(working(out.store, share))

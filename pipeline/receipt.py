@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.driver import Driver
-from pipeline.forecast import Rate, Sample
+from pipeline.forecast import Earlier, Rate, Sample
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,11 @@ class Estimate:
     """Before: what a run would do."""
 
     inputs: int
+    """Files that the INPUTs name."""
     scenes: int
-    rejected: tuple[Failure, ...]
-    """Inputs whose header could not be read; they will stand in `quarantine`."""
+    """To segment."""
+    failures: tuple[Failure, ...]
+    """Of inputs whose header cannot be used: rows that will stand in `quarantine`."""
     units: int
     windows: int
     """Windows of the scenes' grids."""
@@ -69,6 +71,8 @@ class Estimate:
     """Of the hours at --price-per-hour, in its currency."""
     cost_per_1000_km2: float | None = None
     samples: tuple[Sample, ...] = ()
+    earlier: Earlier | None = None
+    """None: there is no OUT."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

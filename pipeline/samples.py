@@ -7,6 +7,7 @@ is wrong shows in the pictures, in the shares of the classes and in the values.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
@@ -26,6 +27,7 @@ from pipeline.unit import Stitched
 from pipeline.verdict import LOG
 
 EDGE_PX = 1024
+_PICTURE = re.compile(r"sample-\d{3,}\.png")
 _TRIES = 10
 """Blocks that are drawn for each that is shown: some hold no data."""
 _ONE_CLASS = 0.99
@@ -85,6 +87,8 @@ class _Studio:
         self._names = work.job.class_names
         self._colors_K3 = palette(work.job.class_colors)
         self._replica = replica
+        for name in filter(_PICTURE.fullmatch, self._store.list("")):
+            self._store.delete(name)  # an earlier sampling's are of other blocks, or settings
 
     def show(self, block: Block, pixels: Pixels, result: Stitched, number: int) -> Sample:
         core, rect = block.core, pixels.rect
@@ -93,7 +97,7 @@ class _Studio:
         valid_HW = pixels.valid_HW[here]
         scale, offset = self._replica.scaling(block.scene)
         values_CHW = pixels.values_CHW[here].astype(np.float32) * scale + offset
-        name = f"{number:03d}.png"
+        name = f"sample-{number:03d}.png"
         picture = overlay(values_CHW, result.class_ids_HW, valid_HW, self._colors_K3)
         self._store.write(name, picture)
         counts = np.bincount(result.class_ids_HW[valid_HW], minlength=len(self._names))

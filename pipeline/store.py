@@ -65,6 +65,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def delete(self, path: str) -> None:
+        """Deletes the file; nothing if there is none."""
+
+    @abstractmethod
     def delete_folder(self, folder: str) -> None:
         """Deletes the files of a folder, then the folder; nothing if there is none."""
 

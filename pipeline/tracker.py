@@ -15,7 +15,7 @@ from pipeline.cost import Cost
 from pipeline.errors import UnfinishedError
 from pipeline.output import Output
 from pipeline.publish import clean
-from pipeline.quarantine import Quarantine
+from pipeline.quarantine import Quarantine, remedy
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
 from pipeline.shard import Shard
@@ -178,7 +178,9 @@ class Tracker:
     def _check(self) -> None:
         why = self._quarantine.too_many() if self._open else None
         if why:
-            raise UnfinishedError(f"{self._output.store.root}: {why}; what is done is kept")
+            raise UnfinishedError(
+                f"{self._output.store.root}: {why}. {remedy(True)}; what is done is kept"
+            )
 
     def _appeared(self, shard: Shard) -> set[str]:
         """Ids of the shard's units that have their file."""

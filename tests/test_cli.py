@@ -85,17 +85,22 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
     code, stdout, stderr = swath("plan", *given, "--format", "json")
     assert code == 0, stderr
     estimate = json.loads(stdout)
-    assert (estimate["scenes"], len(estimate["rejected"])) == (1, 1)
+    assert (estimate["inputs"], estimate["scenes"], len(estimate["failures"])) == (2, 1, 1)
+    assert estimate["earlier"] is None
     code, stdout, _ = swath("plan", *given)
     assert code == 0
-    assert "rejected: " in stdout
+    assert "\nwould be quarantined: " in stdout
     assert stdout.count("text.tif") == 1
-    assert "quarantine" not in stdout  # nothing is written
+    assert "see quarantine" not in stdout  # nothing is written
+    assert "there is no output yet" not in stdout
+    code, stdout, _ = swath("plan", *given, "--output", out)
+    assert (code, f"note: {out}: there is no output yet, so all is counted" in stdout) == (0, True)
     assert not out.exists()
 
     code, stdout, stderr = swath("run", *given, "--output", out)
     assert code == 3, stderr
     assert "note: 1 of 2 inputs cannot be used: see quarantine; the first: " in stderr
+    assert "scenes      2 planned: 1 done, 1 quarantined" in stdout
     assert "quarantine  1 row" in stdout
     assert "Mpx" in stderr  # progress
     assert f'swath query {out} "SELECT * FROM quarantine"' in stderr
@@ -105,6 +110,12 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
     assert (code, report["finished"], report["quarantined"]) == (0, True, 1)
     code, stdout, _ = swath("status", out)
     assert (code, "finished" in stdout) == (0, True)
+    assert "scenes       2 of 2 published" in stdout
+    code, stdout, _ = swath("plan", *given, "--output", out)
+    assert code == 0
+    assert "scenes       0 to segment\n" in stdout
+    assert "done         0.012 Mpx by earlier runs" in stdout
+    assert "quarantined  0.0 Mpx, 1 scene by earlier runs" in stdout
 
     sql = "SELECT scene_id, status FROM scenes ORDER BY 1"
     code, stdout, stderr = swath("query", out, sql, "--format", "json")

@@ -131,6 +131,22 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "retry-quarantined = 1", "line 9: retry-quarantined must be true or false"),
         ('"bands" = [3, 2, 1]', "bands = [1.5]", "line 10: bands must be a list of whole numbers"),
         ('    "images"', "    7", "line 2: inputs must be a list of texts"),
+        (
+            '"bands" = [3, 2, 1]',
+            "bands = []",
+            "line 10: bands must be a list of whole numbers, one or",
+        ),
+        (
+            "anon = true",
+            'secret = "x"',
+            "line 12: --storage-options: 'secret' looks like a credential",
+        ),
+        (
+            "anon = true",
+            "[storage-options.a]\nb = 1\ntoken = 1",
+            "line 14: --storage-options: 'token'",
+        ),
+        ("anon = true", 'endpoint_url = "host"', "line 12: --storage-options: endpoint_url 'host'"),
         ("[storage-options]\nanon = true", "storage-options = 1", "line 11: storage-options must"),
         ("window = 64", "window 64", r"line 9: not TOML: .* \(column 8\)"),
         ("anon = true", "anon = '''", "line 12: not TOML: .*; is a quote or a bracket left open"),

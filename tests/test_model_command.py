@@ -159,7 +159,9 @@ def test_convert_does_not_replace_what_it_reads(
             for more in ([], ["--force"]):
                 code, out, err = swath("model", "convert", path, "--to", to, *more)
                 assert (code, out) == (2, "")
-                assert err.endswith(f"--to {to}: is the checkpoint that is read; give another folder\n")
+                assert err.endswith(
+                    f"--to {to}: is the checkpoint that is read; give another folder\n"
+                )
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

@@ -13,7 +13,7 @@ from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
 from pipeline.driver import Driver
-from pipeline.forecast import Rate
+from pipeline.forecast import Earlier, Rate
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 
 VALUES = pa.table(
@@ -150,7 +150,7 @@ def test_sizes(number: float, says: str) -> None:
 def estimate() -> Estimate:
     failure = Failure("b", "b.tif", "describe", None, "InputError", "not an image")
     return Estimate(
-        inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
+        inputs=3, scenes=2, failures=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
         rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",),
         memory={"total": 9 * 10**9},
@@ -164,7 +164,11 @@ def test_the_estimate_reads_well() -> None:
     assert "rate      0.020 s per window and replica, nominal; --calibrate measures it" in lines
     assert "area      unknown: no CRS" in lines
     assert "note: small scenes" in lines
-    assert "rejected: b.tif: not an image (describe, InputError)" in lines
+    assert "would be quarantined: b.tif: not an image (describe, InputError)" in lines
+    assert "scenes    2 to segment, 1 would be quarantined" in lines
+    again = plan.render(replace(estimate(), earlier=Earlier(250.0, 1.5, 1))).splitlines()
+    assert "done         250.0 Mpx by earlier runs" in again
+    assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in again
 
 
 def receipt() -> Receipt:
@@ -172,7 +176,7 @@ def receipt() -> Receipt:
         started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
         output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
         scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
-        failures=estimate().rejected, megapixels=12.0,
+        failures=estimate().failures, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, publish_s=1, retries=3, bounded_by="segment", pixels_without_area=7,
         notes=("a note",),
@@ -228,7 +232,7 @@ def test_the_status_reads_well() -> None:
     assert "open         750.0 Mpx, 75%, 30 units" in lines
     assert "quarantined  1 Mpx, 1%, 1 row, 2 more to come" in lines
     assert "units        10 of 40 have an outcome" in lines
-    assert "inputs       0 of 3 published" in lines
+    assert "scenes       0 of 3 published" in lines
     assert "settings     window 512, bands 4,3,2" in lines
     assert lines[-1] == "runs         0"
     assert "at work      nobody" in lines

@@ -176,9 +176,15 @@ def test_samples_are_what_the_run_makes_of_these_blocks(
         right = image[:, ids.shape[1] :]
         assert (right[valid] == colors[ids[valid]]).all()
         assert (image[:, : ids.shape[1]][~valid] == 0).all()
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
-        "001.png", "002.png", "003.png", "004.png",
-    ]  # fmt: skip
+    assert _pictures(tmp_path) == [f"sample-00{n}.png" for n in (1, 2, 3, 4)]
+    (tmp_path / "pictures" / "001.png").touch()  # somebody else's
+    fewer = replace(trial, sample=2)
+    plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=fewer)
+    assert _pictures(tmp_path) == ["001.png", "sample-001.png", "sample-002.png"]
+
+
+def _pictures(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pictures").iterdir())
 
 
 def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint: str) -> None:
@@ -298,12 +304,12 @@ def test_the_command_prints_all_of_it(
     out = capsys.readouterr().out
     assert "s per window and replica, nominal; --calibrate measures it" in out
     assert "per 1,000 km2" in out
-    assert f"{tmp_path}/001.png" in out
+    assert f"{tmp_path}/sample-001.png" in out
     with pytest.raises(SystemExit):
         main([*words, "--format", "json"])
     found = json.loads(capsys.readouterr().out)
     assert [sample["picture"] for sample in found["samples"]] == [
-        f"{tmp_path}/00{n}.png" for n in (1, 2)
+        f"{tmp_path}/sample-00{n}.png" for n in (1, 2)
     ]
     assert found["rate"]["measured"] is False
 
