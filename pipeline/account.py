@@ -152,7 +152,7 @@ class Account:
             retries=retries + (tally.retries if on_ray else 0),
             **self._speed(seconds, startup_s, replicas),
             pixels_without_area=came.pixels_without_area,
-            notes=self.tracker.notes,
+            notes=(*self.tracker.notes, *filter(None, [self.tracker.seen.doubt])),
         )
 
     def _replicas(self, steady_s: float) -> float:

@@ -13,6 +13,7 @@ from itertools import accumulate
 
 import numpy as np
 
+from pipeline.brightness import doubt
 from pipeline.finish import mean_confidence
 from pipeline.forecast import Sample
 from pipeline.overlay import overlay, palette
@@ -33,8 +34,6 @@ _TRIES = 10
 _ONE_CLASS = 0.99
 _UNSURE, _GUESSES = 0.4, 1.2
 """A mean confidence below this, or below so many times that of a guess, is low."""
-_OUTSIDE, _DARK = 0.5, 0.05
-"""Values that lie so far beyond 0 and 1, or all below this, are scaled wrongly."""
 
 
 def samples(
@@ -127,16 +126,8 @@ def _notes(
     if not made:
         return
     low, high = (pick(s.values[end] for s in made) for end, pick in ((0, min), (1, max)))
-    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
-        yield (
-            f"the samples' values run from {low:.3g} to {high:.3g}, but the network expects 0 to 1:"
-            " check --scale and --offset"
-        )
-    elif high < _DARK:
-        yield (
-            f"the samples' values end at {high:.2g}, but the network expects 0 to 1: check --scale"
-            " and --nodata"
-        )
+    if smell := doubt("the samples'", low, high):
+        yield smell
     names = {next(iter(sample.shares)) for sample in made}
     if len(names) == 1 and all(max(sample.shares.values()) > _ONE_CLASS for sample in made):
         yield (

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.brightness import Seen
 from pipeline.cost import Cost
 from pipeline.errors import UnfinishedError
 from pipeline.output import Output
@@ -21,6 +22,7 @@ from pipeline.scene import Unit
 from pipeline.shard import Shard
 from pipeline.stages import Published
 from pipeline.supersede import failures_in, outcome_of, supersede
+from pipeline.verdict import LOG
 
 
 @dataclass
@@ -94,6 +96,8 @@ class Tracker:
         self._total_units = sum(len(shard.units) for shard in shards)
         self.to_compute = self._total_units
         """Units without an outcome when this run began."""
+        self.seen = Seen()
+        self._said = False
         self.idle = False
         """Whether every shard was published by then, so that there was nothing to do."""
 
@@ -162,6 +166,12 @@ class Tracker:
     def close(self) -> None:
         """Call once when the runner has ended, and every publication with it."""
         self._clean()
+        self._doubt(self.seen.doubt)
+
+    def _doubt(self, why: str | None) -> None:
+        if why and not self._said:
+            self._said = True
+            LOG.warning("%s", why)
 
     def _clean(self) -> set[str]:
         """Empties what committed shards have left: a crash may have come between commit and
@@ -217,6 +227,9 @@ class Tracker:
         tally.finish_s += outcome["finish_s"]
         tally.retries += outcome["retries"]
         tally.area_m2 += outcome["area_m2"]
+        if outcome["brightness"] is not None:
+            self.seen.add(outcome["brightness"])
+            self._doubt(self.seen.doubt if self.seen.too_bright else None)
         if outcome["gpu_bytes"] is not None:
             tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome["gpu_bytes"])
         if outcome["gpu_busy"] is not None:

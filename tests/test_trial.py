@@ -220,6 +220,15 @@ def test_a_wrong_scale_is_seen(small_checkpoint: str, tmp_path: Path) -> None:
         found = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
         return "\n".join(found.notes)
 
+    def noted(scale: float) -> str:
+        """By a run."""
+        settings, out = replace(SETTINGS, scale=scale), str(tmp_path / f"{scale}")
+        return "\n".join(run([str(tmp_path / "in")], small_checkpoint, out, settings, LOCAL).notes)
+
+    assert "the pixels' values run from 0.0" in noted(0.001)
+    assert "check --scale and --offset" in noted(0.01)
+    assert "the pixels' values end at 0.007" in noted(0.000001)
+    assert "values" not in noted(1 / 7650)
     assert "values run from 0.06 to 7.59" in notes(0.001)
     assert "check --scale and --offset" in notes(0.001)
     assert "values end at 0.0076" in notes(0.000001)
