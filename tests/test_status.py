@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -117,6 +118,7 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
         (driver,) = told.at_work
         assert (driver.host, driver.pid, driver.shards) == (socket.gethostname(), first.pid, None)
         assert (told.died, told.runs_without_receipt) == (False, 1)
+        first.send_signal(signal.SIGSTOP)  # it would be done before the other one has begun
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"another run is at work on this output ({driver}); wait for it" in second.stderr

@@ -159,13 +159,13 @@ def estimate() -> Estimate:
 
 def test_the_estimate_reads_well() -> None:
     lines = plan.render(estimate()).splitlines()
-    assert "windows   100 (computed: 125, x1.25)" in lines
-    assert "time      30 min 0 s with 3 replicas on cpu, without start-up" in lines
-    assert "rate      0.020 s per window and replica, nominal; --calibrate measures it" in lines
-    assert "area      unknown: no CRS" in lines
+    assert "windows  100 (computed: 125, x1.25)" in lines
+    assert "time     30 min 0 s with 3 replicas on cpu, without start-up" in lines
+    assert "rate     0.020 s per window and replica, nominal; --calibrate measures it" in lines
+    assert "area     unknown: no CRS" in lines
     assert "note: small scenes" in lines
     assert "would be quarantined: b.tif: not an image (describe, InputError)" in lines
-    assert "scenes    2 to segment, 1 would be quarantined" in lines
+    assert "scenes   2 to segment, 1 would be quarantined" in lines
     again = plan.render(replace(estimate(), earlier=Earlier(250.0, 1.5, 1))).splitlines()
     assert "done         250.0 Mpx by earlier runs" in again
     assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in again
