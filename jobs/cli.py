@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code. Never returns."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _listen()
-    stop = _Stop()
+    stop = _Stop(arguments)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     try:
@@ -97,7 +97,8 @@ class _Stop:
     """Ctrl-C, and SIGTERM, by which clusters, containers and `kill` end a process: the first one
     stops in order, and the third Ctrl-C ends the process at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
         self.asked = 0
 
     def __call__(self, number: int, frame: object) -> None:
@@ -111,7 +112,7 @@ class _Stop:
         if self.asked == 2:
             os.write(2, b"\nnote: stopping in order; Ctrl-C once more ends it at once\n")
         else:
-            os.write(2, b"\nswath: error: stopped at once\n")
+            os.write(2, f"\nswath: error: {_how_to_go_on(self._arguments)}\n".encode())
             os._exit(FAILED)
 
 
