@@ -13,7 +13,7 @@ FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer p
 
 help:
 	@echo 'make demo       segment a picture of the world and ask for the area of the oceans'
-	@echo 'make test       the tests; PYTEST_ARGS="-k query" picks some'
+	@echo 'make test       the tests, 7 to 8 minutes on 2 cores; PYTEST_ARGS="-k query" picks some'
 	@echo 'make test-slow  the tests that take longer: real deaths, outages, clusters'
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      the engine beside what people run otherwise: some 40 minutes on 2 cores'

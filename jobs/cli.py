@@ -54,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code. Never returns."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _listen()
-    signal.signal(signal.SIGTERM, _as_ctrl_c)
+    stop = _Stop(arguments)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         code = swath.main(args=arguments, prog_name="swath", standalone_mode=False)
         sys.stdout.flush()
@@ -72,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:  # a full disk, a path below a file, no permission
         where = f"{error.filename}: " if error.filename else ""
         code = _complain(f"{where}{error.strerror or error}", FAILED)
+    if not stop.asked:  # all is done: there is nothing left to be stopped in order
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(code if isinstance(code, int) else DONE)
 
 
@@ -89,10 +93,27 @@ def _listen() -> None:
     log.propagate = False
 
 
-def _as_ctrl_c(number: int, frame: object) -> None:
-    """Clusters, containers and `kill` end a process by SIGTERM."""
-    del number, frame
-    raise KeyboardInterrupt
+class _Stop:
+    """Ctrl-C, and SIGTERM, by which clusters, containers and `kill` end a process: the first one
+    stops in order, and the third Ctrl-C ends the process at once."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self._arguments = arguments
+        self.asked = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        del frame
+        self.asked += 1
+        if self.asked == 1:
+            raise KeyboardInterrupt
+        if number != signal.SIGINT:
+            return
+        # Not by sys.stderr, which whoever was interrupted may be writing to.
+        if self.asked == 2:
+            os.write(2, b"\nnote: stopping in order; Ctrl-C once more ends it at once\n")
+        else:
+            os.write(2, f"\nswath: error: {_how_to_go_on(self._arguments)}\n".encode())
+            os._exit(FAILED)
 
 
 def _is_usage(error: SwathError) -> bool:

@@ -5,6 +5,7 @@ Parses, calls, prints.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,6 +80,8 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
 
     access = Access.parse(storage_options).hurried()
     present = from_checkpoint(there, folder, access)
+    if _is_itself(path, folder, access):
+        raise UsageError(f"--to {folder}: is the checkpoint that is read; give another folder")
     if present and not force:
         raise UsageError(
             f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
@@ -95,6 +98,21 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     click.echo(f"{folder}: {', '.join(from_checkpoint(there, folder, access))}")
     for note in (*checkpoint.config.notes, *_differences(checkpoint)):
         click.echo(f"note: {note}", err=True)
+
+
+def _is_itself(path: str, folder: str, access: Access) -> bool:
+    """Whether a file of the checkpoint would be replaced by its own conversion."""
+    from segformer.folder import CONFIG, PREPROCESSOR, SAFETENSORS  # noqa: PLC0415
+
+    def files(folder: str) -> set[str]:
+        return {f"{folder}/{name}" for name in (CONFIG, PREPROCESSOR, SAFETENSORS)}
+
+    def real(url: str) -> str:
+        url = access.absolute(url)
+        return url if "://" in url else os.path.realpath(url)
+
+    read, written = {path, *files(path.rstrip("/"))}, files(folder.rstrip("/"))
+    return not {real(url) for url in read}.isdisjoint(real(url) for url in written)
 
 
 def _read(path: str, storage_options: str | None) -> Checkpoint:

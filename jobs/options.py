@@ -43,7 +43,7 @@ planned_output_opt = click.option(
     metavar="OUT",
     default=None,
     show_default="none",
-    help="Folder of an earlier run: count only what is still to do in it.",
+    help="Folder of an earlier run: say what is done in it, and count only what is still to do.",
 )
 format_opt = click.option(
     "--format",

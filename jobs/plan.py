@@ -12,7 +12,7 @@ from jobs import options, text
 from jobs.jobfile import job_opt
 from jobs.progress import ProgressLine
 from jobs.trial import parse_trial, trial_options
-from pipeline.forecast import Rate, Sample
+from pipeline.forecast import Earlier, Rate, Sample
 from pipeline.receipt import Estimate, Failure
 
 SHOWN = 4
@@ -53,8 +53,8 @@ def render(estimate: Estimate) -> str:
     again = estimate.windows_computed / estimate.windows if estimate.windows else 1.0
     lines = [
         ("inputs", f"{estimate.inputs:,}"),
-        ("scenes", f"{estimate.scenes:,}"),
-        ("rejected", f"{len(estimate.rejected):,}"),
+        ("scenes", _scenes(estimate)),
+        *_earlier(estimate.earlier),
         ("units", f"{estimate.units:,}"),
         (
             "windows",
@@ -82,8 +82,23 @@ def render(estimate: Estimate) -> str:
     if estimate.samples:
         parts.append(_samples(estimate.samples))
     parts += [f"note: {note}" for note in estimate.notes]
-    parts += [_rejection(failure) for failure in estimate.rejected]
+    parts += [_quarantined(failure) for failure in estimate.failures]
     return "\n".join(parts)
+
+
+def _scenes(estimate: Estimate) -> str:
+    bad = len(estimate.failures)
+    return f"{estimate.scenes:,} to segment" + (f", {bad:,} would be quarantined" if bad else "")
+
+
+def _earlier(found: Earlier | None) -> list[tuple[str, str]]:
+    if found is None:
+        return []
+    bad = text.count(found.scenes_quarantined, "scene")
+    return [
+        ("done", f"{text.megapixels(found.megapixels_done)} by earlier runs"),
+        ("quarantined", f"{text.megapixels(found.megapixels_quarantined)}, {bad} by earlier runs"),
+    ]
 
 
 def _rate(rate: Rate) -> str:
@@ -120,7 +135,7 @@ def _share(share: float) -> str:
     return "<1%" if share < 0.005 else f"{share:.0%}"
 
 
-def _rejection(failure: Failure) -> str:
+def _quarantined(failure: Failure) -> str:
     # Most messages name the file themselves.
     where = "" if failure.url in failure.message else f"{failure.url}: "
-    return f"rejected: {where}{failure.message} ({failure.stage}, {failure.error})"
+    return f"would be quarantined: {where}{failure.message} ({failure.stage}, {failure.error})"

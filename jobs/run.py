@@ -66,15 +66,7 @@ def render(receipt: Receipt) -> str:
     scenes = [f"{receipt.scenes_done:,} done"]
     scenes += [f"{receipt.scenes_partial:,} partial"] if receipt.scenes_partial else []
     scenes += [f"{receipt.scenes_quarantined:,} quarantined"] if receipt.scenes_quarantined else []
-    stages = {
-        "read": receipt.read_s,
-        "segment": receipt.segment_s,
-        "finish": receipt.finish_s,
-        "publish": receipt.publish_s,
-    }
-    spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     earlier = receipt.units - receipt.units_computed
-    startup = text.duration(receipt.startup_s)
     lines = [
         ("output", receipt.output),
         ("scenes", f"{receipt.scenes_planned:,} planned: {', '.join(scenes)}"),
@@ -84,6 +76,31 @@ def render(receipt: Receipt) -> str:
             f"{receipt.units_computed:,} computed"
             + (f", {earlier:,} done by earlier runs" if earlier else ""),
         ),
+    ]
+    if receipt.bounded_by is None:
+        lines.append(("time", f"{text.duration(receipt.seconds)}; there was nothing to do"))
+    else:
+        lines += _work(receipt)
+    if receipt.cost is not None:
+        lines.append(("cost", text.cost(receipt.cost, receipt.cost_per_1000_km2)))
+    if receipt.retries:
+        lines.append(("retries", f"{receipt.retries:,} of reads, writes and listings"))
+    if receipt.pixels_without_area:
+        lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
+    return text.aligned(lines)
+
+
+def _work(receipt: Receipt) -> list[tuple[str, str]]:
+    """What this run has done itself."""
+    stages = {
+        "read": receipt.read_s,
+        "segment": receipt.segment_s,
+        "finish": receipt.finish_s,
+        "publish": receipt.publish_s,
+    }
+    spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
+    startup = text.duration(receipt.startup_s)
+    lines = [
         (
             "windows",
             f"{receipt.windows:,} of the grid, {receipt.windows_computed:,} computed",
@@ -101,13 +118,7 @@ def render(receipt: Receipt) -> str:
     ]
     if receipt.km2 is not None:
         lines.append(("area", f"{receipt.km2:,.1f} km2"))
-    if receipt.cost is not None:
-        lines.append(("cost", text.cost(receipt.cost, receipt.cost_per_1000_km2)))
-    if receipt.retries:
-        lines.append(("retries", f"{receipt.retries:,} of reads, writes and listings"))
-    if receipt.pixels_without_area:
-        lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
-    return text.aligned(lines)
+    return lines
 
 
 def _replicas(receipt: Receipt) -> str:

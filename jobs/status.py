@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -41,21 +40,35 @@ def render(report: Status) -> str:
     open_units = report.units - report.units_done
     lines = [
         ("output", report.output),
-        ("state", "finished" if report.finished else "unfinished: the same `swath run` goes on"),
+        ("state", _state(report)),
+        ("at work", _at_work(report)),
         ("done", _share(report.megapixels_done, report)),
         ("open", f"{_share(report.megapixels_open, report)}, {text.count(open_units, 'unit')}"),
         ("quarantined", f"{_share(report.megapixels_quarantined, report)}, {_rows(report)}"),
         ("planned", text.megapixels(report.megapixels)),
         ("units", f"{report.units_done:,} of {report.units:,} have an outcome"),
         ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
-        ("inputs", f"{report.scenes_published:,} of {report.scenes:,} published"),
+        ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
         ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),
-        ("runs", _count(report.runs, report.runs_without_receipt)),
+        ("runs", _count(report)),
     ]
     lines += [("", _run(receipt)) for receipt in report.runs[-RUNS:]]
     return text.aligned(lines)
+
+
+def _state(report: Status) -> str:
+    if report.finished:
+        return "finished"
+    return "unfinished" if report.at_work else "unfinished: the same `swath run` goes on"
+
+
+def _at_work(report: Status) -> str:
+    """Who, where and since when."""
+    if report.died:
+        return "nobody; the latest run left no receipt: it was killed, or its store was gone"
+    return "; ".join(map(str, report.at_work)) or "nobody"
 
 
 def _share(megapixels: float, report: Status) -> str:
@@ -72,27 +85,34 @@ def _rows(report: Status) -> str:
     return f"{text.count(report.quarantined, 'row')}{more}"
 
 
-def _count(receipts: Sequence[dict[str, Any]], silent: int) -> str:
+def _count(report: Status) -> str:
     """How many runs there were, silent ones without a receipt; and how many are told."""
-    early = sum(receipt.get("ended", DONE) != DONE for receipt in receipts)
-    parts = [f"{len(receipts) + silent:,}"]
+    early = sum(receipt.get("ended", DONE) != DONE for receipt in report.runs)
+    silent = report.runs_without_receipt
+    at_work = min(silent, len(report.at_work))
+    parts = [f"{len(report.runs) + silent:,}"]
     if early:
         parts.append(f"{early:,} of them ended early")
-    if silent:
-        parts.append(f"{silent:,} at work or killed, without a receipt")
-    if len(receipts) > RUNS:
+    if at_work:
+        parts.append(f"{at_work:,} at work")
+    if silent > at_work:
+        parts.append(f"{silent - at_work:,} ended without a receipt")
+    if len(report.runs) > RUNS:
         parts.append(f"the last {RUNS}")
-    return ", ".join(parts) + (":" if receipts else "")
+    return ", ".join(parts) + (":" if report.runs else "")
 
 
 def _run(receipt: dict[str, Any]) -> str:
     """The receipt in a line."""
     parts = [
         f"{receipt['started']}: {text.megapixels(receipt['megapixels'])}"
-        f" in {text.duration(receipt['seconds'])}",
-        f"{text.rate(receipt['megapixels_per_s'])} per replica",
-        f"bound by {receipt['bounded_by']}",
+        f" in {text.duration(receipt['seconds'])}"
     ]
+    if receipt["bounded_by"] is None:
+        parts.append("there was nothing to do")
+    else:
+        parts.append(f"{text.rate(receipt['megapixels_per_s'])} per replica")
+        parts.append(f"bound by {receipt['bounded_by']}")
     if receipt.get("cost") is not None:
         parts.append(f"cost {text.cost(receipt['cost'], receipt['cost_per_1000_km2'])}")
     if receipt.get("ended", DONE) != DONE:

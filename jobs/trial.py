@@ -33,7 +33,8 @@ TRIAL: tuple[Decorator[Any], ...] = (
         metavar="FOLDER",
         default=NOTHING.sample_to,
         show_default="none: --sample needs it",
-        help="Folder of the samples' pictures, PNG: pixels on the left, classes on the right.",
+        help="Folder of the samples' pictures, sample-NNN.png: pixels on the left, classes on the"
+        " right. They take the place of an earlier sampling's.",
     ),
 )
 

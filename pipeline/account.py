@@ -133,7 +133,7 @@ class Account:
             output=output.store.root,
             runner=self.execution.runner,
             device=self.division.machine.device,
-            replicas=self.division.machine.replicas,
+            replicas=self.division.machine.replicas if self.tracker.to_compute else 0,
             units=sum(len(shard.units) for shard in self.shards),
             units_computed=tally.units,
             scenes_planned=came.planned,
@@ -152,7 +152,7 @@ class Account:
             retries=retries + (tally.retries if on_ray else 0),
             **self._speed(seconds, startup_s, replicas),
             pixels_without_area=came.pixels_without_area,
-            notes=self.tracker.notes,
+            notes=(*self.tracker.notes, *filter(None, [self.tracker.seen.doubt])),
         )
 
     def _replicas(self, steady_s: float) -> float:
@@ -169,16 +169,19 @@ class Account:
         if told.runner == "ray" and tally.units:
             driver_s = time.process_time() - self.tracker.began_cpu_s
         joined = told.address is not None
-        bound = Bound(tally, division, replicas, startup_s, driver_s, joined)
+        idle, bound = (
+            self.tracker.idle,
+            Bound(tally, division, replicas, startup_s, driver_s, joined),
+        )
         steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None
         cost = cost_of(seconds / 3600, told.price_per_hour)
         return {
-            "bounded_by": bound.stage,
-            "relief": bound.relief,
+            "bounded_by": None if idle else bound.stage,
+            "relief": None if idle else bound.relief,
             "megapixels_per_s_steady": tally.pixels / 1e6 / steady_s if steady_s else 0.0,
             # The first unit's beginning is known to a second.
-            "busy": min(1.0, tally.segment_s / steady_s) if steady_s else None,
+            "busy": min(1.0, tally.segment_s / steady_s) if steady_s and not idle else None,
             "gpu_utilisation": tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
             "gpu_memory_bytes": tally.gpu_bytes,
             "driver_s": driver_s,

@@ -7,11 +7,13 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar, cast
 
 from pipeline.access import FileSystem
+from pipeline.driver import Driver
 from pipeline.errors import DeniedError, UnfinishedError
-from pipeline.lock import freed, held
+from pipeline.lock import at_work, freed, held
 from pipeline.rangefile import StoredFile
 from pipeline.store import Store
 from pipeline.verdict import LOG, explained, patiently
@@ -49,6 +51,9 @@ class ObjectStore(Store):
             if "InvalidRange" in str(error.__cause__):  # an empty object has no first byte
                 return b""
             raise
+
+    def check_writable(self) -> None:
+        return
 
     def exists(self, path: str) -> bool:
         return bool(self._try(path, lambda: self._fs.exists(self._at(path))))
@@ -104,6 +109,14 @@ class ObjectStore(Store):
 
     def free(self, name: str) -> None:
         freed(self, name)
+
+    def holder(self, name: str) -> Driver | None:
+        return at_work(self, name)
+
+    def age_s(self, path: str) -> float:
+        """Since it was written, as far as this machine's clock agrees with the store's."""
+        written = self._try(path, lambda: self._fs.modified(self._at(path)))
+        return (datetime.now(UTC) - cast(datetime, written)).total_seconds()
 
     def delete_folder(self, folder: str) -> None:
         files = [self._at(f"{folder}/{name}") for name in self.list(folder)]

@@ -12,13 +12,23 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
+from pipeline.driver import Driver
 from pipeline.errors import UsageError
-from pipeline.lock import busy, planning
+from pipeline.lock import busy, driver_of, encoded, planning, this_process
 from pipeline.store import Store
 from pipeline.verdict import LOG
 
 _TEMPORARY = ".tmp"
+_REFUSALS = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR),
+        *(errno.ELOOP, errno.ENAMETOOLONG),
+    }
+)
+"""Of a folder that is to be made: the same command will meet them again."""
 _LOOK_S = 0.5
+_GLANCE_S = 0.2
+"""Who asks for a lock's holder has the lock for some microseconds."""
 
 
 class LocalStore(Store):
@@ -35,6 +45,15 @@ class LocalStore(Store):
 
     def open(self, path: str) -> BinaryIO:
         return (self._folder / path).open("rb")
+
+    def check_writable(self) -> None:
+        there = self._folder
+        while not os.path.lexists(there):
+            there = there.parent
+        if not there.is_dir():
+            raise _impossible(self.root, f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise _impossible(self.root, f"you may not write into {there}, or nobody can")
 
     def exists(self, path: str) -> bool:
         return (self._folder / path).exists()
@@ -80,6 +99,9 @@ class LocalStore(Store):
         _sync_folder(final.parent)
         return True
 
+    def delete(self, path: str) -> None:
+        (self._folder / path).unlink(missing_ok=True)
+
     def delete_folder(self, folder: str) -> None:
         path = self._folder / folder
         if path.is_dir():
@@ -97,7 +119,10 @@ class LocalStore(Store):
     @contextmanager
     def hold(self, name: str, patient: bool = False) -> Iterator[None]:
         path, made = self._folder / name, not self._folder.exists()
-        with self._held(path, patient):
+        with self._held(path, patient) as file:
+            with suppress(OSError):  # a full disk: nobody will know who holds it
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), encoded(this_process(), beat=0))
             try:
                 yield
             finally:
@@ -112,36 +137,63 @@ class LocalStore(Store):
             with self._held(path, patient=False):
                 path.unlink(missing_ok=True)
 
+    def holder(self, name: str) -> Driver | None:
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return _named_in(path)
+        return None
+
     @contextmanager
-    def _held(self, path: Path, patient: bool) -> Iterator[None]:
+    def _held(self, path: Path, patient: bool) -> Iterator[BinaryIO]:
         """Locks the file. The kernel lets it go with the process, however that ends."""
-        said = False
+        said, glance_s = False, time.monotonic() + _GLANCE_S
         while True:
             with self._opened(path) as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
+                    if time.monotonic() < glance_s:
+                        time.sleep(_GLANCE_S / 10)
+                        continue
                     if not patient:
-                        raise UsageError(busy(self.root)) from error
+                        raise UsageError(busy(self.root, _named_in(path))) from error
                     if not said:
                         LOG.warning("%s", planning(self.root))
                         said = True
                     time.sleep(_LOOK_S)
                     continue
                 if _is_at(file, path):
-                    yield
+                    yield file
                     return
             # its holder has just deleted it
 
     def _opened(self, path: Path) -> BinaryIO:
         while True:
             _make_folder(path.parent)
-            with suppress(FileNotFoundError):  # whoever had made the folder has just removed it
+            try:
                 return path.open("ab")
+            except FileNotFoundError:  # whoever had made the folder has just removed it
+                continue
+            except OSError as error:
+                if error.errno not in _REFUSALS:
+                    raise
+                raise _impossible(self.root, f"{path}: {error.strerror}") from error
 
     def _temporary(self, final: Path) -> Path:
         _make_folder(final.parent)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
+
+
+def _impossible(folder: str, why: str) -> UsageError:
+    return UsageError(
+        f"{folder}: cannot be made, or not be written into ({why}); name another folder, or have"
+        " its rights changed"
+    )
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -151,14 +203,26 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
+def _named_in(path: Path) -> Driver:
+    """Nobody knows whom, where the lock has just gone."""
+    try:
+        return driver_of(path.read_bytes())
+    except FileNotFoundError:
+        return driver_of(b"")
+
+
 def _make_folder(folder: Path) -> None:
     """A new folder survives a power cut only once the one that it stands in is on disk too."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
-        except FileExistsError as error:  # it is a file
-            raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(folder)) from error
+        except FileExistsError as error:
+            raise _impossible(str(folder), "there is a file of that name") from error
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            raise _impossible(str(folder), error.strerror or "") from error
         _sync_folder(folder.parent)
 
 

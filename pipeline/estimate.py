@@ -57,7 +57,7 @@ def estimate(
     return Estimate(
         inputs=inputs,
         scenes=len(scenes),
-        rejected=tuple(r.failure for shard in shards for r in shard.rejected),
+        failures=tuple(r.failure for shard in shards for r in shard.rejected),
         units=len(units),
         windows=round(sum(cost.grid_windows(block) for block in blocks)),
         windows_computed=computed,

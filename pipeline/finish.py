@@ -27,9 +27,9 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     """The unit's Parquet file: one row per mask tile with data, and the outcome in its footer.
 
     The outcome is {"failures", "windows", "pixels_without_area", "area_m2", "read_s", "segment_s",
-    "finish_s", "retries", "gpu_bytes", "gpu_busy"} (pixels by scene_id; seconds; finish_s up to the
-    writing of the file; the last two as in GpuUse, None on a CPU): a unit all of whose blocks
-    failed has no rows and still an outcome.
+    "finish_s", "retries", "gpu_bytes", "gpu_busy", "brightness"} (pixels by scene_id; seconds;
+    finish_s up to the writing of the file; gpu_* as in GpuUse, None on a CPU): a unit all of whose
+    blocks failed has no rows and still an outcome.
     """
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
@@ -54,6 +54,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "retries": segmented.retries,
         "gpu_bytes": segmented.gpu and segmented.gpu.peak_bytes,
         "gpu_busy": segmented.gpu and segmented.gpu.busy,
+        "brightness": segmented.brightness,
     }
     table = table_of(rows, UNIT)
     outcome["finish_s"] = time.perf_counter() - started

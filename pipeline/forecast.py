@@ -1,4 +1,4 @@
-"""What a plan rests on and what it costs. Plain numbers; knows no library."""
+"""What a plan rests on, goes on from, and costs. Plain numbers; knows no library."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ class Sample:
     values: tuple[float, float]
     """Their 1st and 99th percentile as the network gets them before normalisation, 0 to 1 where
     bands and scale are right."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs have left in an output."""
+
+    megapixels_done: float
+    """Segmented, published or not."""
+    megapixels_quarantined: float
+    scenes_quarantined: int
+    """Wholly or partly, but those that will be tried again."""
 
 
 def cost_of(hours: float, price_per_hour: float | None) -> float | None:

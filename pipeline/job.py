@@ -6,7 +6,7 @@ The only room that sees the whole flow; each step is another room's work.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,11 +15,13 @@ from pipeline import flow, local
 from pipeline.account import Account, Beginning
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import Terms, estimate
+from pipeline.forecast import Earlier
 from pipeline.jobfile import leave, written
 from pipeline.metrics import Metrics, Waiting
 from pipeline.output import Output
 from pipeline.preparation import Asked, Prepared, open_part, prepare, to_be_tried, with_batch
 from pipeline.publishers import Publishers
+from pipeline.quarantine import remedy
 from pipeline.receipt import Estimate, Progress, Receipt
 from pipeline.scene import Unit
 from pipeline.settings import NOTHING, Execution, Settings, Trial
@@ -51,8 +53,8 @@ def plan(
     UnfinishedError where a store does not answer.
     """
     execution = execution or Execution()
-    if trial.sample_to:  # a file is refused now, not after minutes
-        open_store(trial.sample_to, execution.access.hurried())
+    if trial.sample_to:  # what cannot be made is refused now, not after minutes
+        open_store(trial.sample_to, execution.access.hurried()).check_writable()
     asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
     existing = None if output is None else Output.find(output, execution.access.hurried())
     ready = prepare(asked, existing)
@@ -60,29 +62,53 @@ def plan(
     shards = [shard for shard in ready.mine if shard.shard_id in added]
     if existing:
         shards = [*open_part(existing, ready.mine, added), *shards]
-    stops = [f"the run will stop: {ready.stops}"] if ready.stops and shards else []
+    stops = []
+    if ready.stops and shards:
+        stops.append(f"the run will stop: {ready.stops}. {remedy(existing is not None)}")
     work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    earlier = _earlier(existing, ready, added, shards)
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
-    batch = f"whether a batch of {ready.job.settings.batch} windows fits is tried when a run begins"
-    untried = [batch] if to_be_tried(ready) else []
-    notes = [
-        *ready.notes,
-        *untried,
-        *stops,
-        *tried.notes,
-        *_all_computed(existing, shards, execution),
-    ]
+    of_output = _of_output(output, existing, shards, execution)
+    notes = [*ready.notes, *_untried(ready), *stops, *tried.notes, *of_output]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
-    return replace(found, samples=tried.samples, notes=tuple(notes))
+    return replace(found, samples=tried.samples, notes=tuple(notes), earlier=earlier)
 
 
-def _all_computed(
-    existing: Output | None, shards: Sequence[Shard], execution: Execution
+def _earlier(
+    existing: Output | None, ready: Prepared, added: Collection[str], left: Sequence[Shard]
+) -> Earlier | None:
+    """What stands in the output, or in this driver's share of it. left: what is to be done."""
+    if existing is None:
+        return None
+    planned_px, left_px = (
+        sum(shard.pixels for shard in shards if shard.shard_id not in added)
+        for shards in (ready.mine, left)
+    )
+    new = {rejected.failure.scene_id for rejected in ready.survey.rejected}
+    quarantined_px = ready.quarantine.pixels
+    return Earlier(
+        megapixels_done=(planned_px - left_px - quarantined_px) / 1e6,
+        megapixels_quarantined=quarantined_px / 1e6,
+        scenes_quarantined=len(ready.quarantine.failures.keys() - new),
+    )
+
+
+def _untried(ready: Prepared) -> list[str]:
+    if not to_be_tried(ready):
+        return []
+    return [f"whether a batch of {ready.job.settings.batch} windows fits is tried when a run begins"]
+
+
+def _of_output(
+    output: str | None, existing: Output | None, shards: Sequence[Shard], execution: Execution
 ) -> list[str]:
-    """A note where all zeros would be a riddle. shards: what is not published."""
-    if existing is None or any(shard.units for shard in shards):
+    """A note where OUT is not there, or all zeros would be a riddle. shards: what is not
+    published."""
+    if existing is None:
+        return [f"{output}: there is no output yet, so all is counted"] if output else []
+    if any(shard.units for shard in shards):
         return []
     if shards:
         return [f"nothing is left to compute, but shards are to be published: {len(shards):,}"]
@@ -146,17 +172,24 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
     """Holds the output, or its share of it, and records the plan. Of several drivers one plans,
     before the others begin; these work by the recorded plan."""
     share, access = asked.execution.shards, asked.execution.access
+    store = open_store(output, access.hurried())
+    store.check_writable()
     with ExitStack() as planning:
         if not share.whole:
-            planning.enter_context(open_store(output, access.hurried()).hold(PLANNING, True))
+            planning.enter_context(store.hold(PLANNING, True))
         existing = Output.find(output, access.hurried())
         if existing:  # before the plan is read, which another run might be adding to
             held.enter_context(working(existing.store, share))
         alone = existing is None or share.whole or is_alone(existing.store, share)
         ready = prepare(asked, existing, closed=not alone)
         if ready.stops and ready.new:
+<<<<<<< HEAD
             raise UsageError(f"{output}: {ready.stops}; nothing was changed")
         ready = with_batch(ready, asked)
+=======
+            why = f"{ready.stops}. {remedy(existing is not None)}"
+            raise UsageError(f"{output}: {why}; nothing was changed")
+>>>>>>> polish
         out = ready.output or Output.create(output, ready.job, access)
         if not existing:
             held.enter_context(working(out.store, share))

@@ -56,7 +56,9 @@ _KINDS: dict[Any, _Kind] = {
     bool: _Kind("true or false", lambda value: isinstance(value, bool)),
     int: _Kind("a whole number", _is_whole),
     float: _Kind("a number", lambda value: _is_whole(value) or isinstance(value, float)),
-    tuple[int, ...]: _Kind("a list of whole numbers, such as [4, 3, 2]", _list_of(_is_whole)),
+    tuple[int, ...]: _Kind(
+        "a list of whole numbers, one or more, such as [4, 3, 2]", _list_of(_is_whole)
+    ),
     int | tuple[int, int]: _Kind(
         'a whole number, or text such as "2:8"', lambda value: _is_whole(value) or _is_text(value)
     ),
@@ -68,7 +70,7 @@ _KINDS: dict[Any, _Kind] = {
 
 def _kinds() -> dict[str, _Kind]:
     """Of every key."""
-    known = {"inputs": _Kind('a list of texts, such as ["/data"]', _list_of(_is_text))}
+    known = {"inputs": _Kind('a list of texts, one or more, such as ["/data"]', _list_of(_is_text))}
     known |= dict.fromkeys(PATHS[1:], _TEXT)
     for of in (Settings, Execution):
         for name, hint in get_type_hints(of).items():
@@ -117,8 +119,9 @@ class JobFile:
             )
         return file
 
-    def place(self, key: str) -> str:
-        """Where the key stands: `job.toml, line 7`; where it does not, the file."""
+    def place(self, *keys: str) -> str:
+        """Where the key stands, or with several the last, which is in the table of the one before:
+        `job.toml, line 7`; where it does not, the file."""
         begin = 1
         lines = self.text.splitlines(keepends=True)
         for number in range(1, len(lines) + 1):
@@ -126,7 +129,7 @@ class JobFile:
                 so_far = tomllib.loads("".join(lines[:number]))
             except tomllib.TOMLDecodeError:
                 continue  # within a value of several lines
-            if key in so_far:
+            if _holds(so_far, keys):
                 return f"{self.name}, line {begin}"
             begin = number + 1
         return self.name
@@ -140,6 +143,24 @@ class JobFile:
                 raise UsageError(f"{self.place(key)}: unknown key {key}; {hint}")
             if not known[key].fits(value):
                 raise UsageError(f"{self.place(key)}: {key} must be {known[key].words}")
+        self._check_access(self.values.get(OPTIONS, {}), OPTIONS)
+
+    def _check_access(self, table: dict[str, Any], *keys: str) -> None:
+        for name, value in table.items():
+            if isinstance(value, dict):
+                self._check_access(value, *keys, name)
+            try:
+                Access(((name, value),))
+            except UsageError as error:
+                raise UsageError(f"{self.place(*keys, name)}: {error}") from error
+
+
+def _holds(table: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(table, dict) or key not in table:
+            return False
+        table = table[key]
+    return True
 
 
 def _parsed(name: str, text: str) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[
     for unit in open_units():
         if work.out_of_time:
             break
-        work.finish(replica.segment(_read(work, unit)))
+        read = _read(work, unit)
+        work.finish(replace(replica.segment(read), brightness=read.brightness))
         poll()
     return 0
 

@@ -14,9 +14,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.driver import Driver
 from pipeline.errors import SwathError, UsageError
 from pipeline.verdict import LOG
 
@@ -35,11 +37,14 @@ class Shelf(Protocol):
     def read(self, path: str) -> bytes: ...
     def write(self, path: str, data: bytes) -> None: ...
     def delete(self, path: str) -> None: ...
+    def age_s(self, path: str) -> float: ...
 
 
-def busy(root: str, holder: str = "") -> str:
+def busy(root: str, holder: Driver) -> str:
     """What a user is told whose run is refused."""
-    return f"{root}: another run is at work on this output{holder}; wait for it to end, or stop it"
+    return (
+        f"{root}: another run is at work on this output ({holder}); wait for it to end, or stop it"
+    )
 
 
 def planning(root: str) -> str:
@@ -51,9 +56,9 @@ def planning(root: str) -> str:
 def held(shelf: Shelf, name: str, patient: bool = False) -> Iterator[None]:
     """Holds the name for this run. Where another run's lock is found, waits until that run is
     seen to be dead, or to be alive: then raises UsageError, or waits on if `patient`."""
-    owner = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), **_process(os.getpid())}
+    owner = {"owner": uuid.uuid4().hex, **this_process()}
     said = False
-    while not shelf.create(name, _encode(owner, beat=0)):
+    while not shelf.create(name, encoded(owner, beat=0)):
         try:
             freed(shelf, name, quiet=said)
         except UsageError:
@@ -83,7 +88,7 @@ def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
     except FileNotFoundError:
         return
     holder = _decode(first)
-    where = f"{holder.get('host', '?')}, process {holder.get('pid', '?')}"
+    where = driver_of(first)
     deadline = time.monotonic() + EXPIRES_S
     if not _is_dead(holder):
         if not quiet:
@@ -97,10 +102,19 @@ def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
             except FileNotFoundError:
                 return
             if now != first:
-                raise UsageError(busy(shelf.root, f" ({where})"))
+                raise UsageError(busy(shelf.root, where))
     LOG.warning("the run on %s is dead; going on in its place", where)
     with suppress(FileNotFoundError):
         shelf.delete(name)
+
+
+def at_work(shelf: Shelf, name: str) -> Driver | None:
+    """Who holds the name, by the last sign of life: for who will not wait for the next one."""
+    try:
+        lock, age_s = shelf.read(name), shelf.age_s(name)
+    except FileNotFoundError:
+        return None
+    return None if age_s > EXPIRES_S or _is_dead(_decode(lock)) else driver_of(lock)
 
 
 def _beat(shelf: Shelf, name: str, owner: dict[str, str], ended: threading.Event) -> None:
@@ -113,7 +127,18 @@ def _beat(shelf: Shelf, name: str, owner: dict[str, str], ended: threading.Event
                     return  # another run has taken over: the lock is its own
             except FileNotFoundError:
                 return
-            shelf.write(name, _encode(owner, beat))
+            shelf.write(name, encoded(owner, beat))
+
+
+def this_process() -> dict[str, str]:
+    """What a lock that it takes now says of it."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "since": since, **_process(os.getpid())}
+
+
+def driver_of(lock: bytes) -> Driver:
+    """Whom a lock names."""
+    return Driver.of(_decode(lock))
 
 
 def _process(pid: int) -> dict[str, str]:
@@ -142,7 +167,7 @@ def _owner(data: bytes) -> str | None:
     return _decode(data).get("owner")
 
 
-def _encode(owner: dict[str, str], beat: int) -> bytes:
+def encoded(owner: dict[str, str], beat: int) -> bytes:
     return json.dumps({**owner, "beat": str(beat)}).encode()
 
 

@@ -162,13 +162,15 @@ class Output:
     def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
         self.store.create(f"runs/{name}.json", _encode(receipt))
 
-    def receipts(self) -> tuple[list[dict[str, Any]], int]:
-        """Oldest first; and how many runs have begun, by their job files, and left none."""
+    def runs(self) -> dict[str, dict[str, Any] | None]:
+        """The receipts of all runs by their names, oldest first; None of those that have begun, by
+        their job files, and left none."""
         names = self.store.list("runs")
         ended = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-        begun = {name.removesuffix(".toml") for name in names if name.endswith(".toml")}
+        begun = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
         read = self.store.read_all([f"runs/{name}.json" for name in ended])
-        return list(map(json.loads, read)), len(begun.difference(ended))
+        receipts = dict(zip(ended, map(json.loads, read), strict=True))
+        return {name: receipts.get(name) for name in sorted({*ended, *begun})}
 
 
 def unit_path(unit: Unit) -> str:

@@ -18,6 +18,13 @@ PLANNED_PER_ALLOWED = 100
 """That is 1 %. Beyond both, more must be wrong than single inputs: a credential, a band, a disk."""
 
 
+def remedy(recorded: bool) -> str:
+    """What to do then, in a sentence without its end. recorded: whether some stand in an output,
+    for only these are not tried again by themselves."""
+    retry = ", with --retry-quarantined where the files stay as they are" if recorded else ""
+    return f"Mend that and run again{retry}, or allow more with --max-quarantined N"
+
+
 @dataclass
 class Quarantine:
     """The inputs that have failed so far. One that was planned again counts by its last try."""
@@ -57,8 +64,7 @@ class Quarantine:
             return None
         return (
             f"{count:,} of {self.planned:,} inputs cannot be used, more than the {limit:,} that"
-            f" {who}: {self._in_common()}. Mend that and run again with --retry-quarantined,"
-            " or allow more with --max-quarantined N"
+            f" {who}: {self._in_common()}"
         )
 
     def _in_common(self) -> str:

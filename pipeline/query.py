@@ -139,6 +139,8 @@ def _register(
 def _check_is_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     """The lock is the closed connection; this gives other statements a plain answer."""
     statements = connection.extract_statements(sql)
+    if not statements:
+        raise UsageError("the SQL is empty: ask something, such as SELECT * FROM statistics")
     if len(statements) != 1:
         raise UsageError(f"one SQL statement at a time, not {len(statements)}")
     allowed = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.forecast import Rate, Sample
+from pipeline.driver import Driver
+from pipeline.forecast import Earlier, Rate, Sample
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,11 @@ class Estimate:
     """Before: what a run would do."""
 
     inputs: int
+    """Files that the INPUTs name."""
     scenes: int
-    rejected: tuple[Failure, ...]
-    """Inputs whose header could not be read; they will stand in `quarantine`."""
+    """To segment."""
+    failures: tuple[Failure, ...]
+    """Of inputs whose header cannot be used: rows that will stand in `quarantine`."""
     units: int
     windows: int
     """Windows of the scenes' grids."""
@@ -68,6 +71,8 @@ class Estimate:
     """Of the hours at --price-per-hour, in its currency."""
     cost_per_1000_km2: float | None = None
     samples: tuple[Sample, ...] = ()
+    earlier: Earlier | None = None
+    """None: there is no OUT."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,7 +144,7 @@ class Receipt:
     runner: str
     device: str
     replicas: int
-    """At most at once, where the pool grows."""
+    """At most at once, where the pool grows; 0: every unit had an outcome already."""
     units: int
     """Units of the whole plan, or of this driver's share of it, as everything below."""
     units_computed: int
@@ -166,11 +171,11 @@ class Receipt:
     """Summed over the shards that this run published."""
     retries: int
     """Reads, writes and listings that this run tried again because a store did not answer."""
-    bounded_by: str
+    bounded_by: str | None
     """The stage whose workers were the busiest, read, segment, finish, publish or driver; START_UP
-    where that took longer than any of them was busy."""
-    relief: str
-    """The setting that would relieve it."""
+    where that took longer than any of them was busy; None: there was nothing to do."""
+    relief: str | None
+    """The setting that would relieve it; None: there was nothing to do."""
     megapixels_per_s_steady: float
     """Per replica, without start-up."""
     busy: float | None
@@ -228,6 +233,9 @@ class Status:
     """The receipts, oldest first."""
     runs_without_receipt: int
     """At work still, killed, or unable to write any more."""
+    at_work: tuple[Driver, ...]
+    died: bool
+    """Whether nobody is at work, and the latest run left no receipt."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -120,7 +120,8 @@ class SegmentStage:
             segmented = self._replica.segment(read)
         self._gpu_memory(segmented.gpu)
         before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
-        return replace(segmented, retries=segmented.retries + self._counted - before)
+        retries = segmented.retries + self._counted - before
+        return replace(segmented, retries=retries, brightness=read.brightness)
 
 
 @contextmanager

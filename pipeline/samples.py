@@ -7,11 +7,13 @@ is wrong shows in the pictures, in the shares of the classes and in the values.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
 
+from pipeline.brightness import doubt
 from pipeline.finish import mean_confidence
 from pipeline.forecast import Sample
 from pipeline.overlay import overlay, palette
@@ -26,13 +28,12 @@ from pipeline.unit import Stitched
 from pipeline.verdict import LOG
 
 EDGE_PX = 1024
+_PICTURE = re.compile(r"sample-\d{3,}\.png")
 _TRIES = 10
 """Blocks that are drawn for each that is shown: some hold no data."""
 _ONE_CLASS = 0.99
 _UNSURE, _GUESSES = 0.4, 1.2
 """A mean confidence below this, or below so many times that of a guess, is low."""
-_OUTSIDE, _DARK = 0.5, 0.05
-"""Values that lie so far beyond 0 and 1, or all below this, are scaled wrongly."""
 
 
 def samples(
@@ -85,6 +86,8 @@ class _Studio:
         self._names = work.job.class_names
         self._colors_K3 = palette(work.job.class_colors)
         self._replica = replica
+        for name in filter(_PICTURE.fullmatch, self._store.list("")):
+            self._store.delete(name)  # an earlier sampling's are of other blocks, or settings
 
     def show(self, block: Block, pixels: Pixels, result: Stitched, number: int) -> Sample:
         core, rect = block.core, pixels.rect
@@ -93,7 +96,7 @@ class _Studio:
         valid_HW = pixels.valid_HW[here]
         scale, offset = self._replica.scaling(block.scene)
         values_CHW = pixels.values_CHW[here].astype(np.float32) * scale + offset
-        name = f"{number:03d}.png"
+        name = f"sample-{number:03d}.png"
         picture = overlay(values_CHW, result.class_ids_HW, valid_HW, self._colors_K3)
         self._store.write(name, picture)
         counts = np.bincount(result.class_ids_HW[valid_HW], minlength=len(self._names))
@@ -123,16 +126,8 @@ def _notes(
     if not made:
         return
     low, high = (pick(s.values[end] for s in made) for end, pick in ((0, min), (1, max)))
-    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
-        yield (
-            f"the samples' values run from {low:.3g} to {high:.3g}, but the network expects 0 to 1:"
-            " check --scale and --offset"
-        )
-    elif high < _DARK:
-        yield (
-            f"the samples' values end at {high:.2g}, but the network expects 0 to 1: check --scale"
-            " and --nodata"
-        )
+    if smell := doubt("the samples'", low, high):
+        yield smell
     names = {next(iter(sample.shares)) for sample in made}
     if len(names) == 1 and all(max(sample.shares.values()) > _ONE_CLASS for sample in made):
         yield (

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from pipeline.access import Access
+from pipeline.brightness import Range, brightness
 from pipeline.division import Division
 from pipeline.errors import DeniedError, InputError, SwathError
 from pipeline.finish import unit_file
@@ -81,7 +82,8 @@ class Work:
         """
         started, tries = time.perf_counter(), tried_again()
         blocks = tuple(judged(block, "read", partial(self._pixels, block)) for block in unit.blocks)
-        return ReadUnit(unit, blocks, time.perf_counter() - started, tried_again() - tries)
+        bright = self._brightness(unit, blocks)
+        return ReadUnit(unit, blocks, time.perf_counter() - started, tried_again() - tries, bright)
 
     def finish(self, segmented: SegmentedUnit) -> None:
         """Writes the unit's file: from here on the unit has an outcome."""
@@ -127,6 +129,14 @@ class Work:
         url = block.scene.url
         message = f"{url}: to {stage} window {block.core} {what}; replace the file or leave it out"
         return failure_of(InputError(message, url=url, stage=stage), block, error)
+
+    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> Range | None:
+        settings = self.job.settings
+        if settings.scale is None:
+            return None
+        both = zip(unit.blocks, blocks, strict=True)
+        scaled = [p for b, p in both if isinstance(p, Pixels) and b.scene.dtype != "uint8"]
+        return brightness(scaled, settings.scale, settings.offset or 0.0)
 
     def _pixels(self, block: Block) -> Pixels:
         scene, settings = block.scene, self.job.settings

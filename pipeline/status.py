@@ -18,6 +18,7 @@ from pipeline.recorded import failures_waiting
 from pipeline.shard import Head, Shard
 from pipeline.store import THREADS
 from pipeline.supersede import failures_in, planned_again, without
+from pipeline.turns import drivers
 
 
 @dataclass(frozen=True)
@@ -36,27 +37,11 @@ class _Part:
 def status(output: str, access: Access = PLAIN) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
     out = Output.open(output, access.hurried())
-    # Before the commits: what is published meanwhile is counted as such, not as undone.
-    shard_ids = out.at_work()
-    with ThreadPoolExecutor(THREADS) as pool:
-        at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
-    records = {record["shard"]: record for record in out.commit_records()}
-    heads = out.heads()
-    gone = planned_again(heads)
-    asked = gone.keys() | (at_work.keys() - records.keys())
-    shards = {
-        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), records)
-        for shard in out.planned([head.shard_id for head in heads if head.shard_id in asked])
-    }
-    parts = [
-        _committed(head, records[head.shard_id], shards.get(head.shard_id))
-        if head.shard_id in records
-        else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
-        for head in heads
-    ]
-    published = [part for part in parts if part.head.shard_id in records]
+    # Who is at work has been so since before its run is there to be found.
+    working, runs = drivers(out.store), out.runs()
+    receipts = tuple(receipt for receipt in runs.values() if receipt is not None)
+    parts, published = _parts(out)
     quarantined = sum(part.failures for part in published)
-    receipts, without_receipt = out.receipts()
     pixels = sum(part.head.pixels for part in parts)
     done_px = sum(part.done_px for part in parts)
     quarantined_px = sum(part.quarantined_px for part in parts)
@@ -76,9 +61,34 @@ def status(output: str, access: Access = PLAIN) -> Status:
         megapixels_open=(pixels - done_px) / 1e6,
         finished=bool(parts) and len(published) == len(parts),
         settings=out.job.to_json(),
-        runs=tuple(receipts),
-        runs_without_receipt=without_receipt,
+        runs=receipts,
+        runs_without_receipt=len(runs) - len(receipts),
+        at_work=working,
+        died=not working and bool(runs) and next(reversed(runs.values())) is None,
     )
+
+
+def _parts(out: Output) -> tuple[list[_Part], list[_Part]]:
+    """Of all shards; of these, the published ones."""
+    # Before the commits: what is published meanwhile is counted as such, not as undone.
+    shard_ids = out.at_work()
+    with ThreadPoolExecutor(THREADS) as pool:
+        at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
+    records = {record["shard"]: record for record in out.commit_records()}
+    heads = out.heads()
+    gone = planned_again(heads)
+    asked = gone.keys() | (at_work.keys() - records.keys())
+    shards = {
+        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), records)
+        for shard in out.planned([head.shard_id for head in heads if head.shard_id in asked])
+    }
+    parts = [
+        _committed(head, records[head.shard_id], shards.get(head.shard_id))
+        if head.shard_id in records
+        else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
+        for head in heads
+    ]
+    return parts, [part for part in parts if part.head.shard_id in records]
 
 
 def _committed(head: Head, record: dict[str, Any], shard: Shard | None) -> _Part:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.access import FileSystem
+from pipeline.driver import Driver
 
 THREADS = 16
 """That read small files at once: they wait for the disk or the network, not for the CPU."""
@@ -32,6 +33,11 @@ class Store(ABC):
     @abstractmethod
     def open(self, path: str) -> BinaryIO:
         """For reading at any position."""
+
+    @abstractmethod
+    def check_writable(self) -> None:
+        """Raises UsageError where nothing can be written, as far as can be seen without writing: of
+        an object store that is nothing."""
 
     @abstractmethod
     def exists(self, path: str) -> bool: ...
@@ -59,6 +65,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def delete(self, path: str) -> None:
+        """Deletes the file; nothing if there is none."""
+
+    @abstractmethod
     def delete_folder(self, folder: str) -> None:
         """Deletes the files of a folder, then the folder; nothing if there is none."""
 
@@ -78,6 +88,10 @@ class Store(ABC):
     @abstractmethod
     def free(self, name: str) -> None:
         """Takes away what a dead holder has left of a name. Raises UsageError where it lives."""
+
+    @abstractmethod
+    def holder(self, name: str) -> Driver | None:
+        """Who holds a name, as far as can be seen at once; None: nobody alive. Writes nothing."""
 
     @abstractmethod
     def fsspec(self) -> tuple[FileSystem, str]:

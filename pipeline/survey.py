@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+
+import numpy as np
 
 from pipeline.access import Access
 from pipeline.describe import attempt
@@ -143,6 +145,7 @@ def survey(
             )
             + f", first {first.url} (band {first.alpha[0]}): check --bands"
         )
+    notes += _without_nodata(scenes)
     if changed:
         notes.append(
             _inputs(
@@ -192,6 +195,25 @@ def _sorted_out(
         elif file.version != planned.version:
             changed.append(file.url)
     return new, changed, retries
+
+
+def _without_nodata(scenes: Sequence[Scene]) -> Iterator[str]:
+    """A note on those whose type has no such value: all of their pixels will be valid."""
+    never = [scene for scene in scenes if not _can_hold(scene.dtype, scene.nodata)]
+    if never:
+        first = never[0]
+        yield (
+            _inputs(len(never), "holds", "hold")
+            + f" a type that has no {first.nodata:g}, first {first.url} ({first.dtype}): --nodata"
+            " takes none of its pixels for missing, and what the file says of nodata is not asked"
+        )
+
+
+def _can_hold(dtype: str, nodata: float | None) -> bool:
+    if nodata is None or np.dtype(dtype).kind not in "iu":
+        return True
+    limits = np.iinfo(dtype)
+    return float(nodata).is_integer() and limits.min <= nodata <= limits.max
 
 
 def _inputs(count: int, one: str, more: str) -> str:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pipeline.brightness import Seen
 from pipeline.cost import Cost
 from pipeline.errors import UnfinishedError
 from pipeline.output import Output
 from pipeline.publish import clean
-from pipeline.quarantine import Quarantine
+from pipeline.quarantine import Quarantine, remedy
 from pipeline.receipt import Progress
 from pipeline.scene import Unit
 from pipeline.shard import Shard
 from pipeline.stages import Published
 from pipeline.supersede import failures_in, outcome_of, supersede
+from pipeline.verdict import LOG
 
 
 @dataclass
@@ -92,15 +94,22 @@ class Tracker:
         self._outcome_px = self._done_units = 0
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = sum(len(shard.units) for shard in shards)
+        self.to_compute = self._total_units
+        """Units without an outcome when this run began."""
+        self.seen = Seen()
+        self._said = False
+        self.idle = False
+        """Whether every shard was published by then, so that there was nothing to do."""
 
     def begin(self) -> None:
         """Finds what is done, and empties what a crash has left."""
         committed = self._clean()
         self._open = {s.shard_id: s for s in self._shards if s.shard_id not in committed}
         self._done = {shard_id: self._appeared(shard) for shard_id, shard in self._open.items()}
-        open_px = sum(unit.pixels for unit in self.open_units())
-        self._outcome_px = self._total_px - open_px
-        self._done_units = self._total_units - len(self.open_units())
+        left = self.open_units()
+        self.to_compute, self.idle = len(left), self.is_done
+        self._outcome_px = self._total_px - sum(unit.pixels for unit in left)
+        self._done_units = self._total_units - self.to_compute
 
     def open_units(self) -> list[Unit]:
         """Units without an outcome."""
@@ -157,6 +166,12 @@ class Tracker:
     def close(self) -> None:
         """Call once when the runner has ended, and every publication with it."""
         self._clean()
+        self._doubt(self.seen.doubt)
+
+    def _doubt(self, why: str | None) -> None:
+        if why and not self._said:
+            self._said = True
+            LOG.warning("%s", why)
 
     def _clean(self) -> set[str]:
         """Empties what committed shards have left: a crash may have come between commit and
@@ -173,7 +188,9 @@ class Tracker:
     def _check(self) -> None:
         why = self._quarantine.too_many() if self._open else None
         if why:
-            raise UnfinishedError(f"{self._output.store.root}: {why}; what is done is kept")
+            raise UnfinishedError(
+                f"{self._output.store.root}: {why}. {remedy(True)}; what is done is kept"
+            )
 
     def _appeared(self, shard: Shard) -> set[str]:
         """Ids of the shard's units that have their file."""
@@ -210,6 +227,9 @@ class Tracker:
         tally.finish_s += outcome["finish_s"]
         tally.retries += outcome["retries"]
         tally.area_m2 += outcome["area_m2"]
+        if outcome["brightness"] is not None:
+            self.seen.add(outcome["brightness"])
+            self._doubt(self.seen.doubt if self.seen.too_bright else None)
         if outcome["gpu_bytes"] is not None:
             tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome["gpu_bytes"])
         if outcome["gpu_busy"] is not None:

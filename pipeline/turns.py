@@ -7,15 +7,19 @@ share held there is alone, and may add to the plan and clear up after the dead.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+from pipeline.driver import Driver
 from pipeline.errors import UsageError
 from pipeline.share import Share
 from pipeline.store import Store
 
 _ALL = "lock.json"
 PLANNING = "lock-plan.json"
+_OF_A_SHARE = re.compile(r"lock-(\d+)-of-(\d+)\.json")
 
 
 def is_lock(name: str) -> bool:
@@ -47,6 +51,17 @@ def is_alone(store: Store, share: Share) -> bool:
         except UsageError:
             return False
     return True
+
+
+def drivers(store: Store) -> tuple[Driver, ...]:
+    """Who holds the output or a share of it, as far as can be seen at once."""
+    found = []
+    for name in filter(is_lock, store.list("")):
+        driver = None if name == PLANNING else store.holder(name)
+        if driver is not None:
+            share = _OF_A_SHARE.fullmatch(name)
+            found.append(replace(driver, shards="/".join(share.groups()) if share else None))
+    return tuple(found)
 
 
 def _others(store: Store, share: Share) -> list[str]:

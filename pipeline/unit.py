@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.brightness import Range
 from pipeline.errors import InputError
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
@@ -25,6 +26,8 @@ class ReadUnit:
     read_s: float
     retries: int = 0
     """How often something was tried again while reading."""
+    brightness: Range | None = None
+    """Of the pixels that --scale is for; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SegmentedUnit:
     retries: int
     gpu: GpuUse | None = None
     """None on a CPU."""
+    brightness: Range | None = None
+    """As it was read."""
 
 
 def mask_dtype(num_classes: int) -> np.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -15,6 +16,15 @@ from checkpoints import random_checkpoint, save_small, saved
 from segformer import mit_config
 
 pytest.register_assert_rewrite("faultyruns")
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """As they were before: a command that is called in this process has its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

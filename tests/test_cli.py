@@ -85,17 +85,22 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
     code, stdout, stderr = swath("plan", *given, "--format", "json")
     assert code == 0, stderr
     estimate = json.loads(stdout)
-    assert (estimate["scenes"], len(estimate["rejected"])) == (1, 1)
+    assert (estimate["inputs"], estimate["scenes"], len(estimate["failures"])) == (2, 1, 1)
+    assert estimate["earlier"] is None
     code, stdout, _ = swath("plan", *given)
     assert code == 0
-    assert "rejected: " in stdout
+    assert "\nwould be quarantined: " in stdout
     assert stdout.count("text.tif") == 1
-    assert "quarantine" not in stdout  # nothing is written
+    assert "see quarantine" not in stdout  # nothing is written
+    assert "there is no output yet" not in stdout
+    code, stdout, _ = swath("plan", *given, "--output", out)
+    assert (code, f"note: {out}: there is no output yet, so all is counted" in stdout) == (0, True)
     assert not out.exists()
 
     code, stdout, stderr = swath("run", *given, "--output", out)
     assert code == 3, stderr
     assert "note: 1 of 2 inputs cannot be used: see quarantine; the first: " in stderr
+    assert "scenes      2 planned: 1 done, 1 quarantined" in stdout
     assert "quarantine  1 row" in stdout
     assert "Mpx" in stderr  # progress
     assert f'swath query {out} "SELECT * FROM quarantine"' in stderr
@@ -105,6 +110,12 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
     assert (code, report["finished"], report["quarantined"]) == (0, True, 1)
     code, stdout, _ = swath("status", out)
     assert (code, "finished" in stdout) == (0, True)
+    assert "scenes       2 of 2 published" in stdout
+    code, stdout, _ = swath("plan", *given, "--output", out)
+    assert code == 0
+    assert "scenes       0 to segment\n" in stdout
+    assert "done         0.012 Mpx by earlier runs" in stdout
+    assert "quarantined  0.0 Mpx, 1 scene by earlier runs" in stdout
 
     sql = "SELECT scene_id, status FROM scenes ORDER BY 1"
     code, stdout, stderr = swath("query", out, sql, "--format", "json")
@@ -258,7 +269,11 @@ def test_parquet_goes_to_stdout(archive: Path) -> None:
         (["run", "IN", "--output", ""], 2, "an empty path"),
         (["run", "", "--output", "OUT"], 2, "an empty path"),
         (["run", "IN", "--output", "IN/a.tif"], 2, "is a file; name a folder"),
-        (["run", "IN", "--output", "IN/a.tif/x"], 1, "Not a directory"),
+        (["run", "IN", "--output", "IN/a.tif/x"], 2, "a.tif is no folder); name another folder"),
+        (["run", "IN", "--output", "/dev/null/x/y"], 2, "(/dev/null is no folder); name another"),
+        (["run", "IN", "--output", "/proc/x"], 2, "No such file or directory); name another"),
+        (["run", "IN", "--output", "OUT", "--shards", "1/2", "--output", "/proc/x"], 2, "/proc/x"),
+        (["plan", "IN", "--sample", "1", "--sample-to", "/dev/null/x"], 2, "/dev/null/x: cannot"),
         (["run", "IN", "--output", "foo://x"], 2, "foo"),
         (["run", "foo://x", "--output", "OUT"], 2, "foo"),
         (["run", "IN", "--output", "OUT", "--scale", "nan"], 2, "must be a finite number"),

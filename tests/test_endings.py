@@ -19,6 +19,7 @@ from clusters import TOKEN, another_cluster, with_token
 from outputs import differences, files, receipts, stray_files
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
+from pipeline.forecast import Earlier
 from pipeline.job import plan, run
 from pipeline.output import Output
 from pipeline.receipt import Progress, Receipt
@@ -58,12 +59,18 @@ def stop_after_one(progress: Progress) -> None:
         raise KeyboardInterrupt
 
 
-def test_a_run_that_is_stopped_leaves_its_receipt(segment: Segment, tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_leaves_its_receipt(
+    archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         segment(watch=stop_after_one)
     (receipt,) = receipts(tmp_path / "out")
     assert receipt["ended"] == "stopped by hand"
     assert (receipt["units"], receipt["units_computed"]) == (2, 1)
+    left = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(tmp_path / "out"))
+    assert left.earlier == Earlier(receipt["megapixels"], 0.0, 0)
+    assert left.units == 1
+    assert left.megapixels == pytest.approx(600 * 90 / 1e6 - receipt["megapixels"])
     segment()
     told = status(str(tmp_path / "out"))
     assert [(one["ended"], one["units_computed"]) for one in told.runs] == [

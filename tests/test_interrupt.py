@@ -55,3 +55,31 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     assert again.returncode == 0, again.stderr
     assert "done by earlier runs" in again.stdout
     assert stray_files(out) == []
+
+
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_impatience_is_answered_in_words(
+    small_checkpoint: str, tmp_path: Path, runner: str
+) -> None:
+    """Ctrl-C until it has ended."""
+    write_scene(tmp_path / "in" / "large.tif", 3000, 3000)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
+    command += ["--checkpoint", small_checkpoint, "--output", str(out), "--runner", runner]
+    command += ["--window", "128", "--stride", "64", "--block", "512"]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not list(out.glob("work/*/*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    for pause_s in (0.05, 0.3, 0.0):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(pause_s)
+    _, stderr = process.communicate(timeout=30)
+    # Its own end, or that of a process which is past its last word.
+    assert process.returncode in (1, -signal.SIGINT)
+    assert "Traceback" not in stderr
+    assert "swath: error: stopped" in stderr
+    assert outcomes(out) > 0

@@ -131,6 +131,16 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "retry-quarantined = 1", "line 9: retry-quarantined must be true or false"),
         ('"bands" = [3, 2, 1]', "bands = [1.5]", "line 10: bands must be a list of whole numbers"),
         ('    "images"', "    7", "line 2: inputs must be a list of texts"),
+        (
+            '"bands" = [3, 2, 1]',
+            "bands = []",
+            "line 10: bands must be a list of whole numbers, one or",
+        ),
+        (
+            "anon = true",
+            "[storage-options.a]\nb = 1\ntoken = 1",
+            "line 14: --storage-options: 'token'",
+        ),
         ("[storage-options]\nanon = true", "storage-options = 1", "line 11: storage-options must"),
         ("window = 64", "window 64", r"line 9: not TOML: .* \(column 8\)"),
         ("anon = true", "anon = '''", "line 12: not TOML: .*; is a quote or a bracket left open"),
@@ -145,8 +155,8 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ("window = 64", "dtype = 'int8'", "line 9: Invalid value for '--dtype': 'int8' is not"),
         ("window = 64", "replicas = 2\nrunner = 'local'", "line 10: --runner local is one replica"),
         ("window = 64", "max-hours = 0", "line 9: --max-hours 0: must be more than 0"),
-        ("anon = true", "endpoint_url = 'localhost:9000'", "line 11: .* write it with http:// or"),
-        ("anon = true", "secret = 'x'", "line 11: --storage-options: 'secret' looks like"),
+        ("anon = true", "endpoint_url = 'localhost:9000'", "line 12: .* write it with http:// or"),
+        ("anon = true", "secret = 'x'", "line 12: --storage-options: 'secret' looks like"),
         ('checkpoint = "model"', "", "toml: checkpoint is missing; add it, or give it on the"),
     ],
 )

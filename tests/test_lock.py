@@ -17,6 +17,7 @@ from faults import Proxy
 
 from pipeline import lock
 from pipeline.access import PLAIN, Access
+from pipeline.driver import Driver
 from pipeline.errors import UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
@@ -46,6 +47,13 @@ def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
             pytest.fail("both hold it")
         assert holder(store)["pid"] == str(os.getpid())
     assert not store.exists("lock.json")
+
+
+def test_who_gives_no_sign_of_life_is_not_at_work(store: Store) -> None:
+    store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
+    assert store.holder("lock.json") == Driver("far", 7, None)
+    time.sleep(lock.EXPIRES_S + 1)  # the store tells the time in whole seconds
+    assert store.holder("lock.json") is None
 
 
 def test_it_beats(store: Store) -> None:
@@ -130,6 +138,7 @@ def test_a_run_that_died_here_is_not_waited_for(
     code += "print(json.dumps(_process(os.getpid())))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     store.write("lock.json", json.dumps({"owner": "x", **json.loads(done.stdout)}).encode())
+    assert store.holder("lock.json") is None
     with caplog.at_level(logging.WARNING, "swath"), store.hold("lock.json"):
         assert holder(store)["owner"] != "x"
     assert not [said for said in caplog.messages if "waiting" in said]

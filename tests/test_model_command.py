@@ -146,6 +146,25 @@ def test_convert_refuses_a_file_for_a_folder(swath: Cli, nvlabs_b0: Path) -> Non
     assert nvlabs_b0.read_bytes() == before
 
 
+def test_convert_does_not_replace_what_it_reads(
+    swath: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "b0"
+    write_checkpoint(random_checkpoint(mit_config("b0", 3, **SMALL)), str(folder))
+    (tmp_path / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.chdir(tmp_path)
+    for path in (folder, folder / "model.safetensors", f"{folder}/"):
+        for to in (folder, "b0", "link", f"{folder}/../b0/"):
+            for more in ([], ["--force"]):
+                code, out, err = swath("model", "convert", path, "--to", to, *more)
+                assert (code, out) == (2, "")
+                assert err.endswith(
+                    f"--to {to}: is the checkpoint that is read; give another folder\n"
+                )
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_convert_keeps_the_name_of_the_background(swath: Cli, tmp_path: Path) -> None:
     config = mit_config("b0", 2, ["ground", "roof"], **SMALL, sigmoid=True)
     write_checkpoint(random_checkpoint(config), str(tmp_path / "a"))

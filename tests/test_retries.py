@@ -59,7 +59,7 @@ def test_mended_files_replace_their_old_rows(
 
     mend(broken, contents)
     waiting = plan([str(broken)], small_checkpoint, SETTINGS, Execution(runner="local"), str(out))
-    assert (waiting.scenes, waiting.rejected) == (3, ())
+    assert (waiting.scenes, waiting.failures) == (3, ())
     receipt = segment(broken, small_checkpoint, out)
     assert "3 inputs are planned again: they failed, or changed before their turn" in receipt.notes
     check_books(out, receipt)

@@ -98,6 +98,31 @@ def test_alpha_taken_for_a_colour_is_noted(small_checkpoint: str, tmp_path: Path
     assert not any("alpha" in note for note in plan(*given, SETTINGS, LOCAL).notes)
 
 
+def test_a_nodata_value_that_a_type_does_not_have_is_noted(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    write_scene(folder / "a.tif", 60, 50)
+    write_scene(folder / "b.tif", 60, 50, values=picture(60, 50).astype(np.int16) - 100)
+    given = [str(folder)], small_checkpoint
+
+    def notes(nodata: float) -> list[str]:
+        settings = replace(SETTINGS, nodata=nodata, scale=0.01)
+        return [note for note in plan(*given, settings, LOCAL).notes if "--nodata" in note]
+
+    assert notes(0) == notes(255) == []
+    says = (
+        f"1 input holds a type that has no 300, first {folder}/a.tif (uint8): --nodata takes none"
+    )
+    assert notes(300)[0].startswith(says)
+    assert notes(-1)[0].startswith("1 input holds a type that has no -1")
+    for value in (0.5, np.nan, 1e6):
+        assert notes(value)[0].startswith(f"2 inputs hold a type that has no {value:g}")
+    settings = replace(SETTINGS, nodata=300, scale=0.01)
+    receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
+    assert any("--nodata takes none of its pixels" in note for note in receipt.notes)
+
+
 def test_a_second_run_computes_nothing(
     archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
@@ -105,7 +130,11 @@ def test_a_second_run_computes_nothing(
     second = segment(archive, small_checkpoint, tmp_path / "out")
     assert first.units_computed == first.units == second.units
     assert second.units_computed == 0
-    assert (second.bounded_by, second.startup_s) == ("start-up", second.seconds)
+    assert (second.bounded_by, second.relief) == (None, None)
+    assert (second.replicas, second.busy) == (0, None)
+    assert second.startup_s == second.seconds
+    told = status(str(tmp_path / "out"))
+    assert [told.runs[0]["bounded_by"] is None, told.runs[1]["bounded_by"]] == [False, None]
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 2
 
 

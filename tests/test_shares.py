@@ -147,6 +147,8 @@ def test_who_may_work_beside_whom(
 
     def meanwhile(_: Progress) -> None:
         if not outcomes:
+            at_work = [driver.shards for driver in status(str(out)).at_work]
+            assert at_work == [None if here.whole else str(here)]
             try:
                 segment(folder, small_checkpoint, out, there)
                 outcomes.append("done")

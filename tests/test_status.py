@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import unfinished
+from archives import write_scene
 from outputs import files
 from s3server import Server
 
@@ -95,6 +101,40 @@ def test_runs_that_have_left_no_receipt(made: unfinished.Made) -> None:
     told = status(made.url)
     check(told, made)
     assert told.runs_without_receipt == 1
+
+
+def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) -> None:
+    write_scene(tmp_path / "in" / "large.tif", 1500, 1500)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
+    command += ["--checkpoint", small_checkpoint, "--output", str(out), "--runner", "local"]
+    command += ["--window", "128", "--stride", "64", "--block", "512"]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not list(out.glob("work/*/*.parquet")):
+            assert first.poll() is None
+            time.sleep(0.01)
+        told = status(str(out))
+        (driver,) = told.at_work
+        assert (driver.host, driver.pid, driver.shards) == (socket.gethostname(), first.pid, None)
+        assert (told.died, told.runs_without_receipt) == (False, 1)
+        first.send_signal(signal.SIGSTOP)  # it would be done before the other one has begun
+        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert second.returncode == 2
+        assert f"another run is at work on this output ({driver}); wait for it" in second.stderr
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
+    left = files(out)
+    told = status(str(out))
+    assert (told.at_work, told.died, told.runs_without_receipt) == ((), True, 1)
+    assert files(out) == left
+    assert "lock.json" in left
+    subprocess.run(command, capture_output=True, check=True)
+    told = status(str(out))
+    assert (told.at_work, told.died, told.runs_without_receipt) == ((), False, 1)
+    assert "lock.json" not in files(out)
 
 
 def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> None:

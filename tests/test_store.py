@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
+import subprocess
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ import pytest
 from pipeline.access import PLAIN, Access
 from pipeline.bucket import ObjectStore
 from pipeline.disk import LocalStore
+from pipeline.driver import Driver
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.store import Store
 from pipeline.stores import open_store
@@ -239,6 +243,76 @@ def test_a_failed_part_publishes_nothing(s3_folder: str, monkeypatch: pytest.Mon
     monkeypatch.undo()
     assert store.list("") == []
     assert uploads(fs, bucket, folder) == []
+
+
+def test_who_holds_a_name(store: Store) -> None:
+    assert store.holder("lock.json") is None
+    with store.hold("lock.json"):
+        before = store.read("lock.json")
+        found = store.holder("lock.json")
+        assert found is not None
+        assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
+        since = datetime.fromisoformat(found.since or "")
+        assert timedelta() <= datetime.now(UTC) - since < timedelta(minutes=1)
+        assert store.list("") == ["lock.json"]
+        assert store.read("lock.json") == before
+        says = rf"at work on this output \({found.host}, process {os.getpid()}, since {since.year}-"
+        if isinstance(store, LocalStore):  # test_lock.py has the other's
+            with pytest.raises(UsageError, match=says), store.hold("lock.json"):
+                pytest.fail("both hold it")
+    assert store.holder("lock.json") is None
+
+
+def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
+    """As earlier versions left them, locked or not."""
+    store = open_store(str(tmp_path), PLAIN)
+    (tmp_path / "lock.json").touch()
+    assert store.holder("lock.json") is None
+    with (tmp_path / "lock.json").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert store.holder("lock.json") == Driver(None, None, None)
+        with pytest.raises(UsageError, match="unknown machine"), store.hold("lock.json"):
+            pytest.fail("both hold it")
+    with store.hold("lock.json"):
+        assert store.holder("lock.json") != Driver(None, None, None)
+    assert store.list("") == []
+
+
+def test_who_asks_for_a_holder_is_in_nobodys_way(tmp_path: Path) -> None:
+    store, over = open_store(str(tmp_path), PLAIN), threading.Event()
+    (tmp_path / "lock.json").touch()  # a dead run's, which can be locked by who looks
+
+    def ask() -> None:
+        while not over.is_set():
+            store.holder("lock.json")
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask)
+        try:
+            for _ in range(50):
+                with store.hold("lock.json"):
+                    pass
+                (tmp_path / "lock.json").touch()
+        finally:
+            over.set()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "disk")]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("may not mount")
+    try:
+        for folder in (tmp_path / "disk", tmp_path / "disk" / "new" / "out"):
+            store = open_store(str(folder), PLAIN)
+            with pytest.raises(UsageError, match=f"{folder}: cannot .* into {tmp_path}/disk, or"):
+                store.check_writable()
+            with pytest.raises(UsageError, match=r"Read-only file system\); name"):
+                store.hold("lock.json").__enter__()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
 def test_web_servers_are_not_written_to() -> None:

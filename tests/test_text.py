@@ -12,7 +12,8 @@ import pytest
 from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
-from pipeline.forecast import Rate
+from pipeline.driver import Driver
+from pipeline.forecast import Earlier, Rate
 from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
 
 VALUES = pa.table(
@@ -149,7 +150,7 @@ def test_sizes(number: float, says: str) -> None:
 def estimate() -> Estimate:
     failure = Failure("b", "b.tif", "describe", None, "InputError", "not an image")
     return Estimate(
-        inputs=3, scenes=2, rejected=(failure,), units=4, windows=100, windows_computed=125,
+        inputs=3, scenes=2, failures=(failure,), units=4, windows=100, windows_computed=125,
         megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
         rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",),
         memory={"total": 9 * 10**9},
@@ -158,27 +159,34 @@ def estimate() -> Estimate:
 
 def test_the_estimate_reads_well() -> None:
     lines = plan.render(estimate()).splitlines()
-    assert "windows   100 (computed: 125, x1.25)" in lines
-    assert "time      30 min 0 s with 3 replicas on cpu, without start-up" in lines
-    assert "rate      0.020 s per window and replica, nominal; --calibrate measures it" in lines
-    assert "area      unknown: no CRS" in lines
+    assert "windows  100 (computed: 125, x1.25)" in lines
+    assert "time     30 min 0 s with 3 replicas on cpu, without start-up" in lines
+    assert "rate     0.020 s per window and replica, nominal; --calibrate measures it" in lines
+    assert "area     unknown: no CRS" in lines
     assert "note: small scenes" in lines
-    assert "rejected: b.tif: not an image (describe, InputError)" in lines
+    assert "would be quarantined: b.tif: not an image (describe, InputError)" in lines
+    assert "scenes   2 to segment, 1 would be quarantined" in lines
+    again = plan.render(replace(estimate(), earlier=Earlier(250.0, 1.5, 1))).splitlines()
+    assert "done         250.0 Mpx by earlier runs" in again
+    assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in again
 
 
-def test_the_receipt_reads_well() -> None:
-    receipt = Receipt(
+def receipt() -> Receipt:
+    return Receipt(
         started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
         output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
         scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
-        failures=estimate().rejected, megapixels=12.0,
+        failures=estimate().failures, megapixels=12.0,
         megapixels_per_s=0.25, windows=100, windows_computed=125, read_s=1, segment_s=60,
         finish_s=2, publish_s=1, retries=3, bounded_by="segment", pixels_without_area=7,
         notes=("a note",),
         relief="more GPUs", megapixels_per_s_steady=0.28, busy=0.984, gpu_utilisation=0.8,
         gpu_memory_bytes=3 * 10**9, driver_s=0, km2=1234.5, cost=7.5, cost_per_1000_km2=6.075,
     )  # fmt: skip
-    out = run.render(receipt)
+
+
+def test_the_receipt_reads_well() -> None:
+    out = run.render(receipt())
     assert "100 of the grid, 125 computed" in out
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
     assert "1 computed, 3 done by earlier runs" in out
@@ -193,8 +201,19 @@ def test_the_receipt_reads_well() -> None:
     assert "7 px outside their CRS's domain" in out
 
 
-def test_the_status_reads_well() -> None:
-    report = Status(
+def test_the_receipt_of_a_run_with_nothing_to_do() -> None:
+    idle = replace(
+        receipt(), units_computed=0, replicas=0, bounded_by=None, relief=None, busy=None, km2=None
+    )
+    out = run.render(idle)
+    assert "0 computed, 4 done by earlier runs" in out
+    assert "time        1 min 5 s; there was nothing to do" in out
+    assert "replica" not in out
+    assert "bound by" not in out
+
+
+def report() -> Status:
+    return Status(
         output="OUT", units=40, units_done=10, shards=2, shards_published=0, scenes=3,
         scenes_published=0, quarantined=1, quarantined_waiting=2, megapixels=1000.0,
         megapixels_done=249.0, megapixels_quarantined=1.0, megapixels_open=750.0, finished=False,
@@ -202,40 +221,61 @@ def test_the_status_reads_well() -> None:
             "settings": {"window": 512, "batch": None, "bands": [4, 3, 2]},
             "checkpoint": "C", "device": "cpu",
         },
-        runs=(), runs_without_receipt=0,
+        runs=(), runs_without_receipt=0, at_work=(), died=False,
     )  # fmt: skip
-    lines = status.render(report).splitlines()
+
+
+def test_the_status_reads_well() -> None:
+    lines = status.render(report()).splitlines()
     assert "state        unfinished: the same `swath run` goes on" in lines
     assert "done         249.0 Mpx, 25%" in lines
     assert "open         750.0 Mpx, 75%, 30 units" in lines
     assert "quarantined  1 Mpx, 1%, 1 row, 2 more to come" in lines
     assert "units        10 of 40 have an outcome" in lines
-    assert "inputs       0 of 3 published" in lines
+    assert "scenes       0 of 3 published" in lines
     assert "settings     window 512, bands 4,3,2" in lines
     assert lines[-1] == "runs         0"
-    killed = status.render(replace(report, runs_without_receipt=1)).splitlines()
-    assert killed[-1] == "runs         1, 1 at work or killed, without a receipt"
+    assert "at work      nobody" in lines
+    killed = status.render(replace(report(), runs_without_receipt=1, died=True)).splitlines()
+    assert killed[-1] == "runs         1, 1 ended without a receipt"
+    says = "nobody; the latest run left no receipt: it was killed, or its store was gone"
+    assert f"at work      {says}" in killed
+    first = Driver("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
+    both = replace(report(), at_work=(first, Driver(None, None, None)), runs_without_receipt=3)
+    lines = status.render(both).splitlines()
+    assert "state        unfinished" in lines
+    says = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"
+    assert f"at work      {says}; on an unknown machine" in lines
+    assert lines[-1] == "runs         3, 2 at work, 1 ended without a receipt"
 
 
 def test_the_status_tells_the_last_runs() -> None:
-    receipt = {
+    one = {
         "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
         "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
     }  # fmt: skip
     says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
-    assert status._run(receipt) == f"{says} segment"
-    paid = receipt | {"cost": 7.5, "cost_per_1000_km2": None}
+    assert status._run(one) == f"{says} segment"
+    paid = one | {"cost": 7.5, "cost_per_1000_km2": None}
     assert status._run(paid) == f"{says} segment, cost 7.50"
-    stopped = receipt | {"ended": "stopped by hand"}
+    stopped = one | {"ended": "stopped by hand"}
     assert status._run(stopped) == f"{says} segment, ended early: stopped by hand"
+    idle = one | {"bounded_by": None, "megapixels": 0.0}
+    says = "2026-01-01T00:00:00+00:00: 0.0 Mpx in 1 min 5 s, there was nothing to do"
+    assert status._run(idle) == says
 
 
 def test_runs_that_ended_early_are_counted() -> None:
     done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
-    assert status._count([done, done], 0) == "2:"
-    assert status._count([stopped, done], 0) == "2, 1 of them ended early:"
-    assert status._count([*[done] * 5, stopped], 0) == "6, 1 of them ended early, the last 5:"
-    assert status._count([done], 2) == "3, 2 at work or killed, without a receipt:"
+
+    def count(receipts: list[dict[str, str]], silent: int = 0) -> str:
+        told = replace(report(), runs=tuple(receipts), runs_without_receipt=silent)
+        return status._count(told)
+
+    assert count([done, done]) == "2:"
+    assert count([stopped, done]) == "2, 1 of them ended early:"
+    assert count([*[done] * 5, stopped]) == "6, 1 of them ended early, the last 5:"
+    assert count([done], 2) == "3, 2 ended without a receipt:"
 
 
 def test_small_costs_are_more_than_nothing() -> None:

@@ -176,9 +176,15 @@ def test_samples_are_what_the_run_makes_of_these_blocks(
         right = image[:, ids.shape[1] :]
         assert (right[valid] == colors[ids[valid]]).all()
         assert (image[:, : ids.shape[1]][~valid] == 0).all()
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [
-        "001.png", "002.png", "003.png", "004.png",
-    ]  # fmt: skip
+    assert _pictures(tmp_path) == [f"sample-00{n}.png" for n in (1, 2, 3, 4)]
+    (tmp_path / "pictures" / "001.png").touch()  # somebody else's
+    fewer = replace(trial, sample=2)
+    plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=fewer)
+    assert _pictures(tmp_path) == ["001.png", "sample-001.png", "sample-002.png"]
+
+
+def _pictures(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "pictures").iterdir())
 
 
 def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint: str) -> None:
@@ -214,6 +220,15 @@ def test_a_wrong_scale_is_seen(small_checkpoint: str, tmp_path: Path) -> None:
         found = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
         return "\n".join(found.notes)
 
+    def noted(scale: float) -> str:
+        """By a run."""
+        settings, out = replace(SETTINGS, scale=scale), str(tmp_path / f"{scale}")
+        return "\n".join(run([str(tmp_path / "in")], small_checkpoint, out, settings, LOCAL).notes)
+
+    assert "the pixels' values run from 0.0" in noted(0.001)
+    assert "check --scale and --offset" in noted(0.01)
+    assert "the pixels' values end at 0.007" in noted(0.000001)
+    assert "values" not in noted(1 / 7650)
     assert "values run from 0.06 to 7.59" in notes(0.001)
     assert "check --scale and --offset" in notes(0.001)
     assert "values end at 0.0076" in notes(0.000001)
@@ -298,12 +313,12 @@ def test_the_command_prints_all_of_it(
     out = capsys.readouterr().out
     assert "s per window and replica, nominal; --calibrate measures it" in out
     assert "per 1,000 km2" in out
-    assert f"{tmp_path}/001.png" in out
+    assert f"{tmp_path}/sample-001.png" in out
     with pytest.raises(SystemExit):
         main([*words, "--format", "json"])
     found = json.loads(capsys.readouterr().out)
     assert [sample["picture"] for sample in found["samples"]] == [
-        f"{tmp_path}/00{n}.png" for n in (1, 2)
+        f"{tmp_path}/sample-00{n}.png" for n in (1, 2)
     ]
     assert found["rate"]["measured"] is False
 
