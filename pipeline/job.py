@@ -98,7 +98,9 @@ def _earlier(
 def _untried(ready: Prepared) -> list[str]:
     if not to_be_tried(ready):
         return []
-    return [f"whether a batch of {ready.job.settings.batch} windows fits is tried when a run begins"]
+    return [
+        f"whether a batch of {ready.job.settings.batch} windows fits is tried when a run begins"
+    ]
 
 
 def _of_output(
@@ -183,13 +185,9 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
         alone = existing is None or share.whole or is_alone(existing.store, share)
         ready = prepare(asked, existing, closed=not alone)
         if ready.stops and ready.new:
-<<<<<<< HEAD
-            raise UsageError(f"{output}: {ready.stops}; nothing was changed")
-        ready = with_batch(ready, asked)
-=======
             why = f"{ready.stops}. {remedy(existing is not None)}"
             raise UsageError(f"{output}: {why}; nothing was changed")
->>>>>>> polish
+        ready = with_batch(ready, asked)
         out = ready.output or Output.create(output, ready.job, access)
         if not existing:
             held.enter_context(working(out.store, share))
