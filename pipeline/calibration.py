@@ -14,12 +14,13 @@ from functools import partial
 import numpy as np
 
 from pipeline.apart import LOOSE_BYTES, apart
+from pipeline.device import devices_here
 from pipeline.errors import UsageError
 from pipeline.forecast import Rate
 from pipeline.grid import WindowGrid
 from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
-from pipeline.replica import Replica, devices_here
+from pipeline.replica import Replica
 from pipeline.sandbox import Limits
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import Settings

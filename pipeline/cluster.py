@@ -23,22 +23,11 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from ray.exceptions import RayError
 
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.machine import (
-    IO_CPUS,
-    REPLICAS_PER_GPU,
-    Machine,
-    can_work,
-    cpus_here,
-    memory_here,
-    tasks_at_once,
-)
-from pipeline.settings import Execution
+from pipeline.machine import IO_CPUS, REPLICAS_PER_GPU, can_work
 
 KNOCK_S = 5.0
 PUBLISHING_CPUS = 1
 """And for the tasks that publish, which ask for next to nothing, all together."""
-CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
-"""No more replicas on a machine's CPUs than leave each this much, and this to all else."""
 IDLE_S = 600
 """After which a process without work is ended; there are never more than can work at a time."""
 _GREETING = b"Set ray log level from environment variable"
@@ -120,35 +109,6 @@ def devices_of(address: str) -> tuple[str, int, tuple[int, ...], int]:
     if gpus:
         return "cuda", gpus * REPLICAS_PER_GPU, nodes_bytes, cpus
     return "cpu", max(1, cpus - IO_CPUS), nodes_bytes, cpus
-
-
-def machine_of(
-    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution, cpus: int = 0
-) -> Machine:
-    """Two replicas per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
-
-    Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
-    """
-    memory = memory_here()
-    if execution.runner == "local":
-        return Machine(device, 1, memory, tasks=0)
-    if not nodes_bytes:
-        if device == "cpu":
-            count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
-        least, most = execution.pool or (count, count)
-        most = max(least, min(most, count))  # this machine does not grow
-        tasks = tasks_at_once(device, most, cpus_here(device, most))
-    else:
-        share = max(1, count // execution.shards.of)
-        least, most = execution.pool or (share, share)
-        if device == "cpu" and least > count + 1:
-            raise UsageError(
-                f"--replicas {least}: the CPUs of the cluster hold {count + 1} replicas beside a"
-                f" read; use --replicas {count}"
-            )
-        tasks = tasks_at_once(device, most, cpus / execution.shards.of)
-    pool = least if least < most else None
-    return Machine(device, most, memory, tasks, nodes_bytes, pool)
 
 
 def _alone_on_this_machine() -> dict[str, str]:

@@ -1,14 +1,23 @@
-"""To and from a GPU without waiting for it: by pinned memory, in the order of the current stream.
-
-A copy from any other memory waits until all that was asked for before is done.
+"""What replicas run on here, and to and from a GPU without waiting for it: by pinned memory, in the
+order of the current stream. A copy from any other memory waits until all before it is done.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+from pipeline.machine import REPLICAS_PER_GPU, cores_here
+
+
+def devices_here() -> tuple[str, int]:
+    """The kind of device that replicas on this machine use, and for how many there is room."""
+    if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
+        return "cuda", torch.cuda.device_count() * REPLICAS_PER_GPU
+    return "cpu", cores_here()
 
 
 def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UsageError
+from pipeline.settings import Execution
+
 TASK_CPUS = 0.5
 """Of a read or a write: they mostly wait. Differs from the replicas', else Ray fuses the stages."""
 LEAST_TASKS = 2
@@ -17,6 +20,10 @@ IO_CPUS = 2
 """Beyond those of the replicas on CPUs, so that reads and writes never wait for an actor."""
 TASKS_PER_PUBLISHER = 4
 """Publishing takes 5 to 9 ms of CPU per megapixel, reading and writing it a multiple of that."""
+
+
+CPU_REPLICA_BYTES, SHARED_BYTES = 1_500_000_000, 4_000_000_000
+"""No more replicas on a machine's CPUs than leave each this much, and this to all else."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,35 @@ class Machine:
         """Shards that may be published at once: one for each node, or more where there are CPUs
         for many reads, and so for many pixels."""
         return max(1, len(self.nodes_bytes), self.tasks // TASKS_PER_PUBLISHER)
+
+
+def machine_of(
+    device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution, cpus: int = 0
+) -> Machine:
+    """Two replicas per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
+
+    Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
+    """
+    memory = memory_here()
+    if execution.runner == "local":
+        return Machine(device, 1, memory, tasks=0)
+    if not nodes_bytes:
+        if device == "cpu":
+            count = max(1, min(count, (memory - SHARED_BYTES) // CPU_REPLICA_BYTES))
+        least, most = execution.pool or (count, count)
+        most = max(least, min(most, count))  # this machine does not grow
+        tasks = tasks_at_once(device, most, cpus_here(device, most))
+    else:
+        share = max(1, count // execution.shards.of)
+        least, most = execution.pool or (share, share)
+        if device == "cpu" and least > count + 1:
+            raise UsageError(
+                f"--replicas {least}: the CPUs of the cluster hold {count + 1} replicas beside a"
+                f" read; use --replicas {count}"
+            )
+        tasks = tasks_at_once(device, most, cpus / execution.shards.of)
+    pool = least if least < most else None
+    return Machine(device, most, memory, tasks, nodes_bytes, pool)
 
 
 def cores_here(root: Path = Path("/")) -> int:

@@ -9,16 +9,18 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.batch import DEVICES, fitting_batch
-from pipeline.cluster import devices_of, machine_of
+from pipeline.cluster import devices_of
 from pipeline.cost import Cost, Network
+from pipeline.device import devices_here
 from pipeline.division import Division, division_of
 from pipeline.errors import UsageError
+from pipeline.machine import machine_of
 from pipeline.output import Output
 from pipeline.plan import BATCH, Planner
 from pipeline.publish import check_published
 from pipeline.quarantine import Quarantine
 from pipeline.recorded import is_of, recorded
-from pipeline.replica import devices_here, from_checkpoint
+from pipeline.replica import from_checkpoint
 from pipeline.settings import Execution, Settings
 from pipeline.shard import Shard
 from pipeline.share import WHOLE, Share

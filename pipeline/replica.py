@@ -6,7 +6,6 @@ positions.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from pipeline.forward import Forward
 from pipeline.gpu import Gpu
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
-from pipeline.machine import REPLICAS_PER_GPU, cores_here
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene
@@ -94,13 +92,6 @@ class _Window:
     row: int
     col: int
     cut: Cut
-
-
-def devices_here() -> tuple[str, int]:
-    """The kind of device that replicas on this machine use, and for how many there is room."""
-    if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
-        return "cuda", torch.cuda.device_count() * REPLICAS_PER_GPU
-    return "cpu", cores_here()
 
 
 def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:

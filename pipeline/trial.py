@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.calibration import calibrated
+from pipeline.device import devices_here
 from pipeline.forecast import Rate, Sample
 from pipeline.plan import BATCH
-from pipeline.replica import devices_here
 from pipeline.samples import samples
 from pipeline.scene import Scene
 from pipeline.settings import Trial

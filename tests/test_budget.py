@@ -11,11 +11,10 @@ from ray import is_initialized
 from ray._private.state import actors
 from test_jobfile import code_of
 
-from pipeline.cluster import machine_of
 from pipeline.division import Division
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.job import run
-from pipeline.machine import Machine
+from pipeline.machine import Machine, machine_of
 from pipeline.memory import Need
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings

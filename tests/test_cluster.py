@@ -14,10 +14,10 @@ from archives import write_scene
 from clusters import TOKEN, another_cluster, with_token
 from ray.cluster_utils import Cluster
 
-from pipeline.cluster import devices_of, machine_of
+from pipeline.cluster import devices_of
 from pipeline.errors import UsageError
 from pipeline.job import run
-from pipeline.machine import tasks_at_once
+from pipeline.machine import machine_of, tasks_at_once
 from pipeline.settings import Execution, Settings
 
 ALONE_THEN_JOINED = """

@@ -16,6 +16,7 @@ from PIL import Image
 
 import pipeline.calibration
 from jobs.cli import main
+from pipeline.device import devices_here
 from pipeline.division import Division
 from pipeline.errors import UsageError
 from pipeline.estimate import PIXEL_S, SHARE, _rounds
@@ -26,7 +27,6 @@ from pipeline.overlay import overlay, palette
 from pipeline.plan import BATCH
 from pipeline.receipt import Estimate
 from pipeline.recorded import recorded
-from pipeline.replica import devices_here
 from pipeline.samples import EDGE_PX, drawn
 from pipeline.scene import Block
 from pipeline.settings import Execution, Settings, Trial
