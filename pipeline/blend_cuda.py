@@ -18,8 +18,10 @@ from pipeline.device import fetched, sent, torch_dtype
 from pipeline.lattice import Group, Segment
 from pipeline.unit import Stitched, mask_dtype
 
-PIXELS, POSITIONS, CLASSES = 128, 128, 4
-"""Of a program: of `decide`, and of `sum_windows`."""
+PIXELS, WARPS = 128, 4
+"""Of a program of `decide`."""
+POSITIONS, CLASSES = 128, 4
+"""Of a program of `sum_windows`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class TritonBlend:
                 single=pixels.single and len(rows.groups) == 1,
                 pixels=PIXELS,
                 enable_fp_fusion=False,
+                num_warps=WARPS,
             )
         del kept
 
