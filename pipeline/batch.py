@@ -1,8 +1,8 @@
 """The largest batch with which a unit fits, tried where a job's replicas will run.
 
 A process of its own tries it, here or on a cluster: the driver holds no GPU, and a crash is an
-answer. What does not fit is halved, so that whoever tries finds the same batch. No GPU has tried
-one yet.
+answer. What does not fit is halved, so that whoever tries finds the same batch. On a GPU
+one that fits has been tried, none yet that does not.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pipeline.unit import Stitched, mask_dtype
 
 PIXELS, WARPS = 128, 4
 """Of a program of `decide`."""
-POSITIONS, CLASSES = 128, 4
+POSITIONS, CLASSES = 128, 8
 """Of a program of `sum_windows`."""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.grid import WindowGrid
-from pipeline.machine import Machine
+from pipeline.machine import REPLICAS_PER_GPU, Machine
 from pipeline.scene import Block, Scene, Unit
 from pipeline.settings import Settings
 from segformer.flops import gflop_per_window
@@ -18,11 +18,13 @@ from segformer.flops import gflop_per_window
 if TYPE_CHECKING:
     from segformer.config import ModelConfig
 
-NOMINAL_GFLOP_PER_S = {"cpu": 90.0, "cuda": 30_000.0}
-"""Of one CPU thread (measured: 85 to 110 on AVX-512 cores) and of one GPU (assumed, not measured):
+NOMINAL_GFLOP_PER_S = {"cpu": 90.0, "cuda": 34_000.0}
+"""Of one CPU thread (measured: 85 to 110 on AVX-512 cores) and of one GPU (an H100, in float32):
 they size units and the estimate of hours, nothing else."""
 WINDOW_S = {"cpu": 0.004, "cuda": 0.0002}
-"""What a window takes beside its arithmetic: measured with 64 px windows, and assumed."""
+"""What a window takes beside its arithmetic: measured with 64 px windows, and on an H100."""
+_HALF_GFLOP_PER_S, _HALF_WINDOW_S = 225_000.0, 0.00013
+"""The same of a GPU in half precision."""
 
 _SMALL_BYTES, _SCATTERED = 256_000, 1.6
 """Logits of a window that lie between what each forward pass frees, and what they keep in all
@@ -70,7 +72,13 @@ class Cost:
     def window_s(self) -> float:
         """Seconds of one replica for one window, nominally."""
         device = self.machine.device
-        return self.network.gflop_per_window / NOMINAL_GFLOP_PER_S[device] + WINDOW_S[device]
+        gflop_per_s, beside_s = NOMINAL_GFLOP_PER_S[device], WINDOW_S[device]
+        sharing = 1
+        if device == "cuda":
+            sharing = min(REPLICAS_PER_GPU, self.machine.replicas)
+            if self.settings.dtype != "float32":
+                gflop_per_s, beside_s = _HALF_GFLOP_PER_S, _HALF_WINDOW_S
+        return sharing * (self.network.gflop_per_window / gflop_per_s + beside_s)
 
     def grid(self, scene: Scene) -> WindowGrid:
         return WindowGrid.of(scene.width, scene.height, self.settings.window, self.settings.stride)

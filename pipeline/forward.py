@@ -1,7 +1,7 @@
 """Windows through the network, in batches of one fixed shape, on one device.
 
 A short batch is filled with windows without data, never shrunk: at a fixed shape a window's logits
-are bit-equal in any slot. On CUDA a batch is one CUDA graph; no GPU has run that path yet.
+are bit-equal in any slot. On CUDA a batch is one CUDA graph.
 Knows neither scenes nor blends, files nor Ray. Suffixes: N batch, C channels, K classes, H W
 pixels, h w positions.
 """

@@ -1,4 +1,4 @@
-"""What a GPU says of its memory and its load. No GPU has run this yet.
+"""What a GPU says of its memory and its load.
 
 Knows neither the network nor units. Asks NVML by way of torch, where nvidia-ml-py is installed.
 """
