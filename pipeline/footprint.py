@@ -15,7 +15,7 @@ import numpy as np
 import pyproj
 import shapely
 
-from pipeline.area import Ground, ground
+from pipeline.ground import Ground, ground
 from pipeline.scene import Affine6, Rect
 
 TOLERANCE = 5e-5
