@@ -46,15 +46,16 @@ def _add_tile(ids_HW, above_KW, slope_KW, line_H, share_H, pixels, area_m2, with
     for y in range(ids_HW.shape[0]):
         ids, share = ids_HW[y], share_H[y]
         above, slope = above_KW[line_H[y]], slope_KW[line_H[y]]
+        if y == 0 or line_H[y] != line_H[y - 1]:
+            some_0 = False  # between two areas that are not 0 there is none
+            for x in range(len(above)):
+                some_0 |= above[x] == 0 or above[x] + slope[x] == 0
         if len(above) == width:
             for x in range(width):
                 row_W[x] = above[x] + share * slope[x]
         else:
             row_W[:] = above[0] + share * slope[0]
-        nothing = 0
-        for x in range(width):
-            nothing += row_W[x] == 0
-        if nothing:
+        if some_0:
             for x in range(width):
                 without[min(ids[x], nodata)] += row_W[x] == 0
         x = 0
