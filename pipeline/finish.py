@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.area import CellAreas, Lines, level
-from pipeline.footprint import footprint
+from pipeline.footprint import footprints
 from pipeline.grid import mask_tiles
 from pipeline.receipt import Failure
 from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
@@ -76,7 +76,7 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
 
     scene, core, classes = block.scene, block.core, result.samples_TK.shape[1]
     areas_of = _areas(scene, core)
-    rows = []
+    rows, rects = [], []
     without_area = 0
     for tile, (tile_col, tile_row, rect) in enumerate(mask_tiles(core)):
         top, left = rect.row_off - core.row_off, rect.col_off - core.col_off
@@ -87,6 +87,7 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
         sums = class_sums(ids_HW, areas_of(rect), classes)
         without_area += sums.without_area
         confidence_K, samples_K = result.confidence_TK[tile], result.samples_TK[tile]
+        rects.append(rect)
         rows.append(
             {
                 "scene_id": scene.scene_id,
@@ -103,11 +104,12 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
                 "nodata": nodata_value(classes),
                 "crs": scene.crs,
                 "transform": tile_transform(scene.transform, rect.col_off, rect.row_off),
-                **place(scene, rect),
                 "mask": ids_HW,
                 "classes": _classes(sums, confidence_K, samples_K),
             }
         )
+    for row, place in zip(rows, places(scene, rects), strict=True):
+        row.update(place)
     return rows, without_area
 
 
@@ -153,12 +155,14 @@ def mean_confidence(confidence: int, samples: int) -> float | None:
     return float(confidence / samples / CONFIDENCE_SCALE) if samples else None
 
 
-def place(scene: Scene, rect: Rect) -> dict[str, Any]:
-    """The columns geometry and bbox of a rectangle of a scene; null without a CRS."""
-    found = footprint(scene.crs, scene.transform, rect) if scene.crs else None
-    if found is None:
-        return {"geometry": None, "bbox": None}
-    return {"geometry": found.wkb, "bbox": bbox_struct(found.bbox)}
+def places(scene: Scene, rects: list[Rect]) -> list[dict[str, Any]]:
+    """The columns geometry and bbox of rectangles of a scene; null without a CRS."""
+    if scene.crs is None:
+        return [{"geometry": None, "bbox": None} for _ in rects]
+    return [
+        {"geometry": found and found.wkb, "bbox": found and bbox_struct(found.bbox)}
+        for found in footprints(scene.crs, scene.transform, rects)
+    ]
 
 
 def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines]:

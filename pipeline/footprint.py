@@ -8,26 +8,22 @@ leaves -180..180 is cut and moved back (RFC 7946, section 3.1.9).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyproj
 import shapely
 
 from pipeline.ground import Ground, ground
+from pipeline.rings import densified, followed, polygons, quantised, short, with_area
 from pipeline.scene import Affine6, Rect
 
-TOLERANCE = 5e-5
-"""How far an edge may leave the true one halfway between two vertices, in sides of the rect."""
 SMALL_M = 100e3  # edges shorter than this start undivided: they are bent most halfway
 POLE_TOLERANCE = 1e-5
 """A pole this near to an edge, in sides of the rect, lies on it."""
-MAX_ROUNDS = 20
 CLIP_STEPS = 32  # the part of a rect inside the domain is looked for at 33 x 33 places
-SNAP_DEG = 1e-9
-LON_STEPS = 2.0**40
-"""Longitudes are multiples of 2**-40 degrees (0.1 micrometres), so that +-360 is exact."""
 
 
 @dataclass(frozen=True)
@@ -54,54 +50,135 @@ def _earth(crs: str) -> tuple[Ground, pyproj.Transformer, list[tuple[float, floa
     return base, pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True), poles
 
 
-def footprint(crs: str, transform: Affine6, rect: Rect) -> Footprint | None:
-    """The outline of `rect` (pixels of the grid of `transform`); None if wholly off the domain.
+def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Footprint | None]:
+    """The outlines of rects (pixels of the grid of `transform`); None if wholly off the domain.
 
     Edges leave the true ones by less than 1e-4 of the rect's side; a part outside the domain is
     cut off. ValueError where the CRS has no place on Earth.
     """
-    left, top, right, low = rect.col_off, rect.row_off, rect.col_end, rect.row_end
-    corners = np.array([(left, top), (left, low), (right, low), (right, top)], dtype=np.float64)
-    if ground(crs).transformer is None:
-        shape = _geographic(crs, transform, corners)
-    else:
-        shape = _Outline(crs, transform, corners).shape()
-    if shape.is_empty:
-        return None
-    wkb = shapely.to_wkb(shapely.orient_polygons(shape, exterior_cw=False))
-    return Footprint(wkb=wkb, bbox=shape.bounds)
+    if not rects:
+        return []
+    corners = np.array(
+        [
+            (
+                (rect.col_off, rect.row_off),
+                (rect.col_off, rect.row_end),
+                (rect.col_end, rect.row_end),
+                (rect.col_end, rect.row_off),
+            )
+            for rect in rects
+        ],
+        dtype=np.float64,
+    )
+    shapes_of = _geographic if ground(crs).transformer is None else _projected
+    shapes = shapely.orient_polygons(shapes_of(crs, transform, corners), exterior_cw=False)
+    return [
+        None if empty else Footprint(wkb, tuple(bbox))
+        for empty, wkb, bbox in zip(
+            shapely.is_empty(shapes),
+            shapely.to_wkb(shapes),
+            shapely.bounds(shapes).tolist(),
+            strict=True,
+        )
+    ]
 
 
-def _geographic(crs: str, transform: Affine6, corners: np.ndarray) -> shapely.Geometry:
+def footprint(crs: str, transform: Affine6, rect: Rect) -> Footprint | None:
+    """The outline of one rect."""
+    return footprints(crs, transform, [rect])[0]
+
+
+def _geographic(crs: str, transform: Affine6, corners: np.ndarray) -> np.ndarray:
     """Edges of such a grid are straight in longitude and latitude: its corners say it all."""
     base, transformer, _ = _earth(crs)
     to_deg = np.degrees(base.angle_rad)
-    raw = shapely.Polygon(np.column_stack(_apply(transform, corners)) * to_deg)
-    if raw.bounds[1] < -90 or raw.bounds[3] > 90:
-        raw = _polygons(raw.intersection(shapely.box(raw.bounds[0], -90, raw.bounds[2], 90)))
-    if raw.is_empty:
-        return raw
-    ring = shapely.get_coordinates(raw)[:-1]
+    raw = np.column_stack(_apply(transform, corners.reshape(-1, 2))) * to_deg
+    parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
+    ring = np.concatenate(parts)
     lon, lat = transformer.transform(*(ring / to_deg).T)
     # The transformer may wrap; the grid's own longitudes go on beyond 180.
-    return _wrapped(_quantised(ring[:, 0] + _short(lon - ring[:, 0])), lat)
+    lon = quantised(ring[:, 0] + short(lon - ring[:, 0]))
+    sizes = [len(part) for part in parts]
+    shapes = np.full(len(corners), shapely.Polygon())
+    found = np.flatnonzero(sizes)
+    rings = list(zip(*(np.split(axis, np.cumsum(sizes)[:-1]) for axis in (lon, lat)), strict=True))
+    shapes[found] = polygons([rings[index] for index in found])
+    return shapes
+
+
+def _between_poles(ring: np.ndarray) -> np.ndarray:
+    """What of a ring lies there; may be empty."""
+    if ring[:, 1].min() >= -90 and ring[:, 1].max() <= 90:
+        return ring
+    left, right = ring[:, 0].min(), ring[:, 0].max()
+    part = with_area(shapely.Polygon(ring).intersection(shapely.box(left, -90, right, 90)))
+    return shapely.get_coordinates(part)[:-1]
+
+
+def _projected(crs: str, transform: Affine6, corners: np.ndarray) -> np.ndarray:
+    """Outlines that are short, far from the poles and within the domain are traced together."""
+    base, transformer, _ = _earth(crs)
+    inside = base.inside(*_apply(transform, corners.reshape(-1, 2)))
+    side_px = np.ptp(corners, axis=1).max(axis=1)
+    plain = inside.reshape(-1, 4).all(axis=1) & ~_long(crs, transform, side_px)
+    for _, at in _poles(crs, transform):
+        plain &= ~_bent_by(at, corners.mean(axis=1), side_px)
+    numbers = np.flatnonzero(plain)
+    lonlat = partial(_lonlat, transformer, transform)
+    vertices, ring = densified(corners[plain].reshape(-1, 2), np.repeat(numbers, 4), lonlat)
+    rings = {}
+    for number, own in zip(
+        numbers, np.split(vertices, np.searchsorted(ring, numbers[1:])), strict=False
+    ):
+        turns, lon = followed(own[:, 2]) if len(own) > 3 else (None, own)
+        if turns == 0:
+            rings[number] = lon, own[:, 3]
+    shapes = np.empty(len(corners), object)
+    shapes[list(rings)] = polygons(list(rings.values()))
+    for number in {*range(len(corners))} - {*rings}:
+        shapes[number] = _Outline(crs, transform, corners[number]).shape()
+    return shapes
+
+
+def _long(crs: str, transform: Affine6, side_px: np.ndarray) -> np.ndarray:
+    a, _, _, d, _, _ = transform
+    return side_px * np.hypot(a, d) * ground(crs).unit_m > SMALL_M
+
+
+def _poles(crs: str, transform: Affine6) -> list[tuple[float, np.ndarray]]:
+    """Latitudes and pixels of the poles that are points of its plane."""
+    a, b, c, d, e, f = transform
+    det = a * e - b * d
+    return [
+        (lat, np.array([e * (x - c) - b * (y - f), a * (y - f) - d * (x - c)]) / det)
+        for lat, x, y in _earth(crs)[2]
+    ]
+
+
+def _bent_by(pole: np.ndarray, centre: np.ndarray, side_px: np.ndarray) -> np.ndarray:
+    """Poles farther off bend no outline."""
+    return np.abs(pole - centre).max(axis=-1) < 3 * side_px
+
+
+def _lonlat(transformer: pyproj.Transformer, transform: Affine6, points: np.ndarray) -> np.ndarray:
+    return np.stack(transformer.transform(*_apply(transform, points)))
 
 
 class _Outline:
     """Traces the rect of a grid that is not geographic."""
 
     def __init__(self, crs: str, transform: Affine6, corners: np.ndarray) -> None:
-        self._ground, self._transformer, poles = _earth(crs)
+        self._ground, transformer, _ = _earth(crs)
         self._transform, self._corners = transform, corners
         self._centre = corners.mean(axis=0)
-        self._side_px = float(np.ptp(corners, axis=0).max())
-        a, b, c, d, e, f = transform
-        self._long = self._side_px * np.hypot(a, d) * self._ground.unit_m > SMALL_M
-        self._poles, det = [], a * e - b * d
-        for lat, x, y in poles:
-            at = np.array([e * (x - c) - b * (y - f), a * (y - f) - d * (x - c)]) / det
-            if np.abs(at - self._centre).max() < 3 * self._side_px:
-                self._poles.append((lat, at))  # those farther off bend nothing
+        self._side_px = np.ptp(corners, axis=0).max()
+        self._long = bool(_long(crs, transform, self._side_px))
+        self._poles = [
+            (lat, at)
+            for lat, at in _poles(crs, transform)
+            if _bent_by(at, self._centre, self._side_px)
+        ]
+        self._lonlat = partial(_lonlat, transformer, transform)
 
     def shape(self) -> shapely.Geometry:
         """The polygons of the part inside the CRS's domain, in degrees; may be empty."""
@@ -136,20 +213,21 @@ class _Outline:
         return ring[np.hypot(*(ring - np.roll(ring, 1, axis=0)).T) > 0]
 
     def _traced(self, ring: np.ndarray) -> shapely.Geometry:
-        points, lon, lat = self._densified(self._start(ring))
+        start = self._start(ring)
+        vertices, _ = densified(start, np.zeros(len(start), np.intp), self._lonlat)
+        points, lon, lat = vertices[:, :2], vertices[:, 2], vertices[:, 3]
         for pole_lat, at in self._poles:
             lat[self._near(points, at, 4)] = pole_lat
-        steps = _short(np.diff(lon, append=lon[0]))
-        turns, lon = round(steps.sum() / 360), _quantised(lon[0] + np.cumsum(steps) - steps)
+        turns, lon = followed(lon)
         held = [p for p, at in self._poles if shapely.contains_xy(shapely.Polygon(ring), *at)]
         if turns == 0:
-            shape = _wrapped(lon, lat)
+            shape = polygons([(lon, lat)])[0]
             # With both poles inside, the ring goes round what is left out.
             return shapely.box(-180, -90, 180, 90).difference(shape) if len(held) == 2 else shape
         end = lon[0] + 360 * turns
         pole_lat = held[0] if held else float(np.copysign(90, lat.mean()))
         lat = np.append(lat, [lat[0], pole_lat, pole_lat])
-        return _wrapped(np.append(lon, [end, end, lon[0]]), lat)
+        return polygons([(np.append(lon, [end, end, lon[0]]), lat)])[0]
 
     def _near(self, points: np.ndarray, pole: np.ndarray, factor: float = 1) -> np.ndarray:
         return np.hypot(*(points - pole).T) < factor * POLE_TOLERANCE * self._side_px
@@ -179,72 +257,7 @@ class _Outline:
         ways *= 2 * POLE_TOLERANCE * self._side_px / np.hypot(*ways.T)[:, None]
         return np.concatenate([pole + ways, far])
 
-    def _densified(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixel positions (k, 2), longitudes and latitudes of a ring that follows the true one.
-
-        Segments are halved until their middle lies near the straight line, as on the ground.
-        """
-        ring = np.column_stack([points, *self._lonlat(points)])
-        ring = ring[np.isfinite(ring).all(axis=1)]
-        lon, lat = np.radians(ring[:, 2:].T)
-        space = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
-        tolerance = TOLERANCE * np.degrees(max(np.ptp(axis) for axis in space))
-        active = np.arange(len(ring))
-        for _ in range(MAX_ROUNDS):
-            here, there = ring[active], ring[(active + 1) % len(ring)]
-            middle = (here[:, :2] + there[:, :2]) / 2
-            lon, lat = self._lonlat(middle)
-            lon[np.isinf(lon)] = lat[np.isinf(lat)] = np.nan  # never bent
-            east, north = _short(there[:, 2] - here[:, 2]), there[:, 3] - here[:, 3]
-            shrink = np.cos(np.radians(lat))
-            cross = np.abs(east * (lat - here[:, 3]) - north * _short(lon - here[:, 2])) * shrink
-            bent = cross > tolerance * np.hypot(east * shrink, north)
-            if not bent.any():
-                break
-            places = active[bent] + 1
-            ring = np.insert(ring, places, np.column_stack([middle, lon, lat])[bent], axis=0)
-            places += np.arange(len(places))
-            active = np.union1d(places, places - 1)
-        return ring[:, :2], ring[:, 2], ring[:, 3]
-
-    def _lonlat(self, points: np.ndarray) -> np.ndarray:
-        return np.stack(self._transformer.transform(*_apply(self._transform, points)))
-
 
 def _apply(transform: Affine6, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     (a, b, c, d, e, f), (cols, rows) = transform, points.T
     return a * cols + b * rows + c, d * cols + e * rows + f
-
-
-def _short(step_deg: np.ndarray) -> np.ndarray:
-    """A difference of longitudes by the shorter way round, in [-180, 180)."""
-    return np.mod(step_deg + 180, 360) - 180
-
-
-def _quantised(lon: np.ndarray) -> np.ndarray:
-    edges = np.round(lon / 180) * 180
-    fine = np.round(lon * LON_STEPS) / LON_STEPS
-    return np.where(np.abs(lon - edges) < SNAP_DEG, edges, fine) + 0.0  # no -0.0
-
-
-def _wrapped(lon: np.ndarray, lat: np.ndarray) -> shapely.Geometry:
-    """The polygon of a ring with continuous longitudes, cut at the dateline."""
-    first, last = int((lon.min() + 180) // 360), -int((180 - lon.max()) // 360)
-    shape = shapely.Polygon(np.column_stack([lon - 360 * first, lat]))
-    if not shape.is_valid:
-        shape = _polygons(shapely.make_valid(shape))
-    if last <= first:
-        return shape
-    pieces = []
-    for turn in range(last - first + 1):
-        piece = shape.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
-        pieces.append(shapely.transform(piece, lambda at, by=360 * turn: at - [by, 0]))
-    return _polygons(shapely.union_all(pieces).simplify(0))
-
-
-def _polygons(shape: shapely.Geometry) -> shapely.Geometry:
-    """Only what has an area: lines, points and slivers left over by clipping are dropped."""
-    parts = shapely.get_parts(shapely.get_parts(shape))
-    area = shapely.area(parts)
-    parts = parts[area > 1e-12 * area.sum()]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))
