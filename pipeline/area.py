@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,8 +24,7 @@ CHUNK_POINTS = 65536
 GAUSS_PX = 0.5 / math.sqrt(3.0)
 
 
-@dataclass(frozen=True)
-class Lines:
+class Lines(NamedTuple):
     """Areas of the cells of a rectangle, m2: those of row y are `above_KW[k] + share * slope_KW[k]`
     where k is `line_H[y]` and share `share_H[y]`. W is 1 where all cells of a row are alike."""
 

@@ -85,7 +85,7 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
             continue
         ids_HW = np.array(ids_HW, order="C")
         sums = class_sums(ids_HW, areas_of(rect), classes)
-        without_area += sums.without_area
+        without_area += int(sums.without_area_K.sum())
         confidence_K, samples_K = result.confidence_TK[tile], result.samples_TK[tile]
         rects.append(rect)
         rows.append(
