@@ -69,8 +69,8 @@ def _extents(vertices: np.ndarray, ring: np.ndarray) -> np.ndarray:
 def _following(ring: np.ndarray) -> np.ndarray:
     """The index of the vertex that follows each one in its ring."""
     following = np.arange(1, len(ring) + 1)
-    starts = np.flatnonzero(np.diff(ring, prepend=-1))
-    following[np.append(starts[1:], len(ring)) - 1] = starts
+    last = np.diff(ring, append=-1) != 0
+    following[last] = np.flatnonzero(np.diff(ring, prepend=-1))
     return following
 
 
