@@ -23,7 +23,6 @@ from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
 from pipeline.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
 from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_value
 
-
 if TYPE_CHECKING:
     from pipeline.class_sums import ClassSums
 
@@ -69,9 +68,9 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
 
 
 def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], int]:
-    """Of each of the block's mask tiles with data the values of its row, with `mask` as an array and
-    `classes` as in `_classes`; how many valid pixels have no area."""
-    # Takes a fifth of a second to load, which only who finishes units need spend.
+    """Of each of the block's mask tiles with data the values of its row, the mask an array and of
+    the classes what `_classes` gives; how many valid pixels have no area."""
+    # numba takes a fifth of a second to load, which only who finishes units need spend.
     from pipeline.class_sums import class_sums  # noqa: PLC0415
 
     scene, core, classes = block.scene, block.core, result.samples_TK.shape[1]
