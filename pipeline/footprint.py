@@ -63,11 +63,6 @@ def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Foot
     ]
 
 
-def footprint(crs: str, transform: Affine6, rect: Rect) -> Footprint | None:
-    """The outline of one rect."""
-    return footprints(crs, transform, [rect])[0]
-
-
 def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
     """Edges of such a grid are straight in longitude and latitude: its corners say it all."""
     to_deg = np.degrees(plane.ground.angle_rad)
