@@ -146,7 +146,11 @@ def _binary_array(values: list[np.ndarray]) -> pa.ChunkedArray:
     for start in range(0, len(values), ROW_GROUP_ROWS):
         some = values[start : start + ROW_GROUP_ROWS]
         offsets = np.cumsum([0, *(value.nbytes for value in some)], dtype=np.int32)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(value.data for value in some))]
+        buffers = [
+            None,
+            pa.py_buffer(offsets),
+            pa.py_buffer(b"".join(value.data for value in some)),
+        ]
         chunks.append(pa.Array.from_buffers(pa.binary(), len(some), buffers))
     return pa.chunked_array(chunks, pa.binary())
 
