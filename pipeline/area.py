@@ -1,24 +1,18 @@
-"""Areas of pixel cells on the ellipsoid. Knows grids and CRS; no scene, file, class or mask.
-
-One of the two doors to pyproj; the other, `footprint`, stands on this one. A CRS is taken to its
-own ellipsoid, never to another datum: one operation for every point, smooth enough to be
-differentiated. Datum shifts are all but isometric, so that WGS 84 areas differ by some 1e-5.
-"""
+"""Areas of pixel cells on the ellipsoid. Knows grids and CRS; no scene, file, class or mask."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-import pyproj
-import pyproj.network
 
+from pipeline.ground import ground
 from pipeline.scene import Affine6, Rect
 
-WGS84_A_M = 6378137.0
-WGS84_F = 1 / 298.257223563
 MAX_NODE_STEP_PX = 64
 MAX_NODE_STEP_M = 10000.0
 """Bilinear interpolation errs by h**2 / 8 * f'' (f'' <= 4 for Mercator): 1.2e-6 of the area."""
@@ -26,89 +20,39 @@ MAX_POINT_PIXEL_M = 16000.0
 """Above it the area element at a pixel's centre is off by over 1e-6: four Gauss points then."""
 DIFFERENCE_M = 100.0
 """Half-width of a difference: PROJ's iterative inverses err by up to 4e-6 m, a chord by 1e-10."""
-WRAPPED_M = 1000.0
-"""A point that comes back from the ellipsoid farther off than this was outside the domain."""
 CHUNK_POINTS = 65536
 GAUSS_PX = 0.5 / math.sqrt(3.0)
 
 
+class Lines(NamedTuple):
+    """Areas of the cells of a rectangle, m2: those of row y are `above_KW[k] + share * slope_KW[k]`
+    where k is `line_H[y]` and share `share_H[y]`. W is 1 where all cells of a row are alike."""
+
+    above_KW: np.ndarray
+    slope_KW: np.ndarray
+    line_H: np.ndarray
+    share_H: np.ndarray
+
+    def values(self, width: int) -> np.ndarray:
+        """float64 (height, width)."""
+        rows = self.share_H[:, None] * self.slope_KW[self.line_H] + self.above_KW[self.line_H]
+        return np.array(np.broadcast_to(rows, (len(rows), width)))
+
+
+def level(area_HW: np.ndarray) -> Lines:
+    """Of cells whose areas are given, each or (H, 1) of each row."""
+    height = len(area_HW)
+    return Lines(area_HW, np.zeros(area_HW.shape), np.arange(height), np.zeros(height))
+
+
 @dataclass(frozen=True)
-class Ground:
-    """A CRS as the way from its coordinates to longitude and latitude on its own ellipsoid."""
+class Nodes:
+    """Area elements at the nodes of the lattice, m2; NaN outside the domain."""
 
-    transformer: pyproj.Transformer | None
-    """None where the coordinates are longitude and latitude already."""
-    angle_rad: float
-    """Unit of the longitudes and latitudes, in radians (degrees, but grads in France)."""
-    unit_m: float
-    """Unit of the coordinates in metres; on geographic grids the length on the equator."""
-    a_m: float
-    e2: float
-    """The ellipsoid; WGS 84 for spheres, whose latitudes are geodetic by convention (MODIS)."""
-    cylindrical: bool
-    """Every x is a meridian, and the CRS goes on beyond the dateline."""
-
-    def lonlat(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longitudes and latitudes in radians, NaN where there are none."""
-        lon, lat = (x, y) if self.transformer is None else self.transformer.transform(x, y)
-        lon, lat = lon * self.angle_rad, lat * self.angle_rad
-        good = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= math.pi / 2 + 1e-12)
-        return np.where(good, lon, np.nan), np.where(good, lat, np.nan)
-
-    def inside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Bool: the point lies in the domain, i.e. its longitude and latitude lead back to it."""
-        lon, lat = self.lonlat(x, y)
-        good = np.isfinite(lat)
-        if self.transformer is None or self.cylindrical:
-            return good
-        back_x, back_y = self.transformer.transform(
-            np.where(good, lon, 0.0) / self.angle_rad,
-            np.where(good, lat, 0.0) / self.angle_rad,
-            direction="INVERSE",
-        )
-        off_m = np.maximum(np.abs(back_x - x), np.abs(back_y - y)) * self.unit_m
-        return good & (off_m < WRAPPED_M)
-
-
-@lru_cache(maxsize=256)
-def ground(crs: str) -> Ground:
-    """The Ground of what CRS.from_user_input takes. ValueError where it has no place on Earth."""
-    pyproj.network.set_network_enabled(False)
-    try:
-        horizontal = pyproj.CRS.from_user_input(crs)
-    except pyproj.exceptions.CRSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"crs {crs!r}: pyproj does not know it ({reason})") from error
-    if horizontal.is_compound:
-        horizontal = horizontal.sub_crs_list[0]
-    horizontal = (horizontal.source_crs or horizontal) if horizontal.is_bound else horizontal
-    geographic = horizontal.is_geographic and not horizontal.is_derived
-    base = horizontal if geographic else horizontal.source_crs
-    if base is None or not base.is_geographic or horizontal.ellipsoid is None:
-        raise ValueError(
-            f"crs {crs!r} ({horizontal.type_name}) has no longitudes and latitudes behind it;"
-            " give the raster a geographic or projected CRS"
-        )
-    a_m, inverse_f = horizontal.ellipsoid.semi_major_metre, horizontal.ellipsoid.inverse_flattening
-    a_m, f = (a_m, 1 / inverse_f) if inverse_f else (WGS84_A_M, WGS84_F)
-    unit = horizontal.axis_info[0].unit_conversion_factor
-    transformer = None
-    if not geographic:
-        transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True)
-    return Ground(
-        transformer=transformer,
-        angle_rad=base.axis_info[0].unit_conversion_factor,
-        unit_m=unit * WGS84_A_M if horizontal.is_geographic else unit,
-        a_m=a_m,
-        e2=f * (2 - f),
-        cylindrical=transformer is not None and _meridians_are_columns(transformer, unit),
-    )
-
-
-def _meridians_are_columns(transformer: pyproj.Transformer, unit: float) -> bool:
-    x, y = np.array([1e6, 1e6]) / unit, np.array([0.0, 3e6]) / unit
-    lon, _ = transformer.transform(x, y)
-    return bool(np.isfinite(lon).all() and abs(lon[1] - lon[0]) < 1e-9)
+    first_col: int
+    first_row: int
+    """In steps of the lattice, which is fixed to the scene."""
+    m2: np.ndarray
 
 
 class CellAreas:
@@ -131,16 +75,18 @@ class CellAreas:
     def of(self, rect: Rect) -> np.ndarray:
         """Area of the cells of `rect`: float64 (height, width), m2; 0.0 outside the domain.
 
-        A pixel's value is the same, bit for bit, whichever rect asks for it. May be a read-only
-        view. Inside the lattice's cells the area is right to 1e-6.
+        A pixel's value is the same, bit for bit, whichever rect asks for it. Inside the lattice's
+        cells the area is right to 1e-6.
         """
+        return self.over(rect)(rect).values(rect.width)
+
+    def over(self, core: Rect) -> Callable[[Rect], Lines]:
+        """The way to the areas of each rect inside `core`: the lattice is computed here, once."""
         if self._north_up:
-            rows = np.arange(rect.row_off, rect.row_end, dtype=np.float64)
-            return np.broadcast_to(self._zones(rows, 1.0)[:, None], (rect.height, rect.width))
+            return self._zone_lines
         if self._node_step_px == 1:
-            rows, cols = np.mgrid[rect.row_off : rect.row_end, rect.col_off : rect.col_end]
-            return self._exact(cols.ravel(), rows.ravel()).reshape(rect.height, rect.width)
-        return self._interpolated(rect)
+            return self._exact_lines
+        return partial(self._lattice_lines, self._nodes(core))
 
     def total_m2(self) -> float:
         """Area of the whole scene, m2: exact on north-up geographic grids, else to about 1 %."""
@@ -182,30 +128,45 @@ class CellAreas:
         area_m2: np.ndarray = self._ground.a_m**2 * (1 - e2) / 2 * dq * abs(a) * angle
         return area_m2
 
-    def _interpolated(self, rect: Rect) -> np.ndarray:
+    def _zone_lines(self, rect: Rect) -> Lines:
+        rows = np.arange(rect.row_off, rect.row_end, dtype=np.float64)
+        return level(self._zones(rows, 1.0)[:, None])
+
+    def _exact_lines(self, rect: Rect) -> Lines:
+        rows, cols = np.mgrid[rect.row_off : rect.row_end, rect.col_off : rect.col_end]
+        return level(self._exact(cols.ravel(), rows.ravel()).reshape(rect.height, rect.width))
+
+    def _nodes(self, core: Rect) -> Nodes:
+        n = self._node_step_px
+        first_col, first_row = core.col_off // n, core.row_off // n
+        cols = np.arange(first_col, (core.col_end - 1) // n + 2) * float(n)
+        rows = np.arange(first_row, (core.row_end - 1) // n + 2) * float(n)
+        grid_cols, grid_rows = (axis.ravel() for axis in np.meshgrid(cols, rows))
+        m2 = np.empty(grid_cols.size)
+        for start in range(0, m2.size, CHUNK_POINTS):
+            part = slice(start, start + CHUNK_POINTS)
+            m2[part] = self._element(grid_cols[part], grid_rows[part])
+        return Nodes(first_col, first_row, m2.reshape(len(rows), len(cols)))
+
+    def _lattice_lines(self, lattice: Nodes, rect: Rect) -> Lines:
         n = self._node_step_px
         cols, rows = np.arange(rect.col_off, rect.col_end), np.arange(rect.row_off, rect.row_end)
-        first_col, first_row = rect.col_off // n, rect.row_off // n
-        node_cols = np.arange(first_col, (rect.col_end - 1) // n + 2) * float(n)
-        node_rows = np.arange(first_row, (rect.row_end - 1) // n + 2) * float(n)
-        grid_cols, grid_rows = np.meshgrid(node_cols, node_rows)
-        nodes = self._element(grid_cols.ravel(), grid_rows.ravel()).reshape(grid_cols.shape)
-        left, top = cols // n - first_col, rows // n - first_row
+        first, last = rect.row_off // n, (rect.row_end - 1) // n + 1
+        left, top = cols // n - lattice.first_col, rows // n - first
         right_share, low_share = (cols % n + 0.5) / n, (rows % n + 0.5) / n
+        nodes = lattice.m2[first - lattice.first_row : last - lattice.first_row + 1]
         lines = nodes[:, left] + right_share * (nodes[:, left + 1] - nodes[:, left])
-        area_m2 = np.empty((rect.height, rect.width))
-        for k in range(len(lines) - 1):
-            part = slice(*np.searchsorted(top, (k, k + 1)))
-            np.multiply(low_share[part, None], lines[k + 1] - lines[k], out=area_m2[part])
-            area_m2[part] += lines[k]
+        found = Lines(lines[:-1], lines[1:] - lines[:-1], top, low_share)
         outside = np.isnan(nodes)
-        if outside.any():
-            bad = outside[:-1, :-1] * 1 + outside[1:, :-1] + outside[:-1, 1:] + outside[1:, 1:]
-            bad = bad[top[:, None], left]
-            area_m2[bad == 4] = 0.0
-            mixed = np.nonzero((bad > 0) & (bad < 4))
-            area_m2[mixed] = self._exact(cols[mixed[1]], rows[mixed[0]])
-        return area_m2
+        if not outside[:, left[0] : left[-1] + 2].any():
+            return found
+        area_m2 = found.values(rect.width)
+        bad = outside[:-1, :-1] * 1 + outside[1:, :-1] + outside[:-1, 1:] + outside[1:, 1:]
+        bad = bad[top[:, None], left]
+        area_m2[bad == 4] = 0.0
+        mixed = np.nonzero((bad > 0) & (bad < 4))
+        area_m2[mixed] = self._exact(cols[mixed[1]], rows[mixed[0]])
+        return level(area_m2)
 
     def _exact(self, cols: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Area of single pixels without the lattice."""

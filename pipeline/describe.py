@@ -14,9 +14,9 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, WktVersion
 
 from pipeline.access import PLAIN, Access
-from pipeline.area import ground
 from pipeline.errors import InputError, UsageError
 from pipeline.examine import RASTER_ERRORS, cause, examine
+from pipeline.ground import ground
 from pipeline.inputs import Found, printable
 from pipeline.plausible import doubt
 from pipeline.ranges import read_beside

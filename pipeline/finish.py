@@ -10,17 +10,21 @@ import functools
 import io
 import time
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.area import CellAreas
-from pipeline.footprint import footprint
+from pipeline.area import CellAreas, Lines, level
+from pipeline.footprint import footprints
 from pipeline.grid import mask_tiles
 from pipeline.receipt import Failure
 from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
-from pipeline.tables import UNIT, bbox_struct, table_of, write_table
+from pipeline.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
 from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_value
+
+if TYPE_CHECKING:
+    from pipeline.class_sums import ClassSums
 
 
 def unit_file(segmented: SegmentedUnit) -> bytes:
@@ -48,7 +52,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "windows": segmented.windows,
         "pixels": segmented.unit.pixels,
         "pixels_without_area": without_area,
-        "area_m2": sum(pixels["area_m2"] or 0.0 for row in rows for pixels in row["class_pixels"]),
+        "area_m2": sum(area_m2 for row in rows for area_m2 in _areas_m2(row)),
         "read_s": segmented.read_s,
         "segment_s": segmented.segment_s,
         "retries": segmented.retries,
@@ -56,7 +60,8 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "gpu_busy": segmented.gpu and segmented.gpu.busy,
         "brightness": segmented.brightness,
     }
-    table = table_of(rows, UNIT)
+    table = table_of_columns(_columns(rows), UNIT)
+    del rows  # the masks lie in the table now
     outcome["finish_s"] = time.perf_counter() - started
     file = io.BytesIO()
     write_table(file, table, outcome)
@@ -64,22 +69,25 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
 
 
 def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], int]:
-    """Rows of the block's mask tiles, and how many valid pixels have no area."""
-    classes = result.samples_TK.shape[1]
-    rows = []
+    """Of each of the block's mask tiles with data the values of its row, the mask an array and of
+    the classes what `_classes` gives; how many valid pixels have no area."""
+    # numba takes a fifth of a second to load, which only who finishes units need spend.
+    from pipeline.class_sums import class_sums  # noqa: PLC0415
+
+    scene, core, classes = block.scene, block.core, result.samples_TK.shape[1]
+    areas_of = _areas(scene, core)
+    rows, rects = [], []
     without_area = 0
-    for tile, (tile_col, tile_row, rect) in enumerate(mask_tiles(block.core)):
-        top, left = rect.row_off - block.core.row_off, rect.col_off - block.core.col_off
+    for tile, (tile_col, tile_row, rect) in enumerate(mask_tiles(core)):
+        top, left = rect.row_off - core.row_off, rect.col_off - core.col_off
         ids_HW = result.class_ids_HW[top : top + rect.height, left : left + rect.width]
-        bins_N = ids_HW.ravel().astype(np.intp)  # what bincount would make of them, each time
-        pixels_K = _per_class(bins_N, classes)
-        if not pixels_K.any():
+        if ids_HW.min() >= classes:
             continue
-        areas_K, missing = _areas(block.scene, rect, bins_N, classes)
-        without_area += missing
+        ids_HW = np.array(ids_HW, order="C")
+        sums = class_sums(ids_HW, areas_of(rect), classes)
+        without_area += int(sums.without_area_K.sum())
         confidence_K, samples_K = result.confidence_TK[tile], result.samples_TK[tile]
-        present = [int(k) for k in np.flatnonzero(pixels_K)]
-        scene = block.scene
+        rects.append(rect)
         rows.append(
             {
                 "scene_id": scene.scene_id,
@@ -89,35 +97,57 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
                 "row_off": rect.row_off,
                 "width": rect.width,
                 "height": rect.height,
-                "valid_pixels": int(pixels_K.sum()),
-                "majority_class": int(pixels_K.argmax()),
+                "valid_pixels": int(sums.pixels_K.sum()),
+                "majority_class": int(sums.pixels_K.argmax()),
                 "mean_confidence": mean_confidence(int(confidence_K.sum()), int(samples_K.sum())),
-                "class_pixels": [
-                    {
-                        "class_id": k,
-                        "pixels": int(pixels_K[k]),
-                        "area_m2": None if areas_K is None else float(areas_K[k]),
-                        "mean_confidence": mean_confidence(confidence_K[k], samples_K[k]),
-                    }
-                    for k in present
-                ],
                 "mask_dtype": ids_HW.dtype.name,
                 "nodata": nodata_value(classes),
                 "crs": scene.crs,
                 "transform": tile_transform(scene.transform, rect.col_off, rect.row_off),
-                **place(scene, rect),
-                "mask": np.ascontiguousarray(ids_HW).tobytes(),
-                "class_confidence": [
-                    {
-                        "class_id": k,
-                        "confidence": int(confidence_K[k]),
-                        "samples": int(samples_K[k]),
-                    }
-                    for k in present
-                ],
+                "mask": ids_HW,
+                "classes": _classes(sums, confidence_K, samples_K),
             }
         )
+    for row, place in zip(rows, places(scene, rects), strict=True):
+        row.update(place)
     return rows, without_area
+
+
+def _classes(
+    sums: ClassSums, confidence_K: np.ndarray, samples_K: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What a row says of the classes that occur in it."""
+    of_all = {
+        "pixels": sums.pixels_K,
+        "area_m2": sums.area_m2_K,
+        "confidence": confidence_K,
+        "samples": samples_K,
+    }
+    present = np.flatnonzero(sums.pixels_K)
+    return {"class_id": present, **{name: of_K[present] for name, of_K in of_all.items()}}
+
+
+def _areas_m2(row: dict[str, Any]) -> list[float]:
+    area_m2: list[float] = row["classes"]["area_m2"].tolist() if row["crs"] else [0.0]
+    return area_m2
+
+
+def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any] | Lists]:
+    """The table's columns, of rows as `_block_rows` gives them."""
+    if not rows:
+        return {name: [] for name in UNIT.names}
+    plain = {name: [row[name] for row in rows] for name in UNIT.names if name in rows[0]}
+    lengths = [len(row["classes"]["class_id"]) for row in rows]
+    fields = {
+        name: np.concatenate([row["classes"][name] for row in rows]) for name in rows[0]["classes"]
+    }
+    nowhere = np.repeat([row["crs"] is None for row in rows], lengths)
+    unseen = fields["samples"] == 0
+    mean = fields["confidence"] / np.where(unseen, 1, fields["samples"]) / CONFIDENCE_SCALE
+    fields["area_m2"] = np.ma.masked_array(fields["area_m2"], nowhere)
+    fields["mean_confidence"] = np.ma.masked_array(mean, unseen)
+    lists = Lists(lengths, fields)
+    return {**plain, "class_pixels": lists, "class_confidence": lists}
 
 
 def mean_confidence(confidence: int, samples: int) -> float | None:
@@ -125,29 +155,21 @@ def mean_confidence(confidence: int, samples: int) -> float | None:
     return float(confidence / samples / CONFIDENCE_SCALE) if samples else None
 
 
-def place(scene: Scene, rect: Rect) -> dict[str, Any]:
-    """The columns geometry and bbox of a rectangle of a scene; null without a CRS."""
-    found = footprint(scene.crs, scene.transform, rect) if scene.crs else None
-    if found is None:
-        return {"geometry": None, "bbox": None}
-    return {"geometry": found.wkb, "bbox": bbox_struct(found.bbox)}
-
-
-def _areas(
-    scene: Scene, rect: Rect, bins_N: np.ndarray, classes: int
-) -> tuple[np.ndarray | None, int]:
+def places(scene: Scene, rects: list[Rect]) -> list[dict[str, Any]]:
+    """The columns geometry and bbox of rectangles of a scene; null without a CRS."""
     if scene.crs is None:
-        return None, 0
-    areas_N = _cell_areas(scene.crs, scene.transform, scene.width, scene.height).of(rect).ravel()
-    without = 0 if areas_N.all() else int(_per_class(bins_N[areas_N == 0], classes).sum())
-    return _per_class(bins_N, classes, areas_N), without
+        return [{"geometry": None, "bbox": None} for _ in rects]
+    return [
+        {"geometry": found and found.wkb, "bbox": found and bbox_struct(found.bbox)}
+        for found in footprints(scene.crs, scene.transform, rects)
+    ]
 
 
-def _per_class(bins_N: np.ndarray, classes: int, weights_N: np.ndarray | None = None) -> np.ndarray:
-    """Pixels of each class, or the sum of their weights, added one after the other: in one order,
-    whatever the machine. Nodata is a bin beyond the classes, which is cheaper than leaving it out.
-    """
-    return np.bincount(bins_N, weights_N, nodata_value(classes) + 1)[:classes]
+def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines]:
+    """The areas of the cells of rects inside `core`; without a CRS they are no areas, but 1."""
+    if scene.crs is None:
+        return lambda rect: level(np.ones((rect.height, 1)))
+    return _cell_areas(scene.crs, scene.transform, scene.width, scene.height).over(core)
 
 
 @functools.lru_cache(maxsize=64)

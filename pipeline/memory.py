@@ -16,9 +16,9 @@ from pipeline.cost import Cost
 from pipeline.scene import Block, Unit
 from pipeline.settings import MASK_TILE_PX
 
-_WORKER_BYTES = 300_000_000
-"""Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units, or two
-shards."""
+_WORKER_BYTES = 420_000_000
+"""Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB; numba and class_sums.py's loop: 115;
+and what stays between two units, or two shards."""
 _REPLICA_BYTES = 900_000_000
 """The same with torch and what its first window loads, and numba: 185 MB while it compiles."""
 _DRIVER_BYTES = 650_000_000

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
-from pipeline.finish import mean_confidence, place
+from pipeline.finish import mean_confidence, places
 from pipeline.output import Output, table_path, unit_path
 from pipeline.receipt import Failure
 from pipeline.scene import Scene
@@ -208,7 +208,7 @@ def _scene_row(scene: Scene, status: str, tiles: list[dict[str, Any]]) -> dict[s
         "datetime": scene.datetime,
         "valid_pixels": sum(tile["valid_pixels"] for tile in tiles),
         "status": status,
-        **place(scene, scene.rect),
+        **places(scene, [scene.rect])[0],
     }
 
 

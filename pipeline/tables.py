@@ -7,8 +7,11 @@ Knows no path and no network. `geometry` is WKB in OGC:CRS84 with GeoParquet 1.1
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -103,6 +106,53 @@ _UNIT_KEY = b"swath"
 
 def table_of(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A column of lists of structs."""
+
+    lengths: Sequence[int]
+    """Of each row's list."""
+    fields: dict[str, np.ndarray]
+    """Of all lists, one after the other; null where an array is masked."""
+
+
+def table_of_columns(columns: dict[str, Lists | list[Any]], schema: pa.Schema) -> pa.Table:
+    """The same from columns; of type binary may be arrays, in C's order."""
+    arrays = []
+    for field in schema:
+        values = columns[field.name]
+        if isinstance(values, Lists):
+            arrays.append(_list_array(values, field.type))
+        elif values and isinstance(values[0], np.ndarray):
+            arrays.append(_binary_array(values))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.table(arrays, schema=schema)
+
+
+def _list_array(lists: Lists, kind: pa.ListType) -> pa.Array:
+    fields = list(kind.value_type)
+    children = [pa.array(lists.fields[field.name], field.type) for field in fields]
+    offsets = np.cumsum([0, *lists.lengths], dtype=np.int32)
+    structs = pa.StructArray.from_arrays(children, fields=fields)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=kind)
+
+
+def _binary_array(values: list[np.ndarray]) -> pa.ChunkedArray:
+    """Each byte is copied once; in chunks, for the offsets of one have 32 bits."""
+    chunks = []
+    for start in range(0, len(values), ROW_GROUP_ROWS):
+        some = values[start : start + ROW_GROUP_ROWS]
+        offsets = np.cumsum([0, *(value.nbytes for value in some)], dtype=np.int32)
+        buffers = [
+            None,
+            pa.py_buffer(offsets),
+            pa.py_buffer(b"".join(value.data for value in some)),
+        ]
+        chunks.append(pa.Array.from_buffers(pa.binary(), len(some), buffers))
+    return pa.chunked_array(chunks, pa.binary())
 
 
 def bbox_struct(bbox: tuple[float, float, float, float]) -> dict[str, float]:

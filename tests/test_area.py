@@ -182,9 +182,11 @@ def test_a_pixel_has_one_area_whoever_asks(name: str, first: Rect, second: Rect)
         crs, transform = GRIDS[name][:2]
     areas = CellAreas(crs, transform, 600, 600)
     whole = areas.of(Rect(0, 0, 600, 600))
+    over = areas.over(Rect(0, 0, 600, 600))
     for rect in (first, second):
         part = whole[rect.row_off : rect.row_end, rect.col_off : rect.col_end]
         assert areas.of(rect).tobytes() == part.tobytes()
+        assert over(rect).values(rect.width).tobytes() == part.tobytes()
 
 
 def centres(middle: float, spread: float) -> st.SearchStrategy[float]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.area import CellAreas
-from pipeline.footprint import Footprint, footprint
+from pipeline.footprint import Footprint, footprints
 from pipeline.scene import Affine6, Rect
 
 GEOD = pyproj.Geod(ellps="WGS84")
@@ -18,6 +18,10 @@ DATELINE_TIF = Path(__file__).parents[2] / "shared/imagery/cog_dateline.tif"
 HALF_M = 20037508.342789244
 TILE = Rect(0, 0, 512, 512)
 POLAR: Affine6 = (30, 0, 0, 0, -30, 0)
+
+
+def footprint(crs: str, transform: Affine6, rect: Rect) -> Footprint | None:
+    return footprints(crs, transform, [rect])[0]
 
 
 def polygons(found: Footprint | None) -> shapely.Geometry:
@@ -215,3 +219,24 @@ def test_edges_follow_the_true_ones(crs: str, size: float, y: float, turn: float
     lon, lat = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True).transform(x_m, y_m)
     off_deg = shapely.distance(edge, shapely.points(lon, lat))
     assert off_deg.max() * np.cos(np.radians(lat)).min() * 111e3 < 1e-4 * 512 * size
+
+
+MANY = {
+    "plain": ("EPSG:32633", (10.0, 0.0, 3e5, 0.0, -10.0, 6e6)),
+    "bent": ("EPSG:3035", (150.0, 0.0, 2e6, 0.0, -150.0, 5e6)),
+    "long": ("+proj=sinu +R=6371007.181", (463.3, 0.0, 2e6, 0.0, -463.3, 5e6)),
+    "some off the domain": ("EPSG:8857", (3000.0, 0.0, -17.4e6, 0.0, -3000.0, 8.4e6)),
+    "the pole among them": ("EPSG:3413", (30.0, 0.0, -2e4, 0.0, -30.0, 2e4)),
+    "across the dateline": ("EPSG:32601", (100.0, 0.0, 1e5, 0.0, -100.0, 6e6)),
+    "geographic": ("EPSG:4326", (0.05, 0.0, 170.0, 0.0, -0.05, 95.0)),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_each_of_many_is_as_it_would_be_alone(name: str) -> None:
+    crs, transform = MANY[name]
+    rects = [Rect(col, row, 512, 300) for row in range(0, 1500, 300) for col in range(0, 2560, 512)]
+    alone = [footprint(crs, transform, rect) for rect in rects]
+    assert footprints(crs, transform, rects) == alone
+    assert footprints(crs, transform, rects[::-1]) == alone[::-1]
+    assert any(alone)
