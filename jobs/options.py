@@ -91,8 +91,8 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         metavar="N",
         show_default="chosen for the device, then recorded",
         help="Windows per forward pass, a count. On GPUs it is tried before OUT is created: by"
-        " default the largest of 16, 8, 4, 2 and 1 that fits; one that is named and does not fit is"
-        " refused.",
+        " default the largest of 32, 16, 8, 4, 2 and 1 that fits; one that is named and does not"
+        " fit is refused.",
     ),
     option(
         Settings,

@@ -22,7 +22,6 @@ from ray.exceptions import (
 )
 
 from pipeline.errors import SwathError, TransientError, UnfinishedError
-from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.receipt import Failure
 from pipeline.rows import SegmentStage, read_guarded
 from pipeline.scene import Block, Unit
@@ -145,9 +144,8 @@ class _Replica:
 
     def _load(self) -> None:
         """Twice, where the first is lost. Raises errors of our own, and UnfinishedError."""
-        on_gpu = self._work.job.device == "cuda"
         kind = ray.remote(
-            num_gpus=1 / REPLICAS_PER_GPU if on_gpu else 0,
+            num_gpus=self._work.division.machine.gpus_per_replica,
             max_restarts=0,
             memory=self._work.need.replica_bytes,
         )(_Actor)

@@ -21,7 +21,6 @@ from pipeline.errors import UnfinishedError
 from pipeline.grid import WindowGrid
 from pipeline.guard import guarded
 from pipeline.losses import ours_in, root_of
-from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
 from pipeline.reach import check_seen
 from pipeline.replica import Replica
@@ -63,7 +62,7 @@ def by_task(work: Work, unit: Unit) -> int | None:
     """The same, of the cluster that this process has joined."""
     task = ray.remote(
         num_cpus=0,
-        num_gpus=1 / REPLICAS_PER_GPU,
+        num_gpus=work.division.machine.gpus_per_replica,
         memory=work.need.replica_bytes,
         max_retries=0,
         max_calls=1,

@@ -50,7 +50,7 @@ class Bound:
             return f"--runner ray, which uses every {every} and reads and writes meanwhile"
         if self.stage == SEGMENT and on_gpu:
             return (
-                "more GPUs, with --replicas; or --dtype bfloat16, into another --output, where its"
+                "more GPUs; or --dtype float16, into another --output, where its"
                 " small differences are acceptable"
             )
         more = "more CPU cores or a cluster (--address)"

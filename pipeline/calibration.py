@@ -18,7 +18,6 @@ from pipeline.device import devices_here
 from pipeline.errors import UsageError
 from pipeline.forecast import Rate
 from pipeline.grid import WindowGrid
-from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.raster import Pixels
 from pipeline.replica import Replica
 from pipeline.sandbox import Limits
@@ -45,7 +44,8 @@ def calibrated(work: Work, channels: int) -> Rate:
             f" {work.job.device}: leave it out, or plan on one of the cluster's machines"
         )
     # Each GPU has its own memory and clock; its replicas and CPU cores share both.
-    replicas = min(work.replicas, REPLICAS_PER_GPU if device == "cuda" else count)
+    sharing = work.division.machine.sharing if device == "cuda" else count
+    replicas = min(work.replicas, sharing)
     LOG.warning("measuring how long a window takes here, replicas at once: %d", replicas)
     with ThreadPoolExecutor(replicas) as pool:
         found = list(pool.map(partial(_apart, work), [channels] * replicas))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.grid import WindowGrid
-from pipeline.machine import REPLICAS_PER_GPU, Machine
+from pipeline.machine import Machine
 from pipeline.scene import Block, Scene, Unit
 from pipeline.settings import Settings
 from segformer.flops import gflop_per_window
@@ -75,7 +75,7 @@ class Cost:
         gflop_per_s, beside_s = NOMINAL_GFLOP_PER_S[device], WINDOW_S[device]
         sharing = 1
         if device == "cuda":
-            sharing = min(REPLICAS_PER_GPU, self.machine.replicas)
+            sharing = self.machine.sharing
             if self.settings.dtype != "float32":
                 gflop_per_s, beside_s = _HALF_GFLOP_PER_S, _HALF_WINDOW_S
         return sharing * (self.network.gflop_per_window / gflop_per_s + beside_s)

@@ -1,6 +1,6 @@
 """The Triton kernel that cuts windows from the pixels of a block and normalises them.
 
-The operations of `Forward`'s plain way in their order, none of them fused: the bits are the same.
+The operations of `cuts.HostCutter` in their order, none of them fused: the bits are the same.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -38,6 +38,9 @@ class Cutter(Protocol):
     def cut(self, cuts: Sequence[Cut], x_NCHW: torch.Tensor) -> None:
         """Writes the windows to the first of N places: channels_last, of the network's type."""
 
+    def drop(self) -> None:
+        """Nothing that is held will be cut any more; what is on its way need not arrive."""
+
 
 class HostCutter:
     """Where the network runs on the CPU."""
@@ -52,6 +55,9 @@ class HostCutter:
     def cut(self, cuts: Sequence[Cut], x_NCHW: torch.Tensor) -> None:
         for cut, x_CHW in zip(cuts, x_NCHW, strict=False):
             self._put(cut, x_CHW)
+
+    def drop(self) -> None:
+        """Nothing is on its way."""
 
     def _put(self, cut: Cut, x_CHW: torch.Tensor) -> None:
         values_CHW, valid_HW = cut.pixels

@@ -5,6 +5,7 @@ Knows what the kernel of `cut_triton.py` reads and writes, not how it computes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
@@ -19,6 +20,8 @@ from segformer import Normalisation
 
 PIXELS = 512
 """Of a program."""
+PINNED_STRIPS = 2
+"""On their way at once, beside the one that is copied: memory that the system cannot move."""
 
 
 class Pixels:
@@ -30,35 +33,57 @@ class Pixels:
         )
         self.valid_HW = torch.empty(valid_HW.shape, dtype=torch.uint8, device=device)
         self._host = values_CHW, valid_HW.view(np.uint8)
+        self._arrived = 0
         self._coming: list[tuple[int, Future[torch.cuda.Event]]] = []
         """Of each strip: where it ends, and what happens when it is there."""
 
-    def send(self, rows: int, stream: torch.cuda.Stream, thread: ThreadPoolExecutor) -> None:
-        """Strips of so many rows; a thread copies them into pinned memory meanwhile."""
+    def send(self, rows: int, way: _Way) -> None:
+        """In strips of so many rows."""
         for there in (self.values_CHW, self.valid_HW):
-            there.record_stream(stream)
-        height = self.valid_HW.shape[0]
+            there.record_stream(way.stream)
+        values_CHW, valid_HW = self._host
+        planes = [*zip(values_CHW, self.values_CHW, strict=True), (valid_HW, self.valid_HW)]
+        height = len(valid_HW)
         for start in range(0, height, rows):
             strip = slice(start, min(start + rows, height))
-            self._coming.append((strip.stop, thread.submit(self._send, strip, stream)))
+            parts = [(host_HW[strip], there_HW[strip]) for host_HW, there_HW in planes]
+            self._coming.append((strip.stop, way.send(parts)))
         self._coming.reverse()
 
     def wait_for(self, rows: int) -> None:
         """The current stream does, until the first rows are there."""
-        arrived = 0
-        while self._coming and arrived < rows:
-            arrived, event = self._coming.pop()
+        while self._coming and self._arrived < rows:
+            self._arrived, event = self._coming.pop()
             torch.cuda.current_stream().wait_event(event.result())
 
+
+class _Way:
+    """To the device: a thread copies into pinned memory what a stream of its own carries over."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self._thread = ThreadPoolExecutor(1, "to the GPU")
+        self._under_way: deque[torch.cuda.Event] = deque()
+
+    def send(self, parts: Sequence[tuple[np.ndarray, torch.Tensor]]) -> Future[torch.cuda.Event]:
+        """From here to there; what happens when all are there."""
+        return self._thread.submit(self._send, parts)
+
+    def close(self) -> None:
+        """What is not under way yet stays here."""
+        self._thread.shutdown(cancel_futures=True)
+        self.stream.synchronize()
+
     @torch.inference_mode()
-    def _send(self, strip: slice, stream: torch.cuda.Stream) -> torch.cuda.Event:
-        values_CHW, valid_HW = self._host
-        planes = [*zip(values_CHW, self.values_CHW, strict=True), (valid_HW, self.valid_HW)]
-        with torch.cuda.stream(stream):
-            for host_HW, there_HW in planes:
-                there_HW[strip].copy_(pinned(host_HW[strip]), non_blocking=True)
+    def _send(self, parts: Sequence[tuple[np.ndarray, torch.Tensor]]) -> torch.cuda.Event:
+        if len(self._under_way) == PINNED_STRIPS:
+            self._under_way.popleft().synchronize()
+        with torch.cuda.stream(self.stream):
+            for host_HW, there_HW in parts:
+                there_HW.copy_(pinned(host_HW), non_blocking=True)
             event = torch.cuda.Event()
             event.record()
+        self._under_way.append(event)
         return event
 
 
@@ -69,16 +94,14 @@ class DeviceCutter:
         self._device, self._edge_px = torch.device(device), edge_px
         channels = np.array([normalisation.mean, normalisation.std], np.float32)
         self._channels_2C = sent(channels, self._device)
-        if device == "cuda":
-            self._stream = torch.cuda.Stream()
-            self._thread = ThreadPoolExecutor(1, "to the GPU")
+        self._way = _Way() if device == "cuda" else None
 
     def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Pixels:
         pixels = Pixels(values_CHW, valid_HW, self._device)
-        if self._device.type == "cuda":
+        if self._way:
             # Their memory may still be in use by what was asked for before.
-            self._stream.wait_stream(torch.cuda.current_stream())
-            pixels.send(self._edge_px, self._stream, self._thread)
+            self._way.stream.wait_stream(torch.cuda.current_stream())
+            pixels.send(self._edge_px, self._way)
         else:
             pixels.values_CHW.copy_(torch.from_numpy(values_CHW))
             pixels.valid_HW.copy_(torch.from_numpy(valid_HW))
@@ -102,3 +125,9 @@ class DeviceCutter:
                 enable_fp_fusion=False,
             )
             slot += len(some)
+
+    def drop(self) -> None:
+        if self._way:
+            self._way.close()
+            torch.cuda.synchronize()
+            self._way = _Way()

@@ -31,7 +31,7 @@ def fetched(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
     """Copies of the tensors here, when all that was asked for before is done."""
     if tensors[0].device.type == "cpu":
         return [tensor.numpy().copy() for tensor in tensors]
-    here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+    here = [_pinned(tensor.shape, tensor.dtype) for tensor in tensors]
     for to, tensor in zip(here, tensors, strict=True):
         to.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream().synchronize()
@@ -39,10 +39,21 @@ def fetched(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
 
 
 def pinned(values: np.ndarray) -> torch.Tensor:
-    """A copy in memory from which a GPU can take it by itself; torch keeps it until it has."""
-    memory = torch.empty(values.shape, dtype=torch_dtype(values), pin_memory=True)
+    """A copy in memory from which a GPU can take it by itself; torch keeps it until it has.
+
+    Raises MemoryError where the host has none."""
+    memory = _pinned(values.shape, torch_dtype(values))
     memory.numpy()[:] = values
     return memory
+
+
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    except RuntimeError as error:
+        if "out of memory" in str(error):  # CUDA's words for the host's memory, too
+            raise MemoryError(f"no memory that a GPU can reach: {error}") from error
+        raise
 
 
 def torch_dtype(values: np.ndarray) -> torch.dtype:

@@ -23,7 +23,7 @@ from pipeline.alone import segment_alone
 from pipeline.cluster import connected
 from pipeline.errors import TransientError
 from pipeline.losses import STALLED_UNITS, Losses
-from pipeline.machine import REPLICAS_PER_GPU, TASK_CPUS
+from pipeline.machine import TASK_CPUS
 from pipeline.metrics import Waiting
 from pipeline.publishers import Publishers
 from pipeline.reach import check_seen
@@ -242,7 +242,7 @@ def _dataset(work: Work, units: Sequence[Unit]) -> ray.data.Dataset:
                 max_tasks_in_flight_per_actor=2,
             ),
             num_cpus=0 if on_gpu else 1,
-            num_gpus=1 / REPLICAS_PER_GPU if on_gpu else 0,
+            num_gpus=pool.gpus_per_replica,
             memory=work.need.replica_bytes,
             max_restarts=-1,
             max_task_retries=TRIES_OF_A_TASK,

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from pipeline.cuts import Cut, Cutter, HostCutter
-from pipeline.machine import REPLICAS_PER_GPU
 from pipeline.settings import Settings
 from segformer import SegFormer
 
@@ -27,7 +26,7 @@ TORCH_DTYPES = {
 }
 _WARM_UP = 3
 """Batches before a graph is captured: what a library sets up with its first calls is not in it."""
-_GPU_SHARE = 0.9
+GPU_SHARE = 0.9
 """Of a GPU's memory, for its replicas together: drivers and libraries have theirs besides."""
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
 """As malloc.h numbers them."""
@@ -37,14 +36,14 @@ _KEPT_BYTES = 1 << 30
 class Forward:
     """A model on a device."""
 
-    def __init__(self, model: SegFormer, settings: Settings, device: str) -> None:
-        """Ready to compute once it has been resized."""
+    def __init__(self, model: SegFormer, settings: Settings, device: str, sharing: int = 1) -> None:
+        """Ready to compute once it has been resized. sharing: replicas on one GPU."""
         if device == "cpu":
             # One thread: with more, a window's logits can depend on their number and on its slot.
             torch.set_num_threads(1)
             keep_freed_memory()
         else:
-            torch.cuda.set_per_process_memory_fraction(_GPU_SHARE / REPLICAS_PER_GPU)
+            torch.cuda.set_per_process_memory_fraction(GPU_SHARE / sharing)
             # float32 means float32, and no kernel is chosen by timing
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -70,6 +69,7 @@ class Forward:
         without memory for them, and is to be called again then."""
         if batch == self.batch:
             return
+        self._cutter.drop()
         self.batch, self._graph = 0, None
         self._x_NCHW = self._logits_NKhw = torch.empty(0)  # what was is freed
         self._shape(batch)
@@ -108,15 +108,16 @@ class Forward:
 
     @torch.inference_mode()
     def _capture(self) -> None:
-        aside = torch.cuda.Stream()
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         aside.wait_stream(torch.cuda.current_stream())
+        # A capture that fails leaves its stream the current one: within this block, not after it.
         with torch.cuda.stream(aside):
             for _ in range(_WARM_UP):
                 self._compute()
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._logits_NKhw = self._compute()
         torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits_NKhw = self._compute()
+        self._graph = graph
 
 
 def keep_freed_memory() -> None:

@@ -41,11 +41,17 @@ class Machine:
     """What each node of a joined Ray cluster gives to processes; none: this machine does it all."""
     least: int | None = None
     """Replicas that a pool begins with; None: it does not grow."""
+    sharing: int = 1
+    """Replicas on one GPU."""
 
     @property
     def fewest(self) -> int:
         """Replicas there must be room for."""
         return self.least or self.replicas
+
+    @property
+    def gpus_per_replica(self) -> float:
+        return 1 / self.sharing if self.device == "cuda" else 0
 
     @property
     def publishers(self) -> int:
@@ -57,7 +63,8 @@ class Machine:
 def machine_of(
     device: str, count: int, nodes_bytes: tuple[int, ...], execution: Execution, cpus: int = 0
 ) -> Machine:
-    """Two replicas per GPU; on CPUs one per core, each with one thread. cpus: of a joined cluster.
+    """Two replicas per GPU, unless fewer are asked for; on CPUs one per core, each with one thread.
+    count: for how many there is room; cpus: of a joined cluster.
 
     Raises UsageError where replicas would leave the reads of a joined cluster no CPU.
     """
@@ -80,7 +87,10 @@ def machine_of(
             )
         tasks = tasks_at_once(device, most, cpus / execution.shards.of)
     pool = least if least < most else None
-    return Machine(device, most, memory, tasks, nodes_bytes, pool)
+    # Ray puts halves of GPUs together: with one replica for each GPU, half of them would be idle.
+    alone = most * execution.shards.of <= count // REPLICAS_PER_GPU
+    sharing = 1 if alone or device == "cpu" else REPLICAS_PER_GPU
+    return Machine(device, most, memory, tasks, nodes_bytes, pool, sharing)
 
 
 def cores_here(root: Path = Path("/")) -> int:

@@ -8,90 +8,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from pipeline.access import Access
-from pipeline.cuts import Cut
-from pipeline.errors import InputError, UsageError
-from pipeline.forward import Forward
+from pipeline.errors import UsageError
+from pipeline.forward import GPU_SHARE, Forward
 from pipeline.gpu import Gpu
 from pipeline.grid import WindowGrid
 from pipeline.guard import rearm
+from pipeline.opened import OpenBlock, Window
 from pipeline.raster import Pixels
 from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Scene
+from pipeline.scene import Block, Scene
 from pipeline.stages import Work
 from pipeline.stitch import Stitcher, blend_on
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched, failure_of
+from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
 from pipeline.verdict import explained, patiently
 from segformer import load_model
 
 T = TypeVar("T")
-_NO_MEMORY = ("DefaultCPUAllocator", "bad_alloc", "out of memory", "ALLOC_FAILED")
-"""In the RuntimeErrors that torch makes of allocations that failed: its own on a CPU, and those of
-C++, CUDA and CUDA's libraries."""
-
-
-@dataclass
-class _Open:
-    """A block under way."""
-
-    block: Block
-    pixels: Pixels
-    held: Any
-    """Its pixels, as the forward pass holds them."""
-    grid: WindowGrid
-    stitcher: Stitcher
-    scaling: tuple[float, float]
-    finite: list[tuple[torch.Tensor, int, int]] = field(default_factory=list)
-    """Of each window: whether all its logits are (on the device: to ask would be to wait), its row
-    and column."""
-    result: Stitched | Failure | None = None
-
-    def windows(self) -> Iterator[_Window]:
-        """Those that have a valid pixel, row by row."""
-        rows, cols = self.grid.touching(self.block.core)
-        rect, edge = self.pixels.rect, self.grid.rows.window_px
-        for row in rows:
-            top = self.grid.rows.origin(row) - rect.row_off
-            for col in cols:
-                left = self.grid.cols.origin(col) - rect.col_off
-                if self.pixels.valid_HW[top : top + edge, left : left + edge].any():
-                    yield _Window(self, row, col, Cut(self.held, top, left, *self.scaling))
-
-    def add(self, window: _Window, logits_Khw: torch.Tensor, finite: torch.Tensor) -> None:
-        self.finite.append((finite, window.row, window.col))
-        self.stitcher.add(window.row, window.col, logits_Khw)
-
-    def close(self, dtype: str) -> Stitched | Failure:
-        """Blends what is left and lets the logits go. A second call changes nothing."""
-        if self.result is None:
-            stitched, bad = self.stitcher.close(), self._first_bad()
-            self.result = stitched if bad is None else _non_finite(self.block, bad, dtype)
-        return self.result
-
-    def _first_bad(self) -> Rect | None:
-        """The first window with NaN or infinite logits."""
-        if not self.finite:
-            return None
-        flags = torch.stack([finite for finite, _, _ in self.finite]).cpu()
-        if flags.all():
-            return None
-        _, row, col = self.finite[int(flags.int().argmin())]
-        edge = self.grid.rows.window_px
-        return Rect(self.grid.cols.origin(col), self.grid.rows.origin(row), edge, edge)
-
-
-@dataclass(frozen=True)
-class _Window:
-    block: _Open
-    row: int
-    col: int
-    cut: Cut
+_NO_MEMORY = {
+    "cpu": ("DefaultCPUAllocator", "bad_alloc"),
+    "cuda": ("CUDA out of memory", "CUDA error: out of memory", "ALLOC_FAILED"),
+}
+"""In the RuntimeErrors that torch makes of allocations that failed on a device: its own, and those
+of C++, CUDA and CUDA's libraries."""
 
 
 def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:
@@ -117,9 +62,16 @@ class Replica:
         model = from_checkpoint(load_model, work.job.checkpoint, work.access)
         self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
-        self._forward = Forward(model, self._settings, work.job.device)
-        self._make_blend = blend_on(work.job.device, self.classes)
-        self._gpu = Gpu() if work.job.device == "cuda" else None
+        self._device = work.job.device
+        self._sharing = work.division.machine.sharing
+        self._forward = Forward(model, self._settings, self._device, self._sharing)
+        self._make_blend = blend_on(self._device, self.classes)
+        self._gpu = Gpu() if self._device == "cuda" else None
+
+    def warm_up(self) -> None:
+        """What the first unit would wait for; a batch for which there is no memory is its."""
+        with suppress(MemoryError, torch.OutOfMemoryError):
+            self._forward.resize(self._settings.batch or 1)
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block.
@@ -132,10 +84,10 @@ class Replica:
         try:
             found = self._segment(read, batch)
         except (MemoryError, RuntimeError) as error:
-            if self._gpu is None or not _is_of_memory(error):
-                raise  # on a CPU others may have taken it: the unit is tried again, alone
+            if self._gpu is None or not self._is_short(error):
+                raise  # others may have taken the host's: the unit is tried again, alone
         if found is None:  # the error has gone, and with it what it kept of the GPU's memory
-            raise UsageError(_too_large(read, batch, self.fitting(read, batch // 2)))
+            raise UsageError(self._too_large(read, batch))
         done, windows = found
         seconds = time.perf_counter() - started
         gpu = self._gpu.use() if self._gpu else None
@@ -153,10 +105,33 @@ class Replica:
         try:
             self._segment(read, batch)
         except (MemoryError, RuntimeError) as error:
-            if _is_of_memory(error):
+            if self._is_short(error):
                 return False
             raise
         return True
+
+    def _is_short(self, error: BaseException) -> bool:
+        """Whether the device had no memory for something, or for what was under way when an error
+        came."""
+        if isinstance(error, MemoryError) and self._device == "cpu":
+            return True
+        if any(words in str(error) for words in _NO_MEMORY[self._device]):
+            return True
+        return error.__context__ is not None and self._is_short(error.__context__)
+
+    def _too_large(self, read: ReadUnit, batch: int) -> str:
+        fits, block = self.fitting(read, batch // 2), read.unit.blocks[0]
+        share = f" (a replica may take {GPU_SHARE / self._sharing:.0%} of it)"
+        what = (
+            f"{block.scene.url}: the GPU has no memory left with --batch {batch} and a block of"
+            f" {block.core}{share}"
+        )
+        if fits:
+            return (
+                f"{what}; --batch {fits} fits here: name it, and another --output, for all windows"
+                " of an output are computed in batches of one size"
+            )
+        return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
 
     @torch.inference_mode()
     def _segment(self, read: ReadUnit, batch: int) -> tuple[tuple[Stitched | Failure, ...], int]:
@@ -167,7 +142,7 @@ class Replica:
             for block, pixels in zip(read.unit.blocks, read.blocks, strict=True)
         ]
         windows, current, dtype = 0, None, self._settings.dtype
-        for some in self._batches(block for block in blocks if isinstance(block, _Open)):
+        for some in self._batches(block for block in blocks if isinstance(block, OpenBlock)):
             rearm()  # as long as windows come, nothing hangs
             if self._gpu:
                 self._gpu.sample()
@@ -182,7 +157,7 @@ class Replica:
         done = tuple(b if isinstance(b, Failure) else b.close(dtype) for b in blocks)
         return done, windows
 
-    def _open(self, block: Block, pixels: Pixels) -> _Open:
+    def _open(self, block: Block, pixels: Pixels) -> OpenBlock:
         scene, core, rect = block.scene, block.core, pixels.rect
         settings = self._settings
         grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
@@ -190,7 +165,7 @@ class Replica:
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
         stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
         held = self._forward.hold(pixels.values_CHW, pixels.valid_HW)
-        return _Open(block, pixels, held, grid, stitcher, self.scaling(scene))
+        return OpenBlock(block, pixels, held, grid, stitcher, self.scaling(scene))
 
     def scaling(self, scene: Scene) -> tuple[float, float]:
         """--scale and --offset are for what is not uint8; a uint8 scene beside it needs neither."""
@@ -198,46 +173,14 @@ class Replica:
             return self._rescale, 0.0
         return self._settings.scale, self._settings.offset or 0.0
 
-    def _batches(self, blocks: Iterator[_Open]) -> Iterator[list[_Window]]:
+    def _batches(self, blocks: Iterator[OpenBlock]) -> Iterator[list[Window]]:
         """Windows in the order of the blocks, in full batches across blocks but for the last."""
         windows = chain.from_iterable(block.windows() for block in blocks)
         while some := list(islice(windows, self._forward.batch)):
             yield some
 
 
-def _is_of_memory(error: BaseException) -> bool:
-    """Whether an allocation has failed, or what was under way when one did."""
-    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
-        return True
-    return error.__context__ is not None and _is_of_memory(error.__context__)
-
-
-def _too_large(read: ReadUnit, batch: int, fits: int) -> str:
-    block = read.unit.blocks[0]
-    what = (
-        f"{block.scene.url}: the GPU has no memory left with --batch {batch} and a block of"
-        f" {block.core}"
-    )
-    if fits:
-        return (
-            f"{what}; --batch {fits} fits here: name it, and another --output, for all windows of"
-            " an output are computed in batches of one size"
-        )
-    return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
-
-
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:
     """bool_N. The extremes of what holds a NaN are NaN; a value each is 25 times slower."""
     flat_NX = logits_NKhw.flatten(1)
     return flat_NX.amax(dim=1).isfinite() & flat_NX.amin(dim=1).isfinite()
-
-
-def _non_finite(block: Block, window: Rect, dtype: str) -> Failure:
-    remedy = (
-        "use --dtype float32 or bfloat16"
-        if dtype == "float16"
-        else "check the checkpoint and --scale/--offset"
-    )
-    url = block.scene.url
-    what = f"the network gave NaN or infinite logits in window {window} at {dtype}; {remedy}"
-    return failure_of(InputError(f"{url}: {what}", url=url, stage="segment"), block)

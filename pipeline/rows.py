@@ -6,6 +6,7 @@ Each stage is guarded: what hangs ends its process, and `pipeline.flow` sees to 
 from __future__ import annotations
 
 import functools
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from pipeline.packing import Row, pack, unpack
 from pipeline.scene import Unit
 from pipeline.stages import Work
 from pipeline.unit import ReadUnit, SegmentedUnit
-from pipeline.verdict import tried_again
+from pipeline.verdict import LOG, tried_again
 
 UNITS_PER_READ_TASK = 64
 LOADING_DEATHS = 3
@@ -102,6 +103,7 @@ class SegmentStage:
                 from pipeline.replica import Replica  # noqa: PLC0415  readers need not load torch
 
                 self._replica = Replica(work)
+                self._replica.warm_up()
         except TransientError:
             raise  # another one may have more luck
         except SwathError as error:
@@ -116,12 +118,26 @@ class SegmentStage:
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         if self._refused:
             raise self._refused
-        with guarded(self._work.unit_timeout_s):
+        with guarded(self._work.unit_timeout_s), _ending_with(self._work.job.device):
             segmented = self._replica.segment(read)
         self._gpu_memory(segmented.gpu)
         before, self._counted = self._counted, tried_again()  # the first unit's: of loading, too
         retries = segmented.retries + self._counted - before
         return replace(segmented, retries=retries, brightness=read.brightness)
+
+
+@contextmanager
+def _ending_with(device: str) -> Iterator[None]:
+    """Within it, an error of a GPU ends the process: after some kinds of them all that follows
+    fails, and this actor would fail all units. Ray starts another one."""
+    try:
+        yield
+    except RuntimeError as error:
+        if device != "cuda":
+            raise
+        why = " ".join(str(error).split())
+        LOG.warning("a GPU has failed, and its replica is started anew: %s", why)
+        os._exit(1)
 
 
 @contextmanager

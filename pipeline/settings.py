@@ -76,7 +76,7 @@ class Execution:
     block: int | None = None
     """Edge of a block's core in pixels, a multiple of the mask tile; None: planned."""
     replicas: int | tuple[int, int] | None = None
-    """Loaded models, or the fewest and the most of a pool that grows with the work; None: one per
+    """Loaded models, or the fewest and the most of a pool that grows with the work; None: two per
     GPU, or one per CPU core."""
     runner: str = "ray"
     """"ray", or "local": a plain loop in this process."""

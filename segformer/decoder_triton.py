@@ -165,11 +165,13 @@ def upsampled_sum(  # noqa: PLR0913, PLR0917
 ):
     """ReLU of the sum of the finest map_HWC, three coarser ones upsampled (bilinear, align_corners
     False), and a bias; some pixels of a row of one image."""
-    c = tl.program_id(0) * lanes + tl.arange(0, lanes)
+    parts = (channels + lanes - 1) // lanes
+    c = tl.program_id(0) % parts * lanes + tl.arange(0, lanes)
+    tile = tl.program_id(0) // parts
     across = (width + pixels - 1) // pixels
-    y = tl.program_id(1) // across
-    px = tl.program_id(1) % across * pixels + tl.arange(0, pixels)
-    image = tl.program_id(2).to(tl.int64)
+    y = tile // across
+    px = tile % across * pixels + tl.arange(0, pixels)
+    image = tl.program_id(1).to(tl.int64)
     has_c = c < channels
     there = (px < width)[:, None] & has_c[None, :]
     at = ((image * height + y) * width + px)[:, None] * channels + c[None, :]

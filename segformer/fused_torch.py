@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,11 +41,16 @@ def add_norm(
 
 
 def mixer(ffn: MixFFN) -> Mixer:
-    def mix(x_NTC: Tensor, height: int, width: int) -> Tensor:
-        x_NFHW = ffn.depthwise(to_map(ffn.expand(x_NTC), height, width))
-        return to_tokens(ffn.activation(x_NFHW))
+    return Mixed(ffn)
 
-    return mix
+
+@dataclass(frozen=True)
+class Mixed:
+    ffn: MixFFN
+
+    def __call__(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
+        x_NFHW = self.ffn.depthwise(to_map(self.ffn.expand(x_NTC), height, width))
+        return to_tokens(self.ffn.activation(x_NFHW))
 
 
 def decode(head: Head, scales_NHWC: Sequence[Tensor]) -> Tensor:

@@ -45,8 +45,8 @@ def _gelu(x):
 
 @loops
 def _depthwise_gelu(job, part, parts, values):
-    """images, height, width, channels; input, output; taps (9 rows), biases (16 rows, see fused);
-    scratch, a pixel per thread.
+    """images, height, width, channels; input, output; taps (9 rows), biases (16 rows, see
+    fused_cpu); scratch, a pixel per thread.
 
     A pixel's taps lie one row of channels apart; where there is no pixel there is no tap.
     """

@@ -40,11 +40,13 @@ def depthwise_gelu(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers
     Goes down the rows: each is read once and gives its part to the three rows that it touches. A
     thread has two neighbours in a row, which share what lies between them.
     """
-    c = tl.program_id(0) * lanes + tl.arange(0, lanes)
+    parts = (channels + lanes - 1) // lanes
+    c = tl.program_id(0) % parts * lanes + tl.arange(0, lanes)
+    tile = tl.program_id(0) // parts
     across = (width + 2 * pairs - 1) // (2 * pairs)
-    first = tl.program_id(1) // across * rows
-    px = (tl.program_id(1) % across * pairs + tl.arange(0, pairs)) * 2
-    image = tl.program_id(2).to(tl.int64) * height * width * channels
+    first = tile // across * rows
+    px = (tile % across * pairs + tl.arange(0, pairs)) * 2
+    image = tl.program_id(1).to(tl.int64) * height * width * channels
     has_c = c < channels
     has_before = ((px >= 1) & (px <= width))[:, None] & has_c[None, :]
     has_one = (px < width)[:, None] & has_c[None, :]

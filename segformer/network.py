@@ -226,10 +226,11 @@ class SegFormer(nn.Module):
         """
         x_NCHW = pixels_NCHW.contiguous(memory_format=torch.channels_last)
         scales_NCHW = []
-        for stage in self.stages:
-            x_NCHW = stage(x_NCHW)
-            scales_NCHW.append(x_NCHW)
-        logits_NKHW: Tensor = self.head(scales_NCHW)
+        with torch.cuda.device_of(x_NCHW):  # Triton launches on the current device
+            for stage in self.stages:
+                x_NCHW = stage(x_NCHW)
+                scales_NCHW.append(x_NCHW)
+            logits_NKHW: Tensor = self.head(scales_NCHW)
         return logits_NKHW
 
 

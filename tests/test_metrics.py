@@ -186,7 +186,7 @@ NOTHING = Need(0, 0, 0, 0, 0, 0, 0)
         (SEGMENT, Machine("cpu", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every core"),
         (SEGMENT, Machine("cuda", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every GPU"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
-        (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs, with --replicas"),
+        (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs; or --dtype float16"),
         (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output whose disk"),
         (
             PUBLISH,

@@ -25,7 +25,7 @@ from pipeline.cuts import Cut, Cutter, HostCutter
 from segformer import Normalisation, SegFormer, mit_config
 
 EDGE_PX = 24
-DTYPES = (np.uint8, np.int16, np.uint16, np.float32, np.float64)
+DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32, np.float64)
 HALF = (torch.float16, torch.bfloat16)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -57,7 +57,7 @@ def assert_cuts_equal(device: str) -> None:
         found = windows_of(DeviceCutter(normalisation, EDGE_PX, device), dtype, device)
         assert torch.equal(found, expected)
         assert (expected[4:] == 7).all()
-        assert len(expected[:4].unique()) > 1000 * (dtype != np.uint8)
+        assert len(expected[:4].unique()) > 100
 
 
 def interpreted_cuts_equal_the_hosts() -> None:
@@ -124,15 +124,15 @@ def network_compiles() -> None:
     lanes = {"lanes": fused_cuda._DECODED_LANES, "input_lanes": 64}
     spans = {"pixels": fused_cuda._PIXELS, "span_1": 64, "span_2": 32, "span_3": 16}
     norm = {"adds": True, "has_bias": True, "norms_first": False, "keeps": True}
-    cases: list[tuple[Any, str, dict[str, Any], int]] = [
-        (kernels_triton.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}, 4),
-        (kernels_triton.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}, 4),
-        (kernels_triton.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}, 4),
-        (decoder_triton.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}, 4),
-        (decoder_triton.decode, "*fp16", spans | lanes | {"class_lanes": 16}, 4),
-        (decoder_triton.decode, "*bf16", spans | lanes | {"class_lanes": 256}, 8),
+    cases: list[tuple[Any, str, dict[str, Any]]] = [
+        (kernels_triton.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}),
+        (kernels_triton.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}),
+        (kernels_triton.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}),
+        (decoder_triton.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}),
+        (decoder_triton.decode, "*fp16", spans | lanes | {"class_lanes": 16}),
+        (decoder_triton.decode, "*bf16", spans | lanes | {"class_lanes": 64}),
     ]
-    for kernel, kind, constants, warps in cases:
+    for kernel, kind, constants in cases:
         signature = {
             name: "fp32" if name.endswith("eps") else "i32" if name in numbers else kind
             for name in kernel.arg_names
@@ -140,7 +140,7 @@ def network_compiles() -> None:
         signature |= {"taps": "*fp32"} if "taps" in signature else {}
         signature |= dict.fromkeys(constants, "constexpr")
         source = ASTSource(kernel, signature, constants)
-        options = {"num_warps": warps, "num_stages": 1}
+        options = {"num_stages": 1}
         made = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
         assert made.asm["cubin"]
         assert made.metadata.shared <= 227 * 1024
