@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -218,3 +220,22 @@ def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path:
         with killing("ray::_Actor.load", 1):
             assert ray.get(replica.segment(read)).windows > 0
         replica.close()
+
+
+def test_an_error_of_a_gpu_ends_its_process() -> None:
+    """And Ray starts another one; on a CPU it is the unit's."""
+    program = (
+        "from pipeline.rows import _ending_with\n"
+        "with _ending_with({device!r}): raise RuntimeError('CUDA error: an illegal\\n address')"
+    )
+
+    def ended(device: str) -> tuple[int, str]:
+        command = [sys.executable, "-c", program.format(device=device)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    code, said = ended("cuda")
+    assert code == 1
+    assert said.endswith("its replica is started anew: CUDA error: an illegal address\n")
+    assert "Traceback" not in said
+    assert "Traceback" in ended("cpu")[1]

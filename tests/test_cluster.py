@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.job import run
 from pipeline.machine import machine_of, tasks_at_once
 from pipeline.settings import Execution, Settings
+from pipeline.share import WHOLE, Share
 
 ALONE_THEN_JOINED = """
 import os, sys
@@ -158,6 +159,26 @@ def test_every_core_of_a_machine_with_gpus_reads(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
     assert machine_of(device, count, (), Execution()).tasks == tasks
+
+
+@pytest.mark.parametrize(
+    ("replicas", "share", "gpus"),
+    [
+        (None, WHOLE, 0.5),  # two on each of four GPUs
+        (4, WHOLE, 1),
+        (5, WHOLE, 0.5),
+        ((1, 8), WHOLE, 0.5),
+        (None, Share(1, 2), 0.5),
+        (2, Share(1, 2), 1),
+    ],
+)
+def test_replicas_share_gpus_where_there_are_more_of_them(
+    replicas: int | tuple[int, int] | None, share: Share, gpus: float
+) -> None:
+    execution = Execution(replicas=replicas, shards=share)
+    machine = machine_of("cuda", 8, (10**9,) * 4, execution, cpus=16)
+    assert machine.gpus_per_replica == gpus
+    assert machine_of("cpu", 8, (), execution).gpus_per_replica == 0
 
 
 @pytest.mark.ray
