@@ -137,7 +137,7 @@ def planned(planner: Planner, scenes: list[Scene]) -> Division:
     return division
 
 
-@pytest.mark.parametrize("memory_gb", [6, 8, 12])
+@pytest.mark.parametrize("memory_gb", [7, 8, 12])
 @pytest.mark.parametrize("striped", [False, True])
 def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
     memory_gb: int, striped: bool
