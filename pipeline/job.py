@@ -58,6 +58,9 @@ def plan(
     asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
     existing = None if output is None else Output.find(output, execution.access.hurried())
     ready = prepare(asked, existing)
+    tries = (trial.calibrate or trial.sample > 0) and not execution.address
+    if tries:  # with the batch that a run would have
+        ready = with_batch(ready, asked)
     added = {shard.shard_id for shard in ready.new}
     shards = [shard for shard in ready.mine if shard.shard_id in added]
     if existing:
@@ -70,7 +73,8 @@ def plan(
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
     of_output = _of_output(output, existing, shards, execution)
-    notes = [*ready.notes, *_untried(ready), *stops, *tried.notes, *of_output]
+    untried = [] if tries else _untried(ready)
+    notes = [*ready.notes, *untried, *stops, *tried.notes, *of_output]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
     return replace(found, samples=tried.samples, notes=tuple(notes), earlier=earlier)

@@ -37,7 +37,7 @@ from pipeline.plan import BATCH
 from pipeline.receipt import Progress
 from pipeline.sandbox import Limits
 from pipeline.scene import Block, Rect, Unit
-from pipeline.settings import Execution, Settings
+from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.terms import Job
 
@@ -121,6 +121,17 @@ def test_what_was_found_is_recorded(
     monkeypatch.setattr(pipeline.preparation, "fitting_batch", None)  # recorded: not tried again
     run([archive], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert len(receipts(out)) == 2
+
+
+@pytest.mark.usefixtures("tried")
+def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
+    archive: str, small_checkpoint: str, tmp_path: Path
+) -> None:
+    trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
+    found = plan([archive], small_checkpoint, SETTINGS, LOCAL, trial=trial)
+    assert found.batch in (2, 4, 8, 16, 32, 64, 128)
+    assert len(found.samples) == 1
+    assert not [note for note in found.notes if "is tried when a run begins" in note]
 
 
 @pytest.mark.usefixtures("tried")
