@@ -31,8 +31,8 @@ SumClasses = Callable[[np.ndarray, Lines | None, int], ClassSums]
 
 
 def sums_beside(gpu: bool) -> SumClasses:
-    """The compiled loop beside a GPU, which is fast enough to wait for it. Beside a CPU the 0.4 s and
-    115 MB for which numba loads in each process would be more than it saves."""
+    """The compiled loop beside a GPU, which would wait for less. Beside a CPU it would not make up
+    for numba, which takes 0.4 s and 115 MB in each process."""
     if gpu:
         from pipeline.class_sums_compiled import compiled_sums  # noqa: PLC0415
 
