@@ -2,10 +2,11 @@
 
     python bench/finishing.py [--device cuda] [--size 4096] [--rounds 5] [--results PATH]
 
-Class ids are random squares of 32, 8 or 1 px; a grid is in UTM (1 m), geographic or nowhere.
-The device is that which would have segmented them: none is used. `start_s` is what the first mask tile of a process takes more: libraries, and the compiled loop from
-its cache. To compare with another commit, run this file with PYTHONPATH at its tree. The last line
-is one JSON document: medians in ms per megapixel, each with the slowest.
+Class ids are random squares of 32, 8 or 1 px; a grid is in UTM (1 m), geographic or nowhere. The
+device is that which would have segmented them; none is used. `start_s` is what the first mask tile
+of a process takes: libraries and, for cuda, the compiled loop from its cache. To compare with
+another commit, run this file with PYTHONPATH at its tree. The last line is one JSON document:
+medians in ms per megapixel, each with the slowest.
 """
 
 from __future__ import annotations
