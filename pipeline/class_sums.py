@@ -30,16 +30,6 @@ SumClasses = Callable[[np.ndarray, Lines | None, int], ClassSums]
 """Of class ids, C-contiguous and of unit.mask_dtype, the areas of their cells, how many classes."""
 
 
-def sums_beside(gpu: bool) -> SumClasses:
-    """The compiled loop beside a GPU, which would wait for less. Beside a CPU it would not make up
-    for numba, which takes 0.4 s and 115 MB in each process."""
-    if gpu:
-        from pipeline.class_sums_compiled import compiled_sums  # noqa: PLC0415
-
-        return compiled_sums
-    return plain_sums
-
-
 def plain_sums(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> ClassSums:
     """By numpy's bincount. Nodata is a bin beyond the classes, which is cheaper than to leave it
     out before."""
