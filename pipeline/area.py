@@ -34,9 +34,11 @@ class Lines(NamedTuple):
     share_H: np.ndarray
 
     def values(self, width: int) -> np.ndarray:
-        """float64 (height, width)."""
-        rows = self.share_H[:, None] * self.slope_KW[self.line_H] + self.above_KW[self.line_H]
-        return np.array(np.broadcast_to(rows, (len(rows), width)))
+        """float64 (height, width); a read-only view."""
+        rows = self.slope_KW[self.line_H]
+        rows *= self.share_H[:, None]
+        rows += self.above_KW[self.line_H]
+        return np.broadcast_to(rows, (len(rows), width))
 
 
 def level(area_HW: np.ndarray) -> Lines:
@@ -75,8 +77,8 @@ class CellAreas:
     def of(self, rect: Rect) -> np.ndarray:
         """Area of the cells of `rect`: float64 (height, width), m2; 0.0 outside the domain.
 
-        A pixel's value is the same, bit for bit, whichever rect asks for it. Inside the lattice's
-        cells the area is right to 1e-6.
+        A pixel's value is the same, bit for bit, whichever rect asks for it. A read-only view.
+        Inside the lattice's cells the area is right to 1e-6.
         """
         return self.over(rect)(rect).values(rect.width)
 
@@ -160,7 +162,7 @@ class CellAreas:
         outside = np.isnan(nodes)
         if not outside[:, left[0] : left[-1] + 2].any():
             return found
-        area_m2 = found.values(rect.width)
+        area_m2 = np.array(found.values(rect.width))
         bad = outside[:-1, :-1] * 1 + outside[1:, :-1] + outside[:-1, 1:] + outside[1:, 1:]
         bad = bad[top[:, None], left]
         area_m2[bad == 4] = 0.0

@@ -1,79 +1,44 @@
-"""Pixels and square metres of each class of a mask tile, in one compiled pass over its pixels.
+"""Pixels and square metres of each class of a mask tile.
 
 Areas are added one pixel after the other, row by row: in one order, so that the sums are the same
-bits on every machine and as np.bincount gives them. Knows neither grids nor tables.
+bits on every machine. Knows neither grids nor tables.
 """
-
-# mypy: disable-error-code="no-untyped-def"
-# numba finds the types.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.area import Lines
-from segformer.compiled import Compiled, inner
+from pipeline.unit import nodata_value
 
 
 class ClassSums(NamedTuple):
-    """Of each class; while they are added, of nodata too, behind the classes."""
+    """Of each class."""
 
     pixels_K: np.ndarray
     """int64."""
     area_m2_K: np.ndarray
-    """float64."""
+    """float64; 0 where cells have no areas, for want of a CRS."""
     without_area_K: np.ndarray
-    """int64: pixels whose area is 0: outside the CRS's domain."""
+    """int64: pixels outside the CRS's domain, whose area is 0."""
 
 
-def class_sums(ids_HW: np.ndarray, areas: Lines, classes: int) -> ClassSums:
-    """ids_HW: C-contiguous, of unit.mask_dtype(classes)."""
-    bins = classes + 1
-    sums = ClassSums(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
-    _add_tile(ids_HW.dtype.name, ids_HW, areas, sums, np.empty(ids_HW.shape[1]))
-    return ClassSums(*(of_all[:-1] for of_all in sums))
+SumClasses = Callable[[np.ndarray, Lines | None, int], ClassSums]
+"""Of class ids, C-contiguous and of unit.mask_dtype, the areas of their cells, how many classes."""
 
 
-def _add(ids_HW, areas, sums, row_W):
-    """row_W: scratch. Areas of a row are vector code; a class's sum stays in a register as long as
-    its pixels follow each other: one in memory would wait for its own last value, pixel by pixel.
-    """
-    width, nodata = ids_HW.shape[1], len(sums.pixels_K) - 1
-    some_0 = False
-    for y in range(ids_HW.shape[0]):
-        ids, line, share = ids_HW[y], areas.line_H[y], areas.share_H[y]
-        above, slope = areas.above_KW[line], areas.slope_KW[line]
-        if y == 0 or line != areas.line_H[y - 1]:
-            some_0 = _some_0(above, slope)
-        if len(above) == width:
-            for x in range(width):
-                row_W[x] = above[x] + share * slope[x]
-        else:
-            row_W[:] = above[0] + share * slope[0]
-        if some_0:
-            for x in range(width):
-                sums.without_area_K[min(ids[x], nodata)] += row_W[x] == 0
-        x = 0
-        while x < width:
-            id_, start = ids[x], x
-            k = min(id_, nodata)
-            total = sums.area_m2_K[k]
-            while x < width and ids[x] == id_:
-                total += row_W[x]
-                x += 1
-            sums.area_m2_K[k] = total
-            sums.pixels_K[k] += x - start
-
-
-@inner
-def _some_0(above, slope):
-    """Whether cells may have no area: between two areas that are not 0 there is none."""
-    some_0 = False
-    for x in range(len(above)):
-        some_0 |= above[x] == 0 or above[x] + slope[x] == 0
-    return some_0
-
-
-_add_tile = Compiled(_add)
+def plain_sums(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> ClassSums:
+    """By numpy's bincount. Nodata is a bin beyond the classes, which is cheaper than to leave it
+    out before."""
+    ids_N = ids_HW.ravel().astype(np.intp)  # what bincount would make of them, each time
+    bins = nodata_value(classes) + 1
+    pixels_K = np.bincount(ids_N, None, bins)[:classes]
+    if areas is None:
+        return ClassSums(pixels_K, np.zeros(classes), np.zeros(classes, np.int64))
+    areas_N = areas.values(ids_HW.shape[1]).ravel()
+    without = ids_N[:0] if areas_N.all() else ids_N[areas_N == 0]
+    area_m2_K = np.bincount(ids_N, areas_N, bins)[:classes]
+    return ClassSums(pixels_K, area_m2_K, np.bincount(without, None, bins)[:classes])

@@ -11,20 +11,18 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pipeline.area import CellAreas, Lines, level
+from pipeline.area import CellAreas, Lines
+from pipeline.class_sums import ClassSums, SumClasses, plain_sums
 from pipeline.footprint import footprints
 from pipeline.grid import mask_tiles
 from pipeline.receipt import Failure
 from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
 from pipeline.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
 from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_value
-
-if TYPE_CHECKING:
-    from pipeline.class_sums import ClassSums
 
 
 def unit_file(segmented: SegmentedUnit) -> bytes:
@@ -36,6 +34,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     blocks failed has no rows and still an outcome.
     """
     started = time.perf_counter()
+    sum_classes = _sums_beside(gpu=segmented.gpu is not None)
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     without_area: Counter[str] = Counter()
@@ -43,7 +42,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         if isinstance(result, Failure):
             failures.append(result.to_json())
             continue
-        block_rows, missing = _block_rows(block, result)
+        block_rows, missing = _block_rows(block, result, sum_classes)
         rows += block_rows
         if missing:
             without_area[block.scene.scene_id] += missing
@@ -52,7 +51,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
         "windows": segmented.windows,
         "pixels": segmented.unit.pixels,
         "pixels_without_area": without_area,
-        "area_m2": sum(area_m2 for row in rows for area_m2 in _areas_m2(row)),
+        "area_m2": sum(m2 for row in rows for m2 in row["classes"]["area_m2"].tolist()),
         "read_s": segmented.read_s,
         "segment_s": segmented.segment_s,
         "retries": segmented.retries,
@@ -68,12 +67,21 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     return file.getvalue()
 
 
-def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], int]:
+def _sums_beside(gpu: bool) -> SumClasses:
+    """The compiled loop beside a GPU, which would wait for less. Beside a CPU it would not make up
+    for numba, which takes 0.4 s and 115 MB in each process."""
+    if gpu:
+        from pipeline.class_sums_compiled import compiled_sums  # noqa: PLC0415
+
+        return compiled_sums
+    return plain_sums
+
+
+def _block_rows(
+    block: Block, result: Stitched, sum_classes: SumClasses
+) -> tuple[list[dict[str, Any]], int]:
     """Of each of the block's mask tiles with data the values of its row, the mask an array and of
     the classes what `_classes` gives; how many valid pixels have no area."""
-    # numba takes a fifth of a second to load, which only who finishes units need spend.
-    from pipeline.class_sums import class_sums  # noqa: PLC0415
-
     scene, core, classes = block.scene, block.core, result.samples_TK.shape[1]
     areas_of = _areas(scene, core)
     rows, rects = [], []
@@ -84,7 +92,7 @@ def _block_rows(block: Block, result: Stitched) -> tuple[list[dict[str, Any]], i
         if ids_HW.min() >= classes:
             continue
         ids_HW = np.array(ids_HW, order="C")
-        sums = class_sums(ids_HW, areas_of(rect), classes)
+        sums = sum_classes(ids_HW, areas_of(rect), classes)
         without_area += int(sums.without_area_K.sum())
         confidence_K, samples_K = result.confidence_TK[tile], result.samples_TK[tile]
         rects.append(rect)
@@ -127,11 +135,6 @@ def _classes(
     return {"class_id": present, **{name: of_K[present] for name, of_K in of_all.items()}}
 
 
-def _areas_m2(row: dict[str, Any]) -> list[float]:
-    area_m2: list[float] = row["classes"]["area_m2"].tolist() if row["crs"] else [0.0]
-    return area_m2
-
-
 def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any] | Lists]:
     """The table's columns, of rows as `_block_rows` gives them."""
     if not rows:
@@ -165,10 +168,10 @@ def places(scene: Scene, rects: list[Rect]) -> list[dict[str, Any]]:
     ]
 
 
-def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines]:
-    """The areas of the cells of rects inside `core`; without a CRS they are no areas, but 1."""
+def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines | None]:
+    """The areas of the cells of rects inside `core`; None without a CRS."""
     if scene.crs is None:
-        return lambda rect: level(np.ones((rect.height, 1)))
+        return lambda _: None
     return _cell_areas(scene.crs, scene.transform, scene.width, scene.height).over(core)
 
 

@@ -16,9 +16,11 @@ from pipeline.cost import Cost
 from pipeline.scene import Block, Unit
 from pipeline.settings import MASK_TILE_PX
 
-_WORKER_BYTES = 420_000_000
-"""Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB; numba and class_sums.py's loop: 115;
-and what stays between two units, or two shards."""
+_WORKER_BYTES = 300_000_000
+"""Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units, or two
+shards."""
+_COMPILED_BYTES = 120_000_000
+"""Beside a GPU also numba, and the loop of class_sums_compiled.py: 115 MB."""
 _REPLICA_BYTES = 900_000_000
 """The same with torch and what its first window loads, and numba: 185 MB while it compiles."""
 _DRIVER_BYTES = 650_000_000
@@ -77,9 +79,9 @@ class Need:
         return cls(
             driver_bytes=_DRIVER_BYTES + max(loading, books + write),
             replica_bytes=_replica(cost) + max(loading, loaded + segment),
-            reader_bytes=_WORKER_BYTES + read,
-            writer_bytes=_WORKER_BYTES + write,
-            publisher_bytes=_WORKER_BYTES + publish,
+            reader_bytes=_worker(cost) + read,
+            writer_bytes=_worker(cost) + write,
+            publisher_bytes=_worker(cost) + publish,
             row_bytes=row,
             local_bytes=_replica(cost) + local,
         )
@@ -88,6 +90,10 @@ class Need:
     def task_bytes(self) -> int:
         """Of a process that reads or writes: Ray has one do both."""
         return max(self.reader_bytes, self.writer_bytes)
+
+
+def _worker(cost: Cost) -> int:
+    return _WORKER_BYTES + (_COMPILED_BYTES if cost.machine.device == "cuda" else 0)
 
 
 def _replica(cost: Cost) -> int:

@@ -16,7 +16,8 @@ from archives import write_scene
 from checkpoints import random_checkpoint, saved
 from outputs import differences
 
-from pipeline import cluster, examine, job, tables
+from pipeline import examine, job, tables
+from pipeline import machine as machine_module
 from pipeline import memory as rooms
 from pipeline.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
 from pipeline.blend_tables import Chunk
@@ -91,7 +92,7 @@ def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everyth
     inputs, calm, tight = [str(tmp_path / "in")], tmp_path / "calm", tmp_path / "tight"
 
     def accepted(memory_bytes: int) -> bool:
-        monkeypatch.setattr(cluster, "memory_here", lambda: memory_bytes)
+        monkeypatch.setattr(machine_module, "memory_here", lambda: memory_bytes)
         try:
             job.plan(inputs, small_checkpoint, settings, both)
         except UsageError:
@@ -137,7 +138,7 @@ def planned(planner: Planner, scenes: list[Scene]) -> Division:
     return division
 
 
-@pytest.mark.parametrize("memory_gb", [7, 8, 12])
+@pytest.mark.parametrize("memory_gb", [6, 7, 8, 12])
 @pytest.mark.parametrize("striped", [False, True])
 def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
     memory_gb: int, striped: bool
