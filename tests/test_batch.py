@@ -142,9 +142,10 @@ def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
             replace(SETTINGS, batch=256),
             r"--batch 256: there is no memory .* use --batch (2|4|8|16|32|64|128)$",
         ),
-        (
+        pytest.param(
             Settings(window=8192, stride=8192, batch=2),
             r"for even one window \(.*\); use a smaller --window or",
+            marks=pytest.mark.slow,
         ),
     ],
 )
