@@ -90,9 +90,9 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         type=int,
         metavar="N",
         show_default="chosen for the device, then recorded",
-        help="Windows per forward pass, a count. On GPUs it is tried before OUT is created: by"
-        " default the largest of 32, 16, 8, 4, 2 and 1 that fits; one that is named and does not"
-        " fit is refused.",
+        help="Windows per forward pass, a count; a unit's last batch is filled up, which takes as"
+        " long. On GPUs it is tried before OUT is created: by default the largest of 32, 16, 8, 4,"
+        " 2 and 1 that fits; one that is named and does not fit is refused.",
     ),
     option(
         Settings,
