@@ -72,7 +72,8 @@ def plan(
     earlier = _earlier(existing, ready, added, shards)
     tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
     terms = Terms(tried.rate, execution.price_per_hour)
-    of_output = _of_output(output, existing, shards, execution)
+    quarantined = earlier.scenes_quarantined if earlier else 0
+    of_output = _of_output(output, existing, shards, execution, quarantined)
     untried = [] if tries else _untried(ready)
     notes = [*ready.notes, *untried, *stops, *tried.notes, *of_output]
     found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
@@ -108,10 +109,14 @@ def _untried(ready: Prepared) -> list[str]:
 
 
 def _of_output(
-    output: str | None, existing: Output | None, shards: Sequence[Shard], execution: Execution
+    output: str | None,
+    existing: Output | None,
+    shards: Sequence[Shard],
+    execution: Execution,
+    quarantined: int,
 ) -> list[str]:
     """A note where OUT is not there, or all zeros would be a riddle. shards: what is not
-    published."""
+    published; quarantined: scenes."""
     if existing is None:
         return [f"{output}: there is no output yet, so all is counted"] if output else []
     if any(shard.units for shard in shards):
@@ -119,7 +124,10 @@ def _of_output(
     if shards:
         return [f"nothing is left to compute, but shards are to be published: {len(shards):,}"]
     whose = "" if execution.shards.whole else f" of --shards {execution.shards}"
-    return [f"nothing is left to do: {existing.store.root} has every input{whose}"]
+    done = f"nothing is left to do: {existing.store.root} has every input{whose}"
+    if quarantined:
+        done += f", {quarantined:,} of them in quarantine: --retry-quarantined tries these again"
+    return [done]
 
 
 def _in_runs(hours: float, most: float | None) -> list[str]:

@@ -58,6 +58,7 @@ def unit_of(width: int = 900, height: int = 700) -> Unit:
     return Unit("", (Block(scene, Rect(0, 0, width, height)),))
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str) -> None:
     def fitting(batch: int, unit: Unit) -> int:
         work = work_of(small_checkpoint, replace(SETTINGS, batch=batch))

@@ -167,6 +167,9 @@ def test_added_files_are_computed_and_nothing_else(
     assert second.units_computed == second.units - first.units > 0
     assert all(p.stat().st_mtime_ns == t for p, t in published.items())
     assert differences(undisturbed, out, "masks", "statistics", "quarantine") == []
+    segment(folder, small_checkpoint, out)
+    done = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    assert done.notes[-1].endswith("1 of them in quarantine: --retry-quarantined tries these again")
 
 
 def copy_with_times(source: Path, target: Path) -> None:
