@@ -20,7 +20,7 @@ from idle import PlacedStage, PlacedWork, places
 from ray.cluster_utils import Cluster
 
 from jobs.values import Replicas
-from pipeline import flow, job
+from pipeline import flow, job, preparation
 from pipeline.settings import Execution, Settings
 
 HERE = Path(__file__).parent
@@ -37,6 +37,7 @@ def main() -> None:
     # Of a cluster that is gone in a minute; and for the processes of its nodes.
     os.environ |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
     vars(job)["Work"], vars(flow)["SegmentStage"] = PlacedWork, PlacedStage
+    vars(preparation)["DEVICES"] = set()  # a number is no GPU that a batch could be tried on
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(**resources) for resources in given.nodes]
     cluster.wait_for_nodes()
