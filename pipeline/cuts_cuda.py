@@ -24,7 +24,7 @@ PINNED_STRIPS = 2
 """On their way at once, beside the one that is copied: memory that the system cannot move."""
 
 
-class Pixels:
+class SentPixels:
     """Of a block: stored values_CHW and valid_HW (uint8) on the device, or on their way there."""
 
     def __init__(self, values_CHW: np.ndarray, valid_HW: np.ndarray, device: torch.device) -> None:
@@ -96,8 +96,8 @@ class DeviceCutter:
         self._channels_2C = sent(channels, self._device)
         self._way = _Way() if device == "cuda" else None
 
-    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Pixels:
-        pixels = Pixels(values_CHW, valid_HW, self._device)
+    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> SentPixels:
+        pixels = SentPixels(values_CHW, valid_HW, self._device)
         if self._way:
             # Their memory may still be in use by what was asked for before.
             self._way.stream.wait_stream(torch.cuda.current_stream())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -70,8 +69,11 @@ class Replica:
 
     def warm_up(self) -> None:
         """What the first unit would wait for; a batch for which there is no memory is its."""
-        with suppress(MemoryError, torch.OutOfMemoryError):
+        try:
             self._forward.resize(self._settings.batch or 1)
+        except (MemoryError, RuntimeError) as error:
+            if not self._is_short(error):
+                raise
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block.
