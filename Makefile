@@ -6,7 +6,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # Folders without Python yet would be an error to the checkers.
-FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer pipeline jobs tests bench deploy examples/*)))))
+FOLDERS := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,segformer pipeline jobs tests bench deploy examples)))))
 
 .DELETE_ON_ERROR:
 .PHONY: help venv demo test test-slow check bench format docs
@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
-	$(BIN)/python examples/bluemarble/demo.py
+	$(BIN)/python -m examples.bluemarble.demo
 
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -47,17 +47,17 @@ test-slow: $(READY)
 check: $(READY)
 	$(BIN)/ruff format --check $(FOLDERS)
 	$(BIN)/ruff check $(FOLDERS)
-	$(BIN)/mypy $(filter-out tests,$(FOLDERS))
+	$(BIN)/mypy $(filter-out tests,$(FOLDERS)) tests/support
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	$(BIN)/python bench/forward.py --size b0
-	$(BIN)/python bench/forward.py --size b2
-	$(BIN)/python bench/dtypes.py
-	$(BIN)/python bench/blend.py
-	$(BIN)/python bench/sliding.py --sides ours mmseg-style MONAI
-	$(BIN)/python bench/sliding.py --size 2048 --classes 150
-	$(BIN)/python bench/whole.py --work .bench
+	$(BIN)/python -m bench.speed.forward --size b0
+	$(BIN)/python -m bench.speed.forward --size b2
+	$(BIN)/python -m bench.speed.dtypes
+	$(BIN)/python -m bench.speed.blend
+	$(BIN)/python -m bench.speed.sliding --sides ours mmseg-style MONAI
+	$(BIN)/python -m bench.speed.sliding --size 2048 --classes 150
+	$(BIN)/python -m bench.speed.whole --work .bench
 
 format: $(READY)
 	$(BIN)/ruff format $(FOLDERS)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from jobs import jobfile
+from jobs import job_file_option
 from jobs.jobs import jobs
 from jobs.logs import logs
 from jobs.model import model
@@ -127,7 +127,7 @@ def _complain(message: str, code: int) -> int:
 
 def _in_one_line(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    message = jobfile.in_words(error)
+    message = job_file_option.in_words(error)
     return f"{message} See: {context.command_path} --help" if context else message
 
 

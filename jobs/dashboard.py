@@ -25,9 +25,9 @@ from ray.job_submission import JobSubmissionClient, JobType
 from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
 
-from jobs.job import Job
+from jobs.cluster_job import Job
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.verdict import LOG
+from pipeline.storage.retry import LOG
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own commands look, in this order. (There they go before --address; here after.)"""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs import cluster_options, text
-from jobs.job import Job
+from jobs.cluster_job import Job
 
 
 @click.command()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import options, text
-from pipeline.access import Access
 from pipeline.errors import UsageError
+from pipeline.storage.access import Access
 
 if TYPE_CHECKING:
     from segformer import Checkpoint
@@ -75,8 +75,8 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     layer-norm eps stand in keys of config.json that transformers ignores and Swath reads.
     mmsegmentation's own head is refused: transformers has no such network.
     """
-    from pipeline.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
+    from pipeline.engine.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from segformer.checkpoints.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
 
     access = Access.parse(storage_options).hurried()
     present = from_checkpoint(there, folder, access)
@@ -102,7 +102,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
 
 def _is_itself(path: str, folder: str, access: Access) -> bool:
     """Whether a file of the checkpoint would be replaced by its own conversion."""
-    from segformer.folder import CONFIG, PREPROCESSOR, SAFETENSORS  # noqa: PLC0415
+    from segformer.checkpoints.folder import CONFIG, PREPROCESSOR, SAFETENSORS  # noqa: PLC0415
 
     def files(folder: str) -> set[str]:
         return {f"{folder}/{name}" for name in (CONFIG, PREPROCESSOR, SAFETENSORS)}
@@ -116,8 +116,8 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
 
 
 def _read(path: str, storage_options: str | None) -> Checkpoint:
-    from pipeline.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoint import read_checkpoint  # noqa: PLC0415
+    from pipeline.engine.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
     return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).hurried())
 
@@ -139,8 +139,8 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
 
 def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
     """The facts that `inspect` prints."""
+    from segformer.checkpoints.sizes import size_name  # noqa: PLC0415
     from segformer.flops import gflop_per_window  # noqa: PLC0415
-    from segformer.sizes import size_name  # noqa: PLC0415
 
     config, norm = checkpoint.config, checkpoint.normalisation
     eps = config.norm_eps

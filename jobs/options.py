@@ -13,13 +13,13 @@ from typing import Any
 
 import click
 
-from jobs.execution import EXECUTION
-from jobs.jobfile import place_of
-from jobs.option import Decorator, F, option
-from jobs.values import Bands
-from pipeline.access import Access
+from jobs.execution_options import EXECUTION
+from jobs.job_file_option import place_of
+from jobs.option_decorator import Decorator, F, option
+from jobs.option_types import Bands
 from pipeline.errors import UsageError
 from pipeline.settings import DTYPES, Execution, Settings
+from pipeline.storage.access import Access
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 output_arg = click.argument("output", metavar="OUT")

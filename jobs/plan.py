@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from jobs import options, text
-from jobs.jobfile import job_opt
+from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
-from jobs.trial import parse_trial, trial_options
-from pipeline.forecast import Earlier, Rate, Sample
+from jobs.trial_options import parse_trial, trial_options
+from pipeline.estimate import Earlier, Rate, Sample
 from pipeline.receipt import Estimate, Failure
 
 SHOWN = 4
@@ -40,9 +40,9 @@ def plan(
     trial = parse_trial(parsed)
     with ProgressLine(sys.stderr) as progress:
         progress.reading()
-        from pipeline import job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+        from pipeline import api  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
-        estimate = job.plan(
+        estimate = api.plan(
             inputs, checkpoint, settings, execution, output, progress.described, trial
         )
     click.echo(text.to_json(estimate.to_json()) if form == "json" else render(estimate))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs import options, text
-from pipeline.access import Access
+from pipeline.storage.access import Access
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,8 +48,8 @@ def query(output: str, sql: str, form: str, storage_options: str | None) -> None
     """
     if form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("--format parquet writes binary: redirect it, e.g. > rows.parquet")
-    from pipeline.query import query as ask  # noqa: PLC0415  so that help does not wait for it
-    from pipeline.query import write_parquet  # noqa: PLC0415
+    from pipeline.output.query import query as ask  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.output.query import write_parquet  # noqa: PLC0415
 
     rows = ask(output, sql, Access.parse(storage_options))
     match form:

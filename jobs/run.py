@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs import options, text
-from jobs.jobfile import job_opt
+from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
 from pipeline.receipt import Receipt
 
@@ -48,7 +48,7 @@ def run(
     settings, execution = options.parse(parsed)
     with ProgressLine(sys.stderr, STARTING[execution.runner]) as progress:
         progress.reading()
-        from pipeline.job import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+        from pipeline.api import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
         receipt = carry_out(
             inputs, checkpoint, output, settings, execution, progress, progress.described

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from jobs import options, text
-from pipeline.access import Access
 from pipeline.receipt import DONE, Status
+from pipeline.storage.access import Access
 
 RUNS = 5
 """That are told one by one; --format json has them all."""
@@ -23,7 +23,7 @@ def status(output: str, form: str, storage_options: str | None) -> None:
 
     Needs no cluster and disturbs no run. Exits with 0 whether the job is finished or not.
     """
-    from pipeline.status import status as ask  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.output.status import status as ask  # noqa: PLC0415  so that help does not wait for it
 
     report = ask(output, Access.parse(storage_options))
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from jobs import cluster_options, jobfile, options
-from jobs.job import Job
+from jobs import cluster_options, job_file_option, options
+from jobs.cluster_job import Job
 from jobs.logs import follow_to_end
+from jobs.option_types import Written
 from jobs.run import run
-from jobs.values import Written
-from pipeline.access import Access
+from pipeline.storage.access import Access
 
 if TYPE_CHECKING:
     from jobs.dashboard import Dashboard
@@ -50,7 +50,7 @@ def submit(ctx: click.Context, dashboard: str | None, follow: bool, **parsed: An
     job's ID. Submitted again, a job that is at work is left alone, and one that has ended, however
     it ended, goes on where it was.
     """
-    jobfile.refuse(ctx, "runner", "local", "a submitted job runs on Ray; leave it out")
+    job_file_option.refuse(ctx, "runner", "local", "a submitted job runs on Ray; leave it out")
     _, execution = options.parse({**parsed, "runner": "ray", "address": None})
     given = {**parsed, **_as_seen_from_elsewhere(parsed, execution.access)}
     words = forwarded(ctx, given)

@@ -2,7 +2,7 @@
 
 `run` and `open_output` do what the commands do. They are imported when they are asked for, because
 torch and Ray take seconds to load and SQL needs neither. (`plan` and `status` are names of files
-here: `pipeline.job.plan`, `pipeline.status.status`.)
+here: `pipeline.api.plan`, `pipeline.output.status.status`.)
 """
 
 import os

@@ -1,123 +1,56 @@
-"""What a plan will take, before anything is started."""
+"""What a plan rests on, goes on from, and costs. Plain numbers; knows no library."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from pipeline.area import CellAreas
-from pipeline.cost import Cost, blocks_of
-from pipeline.division import Division
-from pipeline.forecast import Rate, cost_of, per_1000_km2
-from pipeline.machine import cores_here
-from pipeline.receipt import Estimate
-from pipeline.scene import Block, Scene
-from pipeline.shard import Shard
-
-SHARE = 0.92
-"""Of a core, the most that replicas have where they take all cores of this machine: the driver and
-Ray's own processes have the rest (measured on two cores, docs/log.md)."""
-PIXEL_S = 0.13e-6
-"""Seconds of a core that each pixel takes on such a machine beside the network, to be read, handed
-over, counted and written, where a window takes its nominal time (measured with B0, docs/log.md)."""
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What turns windows into hours, and hours into money."""
+class Rate:
+    """How fast a replica is."""
 
-    rate: Rate | None = None
-    """None: the nominal one of the device."""
-    price_per_hour: float | None = None
-
-
-def estimate(
-    cost: Cost,
-    shards: Sequence[Shard],
-    division: Division,
-    inputs: int,
-    notes: Sequence[str],
-    terms: Terms,
-) -> Estimate:
-    """Of the units in these shards, which may be less than the scenes in them."""
-    units = [unit for shard in shards for unit in shard.units]
-    blocks = blocks_of(units)
-    scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
-    computed = sum(cost.windows(block) for block in blocks)
-    own, km2 = division.own_bytes, _km2(blocks)
-    rate = terms.rate or Rate(cost.window_s)
-    most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.fewest)
-    seconds, pixels = most * rate.window_s, sum(block.core.pixels for block in blocks)
-    if _take_all_cores(division):
-        pace = rate.window_s / cost.window_s
-        seconds = seconds / SHARE + pixels * PIXEL_S * pace / cores_here()
-    hours = seconds / 3600
-    money = cost_of(hours, terms.price_per_hour)
-    return Estimate(
-        inputs=inputs,
-        scenes=len(scenes),
-        failures=tuple(r.failure for shard in shards for r in shard.rejected),
-        units=len(units),
-        windows=round(sum(cost.grid_windows(block) for block in blocks)),
-        windows_computed=computed,
-        megapixels=pixels / 1e6,
-        km2=km2,
-        read_bytes=sum(cost.read_bytes(block) for block in blocks),
-        memory_bytes=own.get("replica", own["driver"]),
-        memory={**own, "total": division.total_bytes},
-        hours=hours,
-        replicas=cost.machine.fewest,
-        device=cost.machine.device,
-        batch=cost.settings.batch or 0,
-        notes=(*notes, *_notes(scenes, cost.settings.window)),
-        rate=rate,
-        cost=money,
-        cost_per_1000_km2=per_1000_km2(money, km2),
-    )
+    window_s: float
+    """Seconds of a replica for a window."""
+    measured: bool = False
+    """False: from the network's GFLOP at a nominal rate for the device."""
+    replicas: int = 0
+    """That were measured at once on this machine."""
+    windows: int = 0
+    """That each of them computed meanwhile."""
 
 
-def _take_all_cores(division: Division) -> bool:
-    """Whether replicas leave none to what else the run does on this machine."""
-    machine = division.machine
-    alone = machine.device == "cpu" and division.tasks > 0 and not machine.nodes_bytes
-    return alone and machine.fewest >= cores_here()
+@dataclass(frozen=True)
+class Sample:
+    """A block that was segmented to be looked at."""
+
+    scene_id: str
+    window: str
+    """The block's core, `col_off,row_off widthxheight`."""
+    picture: str
+    """Where its PNG lies: the pixels on the left, the classes on the right."""
+    valid_pixels: int
+    shares: dict[str, float]
+    """Of the valid pixels, by class, the largest first; classes that do not occur are left out."""
+    mean_confidence: float | None
+    values: tuple[float, float]
+    """Their 1st and 99th percentile as the network gets them before normalisation, 0 to 1 where
+    bands and scale are right."""
 
 
-def _rounds(windows: Iterable[int], replicas: int) -> int:
-    """Windows of the replica that has most of them, where each takes the next unit when it is done
-    with one: a short job's last units leave some without work."""
-    done = [0] * replicas
-    for count in windows:
-        heapq.heapreplace(done, done[0] + count)
-    return max(done)
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs have left in an output."""
+
+    megapixels_done: float
+    """Segmented, published or not."""
+    megapixels_quarantined: float
+    scenes_quarantined: int
+    """Wholly or partly, but those that will be tried again."""
 
 
-def _km2(blocks: Sequence[Block]) -> float | None:
-    """None where there are scenes, but none with a CRS."""
-    placed = [block for block in blocks if block.scene.crs]
-    if blocks and not placed:
-        return None
-    per_px = {block.scene.scene_id: 0.0 for block in placed}
-    for scene in {block.scene.scene_id: block.scene for block in placed}.values():
-        cells = CellAreas(scene.crs or "", scene.transform, scene.width, scene.height)
-        per_px[scene.scene_id] = cells.total_m2() / scene.pixels
-    return sum(per_px[block.scene.scene_id] * block.core.pixels for block in placed) / 1e6
+def cost_of(hours: float, price_per_hour: float | None) -> float | None:
+    return None if price_per_hour is None else hours * price_per_hour
 
 
-def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:
-    small = [scene for scene in scenes if min(scene.width, scene.height) < window]
-    if small:
-        filled = sum(min(s.width, window) * min(s.height, window) for s in small)
-        waste = 1 - filled / (len(small) * window**2)
-        yield (
-            f"{len(small)} of {len(scenes)} scenes are smaller than the window of {window} px"
-            f" ({small[0].scene_id}: {small[0].width} x {small[0].height}); they are filled, and"
-            f" {waste:.0%} of their windows is filling: a smaller --window wastes less"
-        )
-    bare = [scene.scene_id for scene in scenes if scene.crs is None]
-    if bare:
-        yield (
-            f"{len(bare)} of {len(scenes)} scenes have no CRS on Earth, the first {bare[0]}: no"
-            " areas, no geometry"
-        )
+def per_1000_km2(cost: float | None, km2: float | None) -> float | None:
+    return cost / km2 * 1000 if cost is not None and km2 else None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pipeline.driver import Driver
-from pipeline.forecast import Earlier, Rate, Sample
+from pipeline.estimate import Earlier, Rate, Sample
+from pipeline.storage.holder import Driver
 
 
 @dataclass(frozen=True)

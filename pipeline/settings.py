@@ -6,9 +6,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from pipeline.access import PLAIN, Access
 from pipeline.errors import UsageError
 from pipeline.share import WHOLE, Share
+from pipeline.storage.access import PLAIN, Access
 
 RESULT_VERSION = 4
 """Raised whenever the same inputs and settings would give other rows."""

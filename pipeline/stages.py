@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from pipeline.access import Access
-from pipeline.brightness import Range, brightness
-from pipeline.division import Division
 from pipeline.errors import DeniedError, InputError, SwathError
-from pipeline.finish import unit_file
 from pipeline.grid import WindowGrid
-from pipeline.inputs import version_of
-from pipeline.memory import Need
-from pipeline.output import Output, write_unit
-from pipeline.publish import publish
-from pipeline.raster import Pixels, read
+from pipeline.imagery.brightness import Range, brightness
+from pipeline.imagery.inputs import version_of
+from pipeline.imagery.raster import Pixels, read
+from pipeline.job import Job
+from pipeline.output.layout import Output, write_unit
+from pipeline.output.publishing import publish
+from pipeline.output.shard import Shard
+from pipeline.output.unit_file import unit_file
+from pipeline.planning.memory_budget import Division
+from pipeline.planning.memory_need import Need
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit
-from pipeline.shard import Shard
-from pipeline.stores import open_store
-from pipeline.terms import Job
+from pipeline.storage.access import Access
+from pipeline.storage.retry import explained, tried_again
+from pipeline.storage.schemes import open_store
 from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
-from pipeline.verdict import explained, tried_again
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Work:
             write_unit(self.out.store, segmented.unit, data, failed=failed)
 
     def publish(self, shard: Shard) -> Published:
-        """See `pipeline.publish`. Raises TransientError where a store does not answer,
+        """See `pipeline.output.publishing`. Raises TransientError where a store does not answer,
         UnfinishedError and UsageError where it fails or refuses us."""
         started, tries = time.perf_counter(), tried_again()
         with explained(self.output):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.brightness import Range
 from pipeline.errors import InputError
-from pipeline.raster import Pixels
+from pipeline.imagery.brightness import Range
+from pipeline.imagery.raster import Pixels
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Unit
 

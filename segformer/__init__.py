@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segformer.checkpoint import (
+    from segformer.checkpoints.checkpoint import (
         Checkpoint,
         checkpoint_sha256,
         read_checkpoint,

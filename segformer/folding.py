@@ -20,7 +20,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from segformer.checkpoint import Checkpoint
+from segformer.checkpoints.checkpoint import Checkpoint
 from segformer.config import BATCH_NORM_EPS, ModelConfig
 
 Weights = Mapping[str, Tensor]

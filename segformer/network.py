@@ -24,11 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segformer.checkpoint import Checkpoint, read_checkpoint
+from segformer.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from segformer.config import ModelConfig
 from segformer.folding import fold
-from segformer.fused import Mixer, operations
-from segformer.maps import to_map, to_tokens
+from segformer.operations.choice import Mixer, operations
+from segformer.operations.maps import to_map, to_tokens
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
-import s3server
-from checkpoints import random_checkpoint, save_small, saved
 
 from segformer import mit_config
+from tests.support import s3_server
+from tests.support.checkpoints import random_checkpoint, save_small, saved
 
-pytest.register_assert_rewrite("faultyruns")
+pytest.register_assert_rewrite("tests.support")
 
 
 @pytest.fixture(autouse=True)
@@ -43,21 +43,21 @@ def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The bytes of files, by what is wrong with them: see faultyruns."""
-    from faultyruns import made  # noqa: PLC0415  Ray, which most tests do not need
+    from tests.support.broken_inputs import made  # noqa: PLC0415  Ray, which most tests do not need
 
     return made(tmp_path_factory.mktemp("contents"))
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[s3server.Server]:
+def s3() -> Iterator[s3_server.Server]:
     """A real S3 server; the AWS_* variables of this process lead to it. Has a bucket "tests"."""
-    with s3server.running() as server:
+    with s3_server.running() as server:
         server.make_bucket("tests")
         yield server
 
 
 @pytest.fixture
-def s3_folder(s3: s3server.Server) -> str:
+def s3_folder(s3: s3_server.Server) -> str:
     """The URL of a folder of this test alone."""
     assert s3.url
     return f"s3://tests/{uuid.uuid4().hex[:12]}"

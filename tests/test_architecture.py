@@ -23,12 +23,12 @@ FREE = {"numpy"}
 """Third-party libraries that need no door."""
 DOORS = {
     "jobs/dashboard.py": {"ray"},
-    "segformer/checkpoint.py": {"fsspec", "safetensors"},
+    "segformer/checkpoints/checkpoint.py": {"fsspec", "safetensors"},
     "segformer/compiled.py": {"numba", "llvmlite"},
-    "segformer/decoder_triton.py": {"triton"},
-    "segformer/folder.py": {"fsspec"},
-    "segformer/kernels_triton.py": {"triton"},
-    "segformer/threads.py": {"numba", "llvmlite"},
+    "segformer/operations/cuda_decoder.py": {"triton"},
+    "segformer/checkpoints/folder.py": {"fsspec"},
+    "segformer/operations/cuda_kernels.py": {"triton"},
+    "segformer/operations/numba_threads.py": {"numba", "llvmlite"},
     "deploy/warm_triton.py": {"triton"},
 }
 """Doors outside pipeline/, whose own stand in docs/design.md, by file."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.area import CellAreas
+from pipeline.earth.area import CellAreas
 from pipeline.grid import cores, mask_tiles
 from pipeline.scene import Affine6, Rect
 

@@ -14,16 +14,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from interpreted import in_triton
 
-from pipeline.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
-from pipeline.blend_kernel import blend_strip
+from pipeline.engine.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
+from pipeline.engine.blend_loops import blend_strip
+from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid, cores
-from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import Stitched
 from segformer.compiled import Compiled
+from tests.support.triton_interpreter import in_triton
 
-HERE = Path(__file__).parent
 Logits = dict[tuple[int, int], torch.Tensor]
 
 
@@ -167,11 +166,11 @@ def test_no_folder_to_keep_machine_code_in(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> None:
-    program = "import test_blend; assert test_blend.ran()"
+    program = "from tests.test_blend import ran; assert ran()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error::Warning:numba", "-c", program]
     started = [
-        subprocess.Popen(command, cwd=HERE, env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
     for process in started:
@@ -188,7 +187,7 @@ TRITON_CASES = [
 
 
 def interpreted_equals_plain() -> None:
-    from pipeline.blend_cuda import TritonBlend  # noqa: PLC0415  only where Triton may be loaded
+    from pipeline.engine.blend_cuda import TritonBlend  # noqa: PLC0415  only where Triton may be loaded
 
     for seed, (size, window, classes) in enumerate(TRITON_CASES):
         case = Case(size, window, classes, seed)
@@ -204,8 +203,8 @@ def fuses_nothing() -> None:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    from pipeline.blend_cuda import CLASSES, PIXELS, POSITIONS  # noqa: PLC0415
-    from pipeline.blend_triton import decide, sum_windows  # noqa: PLC0415
+    from pipeline.engine.blend_cuda import CLASSES, PIXELS, POSITIONS  # noqa: PLC0415
+    from pipeline.engine.blend_triton import decide, sum_windows  # noqa: PLC0415
 
     pointers = {"*i64": ("rows", "columns", "tiles", "out_confidence", "out_samples")}
     pointers |= {"*fp32": ("row_weights", "column_weights", "shares", "sums")}
@@ -231,12 +230,12 @@ def fuses_nothing() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 @pytest.mark.slow
 def test_the_triton_kernel_equals_plain_in_its_interpreter() -> None:
-    in_triton("test_blend", "interpreted_equals_plain", interpret="1")
+    in_triton(__name__, "interpreted_equals_plain", interpret="1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 def test_the_triton_kernel_compiles_for_a_gpu_and_fuses_nothing() -> None:
-    in_triton("test_blend", "fuses_nothing", interpret="0")
+    in_triton(__name__, "fuses_nothing", interpret="0")
 
 
 @pytest.mark.gpu

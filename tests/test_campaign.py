@@ -1,4 +1,4 @@
-"""The fault proxy does what it says, and a few cases of bench/campaign.py, which has 200."""
+"""The fault proxy does what it says, and a few cases of bench/promises/campaign.py (200)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import s3server
-from campaign import Site, carry_out, leave_an_upload, problems_of, site
-from cases import FAULTS, PHASES, Case, cases
-from faults import Proxy
-from outcome import Results, summary, table
-from outputs import files
+
+from bench.promises.campaign import Site, carry_out, leave_an_upload, problems_of, site
+from tests.support import s3_server
+from tests.support.campaign_records import Results, summary, table
+from tests.support.fault_cases import FAULTS, PHASES, Case, cases
+from tests.support.fault_injection import Proxy
+from tests.support.outputs import files
 
 pytestmark = pytest.mark.s3
 
@@ -29,16 +30,16 @@ BODY = b"0123456789" * 1000
 
 
 @pytest.fixture(scope="module")
-def bucket(s3: s3server.Server) -> str:
+def bucket(s3: s3_server.Server) -> str:
     """One that anybody may read and write, with an object "there"."""
     s3.make_bucket("anybody")
-    s3.set_policy("anybody", s3server.policy("anybody", "*", "s3:*"))
-    s3server.client().pipe_file("anybody/there", BODY)
+    s3.set_policy("anybody", s3_server.policy("anybody", "*", "s3:*"))
+    s3_server.client().pipe_file("anybody/there", BODY)
     return "anybody"
 
 
 @pytest.fixture(scope="module")
-def proxy_process(s3: s3server.Server) -> Iterator[Proxy]:
+def proxy_process(s3: s3_server.Server) -> Iterator[Proxy]:
     proxy = Proxy(s3.url)
     yield proxy
     proxy.close()
@@ -91,7 +92,7 @@ def test_a_reset_request_never_arrives(proxy: Proxy, bucket: str) -> None:
     with pytest.raises(OSError, match="reset"):
         ask(proxy, "lost", "PUT", b"lost")
     assert statuses(proxy) == [(["reset"], None)]
-    assert not s3server.client().exists(f"{bucket}/lost")
+    assert not s3_server.client().exists(f"{bucket}/lost")
 
 
 @pytest.mark.parametrize(("after", "arrives"), [(0, 0), (100, 100), (1 << 20, len(BODY) - 1)])
@@ -107,7 +108,7 @@ def test_an_answer_without_a_body_is_lost(proxy: Proxy, bucket: str) -> None:
     proxy.add("^PUT", "cut", after_bytes=100)
     with pytest.raises(http.client.RemoteDisconnected):
         ask(proxy, "unknown", "PUT", b"done")
-    assert s3server.client().cat_file(f"{bucket}/unknown") == b"done"
+    assert s3_server.client().cat_file(f"{bucket}/unknown") == b"done"
 
 
 def test_a_delay_and_then_the_rules_that_follow(proxy: Proxy, bucket: str) -> None:
@@ -157,10 +158,10 @@ def test_what_is_held_goes_on_when_it_is_told_to(proxy: Proxy, bucket: str, forw
     wait_for(lambda: proxy.state()["held"])
     assert proxy.state()["held"] == [f"PUT /{bucket}/{name} HTTP/1.1"]
     assert ask(proxy, "there") == BODY  # others pass
-    assert not s3server.client().exists(f"{bucket}/{name}")
+    assert not s3_server.client().exists(f"{bucket}/{name}")
     proxy.release(forward=forward)
     sender.join()
-    assert s3server.client().exists(f"{bucket}/{name}") == forward
+    assert s3_server.client().exists(f"{bucket}/{name}") == forward
     assert bool(failures) != forward
 
 
@@ -172,7 +173,7 @@ def test_a_held_request_outlives_its_sender(proxy: Proxy, bucket: str) -> None:
     connection.close()
     proxy.release()
     wait_for(lambda: not proxy.state()["active"])
-    assert s3server.client().cat_file(f"{bucket}/orphan") == b"whole"
+    assert s3_server.client().cat_file(f"{bucket}/orphan") == b"whole"
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -227,7 +228,7 @@ def test_results_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def here(s3: s3server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def here(s3: s3_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with site(s3, tmp_path_factory.mktemp("campaign")) as made:
         yield made
 
@@ -235,7 +236,7 @@ def here(s3: s3server.Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.slow
 def test_what_comes_out_wrong_is_named(here: Site) -> None:
     assert here.checkpoint
-    fs, out = s3server.client(), "s3://campaign/wrong"
+    fs, out = s3_server.client(), "s3://campaign/wrong"
     for name in files("s3://campaign/calm"):
         fs.pipe_file(f"{out}/{name}", fs.cat_file(f"s3://campaign/calm/{name}"))
     assert problems_of({"exit_codes": [0]}, out) == []

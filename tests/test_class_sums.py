@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.area import CellAreas, Lines, level
-from pipeline.class_sums import plain_sums
-from pipeline.class_sums_compiled import compiled_sums
+from pipeline.earth.area import CellAreas, Lines, level
+from pipeline.output.class_sums import plain_sums
+from pipeline.output.class_sums_compiled import compiled_sums
 from pipeline.scene import Affine6, Rect
 from pipeline.unit import mask_dtype, nodata_value
 

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from archives import write_scene
-from checkpoints import random_checkpoint, saved
 from rasterio.transform import Affine
-from test_text import estimate
 
-import pipeline.job
+import pipeline.api
 from jobs.cli import main
 from pipeline.receipt import Estimate
 from segformer import ModelConfig
+from tests.support.archives import write_scene
+from tests.support.checkpoints import random_checkpoint, saved
+from tests.test_printed_text import estimate
 
 Cli = Callable[..., tuple[int, str, str]]
 READING = "reading the checkpoint and the headers of the inputs ...\n"
@@ -178,7 +178,7 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
         seen.append(given)
         return estimate()
 
-    monkeypatch.setattr(pipeline.job, "plan", planned)
+    monkeypatch.setattr(pipeline.api, "plan", planned)
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, READING)
@@ -193,7 +193,7 @@ def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, s
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.job, "run", interrupted)
+    monkeypatch.setattr(pipeline.api, "run", interrupted)
     code, stdout, stderr = swath("run", "a b", "--checkpoint", "c", "--output", "o")
     assert (code, stdout) == (1, "")
     assert "run the same command again: swath run 'a b' --checkpoint c --output o" in stderr

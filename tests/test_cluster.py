@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from archives import write_scene
-from clusters import TOKEN, another_cluster, with_token
 from ray.cluster_utils import Cluster
 
-from pipeline.cluster import devices_of
+from pipeline.api import run
+from pipeline.cluster.session import devices_of
 from pipeline.errors import UsageError
-from pipeline.job import run
-from pipeline.machine import machine_of, tasks_at_once
+from pipeline.planning.machine import machine_of, tasks_at_once
 from pipeline.settings import Execution, Settings
 from pipeline.share import WHOLE, Share
+from tests.support.archives import write_scene
+from tests.support.clusters import TOKEN, another_cluster, with_token
 
 ALONE_THEN_JOINED = """
 import os, sys
-from pipeline.cluster import connected, devices_of
+from pipeline.cluster.session import connected, devices_of
 
 def variables():
     return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 """
 REFUSED = """
 import os, sys, ray
-from pipeline.cluster import devices_of
+from pipeline.cluster.session import devices_of
 from pipeline.errors import UsageError
 
 address, ray.__version__, *tokens = sys.argv[1:]
@@ -49,7 +49,7 @@ for token in tokens:
         print(error)
 """
 TOO_LONG = """
-from pipeline.cluster import connected
+from pipeline.cluster.session import connected
 from pipeline.errors import UnfinishedError
 
 try:
@@ -60,7 +60,7 @@ except UnfinishedError as error:
 """
 PASSED_ON = """
 import os, sys
-from pipeline.cluster import _no_greeting
+from pipeline.cluster.session import _no_greeting
 
 try:
     with _no_greeting():
@@ -157,7 +157,7 @@ def test_every_core_of_a_machine_with_gpus_reads(
     device: str, count: int, tasks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
+    monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
     assert machine_of(device, count, (), Execution()).tasks == tasks
 
 

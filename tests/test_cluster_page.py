@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import clusterpage
 import pytest
+
+from tests.support import cluster_page
 
 TILES = 6
 
@@ -17,9 +18,9 @@ TILES = 6
 @pytest.mark.s3
 @pytest.mark.timeout(900)
 def test_the_page_can_be_followed(tmp_path: Path) -> None:
-    script = [sys.executable, clusterpage.__file__, str(tmp_path), str(TILES)]
+    script = [sys.executable, "-m", cluster_page.__name__, str(tmp_path), str(TILES)]
     done = subprocess.run(
-        [*clusterpage.apart(), *script], capture_output=True, text=True, check=False, timeout=840
+        [*cluster_page.apart(), *script], capture_output=True, text=True, check=False, timeout=840
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done by earlier runs" in done.stdout

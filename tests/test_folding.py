@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import SMALL, random_checkpoint
-from reference_network import ReferenceSegFormer
 
 from segformer import Checkpoint, Normalisation, SegFormer, mit_config
 from segformer.config import NormEps
 from segformer.folding import fold
+from tests.support.checkpoints import SMALL, random_checkpoint
+from tests.support.reference_network import ReferenceSegFormer
 
 SMALL_EPS = NormEps(block=1e-2, reduction=3e-2, embedding=1e-1)
 """Far from the usual ones, so that to mix them up would be seen."""

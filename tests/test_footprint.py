@@ -9,8 +9,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.area import CellAreas
-from pipeline.footprint import Footprint, footprints
+from pipeline.earth.area import CellAreas
+from pipeline.earth.footprint import Footprint, footprints
 from pipeline.scene import Affine6, Rect
 
 GEOD = pyproj.Geod(ellps="WGS84")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archives import write_scene
-from outputs import differences, rows
 
-from pipeline.access import Access
+from pipeline.api import run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.inputs import find_inputs
-from pipeline.job import run
+from pipeline.imagery.inputs import find_inputs
 from pipeline.settings import Execution, Settings
+from pipeline.storage.access import Access
+from tests.support.archives import write_scene
+from tests.support.outputs import differences, rows
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
 LOCAL = Execution(runner="local")

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from archives import write_scene
-from outputs import outcomes, stray_files
+
+from tests.support.archives import write_scene
+from tests.support.outputs import outcomes, stray_files
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,30 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import memory as bench
 import numpy as np
 import pytest
-from archives import write_scene
-from checkpoints import random_checkpoint, saved
-from outputs import differences
 
-from pipeline import examine, job, tables
-from pipeline import machine as machine_module
-from pipeline import memory as rooms
-from pipeline.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
-from pipeline.blend_tables import Chunk
-from pipeline.cost import Cost, Network
-from pipeline.division import USABLE, Division, division_of
+from bench.promises import memory as bench
+from pipeline import api
+from pipeline.engine.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
+from pipeline.engine.blend_tables import Chunk
+from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
-from pipeline.machine import Machine, cores_here, memory_here
-from pipeline.memory import Need
-from pipeline.plan import Planner
+from pipeline.imagery import gdal
+from pipeline.output import tables
+from pipeline.planning import machine as machine_module
+from pipeline.planning import memory_need as rooms
+from pipeline.planning.cost import Cost, Network
+from pipeline.planning.machine import Machine, cores_here, memory_here
+from pipeline.planning.memory_budget import USABLE, Division, division_of
+from pipeline.planning.memory_need import Need
+from pipeline.planning.planner import Planner
 from pipeline.scene import IDENTITY, Block, Scene
 from pipeline.settings import Execution, Settings
-from pipeline.stitch import Stitcher
 from segformer import mit_config
+from tests.support.archives import write_scene
+from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.outputs import differences
 
 # The peak of a child is known to the process that waits for it.
 PEAK = """
@@ -70,7 +72,7 @@ def test_peak_is_below_the_prediction(
 def test_every_process_of_a_run_stays_below_its_prediction(
     tmp_path: Path, small_checkpoint: str
 ) -> None:
-    """The short version of bench/memory.py."""
+    """The short version of bench/promises/memory.py."""
     write_scene(tmp_path / "in" / "a.tif", 4096, 2048)
     command = [str(tmp_path / "in"), "--checkpoint", small_checkpoint, "--replicas", "1"]
     case = bench.measured(
@@ -94,7 +96,7 @@ def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everyth
     def accepted(memory_bytes: int) -> bool:
         monkeypatch.setattr(machine_module, "memory_here", lambda: memory_bytes)
         try:
-            job.plan(inputs, small_checkpoint, settings, both)
+            api.plan(inputs, small_checkpoint, settings, both)
         except UsageError:
             return False
         return True
@@ -106,9 +108,9 @@ def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everyth
         middle = (most + least) // 2
         most, least = (middle, least) if accepted(middle) else (most, middle)
     assert accepted(most)
-    job.run(inputs, small_checkpoint, str(tight), settings, both)
+    api.run(inputs, small_checkpoint, str(tight), settings, both)
     monkeypatch.undo()
-    job.run(inputs, small_checkpoint, str(calm), settings, Execution(runner="local", block=512))
+    api.run(inputs, small_checkpoint, str(calm), settings, Execution(runner="local", block=512))
     assert not differences(calm, tight)
 
 
@@ -229,7 +231,7 @@ def test_more_memory_never_means_fewer_reads() -> None:
 
 def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
     assert rooms._ROW_GROUP_TILES == tables.ROW_GROUP_ROWS
-    assert rooms._GDAL_BYTES == examine.GDAL_CACHE_MB << 20
+    assert rooms._GDAL_BYTES == gdal.GDAL_CACHE_MB << 20
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,20 @@ from pathlib import Path
 import pytest
 import ray
 import torch
-from archives import write_scene
 
-from pipeline.bound import Bound
-from pipeline.division import Division
-from pipeline.gpu import SAMPLE_S, Gpu
-from pipeline.job import run
-from pipeline.machine import Machine
-from pipeline.memory import Need
-from pipeline.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
+from pipeline.api import run
+from pipeline.cluster.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
+from pipeline.driver.bottleneck import Bound
+from pipeline.driver.tracker import Tally
+from pipeline.engine.gpu import SAMPLE_S, Gpu
+from pipeline.output.status import status
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import Division
+from pipeline.planning.memory_need import Need
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings
-from pipeline.status import status
-from pipeline.tracker import Tally
 from pipeline.unit import GpuUse
+from tests.support.archives import write_scene
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
 SAMPLE = re.compile(r"^ray_(swath_\w+)\{(.*)\} (\S+)$")
@@ -122,7 +122,7 @@ def test_without_a_cluster_nothing_is_exported() -> None:
 @pytest.mark.ray
 def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
     """What NVML and CUDA say is not there on a machine without a GPU; the way out is."""
-    from pipeline.cluster import connected  # noqa: PLC0415
+    from pipeline.cluster.session import connected  # noqa: PLC0415
 
     seen = Scraper()
     with connected(None, 3, 1_000_000_000, 100_000_000):

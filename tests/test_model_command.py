@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import mmsegmentation, nvlabs, random_checkpoint
 
 from jobs.cli import main
 from segformer import mit_config, read_checkpoint, write_checkpoint
-from segformer.layouts import weight_shapes
+from segformer.checkpoints.layouts import weight_shapes
+from tests.support.foreign_checkpoints import mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Other people's deprecations, at import.

@@ -1,11 +1,12 @@
-"""The short version of bench/mutations.py."""
+"""The short version of bench/promises/mutations.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from mutations import campaign
+
+from bench.promises.mutations import campaign
 
 
 @pytest.mark.slow

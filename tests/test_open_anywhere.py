@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from archives import write_scene
 
-from pipeline.job import run
-from pipeline.query import query
+from pipeline.api import run
+from pipeline.output.query import query
 from pipeline.settings import Execution, Settings
+from tests.support.archives import write_scene
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 import torch
 
-from segformer import CheckpointError, pickles, torchfiles
-from segformer.checkpoint import read_tensors
-from segformer.pickles import Inert
+from segformer import CheckpointError
+from segformer.checkpoints import pickles, torch_files
+from segformer.checkpoints.checkpoint import read_tensors
+from segformer.checkpoints.pickles import Inert
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -46,7 +47,7 @@ def in_zip(pickled: bytes, **entries: bytes) -> bytes:
 
 
 def in_legacy(pickled: bytes) -> bytes:
-    head = b"".join(pickle.dumps(v, 2) for v in (torchfiles._MAGIC, torchfiles._VERSION, {}))
+    head = b"".join(pickle.dumps(v, 2) for v in (torch_files._MAGIC, torch_files._VERSION, {}))
     return head + pickled + pickle.dumps([], 2)
 
 
@@ -161,13 +162,13 @@ def test_getattr_leads_nowhere(trap: Path) -> None:
 
 def test_a_state_sets_nothing() -> None:
     """BUILD would call __setstate__, or set attributes of classes that all of Python shares."""
-    before = dict(vars(collections.OrderedDict)), dict(vars(torchfiles.Storage))
+    before = dict(vars(collections.OrderedDict)), dict(vars(torch_files.Storage))
     odd = {"__class__": 1, "__setstate__": 2, "__reduce__": 3, "items": 4}
     for target in (b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n"):
         state = pickle.dumps((None, odd), 2)[2:-1]
         assert "is not a state dict" in refusal(in_zip(b"\x80\x02" + target + state + b"b."))
-    assert (dict(vars(collections.OrderedDict)), dict(vars(torchfiles.Storage))) == before
-    assert not hasattr(torchfiles._tensor, "items")
+    assert (dict(vars(collections.OrderedDict)), dict(vars(torch_files.Storage))) == before
+    assert not hasattr(torch_files._tensor, "items")
     # An OrderedDict with a state is what every state_dict() is: its _metadata.
     ordered = collections.OrderedDict(TENSORS)
     ordered._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
@@ -267,7 +268,7 @@ def test_what_mmengine_writes_beside_the_weights(mmengine: types.ModuleType, pro
 def test_every_type_and_kind_of_tensor(legacy: bool) -> None:
     base = torch.arange(24.0)
     tensors: dict[str, Any] = {
-        str(dtype): torch.arange(5).to(dtype) for dtype in torchfiles._DTYPES.values()
+        str(dtype): torch.arange(5).to(dtype) for dtype in torch_files._DTYPES.values()
     }
     tensors |= {
         "view": base[4:10].view(2, 3),
@@ -357,7 +358,7 @@ def test_claims_beyond_the_file_take_no_memory() -> None:
         claim((10**6, 10**6), (0, 0))
     )
     assert "damaged" in refusal(claim((10**12,), (1,), count=10**12))
-    head = b"".join(pickle.dumps(v, 2) for v in (torchfiles._MAGIC, torchfiles._VERSION, {}))
+    head = b"".join(pickle.dumps(v, 2) for v in (torch_files._MAGIC, torch_files._VERSION, {}))
     assert "damaged" in refusal(head + b"\x80\x02X\xff\xff\xff\x7fabc")
     assert "damaged" in refusal(in_zip(b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"abc."))
 

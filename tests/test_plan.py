@@ -11,14 +11,14 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-import pipeline.plan
-from pipeline.cost import Cost, Network
-from pipeline.machine import Machine
-from pipeline.plan import Planner
+import pipeline.planning.planner
+from pipeline.output.shard import Rejected, Shard
+from pipeline.planning.cost import Cost, Network
+from pipeline.planning.machine import Machine
+from pipeline.planning.planner import Planner
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Rect, Scene, Unit
 from pipeline.settings import MASK_TILE_PX, Execution, Settings
-from pipeline.shard import Rejected, Shard
 
 PLENTY = 10**18
 
@@ -91,8 +91,8 @@ def test_every_plan(
     archive: list[Scene], planner: Planner, bad: int, limits: tuple[int, int], first: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.plan, "SHARD_UNITS", limits[0])
-        patch.setattr(pipeline.plan, "SHARD_SCENES", limits[1])
+        patch.setattr(pipeline.planning.planner, "SHARD_UNITS", limits[0])
+        patch.setattr(pipeline.planning.planner, "SHARD_SCENES", limits[1])
         shards = list(planner.shards(archive, rejected(bad), first))
     units = [unit for shard in shards for unit in shard.units]
     event(f"{min(len(shards), 3)} shards or more")

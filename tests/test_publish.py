@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from archives import write_scene
-from outputs import differences, files, stray_files
 
-from pipeline import job, publish
+from pipeline import api
 from pipeline.errors import UnfinishedError
-from pipeline.output import Output
-from pipeline.publish import hilbert
+from pipeline.output import publishing
+from pipeline.output.layout import Output
+from pipeline.output.publishing import hilbert
 from pipeline.settings import Execution, Settings
+from tests.support.archives import write_scene
+from tests.support.outputs import differences, files, stray_files
 
 
 def test_neighbours_on_the_curve_are_neighbours_on_the_map() -> None:
@@ -53,8 +54,8 @@ def test_every_unit_is_read_once_wherever_its_tiles_belong(
         reads[file.name] += 1
         return read_table(file, **arguments)
 
-    monkeypatch.setattr(publish.pq, "read_table", counting)
-    job.run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), *SMALL)
+    monkeypatch.setattr(publishing.pq, "read_table", counting)
+    api.run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), *SMALL)
     assert len(reads) > 3
     assert set(reads.values()) == {1}
     masks = read_table(tmp_path / "out" / "masks" / "000000.parquet", columns=["scene_id"])
@@ -73,9 +74,9 @@ def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "TemporaryFile", lambda dir: open("/dev/full", "r+b"))  # noqa: ARG005, SIM115
         with pytest.raises(UnfinishedError, match=r"out: No space left on device"):
-            job.run(inputs, small_checkpoint, out, *SMALL)
-    assert job.run(inputs, small_checkpoint, out, *SMALL).windows == 0
-    job.run(inputs, small_checkpoint, str(tmp_path / "calm"), *SMALL)
+            api.run(inputs, small_checkpoint, out, *SMALL)
+    assert api.run(inputs, small_checkpoint, out, *SMALL).windows == 0
+    api.run(inputs, small_checkpoint, str(tmp_path / "calm"), *SMALL)
     assert not differences(out, str(tmp_path / "calm"))
 
 
@@ -83,11 +84,11 @@ def test_a_publication_that_ended_before_it_cleaned(tmp_path: Path, small_checkp
     """Where another process repeats it, some of the unit files are gone already."""
     write_scene(tmp_path / "in" / "a.tif", 700, 600)
     out = tmp_path / "out"
-    job.run([str(tmp_path / "in")], small_checkpoint, str(out), *SMALL)
+    api.run([str(tmp_path / "in")], small_checkpoint, str(out), *SMALL)
     output = Output.open(str(out))
     (shard,) = output.shards()
     output.store.write("work/000000/left.parquet", b"")
     before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
-    publish.publish(output, shard)
+    publishing.publish(output, shard)
     assert stray_files(out) == []
     assert all((out / name).stat().st_mtime_ns == before[name] for name in files(out))

@@ -9,19 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from archives import write_scene
-from kills import PHASES, Moment, kill_tree, processes, start
-from outputs import differences, receipts, stray_files
 
-from pipeline import machine, plan
-from pipeline.division import USABLE, Division
+from bench.promises.kills import PHASES, Moment, kill_tree, processes, start
+from pipeline.api import run
+from pipeline.cluster.publishers import TRIES, Publishers
 from pipeline.errors import UnfinishedError
-from pipeline.job import run
-from pipeline.machine import Machine
-from pipeline.memory import Need
-from pipeline.publishers import TRIES, Publishers
+from pipeline.planning import machine, planner
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import USABLE, Division
+from pipeline.planning.memory_need import Need
 from pipeline.receipt import Progress
 from pipeline.settings import Execution, Settings
+from tests.support.archives import write_scene
+from tests.support.outputs import differences, receipts, stray_files
 
 GB = 10**9
 SETTINGS = Settings(window=512, stride=512, batch=1)
@@ -176,7 +176,7 @@ def test_several_at_once_but_one_that_takes_out_old_rows(
     small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "TASKS_PER_PUBLISHER", 1)
-    monkeypatch.setattr(plan, "SHARD_SCENES", 1)
+    monkeypatch.setattr(planner, "SHARD_SCENES", 1)
     folder, out, scenes = tmp_path / "in", tmp_path / "out", range(8)
     folder.mkdir()
     for n in scenes:

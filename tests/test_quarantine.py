@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from faultyruns import (
+
+from pipeline.api import plan
+from pipeline.driver.quarantine import Quarantine
+from pipeline.errors import UnfinishedError, UsageError
+from pipeline.receipt import Failure
+from pipeline.scene import Unit
+from pipeline.settings import Execution
+from pipeline.stages import Work
+from pipeline.unit import ReadUnit
+from tests.support.broken_inputs import (
     SETTINGS,
     check_books,
     check_nothing_twice,
@@ -19,16 +28,7 @@ from faultyruns import (
     segment,
     units_on_disk,
 )
-from outputs import differences, rows
-
-from pipeline.errors import UnfinishedError, UsageError
-from pipeline.job import plan
-from pipeline.quarantine import Quarantine
-from pipeline.receipt import Failure
-from pipeline.scene import Unit
-from pipeline.settings import Execution
-from pipeline.stages import Work
-from pipeline.unit import ReadUnit
+from tests.support.outputs import differences, rows
 
 
 def failure(scene_id: str, error: str = "OSError", message: str = "broken") -> Failure:

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import SwathError, UsageError
-from pipeline.output import Output, table_path
-from pipeline.query import TABLES, open_output, query, write_parquet
+from pipeline.job import Job
+from pipeline.output.layout import Output, table_path
+from pipeline.output.query import TABLES, open_output, query, write_parquet
+from pipeline.output.tables import ROW_GROUP_ROWS, SHARD_TABLES, table_of, write_table
 from pipeline.settings import Settings
-from pipeline.tables import ROW_GROUP_ROWS, SHARD_TABLES, table_of, write_table
-from pipeline.terms import Job
 
 NAMES = ("ocean", "land")
 

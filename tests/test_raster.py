@@ -18,14 +18,14 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
-from pipeline.describe import describe
 from pipeline.errors import InputError, UsageError
-from pipeline.examine import gdal_env
-from pipeline.inputs import Found
-from pipeline.raster import Pixels, read
+from pipeline.imagery.gdal import gdal_env
+from pipeline.imagery.header import describe
+from pipeline.imagery.inputs import Found
+from pipeline.imagery.raster import Pixels, read
+from pipeline.output.shard import Shard
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
-from pipeline.shard import Shard
 
 IMAGERY = Path(__file__).resolve().parents[1] / "../shared/imagery"
 needs_imagery = pytest.mark.skipif(

@@ -19,28 +19,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from archives import write_scene
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from mortal import Crash, Disk, Life, life_on_bucket
-from outputs import ORDER, rows, stray_files
-from s3server import Server
 
-import pipeline.headers
-import pipeline.local
-import pipeline.plan
-import pipeline.preparation
-from pipeline.access import PLAIN
+import pipeline.driver.local
+import pipeline.driver.preparation
+import pipeline.imagery.header_pool
+import pipeline.planning.planner
+from pipeline.api import run
 from pipeline.grid import mask_tiles
-from pipeline.job import run
-from pipeline.raster import Pixels
+from pipeline.imagery.raster import Pixels
+from pipeline.processes.sandbox import Returned
 from pipeline.receipt import Receipt
-from pipeline.sandbox import Returned
 from pipeline.scene import Block, Unit
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
+from pipeline.storage.access import PLAIN
 from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
 from segformer import load_model
+from tests.support.archives import write_scene
+from tests.support.outputs import ORDER, rows, stray_files
+from tests.support.power_cuts import Crash, Disk, Life, life_on_bucket
+from tests.support.s3_server import Server
 
 CLASSES = 4
 SIZES = {"a": (60, 50), "b": (40, 70), "c": (90, 80), "wide": (1100, 60), "tall": (64, 1300)}
@@ -115,12 +115,12 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
         diary.ended[segmented.unit.unit_id] += 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.headers, "sandboxed", described_here)
+        patch.setattr(pipeline.imagery.header_pool, "sandboxed", described_here)
         patch.setattr(
-            pipeline.preparation, "load_model", lambda checkpoint, **_: load_once(checkpoint)
+            pipeline.driver.preparation, "load_model", lambda checkpoint, **_: load_once(checkpoint)
         )
-        patch.setattr(pipeline.local, "Replica", Sums)
-        patch.setattr(pipeline.plan, "SHARD_UNITS", shard_units)
+        patch.setattr(pipeline.driver.local, "Replica", Sums)
+        patch.setattr(pipeline.planning.planner, "SHARD_UNITS", shard_units)
         patch.setattr(Work, "read", noted_read)
         patch.setattr(Work, "finish", noted_finish)
         yield

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from archives import picture, write_scene
-from outputs import differences, rows, stray_files
 from PIL import Image
 
+from pipeline.api import plan, run
 from pipeline.errors import UsageError
-from pipeline.job import plan, run
+from pipeline.output.status import status
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.share import WHOLE, Share
-from pipeline.status import status
 from segformer import read_checkpoint, write_checkpoint
+from tests.support.archives import picture, write_scene
+from tests.support.outputs import differences, rows, stray_files
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
 LOCAL = Execution(runner="local")

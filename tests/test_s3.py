@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import s3server
-from archives import picture, write_scene
-from outputs import differences, rows, stray_files
 from PIL import Image
 
-from pipeline.access import PLAIN, Access
+from pipeline.api import plan, run
 from pipeline.errors import UsageError
-from pipeline.inputs import find_inputs
-from pipeline.job import plan, run
-from pipeline.query import query
+from pipeline.imagery.inputs import find_inputs
+from pipeline.output.query import query
+from pipeline.output.status import status
 from pipeline.receipt import Progress, Receipt
 from pipeline.settings import Execution, Settings
-from pipeline.status import status
+from pipeline.storage.access import PLAIN, Access
+from tests.support import s3_server
+from tests.support.archives import picture, write_scene
+from tests.support.outputs import differences, rows, stray_files
 
 pytestmark = pytest.mark.s3
 
@@ -64,14 +64,14 @@ def on_disk(archive: Path, small_checkpoint: str, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="module")
-def remote(archive: Path, small_checkpoint: str, s3: s3server.Server) -> str:
+def remote(archive: Path, small_checkpoint: str, s3: s3_server.Server) -> str:
     """The archive at /in and the checkpoint at /model of this URL."""
     assert s3.url
     return upload("s3://tests/module", archive, small_checkpoint)
 
 
 def upload(url: str, archive: Path, checkpoint: str) -> str:
-    fs = s3server.client()
+    fs = s3_server.client()
     for folder, name in ((archive, "in"), (Path(checkpoint), "model")):
         for file in folder.rglob("*"):
             if file.is_file():
@@ -81,7 +81,7 @@ def upload(url: str, archive: Path, checkpoint: str) -> str:
 
 def fetched(url: str, folder: Path) -> Path:
     """The objects below a URL, as files."""
-    fs = s3server.client()
+    fs = s3_server.client()
     root = url.removeprefix("s3://")
     for name in fs.find(root):
         target = folder / name.removeprefix(f"{root}/")
@@ -147,7 +147,7 @@ def test_added_and_changed_files_are_seen(
 
     def put(name: str, width: int, seed: int) -> None:
         path = write_scene(files / name, width, 150, seed=seed)
-        s3server.client().put_file(str(path), f"{url}/{name}")
+        s3_server.client().put_file(str(path), f"{url}/{name}")
 
     def segment(source: str, output: str) -> Receipt:
         return run([source], small_checkpoint, output, SETTINGS, LOCAL)
@@ -187,14 +187,14 @@ def test_the_requester_pays(remote: str, small_checkpoint: str, tmp_path: Path) 
 
 
 def test_few_requests_per_scene(
-    s3: s3server.Server, small_checkpoint: str, s3_folder: str, tmp_path: Path
+    s3: s3_server.Server, small_checkpoint: str, s3_folder: str, tmp_path: Path
 ) -> None:
     """Beside every image GDAL would ask for the metadata of some ten satellites."""
-    if not isinstance(s3, s3server.Gateway):
+    if not isinstance(s3, s3_server.Gateway):
         pytest.skip("moto keeps no log of requests")
     name = "counted.tif"
     path = write_scene(tmp_path / name, 200, 150)
-    s3server.client().put_file(str(path), f"{s3_folder}/in/{name}")
+    s3_server.client().put_file(str(path), f"{s3_folder}/in/{name}")
     before = s3.requests(name)
     run([f"{s3_folder}/in/{name}"], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     asked = s3.requests(name) - before
@@ -202,7 +202,7 @@ def test_few_requests_per_scene(
 
 
 def test_no_credential_is_recorded(
-    s3: s3server.Server, remote: str, s3_folder: str, tmp_path: Path
+    s3: s3_server.Server, remote: str, s3_folder: str, tmp_path: Path
 ) -> None:
     run([f"{remote}/in"], f"{remote}/model", f"{s3_folder}/out", SETTINGS, LOCAL)
     local = fetched(f"{s3_folder}/out", tmp_path / "out")
@@ -239,7 +239,7 @@ REFUSALS: dict[str, tuple[str, str, str, str, Variables, str]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_refusal_is_one_clear_line(
-    s3: s3server.Server,
+    s3: s3_server.Server,
     remote: str,
     archive: Path,
     small_checkpoint: str,
@@ -261,22 +261,22 @@ def test_a_refusal_is_one_clear_line(
 
 
 @pytest.fixture
-def reader(s3: s3server.Server) -> Iterator[s3server.Credentials]:
+def reader(s3: s3_server.Server) -> Iterator[s3_server.Credentials]:
     """A user who may read the bucket "tests" and list it, and nothing else."""
-    if not isinstance(s3, s3server.Gateway):
+    if not isinstance(s3, s3_server.Gateway):
         pytest.skip("moto knows one user")
-    credentials = s3server.Credentials("READERSKEY0000000001", "readers-own-secret-" + "1" * 21)
+    credentials = s3_server.Credentials("READERSKEY0000000001", "readers-own-secret-" + "1" * 21)
     s3.add_user("reader", credentials)
     user = {"AWS": ["arn:aws:iam:::user/reader"]}
-    s3.set_policy("tests", s3server.policy("tests", user, "s3:GetObject", "s3:ListBucket"))
+    s3.set_policy("tests", s3_server.policy("tests", user, "s3:GetObject", "s3:ListBucket"))
     yield credentials
     s3.set_policy("tests", None)
 
 
 def test_a_read_only_bucket(
-    s3: s3server.Server,
+    s3: s3_server.Server,
     remote: str,
-    reader: s3server.Credentials,
+    reader: s3_server.Credentials,
     s3_folder: str,
     tmp_path: Path,
     on_disk: Path,
@@ -285,7 +285,7 @@ def test_a_read_only_bucket(
     message = refused([*arguments, f"{s3_folder}/out"], s3, reader.environment())
     assert f"{s3_folder}/out" in message
     assert "bucket's policy (AccessDenied)" in message
-    assert s3server.client().find(s3_folder) == []
+    assert s3_server.client().find(s3_folder) == []
 
     options = ["--runner", "local", "--window", "128", "--stride", "96", "--batch", "2"]
     done = swath([*arguments, str(tmp_path / "out"), *options], s3, reader.environment())
@@ -295,7 +295,7 @@ def test_a_read_only_bucket(
 
 @pytest.mark.slow
 def test_a_silent_endpoint_is_named(
-    s3: s3server.Server, remote: str, small_checkpoint: str
+    s3: s3_server.Server, remote: str, small_checkpoint: str
 ) -> None:
     arguments = ["plan", f"{remote}/in", "--checkpoint", small_checkpoint]
     done = swath(arguments, s3, NO_SERVER)
@@ -304,7 +304,7 @@ def test_a_silent_endpoint_is_named(
     assert f"{remote}/in: the store does not answer; check the endpoint" in done.stderr
 
 
-def refused(arguments: list[str], s3: s3server.Server, changed: Variables) -> str:
+def refused(arguments: list[str], s3: s3_server.Server, changed: Variables) -> str:
     """The one line of a refusal."""
     started = time.monotonic()
     done = swath(arguments, s3, changed)
@@ -322,7 +322,7 @@ def refused(arguments: list[str], s3: s3server.Server, changed: Variables) -> st
 
 
 def swath(
-    arguments: list[str], s3: s3server.Server, changed: Variables
+    arguments: list[str], s3: s3_server.Server, changed: Variables
 ) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, **s3.environment(), **changed}
     return subprocess.run(
@@ -347,7 +347,7 @@ def test_credentials_in_a_url_are_refused() -> None:
 
 
 def test_public_data_without_credentials(
-    s3: s3server.Server,
+    s3: s3_server.Server,
     remote: str,
     small_checkpoint: str,
     tmp_path: Path,
@@ -357,7 +357,7 @@ def test_public_data_without_credentials(
     """By s3:// with {"anon": true}, and one object by its http:// URL."""
     if not s3.checks_credentials:
         pytest.skip("moto refuses the public some names")
-    anyone = s3server.policy("tests", "*", "s3:GetObject", "s3:ListBucket")
+    anyone = s3_server.policy("tests", "*", "s3:GetObject", "s3:ListBucket")
     s3.set_policy("tests", anyone)
     for name in s3.credentials.environment():
         monkeypatch.delenv(name)

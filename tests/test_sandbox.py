@@ -12,28 +12,27 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import perilous
-import perils
 import pytest
-from archives import write_scene
 
-import pipeline.headers
-import pipeline.survey
-from pipeline.access import PLAIN
+import pipeline.driver.survey
+import pipeline.imagery.header_pool
+from pipeline.api import run
+from pipeline.driver.survey import Known, survey
 from pipeline.errors import TransientError, UnfinishedError
-from pipeline.job import run
-from pipeline.recorded import Recorded
-from pipeline.sandbox import Died, Limits, Raised, Returned, sandboxed
+from pipeline.output.resume import Recorded
+from pipeline.output.status import status
+from pipeline.processes.sandbox import Died, Limits, Raised, Returned, sandboxed
 from pipeline.settings import Execution, Settings
-from pipeline.status import status
-from pipeline.survey import Known, survey
+from pipeline.storage.access import PLAIN
+from tests.support import crashing_headers, worker_deaths
+from tests.support.archives import write_scene
 
 LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)
 
 PARENT = """
 import sys
-from perils import meet
-from pipeline.sandbox import Limits, sandboxed
+from tests.support.worker_deaths import meet
+from pipeline.processes.sandbox import Limits, sandboxed
 for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
     pass
 """
@@ -56,7 +55,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
     }
     for index, (item, _, _) in bad.items():
         items[index] = item
-    outcomes = list(sandboxed(perils.meet, items, LIMITS))
+    outcomes = list(sandboxed(worker_deaths.meet, items, LIMITS))
     assert sorted(index for index, _ in outcomes) == list(range(200))
     for index, outcome in outcomes:
         if index in bad:
@@ -70,7 +69,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
 
 def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
     items = ["raise x", "good", "odd y", "leave"]
-    outcomes = dict(sandboxed(perils.meet, items, LIMITS))
+    outcomes = dict(sandboxed(worker_deaths.meet, items, LIMITS))
     errors = {i: out.error for i, out in outcomes.items() if isinstance(out, Raised)}
     assert {i: (type(e), str(e)) for i, e in errors.items()} == {
         0: (ValueError, "x"),
@@ -81,14 +80,14 @@ def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
 
 
 def test_a_small_job_starts_one_process() -> None:
-    few = {out.value for _, out in sandboxed(perils.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
+    few = {out.value for _, out in sandboxed(worker_deaths.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
     assert len(few) == 1
     assert str(os.getpid()) not in few
-    assert list(sandboxed(perils.meet, [], LIMITS)) == []
+    assert list(sandboxed(worker_deaths.meet, [], LIMITS)) == []
 
 
 def test_nothing_that_a_worker_prints_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
-    outcomes = dict(sandboxed(perils.meet, ["print", "segfault", "abort"], LIMITS))
+    outcomes = dict(sandboxed(worker_deaths.meet, ["print", "segfault", "abort"], LIMITS))
     assert outcomes[0] == Returned("PRINT")
     assert capfd.readouterr() == ("", "")
 
@@ -126,7 +125,7 @@ def wait_until_gone(pid: int) -> None:
 
 def test_who_says_that_it_waits_has_time() -> None:
     items = ["signs 3.0", "silence 3.0", "sleep"]
-    outcomes = dict(sandboxed(perils.meet, items, LIMITS))
+    outcomes = dict(sandboxed(worker_deaths.meet, items, LIMITS))
     assert outcomes[0] == Returned("SIGNS 3.0")
     assert outcomes[1] == Returned("SILENCE 3.0")
     assert isinstance(outcomes[2], Died)
@@ -134,7 +133,7 @@ def test_who_says_that_it_waits_has_time() -> None:
 
 def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
     item, pid = report
-    with closing(sandboxed(perils.meet, [item, "good"], LIMITS)) as outcomes:
+    with closing(sandboxed(worker_deaths.meet, [item, "good"], LIMITS)) as outcomes:
         assert next(outcomes) == (1, Returned("GOOD"))
         worker = pid()
     wait_until_gone(worker)
@@ -160,7 +159,11 @@ def workers_of(parent: int) -> list[int]:
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     paths = [Path(f"/proc/{pid}/cmdline") for pid in pids]
     lines = [path.read_bytes() if path.exists() else b"" for path in paths]
-    return [int(pid) for pid, line in zip(pids, lines, strict=True) if b"pipeline.worker" in line]
+    return [
+        int(pid)
+        for pid, line in zip(pids, lines, strict=True)
+        if b"pipeline.processes.worker" in line
+    ]
 
 
 def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
@@ -185,7 +188,7 @@ def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
         wait_until_gone(worker)
 
 
-def described(tmp_path: Path) -> pipeline.survey.Survey:
+def described(tmp_path: Path) -> pipeline.driver.survey.Survey:
     seen: list[tuple[int, int]] = []
     result = survey(
         [str(tmp_path)],
@@ -204,8 +207,8 @@ def test_headers_that_end_their_process_are_quarantined(
 ) -> None:
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
-    monkeypatch.setattr(pipeline.survey, "attempt", perilous.attempt)
-    monkeypatch.setattr(pipeline.headers, "_HEADER_S", 3.0)
+    monkeypatch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
+    monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
     failures = [rejected.failure for rejected in found.rejected]
@@ -220,11 +223,11 @@ def test_headers_that_end_their_process_are_quarantined(
     )
 
 
-def survey_of(folder: Path, *names: str) -> pipeline.survey.Survey:
+def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
     for name in names:
         write_scene(folder / name, 64, 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.survey, "attempt", perilous.attempt)
+        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
         return survey([str(folder)], Settings(), 3, NOTHING, PLAIN)
 
 
@@ -255,7 +258,7 @@ def test_all_else_is_done_and_the_run_is_unfinished(
     settings = Settings(window=64, stride=64)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.survey, "attempt", perilous.attempt)
+        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
         with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
             run(*arguments, Execution(runner="local"))
     (receipt,) = status(str(tmp_path / "out")).runs

@@ -13,7 +13,6 @@ import fsspec
 import pytest
 import safetensors.torch
 import torch
-from foreign import random_checkpoint
 from torch import Tensor
 
 from segformer import (
@@ -28,7 +27,8 @@ from segformer import (
     read_checkpoint,
     write_checkpoint,
 )
-from segformer.folder import without_credentials
+from segformer.checkpoints.folder import without_credentials
+from tests.support.foreign_checkpoints import random_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Other people's deprecations, at import.

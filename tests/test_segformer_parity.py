@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import random_checkpoint
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from segformer import MIT, CheckpointError, ModelConfig, SegFormer, load_model, mit_config
-from segformer.layouts import weight_shapes
+from segformer.checkpoints.layouts import weight_shapes
+from tests.support.checkpoints import random_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Other people's deprecations, at import.

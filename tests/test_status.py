@@ -12,39 +12,39 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import unfinished
-from archives import write_scene
-from outputs import files
-from s3server import Server
 
-import pipeline.plan
-from pipeline.disk import LocalStore
+import pipeline.planning.planner
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.output import Output, write_unit
+from pipeline.output.layout import Output, write_unit
+from pipeline.output.replacement import failures_in, outcome_of, retrying, standing
+from pipeline.output.resume import recorded
+from pipeline.output.shard import Rejected, Shard
+from pipeline.output.status import status
 from pipeline.receipt import Failure, Status
-from pipeline.recorded import recorded
-from pipeline.shard import Rejected, Shard
-from pipeline.status import status
-from pipeline.supersede import failures_in, outcome_of, retrying, standing
+from pipeline.storage.local_store import LocalStore
+from tests.support import unfinished_outputs
+from tests.support.archives import write_scene
+from tests.support.outputs import files
+from tests.support.s3_server import Server
 
 
 @pytest.fixture(params=["bundles", "blocks"])
 def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(pipeline.plan, "SHARD_UNITS", 4)
+    monkeypatch.setattr(pipeline.planning.planner, "SHARD_UNITS", 4)
     return str(request.param)
 
 
 @pytest.fixture
-def made(shape: str, tmp_path: Path) -> unfinished.Made:
+def made(shape: str, tmp_path: Path) -> unfinished_outputs.Made:
     """14 shards: 10 are committed, 4 half done; failures in some of both."""
-    return unfinished.made(str(tmp_path / "out"), planned(shape))
+    return unfinished_outputs.made(str(tmp_path / "out"), planned(shape))
 
 
 def planned(shape: str) -> list[Shard]:
-    return unfinished.planned(shape, units=56, side_blocks=2)
+    return unfinished_outputs.planned(shape, units=56, side_blocks=2)
 
 
-def check(told: Status, made: unfinished.Made) -> None:
+def check(told: Status, made: unfinished_outputs.Made) -> None:
     fields = told.to_json()
     assert {name: fields[name] for name in made.expected} == pytest.approx(made.expected)
     ended = told.megapixels_done + told.megapixels_quarantined
@@ -67,10 +67,10 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_is_done_open_and_quarantined(
-    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
-    assert len(half) == unfinished.HALF_DONE
+    assert len(half) == unfinished_outputs.HALF_DONE
     marked = {name for name in files(made.url) if name.endswith(".failed")}
     paths = opened(monkeypatch)
     told = status(made.url)
@@ -81,7 +81,7 @@ def test_what_is_done_open_and_quarantined(
     check_by_counting(told, Output.open(made.url))
 
 
-def test_a_crash_before_the_heads_are_written(made: unfinished.Made) -> None:
+def test_a_crash_before_the_heads_are_written(made: unfinished_outputs.Made) -> None:
     index = Path(made.url, "plan.json")
     whole = index.read_text()
     index.unlink()
@@ -92,7 +92,7 @@ def test_a_crash_before_the_heads_are_written(made: unfinished.Made) -> None:
     assert index.read_text() == whole
 
 
-def test_runs_that_have_left_no_receipt(made: unfinished.Made) -> None:
+def test_runs_that_have_left_no_receipt(made: unfinished_outputs.Made) -> None:
     """Each leaves its job file as it begins."""
     assert status(made.url).runs_without_receipt == 0
     for receipt in Path(made.url, "runs").glob("*.json"):
@@ -137,7 +137,7 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
     assert "lock.json" not in files(out)
 
 
-def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> None:
+def test_a_mark_without_its_file_or_without_failures(made: unfinished_outputs.Made) -> None:
     """A crash may leave the first, a second try of the unit the other."""
     for path in list(Path(made.url).glob("work/*/*.parquet")):
         path.with_suffix(".failed").touch()
@@ -146,13 +146,17 @@ def test_a_mark_without_its_file_or_without_failures(made: unfinished.Made) -> N
     check(status(made.url), made)
 
 
-def test_inputs_that_are_planned_again_and_rejected_ones(made: unfinished.Made, shape: str) -> None:
+def test_inputs_that_are_planned_again_and_rejected_ones(
+    made: unfinished_outputs.Made, shape: str
+) -> None:
     """One scene of every other shard stands in a later one that has not begun."""
     out = Output.open(made.url)
     shards, before = list(out.shards()), status(made.url)
     again = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
     text = Failure("text.tif", "/in/text.tif", "describe", None, "InputError", "not an image")
-    new = unfinished.planner(shape).shards(tuple(again), [Rejected("1-2", text)], len(shards))
+    new = unfinished_outputs.planner(shape).shards(
+        tuple(again), [Rejected("1-2", text)], len(shards)
+    )
     out.append(retrying(new, {scene.scene_id: tries for scene, tries in again.items()}))
     told = status(made.url)
     check_by_counting(told, out)
@@ -188,7 +192,7 @@ def check_by_counting(told: Status, out: Output) -> None:
 
 
 def test_what_is_published_while_a_plan_is_made(
-    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, read = Output.open(made.url), Output.commit_records
     open_shards = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
@@ -204,13 +208,15 @@ def test_what_is_published_while_a_plan_is_made(
         recorded(out)
 
 
-def test_the_place_is_absolute(made: unfinished.Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_place_is_absolute(
+    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(Path(made.url).parent)
     assert status("out").output == made.url
 
 
 def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
-    made: unfinished.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the two leaves a unit that is computed again, not one whose failures nobody
     looks for."""
@@ -232,7 +238,7 @@ def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
     assert out.waiting(shard.shard_id).failed == {unit.unit_id}
 
 
-def test_an_unfinished_plan_of_another_version_is_named(made: unfinished.Made) -> None:
+def test_an_unfinished_plan_of_another_version_is_named(made: unfinished_outputs.Made) -> None:
     path = sorted(Path(made.url, "plan").iterdir())[0]
     record = json.loads(path.read_text())
     del record["format"]
@@ -247,5 +253,5 @@ def test_an_unfinished_plan_of_another_version_is_named(made: unfinished.Made) -
 @pytest.mark.s3
 def test_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
     assert s3.url
-    made = unfinished.made(f"{s3_folder}/out", planned(shape))
+    made = unfinished_outputs.made(f"{s3_folder}/out", planned(shape))
     check(status(made.url), made)

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.blend import MakeBlend, PlainBlend
+from pipeline.engine.blend import MakeBlend, PlainBlend
+from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid, cores
 from pipeline.scene import Rect
-from pipeline.stitch import Stitcher, blend_on
 from pipeline.unit import CONFIDENCE_SCALE, Stitched, mask_dtype, nodata_value
 
 BLENDS = {"plain": PlainBlend, "compiled": blend_on("cpu", 5)}

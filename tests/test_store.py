@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.access import PLAIN, Access
-from pipeline.bucket import ObjectStore
-from pipeline.disk import LocalStore
-from pipeline.driver import Driver
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.store import Store
-from pipeline.stores import open_store
+from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.holder import Driver
+from pipeline.storage.local_store import LocalStore
+from pipeline.storage.object_store import ObjectStore
+from pipeline.storage.schemes import open_store
+from pipeline.storage.store import Store
 
 
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])

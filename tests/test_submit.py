@@ -20,16 +20,16 @@ from typing import Any
 
 import click
 import pytest
-import raynode
-from archives import write_scene
-from outputs import differences
 
 from jobs import package
-from jobs.job import Job
+from jobs.cluster_job import Job
 from jobs.logs import follow_to_end
+from jobs.option_types import Bands, Replicas, Shards
 from jobs.run import run
 from jobs.submit import FORWARDED, forwarded, last_attempt, submit
-from jobs.values import Bands, Replicas, Shards
+from tests.support import ray_node
+from tests.support.archives import write_scene
+from tests.support.outputs import differences
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ["--window", "128", "--stride", "96", "--batch", "2", "--block", "512"]
@@ -37,17 +37,17 @@ Swath = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[raynode.Node]:
+def node() -> Iterator[ray_node.Node]:
     folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))  # a socket's path is short
     try:
-        with raynode.running(folder, cpus=3) as started:
+        with ray_node.running(folder, cpus=3) as started:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def swath(node: raynode.Node) -> Swath:
+def swath(node: ray_node.Node) -> Swath:
     """A command, told by variables where the dashboard is; others take their place."""
 
     def command(*words: object, code: str = "", **variables: str | None) -> Any:
@@ -146,7 +146,7 @@ def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            with raynode.running(folder, cpus=1, agent_port=taken.getsockname()[1]) as other:
+            with ray_node.running(folder, cpus=1, agent_port=taken.getsockname()[1]) as other:
                 done = swath(*words, code=waits, RAY_API_SERVER_ADDRESS=other.dashboard)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -159,7 +159,7 @@ def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cluster_on_loopback_is_joined(
-    swath: Swath, node: raynode.Node, archive: Path, small_checkpoint: str, tmp_path: Path
+    swath: Swath, node: ray_node.Node, archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
     """Ray itself looks for it at this machine's other address, and waits."""
     words = [archive, "--checkpoint", small_checkpoint, "--output", tmp_path / "out", *OPTIONS]
@@ -199,9 +199,9 @@ def test_another_ray(swath: Swath, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_the_address_that_is_given_goes_before_the_variables(
-    swath: Swath, node: raynode.Node
+    swath: Swath, node: ray_node.Node
 ) -> None:
-    nobody = f"http://127.0.0.1:{raynode.free_port()}"
+    nobody = f"http://127.0.0.1:{ray_node.free_port()}"
     given = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=nobody)
     assert given.returncode == 0, given.stderr
     second = {"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": node.dashboard}
@@ -229,7 +229,7 @@ def test_an_address_is_needed_and_is_a_url() -> None:
 
 
 def test_nobody_and_somebody_else_at_the_address() -> None:
-    nobody = outside("jobs", "--address", f"http://127.0.0.1:{raynode.free_port()}")
+    nobody = outside("jobs", "--address", f"http://127.0.0.1:{ray_node.free_port()}")
     assert_refused(nobody, "no Ray dashboard answers there", "Connection refused")
     assert_refused(
         outside("jobs", "--address", "http://nowhere.invalid:8265"), "no Ray dashboard answers"

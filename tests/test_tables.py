@@ -12,29 +12,29 @@ import numpy as np
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from outputs import ORDER, rows, stray_files
 
-import pipeline.plan
-from pipeline.access import PLAIN
-from pipeline.area import CellAreas
-from pipeline.cost import Cost, Network
-from pipeline.division import division_of
-from pipeline.finish import unit_file
+import pipeline.planning.planner
+from pipeline.driver.local import AtOnce
+from pipeline.driver.quarantine import Quarantine
+from pipeline.driver.tracker import Tracker
+from pipeline.earth.area import CellAreas
 from pipeline.grid import mask_tiles
-from pipeline.local import AtOnce
-from pipeline.machine import Machine
-from pipeline.output import Output, unit_path
-from pipeline.plan import Planner
-from pipeline.quarantine import Quarantine
+from pipeline.job import Job
+from pipeline.output.layout import Output, unit_path
+from pipeline.output.replacement import outcomes
+from pipeline.output.shard import Rejected, Shard
+from pipeline.output.unit_file import unit_file
+from pipeline.planning.cost import Cost, Network
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import division_of
+from pipeline.planning.planner import Planner
 from pipeline.receipt import Failure
 from pipeline.scene import Block, Scene, Unit, tile_transform
 from pipeline.settings import Execution, Settings
-from pipeline.shard import Rejected, Shard
 from pipeline.stages import Work
-from pipeline.supersede import outcomes
-from pipeline.terms import Job
-from pipeline.tracker import Tracker
+from pipeline.storage.access import PLAIN
 from pipeline.unit import SegmentedUnit, Stitched
+from tests.support.outputs import ORDER, rows, stray_files
 
 SETTINGS = Settings(window=512, stride=384, batch=1)
 PLACES = {
@@ -84,7 +84,7 @@ def archives(draw: st.DrawFn) -> Archive:
         )
     classes = draw(st.sampled_from([2, 7, 300]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.plan, "SHARD_UNITS", draw(st.sampled_from([1, 1000])))
+        patch.setattr(pipeline.planning.planner, "SHARD_UNITS", draw(st.sampled_from([1, 1000])))
         planner = Planner(COST, Execution(block=draw(st.sampled_from([512, 1024, None]))))
         shards = tuple(planner.shards(scenes, bad(draw(st.integers(0, 1))), first=0))
     return Archive(classes, tuple(scenes), shards, draw(st.integers(0, 10**6)))

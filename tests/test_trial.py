@@ -10,31 +10,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from archives import mask_of, picture, write_scene
-from checkpoints import SMALL, random_checkpoint, saved
 from PIL import Image
 
-import pipeline.calibration
+import pipeline.trial.calibration
 from jobs.cli import main
-from pipeline.device import devices_here
-from pipeline.division import Division
+from pipeline.api import plan, run
+from pipeline.driver.survey import Known, survey
+from pipeline.engine.device import devices_here
 from pipeline.errors import UsageError
-from pipeline.estimate import PIXEL_S, SHARE, _rounds
-from pipeline.job import plan, run
-from pipeline.machine import Machine
-from pipeline.memory import Need
-from pipeline.overlay import overlay, palette
-from pipeline.plan import BATCH
+from pipeline.job import Job
+from pipeline.output.resume import recorded
+from pipeline.planning.forecast import PIXEL_S, SHARE, _rounds
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import Division
+from pipeline.planning.memory_need import Need
+from pipeline.planning.planner import BATCH
 from pipeline.receipt import Estimate
-from pipeline.recorded import recorded
-from pipeline.samples import EDGE_PX, drawn
 from pipeline.scene import Block
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
-from pipeline.survey import Known, survey
-from pipeline.terms import Job
-from pipeline.trial import _here
+from pipeline.trial.pictures import overlay, palette
+from pipeline.trial.results import _here
+from pipeline.trial.samples import EDGE_PX, drawn
 from segformer import mit_config
+from tests.support.archives import mask_of, picture, write_scene
+from tests.support.checkpoints import SMALL, random_checkpoint, saved
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
 LOCAL = Execution(runner="local")
@@ -79,9 +79,9 @@ def test_the_hours_rest_on_what_was_measured(archive: Path, small_checkpoint: st
 def test_as_many_replicas_are_measured_as_there_would_be(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cpu", 2))
+    monkeypatch.setattr(pipeline.trial.calibration, "devices_here", lambda: ("cpu", 2))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
+    monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
     trial = Trial(calibrate=True)
     found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
     assert (found.rate.replicas, found.replicas) == (2, 3)
@@ -94,7 +94,7 @@ def test_replicas_that_have_every_core_share_them(
 ) -> None:
     def planned(cores: int) -> Estimate:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-        monkeypatch.setattr("pipeline.machine._control_groups", lambda *_: iter(()))
+        monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
         return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2))
 
     with_all, with_some = planned(cores=2), planned(cores=3)
@@ -116,7 +116,7 @@ def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: 
 def test_another_kind_of_device_is_not_measured(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.calibration, "devices_here", lambda: ("cuda", 1))
+    monkeypatch.setattr(pipeline.trial.calibration, "devices_here", lambda: ("cuda", 1))
     with pytest.raises(UsageError, match=r"this machine's cuda, but the replicas run on cpu"):
         plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=Trial(calibrate=True))
 
@@ -295,7 +295,7 @@ def test_a_file_is_no_folder_of_pictures(
     archive: Path, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before anything is measured or segmented."""
-    monkeypatch.setattr("pipeline.job.prepare", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr("pipeline.api.prepare", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").touch()
     trial = Trial(sample=1, sample_to=str(tmp_path / "file"))
     with pytest.raises(UsageError, match="is a file; name a folder"):

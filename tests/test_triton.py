@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from archives import write_scene
-from checkpoints import SMALL, random_checkpoint, save_small
-from interpreted import in_triton
 from torch import nn
 
-from pipeline.cuts import Cut, Cutter, HostCutter
+from pipeline.engine.normalised_windows import Cut, Cutter, HostCutter
 from segformer import Normalisation, SegFormer, mit_config
+from tests.support.archives import write_scene
+from tests.support.checkpoints import SMALL, random_checkpoint, save_small
+from tests.support.triton_interpreter import in_triton
 
 EDGE_PX = 24
 DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32, np.float64)
@@ -49,7 +49,7 @@ def windows_of(cutter: Cutter, dtype: type, device: str) -> torch.Tensor:
 
 
 def assert_cuts_equal(device: str) -> None:
-    from pipeline.cuts_cuda import DeviceCutter  # noqa: PLC0415  only where Triton may be loaded
+    from pipeline.engine.normalised_windows_cuda import DeviceCutter  # noqa: PLC0415  only where Triton may be loaded
 
     normalisation = Normalisation.default(3)
     for dtype in DTYPES:
@@ -66,16 +66,17 @@ def interpreted_cuts_equal_the_hosts() -> None:
 
 def interpreted_operations_equal_torchs() -> None:
     """Of whole networks, of sizes that are no multiple of anything, and of heads of all kinds."""
-    from segformer import fused_cuda, fused_torch, network  # noqa: PLC0415
+    from segformer import network  # noqa: PLC0415
+    from segformer.operations import cuda, plain  # noqa: PLC0415
 
-    fused_cuda._LANES = fused_cuda._DECODED_LANES = fused_cuda._PIXELS = 16  # else it takes minutes
-    at_once: dict[str, Any] = {"_decode_in_steps": fused_cuda._decode_at_once}
+    cuda._LANES = cuda._DECODED_LANES = cuda._PIXELS = 16  # else it takes minutes
+    at_once: dict[str, Any] = {"_decode_in_steps": cuda._decode_at_once}
     for head, changes, classes in (("mlp", {}, 4), ("conv", at_once, 4), ("mlp", at_once, 20)):
-        vars(fused_cuda).update(changes)
+        vars(cuda).update(changes)
         checkpoint = random_checkpoint(mit_config("b0", classes, head=head, **SMALL), seed=1)
         x_NCHW = torch.randn(2, 3, 33, 40, generator=torch.Generator().manual_seed(0))
         logits = []
-        for operations in (fused_torch, fused_cuda):
+        for operations in (plain, cuda):
             network.operations = lambda _, operations=operations: operations
             logits.append(SegFormer(checkpoint)(x_NCHW))
         assert (logits[0] - logits[1]).abs().max() < 1e-5 < logits[0].abs().max() / 1e4
@@ -83,7 +84,7 @@ def interpreted_operations_equal_torchs() -> None:
 
 def interpreted_gelu_is_that_of_half_precision() -> None:
     """Where a kernel has a polynomial instead of the error function."""
-    from segformer.fused_cuda import ExpandedDepthwise  # noqa: PLC0415
+    from segformer.operations.cuda import ExpandedDepthwise  # noqa: PLC0415
 
     x_1TC = torch.linspace(-9, 9, 4 * 64)[None, :, None].half()
     linear, depthwise = nn.Linear(1, 1), nn.Conv2d(1, 1, 3, padding=1, groups=1)
@@ -108,7 +109,7 @@ def interpreted_gelu_is_that_of_half_precision() -> None:
     ],
 )
 def test_in_the_interpreter(program: Callable[[], None]) -> None:
-    in_triton("test_triton", program.__name__, interpret="1")
+    in_triton(__name__, program.__name__, interpret="1")
 
 
 def network_compiles() -> None:
@@ -117,20 +118,20 @@ def network_compiles() -> None:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    from segformer import decoder_triton, fused_cuda, kernels_triton  # noqa: PLC0415
+    from segformer.operations import cuda, cuda_decoder, cuda_kernels  # noqa: PLC0415
 
     numbers = {"height", "width", "channels", "count", "inputs", "classes"}
     numbers |= {f"{side}_{scale}" for side in ("height", "width") for scale in (1, 2, 3)}
-    lanes = {"lanes": fused_cuda._DECODED_LANES, "input_lanes": 64}
-    spans = {"pixels": fused_cuda._PIXELS, "span_1": 64, "span_2": 32, "span_3": 16}
+    lanes = {"lanes": cuda._DECODED_LANES, "input_lanes": 64}
+    spans = {"pixels": cuda._PIXELS, "span_1": 64, "span_2": 32, "span_3": 16}
     norm = {"adds": True, "has_bias": True, "norms_first": False, "keeps": True}
     cases: list[tuple[Any, str, dict[str, Any]]] = [
-        (kernels_triton.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}),
-        (kernels_triton.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}),
-        (kernels_triton.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}),
-        (decoder_triton.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}),
-        (decoder_triton.decode, "*fp16", spans | lanes | {"class_lanes": 16}),
-        (decoder_triton.decode, "*bf16", spans | lanes | {"class_lanes": 64}),
+        (cuda_kernels.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}),
+        (cuda_kernels.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}),
+        (cuda_kernels.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}),
+        (cuda_decoder.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}),
+        (cuda_decoder.decode, "*fp16", spans | lanes | {"class_lanes": 16}),
+        (cuda_decoder.decode, "*bf16", spans | lanes | {"class_lanes": 64}),
     ]
     for kernel, kind, constants in cases:
         signature = {
@@ -148,7 +149,7 @@ def network_compiles() -> None:
 
 @linux
 def test_the_networks_kernels_compile_for_a_gpu() -> None:
-    in_triton("test_triton", "network_compiles", interpret="0")
+    in_triton(__name__, "network_compiles", interpret="0")
 
 
 @pytest.mark.gpu

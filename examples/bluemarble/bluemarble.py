@@ -22,7 +22,7 @@ import rasterio
 from PIL import Image
 from rasterio import features
 
-from pipeline.area import CellAreas
+from pipeline.earth.area import CellAreas
 from pipeline.scene import Rect
 
 Uint8s = npt.NDArray[np.uint8]

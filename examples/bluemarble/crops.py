@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import bluemarble as bm
 import numpy as np
 import numpy.typing as npt
+
+from examples.bluemarble import bluemarble as bm
 
 Float32s = npt.NDArray[np.float32]
 

@@ -1,6 +1,6 @@
 """The demo: the Blue Marble as an archive, segmented by `swath run`, asked in SQL.
 
-    python examples/bluemarble/demo.py [--work FOLDER]
+    python -m examples.bluemarble.demo [--work FOLDER]
 
 Uses the command and the tables as anybody would; asks nothing of the network. A second call
 finds everything done and prints the same figures.
@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import bluemarble as bm
 import duckdb
 import numpy as np
 from PIL import Image
+
+from examples.bluemarble import bluemarble as bm
 
 HERE = Path(__file__).parent
 SWATH = Path(sys.executable).with_name("swath")

@@ -1,6 +1,6 @@
 """The model card's held-out figures, east of 60 E, as Markdown on standard output.
 
-    python examples/bluemarble/evaluate.py [--checkpoint FOLDER]
+    python -m examples.bluemarble.evaluate [--checkpoint FOLDER]
 
 Model against two rules: a colour rule for all water, and a rule for dark pixels for lakes, whose
 threshold is tuned on the training area. Counts are of pixels; the Aral Sea is left out.
@@ -12,11 +12,11 @@ import argparse
 import itertools
 from pathlib import Path
 
-import bluemarble as bm
 import numpy as np
 import torch
-from reference import tile_logits
 
+from examples.bluemarble import bluemarble as bm
+from examples.bluemarble.reference import tile_logits
 from segformer import load_model
 
 LAKE_BINS_KM2 = (0, 100, 1_000, 10_000, 1_000_000)

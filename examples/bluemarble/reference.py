@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import bluemarble as bm
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
+from examples.bluemarble import bluemarble as bm
 from segformer import ModelConfig, Normalisation
 
 WINDOW_PX, STRIDE_PX = 512, 384

@@ -1,6 +1,6 @@
 """Trains the demo's checkpoint from scratch: MiT-B0 on the Blue Marble west of 60 E.
 
-    python examples/bluemarble/train.py [--threads N]
+    python -m examples.bluemarble.train [--threads N]
 
 A band inside the training area is left out and scored at the end: recipes are compared by it.
 A step's crops and dropout depend on the seed and the step's number alone, so a training that was
@@ -18,14 +18,14 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import bluemarble as bm
 import numpy as np
 import torch
 import torch.nn.functional as F
-from crops import Crops
-from reference import normalise, tile_logits
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from examples.bluemarble import bluemarble as bm
+from examples.bluemarble.crops import Crops
+from examples.bluemarble.reference import normalise, tile_logits
 from segformer import Normalisation, mit_config, read_checkpoint, write_checkpoint
 
 HERE = Path(__file__).parent

@@ -1,0 +1,182 @@
+"""Measures the most memory that each process of a run holds, beside what the plan predicts.
+
+    python -m bench.promises.memory --work FOLDER [--results PATH] [CASE...]
+
+Cases: the demo; a scene of 20,000 x 20,000 px with the demo's network; a striped scene 20,000 px
+wide with a small network of 150 classes. A peak is VmHWM, object store included. A process that
+both reads and writes may take what the larger of the two may. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from bench.promises.same_rows import CHECKPOINT, ROOT, write_archive
+from bench.support.processes import Process, Watch
+
+MARK = "SWATH_MEMORY_MARK"
+EDGE_PX, STRIPED_HEIGHT_PX = 20_000, 4_096
+DESCRIBING_BYTES = 300_000_000
+"""Python with rasterio, 100 MB, and the headers of eight large scenes."""
+TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="demo, scene, striped")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--results", type=Path)
+    given = parser.parse_args()
+    report = {}
+    for name, command in commands(given.work).items():
+        if not given.cases or name in given.cases:
+            report[name] = measured(command, given.work / f"out-{name}")
+            print(name, table(report[name]), sep="\n", file=sys.stderr, flush=True)
+    document = json.dumps(report)
+    if given.results:
+        given.results.write_text(document + "\n")
+    print(document)
+    sys.exit(0 if all(map(ok, report.values())) else 1)
+
+
+def commands(work: Path) -> dict[str, list[str]]:
+    """The arguments of run, by case; writes the inputs that are not there yet."""
+    coarse = ["--window", "512", "--stride", "512"]
+    scene, striped = work / "scene" / "scene.tif", work / "striped" / "striped.tif"
+    write_large(scene, EDGE_PX, TILED)
+    write_large(striped, STRIPED_HEIGHT_PX, {"blockysize": 16})
+    archive = work / "archive"
+    if not archive.exists():
+        write_archive(archive)
+    demo = ["--checkpoint", str(CHECKPOINT)]
+    return {
+        "demo": [str(archive), *demo],
+        "scene": [str(scene), *demo, *coarse],
+        "striped": [str(striped), "--checkpoint", small_checkpoint(work / "small"), *coarse],
+    }
+
+
+def write_large(path: Path, height: int, layout: dict[str, Any], width: int = EDGE_PX) -> None:
+    """Blocky random colours, uint8 RGB, written strip by strip."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    profile = {
+        **layout,
+        **{"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8"},
+        **{"compress": "deflate", "zlevel": 1, "crs": "EPSG:32633"},
+        "transform": from_origin(300_000, 5_000_000, 10, 10),
+    }
+    with rasterio.open(path, "w", **profile) as file:
+        for row in range(0, height, 512):
+            rows = min(512, height - row)
+            colours = rng.integers(0, 256, (3, -(-rows // 16), width // 16), dtype=np.uint8)
+            pixels = colours.repeat(16, 1).repeat(16, 2)[:, :rows]
+            file.write(pixels, window=Window(0, row, width, rows))
+
+
+def small_checkpoint(folder: Path) -> str:
+    from tests.support.checkpoints import save_small  # noqa: PLC0415
+
+    return save_small(folder, classes=150)
+
+
+def measured(command: list[str], out: Path) -> dict[str, Any]:
+    """Runs `swath plan` and `swath run` with these arguments."""
+    shutil.rmtree(out, ignore_errors=True)
+    swath = [sys.executable, "-m", "jobs.cli"]
+    planned = subprocess.run(
+        [*swath, "plan", *command, "--format", "json"],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    plan = json.loads(planned.stdout)
+    mark, began = uuid.uuid4().hex, time.monotonic()
+    with Watch(MARK, mark) as watch:
+        run = subprocess.run(
+            [*swath, "run", *command, "--output", str(out)],
+            check=False,
+            env={**os.environ, MARK: mark},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    if run.returncode:
+        sys.exit(f"run failed with {run.returncode}: {run.stderr.decode()[-2000:]}")
+    return {
+        "command": [
+            part.replace(str(out.parent), "WORK").replace(str(ROOT), ".") for part in command
+        ],
+        "seconds": round(time.monotonic() - began),
+        "units": plan["units"],
+        "replicas": plan["replicas"],
+        "processes": compared(list(watch.processes.values()), plan["memory"]),
+        "together": line(plan["memory"]["total"], watch.total_bytes, len(watch.processes)),
+        "ray": sum(
+            p.peak_bytes for p in watch.processes.values() if not allowed(p, plan["memory"])
+        ),
+    }
+
+
+def compared(processes: list[Process], predicted: dict[str, int]) -> dict[str, Any]:
+    """By kind, of the process that took most of what it may."""
+    kinds: dict[str, list[tuple[float, int, int]]] = {}
+    for process in processes:
+        may = allowed(process, predicted)
+        if may:
+            kind = "+".join(sorted(process.roles & {*predicted, "describing"}))
+            kinds.setdefault(kind, []).append((process.peak_bytes / may, may, process.peak_bytes))
+    worst = {kind: (max(found), len(found)) for kind, found in kinds.items()}
+    return {kind: line(may, peak, count) for kind, ((_, may, peak), count) in worst.items()}
+
+
+def allowed(process: Process, predicted: dict[str, int]) -> int:
+    """What is predicted for the process; 0 for Ray's own."""
+    kinds = {**predicted, "describing": DESCRIBING_BYTES}
+    store = predicted.get("object_store", 0)
+    shares = {"replica", "reader", "writer"}
+    bounds = [kinds[r] + (store if r in shares else 0) for r in process.roles if r in kinds]
+    return max(bounds, default=0)
+
+
+def line(predicted: int, peak: int, count: int) -> dict[str, float]:
+    return {
+        "predicted_bytes": predicted,
+        "peak_bytes": peak,
+        "ratio": round(peak / predicted, 2),
+        "processes": count,
+    }
+
+
+def table(case: dict[str, Any]) -> str:
+    lines = {**case["processes"], "together": case["together"]}
+    return "\n".join(
+        f"  {name:15} predicted {v['predicted_bytes'] / 1e6:7.0f} MB, measured"
+        f" {v['peak_bytes'] / 1e6:7.0f} MB, ratio {v['ratio']:.2f} ({v['processes']} processes)"
+        for name, v in lines.items()
+    )
+
+
+def ok(case: dict[str, Any]) -> bool:
+    kinds = {kind for name in case["processes"] for kind in name.split("+")}
+    lines = [*case["processes"].values(), case["together"]]
+    return {"driver", "replica"} <= kinds and all(v["ratio"] <= 1 for v in lines)
+
+
+if __name__ == "__main__":
+    main()

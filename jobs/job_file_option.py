@@ -1,0 +1,81 @@
+"""`--job FILE`: what the file says is the default of a command's arguments and options.
+
+Knows click and where in a file its errors belong; the file's own rules are the pipeline's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from pipeline.errors import UsageError
+from pipeline.job_file import JobFile
+from pipeline.storage.access import Access
+
+_JOB = "swath.job"
+"""Under which a command's context keeps its JobFile."""
+
+
+class _JobOption(click.Option):
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        assert self.name is not None
+        if name := opts.get(self.name):
+            # The file's own storage options are for what it names, not for itself.
+            access = Access.parse(opts.get("storage_options"))
+            _take(ctx, JobFile.read(name, access.hurried()))
+        return super().handle_parse_result(ctx, opts, args)
+
+
+job_opt = click.option(
+    "--job",
+    cls=_JobOption,
+    metavar="FILE",
+    default=None,
+    show_default="none",
+    is_eager=True,
+    expose_value=False,
+    help="TOML file, local or an fsspec URL, that gives INPUT, checkpoint, output and options by"
+    " their names; what the command line says goes before. Every run leaves one in OUT/job.toml.",
+)
+
+
+def _take(ctx: click.Context, job: JobFile) -> None:
+    values = {key.replace("-", "_"): value for key, value in job.values.items()}
+    if "storage_options" in values:
+        values["storage_options"] = json.dumps(values["storage_options"], default=str)
+    if "bands" in values:
+        values["bands"] = tuple(values["bands"])
+    ctx.meta[_JOB], ctx.default_map = job, values
+
+
+def refuse(ctx: click.Context, key: str, value: object, why: str) -> None:
+    """Raises UsageError, with its line, where the job file gives the key this value."""
+    job = ctx.meta.get(_JOB)
+    if job is not None and job.values.get(key) == value:
+        raise UsageError(f"{job.place(key)}: {key} = {json.dumps(value)}: {why}")
+
+
+def place_of(ctx: click.Context, option: str) -> str:
+    """`job.toml, line 7: ` where the option's value comes from there; else nothing."""
+    job, key = ctx.meta.get(_JOB), option.removeprefix("--")
+    source = ctx.get_parameter_source(key.replace("-", "_"))
+    if job is None or source is not ParameterSource.DEFAULT_MAP:
+        return ""
+    return f"{job.place(key)}: "
+
+
+def in_words(error: click.ClickException) -> str:
+    """What click complains of, with its place in the job file if there is one."""
+    message = error.format_message()
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return message
+    job, key = error.ctx.meta.get(_JOB), str(error.param.name).replace("_", "-")
+    if job is not None and isinstance(error, click.MissingParameter):
+        return f"{job.name}: {key} is missing; add it, or give it on the command line."
+    return f"{place_of(error.ctx, key)}{message}"

@@ -1,0 +1,109 @@
+"""Outlines of pixel rectangles on Earth. Knows grids and CRS; no scene, file, class or mask.
+
+With `rings` the door to shapely. An outline is traced in longitude and latitude, where the ring of
+a polar tile does not close and that of a tile at the dateline jumps: longitudes are followed on,
+poles are closed along their parallel of 90 degrees, and what leaves -180..180 is cut and moved back
+(RFC 7946, section 3.1.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+
+from pipeline.earth.outline import Outline, Plane
+from pipeline.earth.rings import densified, followed, polygons, quantised, short, with_area
+from pipeline.scene import Affine6, Rect
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Where on Earth a pixel rectangle lies, in OGC:CRS84 (longitude, latitude; degrees)."""
+
+    wkb: bytes
+    """A valid Polygon or MultiPolygon, exterior rings counterclockwise."""
+    bbox: tuple[float, float, float, float]
+    """xmin, ymin, xmax, ymax; -180..180 where it crosses the dateline or holds a pole."""
+
+
+def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Footprint | None]:
+    """The outlines of rects (pixels of the grid of `transform`); None if wholly off the domain.
+
+    Edges leave the true ones by less than 1e-4 of the rect's side; a part outside the domain is
+    cut off. ValueError where the CRS has no place on Earth.
+    """
+    if not rects:
+        return []
+    corners = np.array(
+        [
+            (
+                (rect.col_off, rect.row_off),
+                (rect.col_off, rect.row_end),
+                (rect.col_end, rect.row_end),
+                (rect.col_end, rect.row_off),
+            )
+            for rect in rects
+        ],
+        dtype=np.float64,
+    )
+    plane = Plane(crs, transform)
+    shapes = (_geographic if plane.ground.transformer is None else _projected)(plane, corners)
+    shapes = shapely.orient_polygons(shapes, exterior_cw=False)
+    return [
+        None if empty else Footprint(wkb, tuple(bbox))
+        for empty, wkb, bbox in zip(
+            shapely.is_empty(shapes),
+            shapely.to_wkb(shapes),
+            shapely.bounds(shapes).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
+    """Edges of such a grid are straight in longitude and latitude: its corners say it all."""
+    to_deg = np.degrees(plane.ground.angle_rad)
+    raw = np.column_stack(plane.places(corners.reshape(-1, 2))) * to_deg
+    parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
+    ring = np.concatenate(parts)
+    lon, lat = plane.transformer.transform(*(ring / to_deg).T)
+    # The transformer may wrap; the grid's own longitudes go on beyond 180.
+    lon = quantised(ring[:, 0] + short(lon - ring[:, 0]))
+    sizes = [len(part) for part in parts]
+    shapes = np.full(len(corners), shapely.Polygon())
+    found = np.flatnonzero(sizes)
+    rings = list(zip(*(np.split(axis, np.cumsum(sizes)[:-1]) for axis in (lon, lat)), strict=True))
+    shapes[found] = polygons([rings[index] for index in found])
+    return shapes
+
+
+def _between_poles(ring: np.ndarray) -> np.ndarray:
+    """What of a ring lies there; may be empty."""
+    if ring[:, 1].min() >= -90 and ring[:, 1].max() <= 90:
+        return ring
+    left, right = ring[:, 0].min(), ring[:, 0].max()
+    part = with_area(shapely.Polygon(ring).intersection(shapely.box(left, -90, right, 90)))
+    return shapely.get_coordinates(part)[:-1]
+
+
+def _projected(plane: Plane, corners: np.ndarray) -> np.ndarray:
+    """Those that are short, far from the poles and within the domain are traced together."""
+    plain = plane.inside(corners.reshape(-1, 2)).reshape(-1, 4).all(axis=1) & ~plane.long(corners)
+    for _, at in plane.poles:
+        plain &= ~plane.bent_by(at, corners)
+    numbers = np.flatnonzero(plain)
+    vertices, ring = densified(corners[plain].reshape(-1, 2), np.repeat(numbers, 4), plane.lonlat)
+    rings = {}
+    for number in numbers:
+        own = slice(*np.searchsorted(ring, (number, number + 1)))
+        turns, lon = followed(vertices[own, 2])
+        if turns == 0:
+            rings[number] = lon, vertices[own, 3]
+    shapes = np.empty(len(corners), object)
+    shapes[list(rings)] = polygons(list(rings.values()))
+    for number in {*range(len(corners))} - {*rings}:
+        shapes[number] = Outline(plane, corners[number]).shape()
+    return shapes

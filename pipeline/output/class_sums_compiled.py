@@ -1,0 +1,67 @@
+"""The sums of a mask tile's classes as a compiled loop, in one pass over its pixels: the bits of
+`class_sums.py`."""
+
+# mypy: disable-error-code="no-untyped-def"
+# numba finds the types.
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.earth.area import Lines, level
+from pipeline.output.class_sums import ClassSums
+from segformer.compiled import Compiled, inner
+
+
+def compiled_sums(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> ClassSums:
+    """A SumClasses."""
+    bins = classes + 1  # the last one is nodata's
+    sums = ClassSums(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
+    cells = level(np.ones((len(ids_HW), 1))) if areas is None else areas
+    _add_tile(ids_HW.dtype.name, ids_HW, cells, sums, np.empty(ids_HW.shape[1]))
+    if areas is None:
+        sums.area_m2_K[:] = 0
+    return ClassSums(*(of_all[:-1] for of_all in sums))
+
+
+def _add(ids_HW, areas, sums, row_W):
+    """row_W: scratch. Areas of a row are vector code; a class's sum stays in a register as long as
+    its pixels follow each other: one in memory would wait for its own last value, pixel by pixel.
+    """
+    width, nodata = ids_HW.shape[1], len(sums.pixels_K) - 1
+    some_0 = False
+    for y in range(ids_HW.shape[0]):
+        ids, line, share = ids_HW[y], areas.line_H[y], areas.share_H[y]
+        above, slope = areas.above_KW[line], areas.slope_KW[line]
+        if y == 0 or line != areas.line_H[y - 1]:
+            some_0 = _some_0(above, slope)
+        if len(above) == width:
+            for x in range(width):
+                row_W[x] = above[x] + share * slope[x]
+        else:
+            row_W[:] = above[0] + share * slope[0]
+        if some_0:
+            for x in range(width):
+                sums.without_area_K[min(ids[x], nodata)] += row_W[x] == 0
+        x = 0
+        while x < width:
+            id_, start = ids[x], x
+            k = min(id_, nodata)
+            total = sums.area_m2_K[k]
+            while x < width and ids[x] == id_:
+                total += row_W[x]
+                x += 1
+            sums.area_m2_K[k] = total
+            sums.pixels_K[k] += x - start
+
+
+@inner
+def _some_0(above, slope):
+    """Whether cells may have no area: between two areas that are not 0 there is none."""
+    some_0 = False
+    for x in range(len(above)):
+        some_0 |= above[x] == 0 or above[x] + slope[x] == 0
+    return some_0
+
+
+_add_tile = Compiled(_add)

@@ -1,0 +1,237 @@
+"""Runs a function over items in worker processes that may crash, hang or run out of memory.
+
+A library in C that meets a damaged file may take its process down. Here that process is not ours:
+what was under way in it is tried again, each item alone in a fresh process, and an item that ends
+this one too has `Died`. Knows nothing of files and rasters, and does not judge: what an outcome
+means is for the caller to say.
+
+The workers are started by subprocess, not by multiprocessing: that would import the user's script
+in every worker, and demand a guard in it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from typing import Any, Literal, TypeVar
+
+from pipeline.errors import UnfinishedError
+from pipeline.processes.worker import Raised, Returned, Unanswered
+
+__all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "sandboxed"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_START_S = 300.0
+"""The longest that a worker may take to start: its imports may come over a slow network."""
+_LAST_WORDS_S = 5.0
+"""A process closes its connection a moment before it has ended."""
+_ITEMS_PER_PROCESS = 64
+"""Half a second, the start of one more process, must be worth it."""
+_CHILD = (
+    "import sys; sys.path[:] = sys.argv[2:];"
+    " from pipeline.processes.worker import serve; serve(int(sys.argv[1]))"
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the workers may take."""
+
+    processes: int
+    """At most: a small job has one."""
+    threads: int
+    """Items under way at once in each process."""
+    item_s: float
+    """Seconds for one item, or for what it does between two calls of `guard.rearm`."""
+    memory_bytes: int
+    """What a process may allocate beyond what it has after its imports. Linux only."""
+
+
+@dataclass(frozen=True)
+class Died:
+    """The item ended its process though it was alone in it."""
+
+    reason: Literal["crashed", "timeout", "memory"]
+    how: str
+    """`its process was killed by SIGSEGV`."""
+
+
+Outcome = Returned[R] | Raised | Died
+
+
+def sandboxed(
+    function: Callable[[T], R], items: Sequence[T], limits: Limits
+) -> Generator[tuple[int, Outcome[R]], None, None]:
+    """The index and the outcome of each item, once, as they come.
+
+    The function is one that can be imported by its name, or a functools.partial of such a one;
+    arguments and results pickle into some kilobytes. Whoever may leave before the end closes the
+    iterator (contextlib.closing), which ends the workers; on Linux they also end with the thread
+    that iterates. Raises UnfinishedError where no worker can be started.
+    """
+    pool = _Pool(pickle.dumps(function), items, limits)
+    try:
+        while pool.assign():
+            yield from pool.collect()
+    finally:
+        pool.close()
+
+
+class _Worker:
+    """A process, and what is under way in it."""
+
+    def __init__(self, function: bytes, queue: deque[int], limits: Limits, alone: bool) -> None:
+        self.queue = queue
+        """Where its work comes from."""
+        self.alone = alone
+        self.ready = False
+        self.running: dict[int, float] = {}
+        """Item -> when its time is up."""
+        self._threads = 1 if alone else limits.threads
+        self._item_s = limits.item_s
+        self._start_due = time.monotonic() + _START_S
+        self.connection, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the parent, which ends its workers
+            )
+        self._send((function, self._threads, limits.memory_bytes))
+
+    def feed(self, items: Sequence[Any]) -> None:
+        """An item for each thread that has none: one that waits must not share another's fate."""
+        while self.ready and self.queue and len(self.running) < self._threads:
+            index = self.queue.popleft()
+            self.rearm(index)
+            self._send((index, items[index]))
+
+    def rearm(self, index: int, at_least_s: float = 0.0) -> None:
+        """The item's time starts, or starts again."""
+        self.running[index] = time.monotonic() + max(self._item_s, at_least_s)
+
+    def _send(self, message: object) -> None:
+        with suppress(OSError):  # it has ended: its silence will tell
+            self.connection.send(message)
+
+    @property
+    def idle(self) -> bool:
+        return self.ready and not self.running
+
+    @property
+    def due(self) -> float:
+        """When it should be heard of at the latest."""
+        return min(self.running.values()) if self.ready else self._start_due
+
+    def end(self, wait_s: float = 0.0) -> str:
+        """Ends the process, if it does not end by itself; says how it did."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(wait_s)
+        self._process.kill()
+        code = self._process.wait()
+        self.connection.close()
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
+        why = ", as happens when memory runs out" if name == "SIGKILL" else ""
+        return f"its process was killed by {name}{why}"
+
+
+class _Pool:
+    """Which item is where."""
+
+    def __init__(self, function: bytes, items: Sequence[Any], limits: Limits) -> None:
+        self._function = function
+        self._items = items
+        self._limits = limits
+        self._pending = deque(range(len(items)))
+        self._suspects: deque[int] = deque()
+        """Were under way when their process died: each is to be tried alone."""
+        self._workers: list[_Worker] = []
+
+    def assign(self) -> bool:
+        """Gives the workers what they can take, and starts those that are needed; False when
+        nothing is left."""
+        for worker in self._workers[:]:
+            worker.feed(self._items)
+            if worker.idle:
+                self._end(worker)
+        wanted = -(-len(self._pending) // _ITEMS_PER_PROCESS)
+        wanted -= sum(not worker.alone for worker in self._workers)
+        while len(self._workers) < self._limits.processes:
+            if self._suspects:
+                self._start(deque([self._suspects.popleft()]), alone=True)
+            elif wanted > 0:
+                self._start(self._pending, alone=False)
+                wanted -= 1
+            else:
+                break
+        return bool(self._workers)
+
+    def collect(self) -> Iterator[tuple[int, Outcome[Any]]]:
+        """Waits until a worker is heard of, or has been silent for too long."""
+        due = min(worker.due for worker in self._workers)
+        heard = wait(
+            [worker.connection for worker in self._workers], max(0.0, due - time.monotonic())
+        )
+        for worker in self._workers[:]:
+            if worker.connection in heard:
+                yield from self._hear(worker)
+            elif worker.due <= time.monotonic():
+                self._end(worker)
+                how = f"it took more than {self._limits.item_s:,.0f} s"
+                yield from self._died(worker, Died("timeout", how))
+
+    def close(self) -> None:
+        for worker in self._workers[:]:
+            self._end(worker)
+
+    def _hear(self, worker: _Worker) -> Iterator[tuple[int, Outcome[Any]]]:
+        try:
+            message = worker.connection.recv()
+        except Exception:  # noqa: BLE001  whatever the last bytes of a dying process were
+            yield from self._died(worker, Died("crashed", self._end(worker, _LAST_WORDS_S)))
+            return
+        if message is None:
+            worker.ready = True
+            return
+        index, outcome = message
+        if isinstance(outcome, Unanswered):
+            worker.rearm(index, outcome.at_least_s)
+            return
+        del worker.running[index]
+        if not (isinstance(outcome, Raised) and isinstance(outcome.error, MemoryError)):
+            yield index, outcome
+        elif worker.alone:
+            how = f"it asked for more than {self._limits.memory_bytes / 1e9:.1f} GB of memory"
+            yield index, Died("memory", how)
+        else:  # another item may have taken it all
+            self._suspects.append(index)
+
+    def _died(self, worker: _Worker, died: Died) -> Iterator[tuple[int, Outcome[Any]]]:
+        if not worker.ready:
+            raise UnfinishedError(f"a worker process could not start: {died.how}")
+        if worker.alone:
+            yield from ((index, died) for index in worker.running)
+        else:
+            self._suspects.extend(worker.running)
+
+    def _start(self, queue: deque[int], alone: bool) -> None:
+        self._workers.append(_Worker(self._function, queue, self._limits, alone))
+
+    def _end(self, worker: _Worker, wait_s: float = 0.0) -> str:
+        self._workers.remove(worker)
+        return worker.end(wait_s)

@@ -1,0 +1,150 @@
+"""A file in a store: what may pass is waited out, and its bytes are read in ranges, in blocks that
+are kept for a while. Knows neither who reads it nor what for."""
+
+from __future__ import annotations
+
+import errno
+import io
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.errors import TransientError
+from pipeline.storage.access import FileSystem
+from pipeline.storage.retry import explained, patiently
+
+T = TypeVar("T")
+
+BLOCK_BYTES = 1 << 18
+MOST_AHEAD = 16
+"""Blocks fetched beyond what is asked for once a file is read from front to back: 4 MB."""
+KEPT_BLOCKS = 64
+"""16 MB per open file: a row of storage tiles is often read a tile at a time."""
+
+
+class StoredFile:
+    """A file as its store gives it. Its methods raise what `explained` makes of errors, after
+    `patience_s` where they may pass; FileNotFoundError passes."""
+
+    def __init__(self, fs: FileSystem, path: str, url: str, patience_s: float) -> None:
+        """path: on `fs`; url: for messages."""
+        self._fs, self._path, self._url = fs, path, url
+        self._patience_s = patience_s
+        self._size: int | None = None
+
+    def open(self) -> RangeFile:
+        return RangeFile(self.fetch, self.size())
+
+    def size(self) -> int:
+        """In bytes; asked for once."""
+        if self._size is None:
+            self._size = self._try(self._ask_size)
+        return self._size
+
+    def fetch(self, start: int, end: int) -> bytes:
+        """The bytes [start, end), or the whole file where its server knows no ranges."""
+        size = self.size()
+
+        def once() -> bytes:
+            data = bytes(self._fs.cat_file(self._path, start=start, end=end))
+            if len(data) not in (end - start, size):
+                raise TransientError(f"{self._url}: got {len(data)} of {end - start} bytes")
+            return data
+
+        return self._try(once)
+
+    def _ask_size(self) -> int:
+        try:
+            size = self._fs.size(self._path)
+        except PermissionError:
+            self._fs.cat_file(self._path, start=0, end=1)  # unlike HEAD's, this refusal says why
+            raise
+        if size is None:
+            raise OSError(
+                errno.ESPIPE,
+                "its server does not say how long it is (no Content-Length), so it cannot be read"
+                " in parts; download it and name the copy",
+            )
+        return int(size)
+
+    def _try(self, call: Callable[[], T]) -> T:
+        def once() -> T:
+            with explained(self._url):
+                return call()
+
+        return patiently(once, self._patience_s)
+
+
+class RangeFile(io.RawIOBase):
+    """A file of `size` bytes; `fetch` gives the bytes [start, end), or all of them.
+
+    Where `fetch` gives fewer, a read ends before the block that did not come whole, and the next
+    one asks for it again.
+    """
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
+        super().__init__()
+        self._fetch, self._size = fetch, size
+        self._at = 0
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._fetched_to = 0
+        self._ahead = 0
+        self._whole: bytes | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"seek to {base + offset}, before the beginning of the file")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        data = self._between(self._at, end) if end > self._at else b""
+        self._at += len(data)
+        return data
+
+    def _between(self, start: int, end: int) -> bytes:
+        if self._whole is None:
+            self._fill(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
+        if self._whole is not None:
+            return self._whole[start:end]
+        first = start // BLOCK_BYTES
+        blocks = range(first, (end - 1) // BLOCK_BYTES + 1)
+        # Not beyond a gap: what follows it would stand in the wrong place.
+        whole = itertools.takewhile(self._kept.__contains__, blocks)
+        data = b"".join(self._kept[block] for block in whole)
+        while len(self._kept) > max(KEPT_BLOCKS, len(blocks)):
+            self._kept.popitem(last=False)
+        return data[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
+
+    def _fill(self, first: int, end: int) -> None:
+        """Fetches what is missing of the blocks [first, end) in one request."""
+        missing = [block for block in range(first, end) if block not in self._kept]
+        for block in range(first, end):
+            if block in self._kept:
+                self._kept.move_to_end(block)
+        if not missing:
+            return
+        self._ahead = min(2 * self._ahead + 1, MOST_AHEAD) if missing[0] == self._fetched_to else 0
+        start, self._fetched_to = missing[0], missing[-1] + 1 + self._ahead
+        offset, stop = start * BLOCK_BYTES, min(self._fetched_to * BLOCK_BYTES, self._size)
+        data = self._fetch(offset, stop)
+        if len(data) == self._size and stop - offset < self._size:
+            self._whole = data
+            return
+        for block in range(start, -(-stop // BLOCK_BYTES)):
+            at = block * BLOCK_BYTES - offset
+            if len(data) < min(at + BLOCK_BYTES, stop - offset):
+                return  # what came of a block that is cut short is fetched again
+            self._kept[block] = data[at : at + BLOCK_BYTES]

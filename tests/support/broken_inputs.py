@@ -1,0 +1,126 @@
+"""Archives with broken inputs, runs over them that may crash, and books that must balance."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.api import run
+from pipeline.output.status import status
+from pipeline.receipt import Receipt
+from pipeline.settings import Execution, Settings
+from pipeline.storage.local_store import LocalStore
+from tests.support.archives import write_scene
+from tests.support.outputs import ORDER, rows, stray_files
+
+SETTINGS = Settings(window=64, stride=48, batch=1)
+SHORT, TALL = (60, 50), (64, 1100)
+"""Of one block, and of three blocks of 512 rows."""
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """The bytes of scenes, good and damaged: `good0`, `bad0`, ... `tall`, `torn` (a block of it
+    cannot be read). Damage does not change the size. And of a file that is no image."""
+    rng = np.random.default_rng(0)
+    files = {"text": b"this is no image"}
+    for name, damaged, (width, height) in (
+        *((f"good{n}", f"bad{n}", SHORT) for n in range(5)),
+        ("tall", "torn", TALL),
+    ):
+        noise = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+        path = write_scene(folder / "a.tif", width, height, values=noise, tiled=False)
+        files[name] = path.read_bytes()
+        end = len(files[name])
+        files[damaged] = files[name][: end - 3000] + bytes(2000) + files[name][end - 1000 :]
+    return files
+
+
+def put(path: Path, content: bytes, *, unseen: bool = False) -> None:
+    """unseen: as if the file were the one that was there before, by its size and time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = path.stat().st_mtime_ns if path.exists() else None
+    path.write_bytes(content)
+    if before is not None:
+        step = 0 if unseen else 10_000_000  # a clock too coarse would hide the change
+        os.utime(path, ns=(before + step, before + step))
+
+
+def segment(inputs: Path, checkpoint: str, out: Path | str, **execution: Any) -> Receipt:
+    how = Execution(**{"runner": "local", "block": 512, **execution})
+    return run([str(inputs)], checkpoint, str(out), SETTINGS, how)
+
+
+def units_on_disk(out: Path) -> int:
+    return len(list(out.glob("work/*/*.parquet")))
+
+
+def plan_files(out: Path) -> int:
+    return len(list((out / "plan").iterdir()))
+
+
+def check_books(out: Path, receipt: Receipt) -> None:
+    """Receipt, status and tables count the same."""
+    scenes = rows(out, "scenes").to_pylist()
+    count = Counter(row["status"] for row in scenes)
+    assert receipt.scenes_planned == len(scenes) == len({row["scene_id"] for row in scenes})
+    assert receipt.scenes_done == count["done"]
+    assert receipt.scenes_partial == count["partial"]
+    assert receipt.scenes_quarantined == count["quarantined"]
+    failures = sorted(rows(out, "quarantine").to_pylist(), key=str)
+    assert sorted((f.to_json() for f in receipt.failures), key=str) == failures
+    told = status(str(out))
+    assert told.finished
+    assert told.scenes == told.scenes_published == len(scenes)
+    assert told.quarantined == len(failures)
+    assert told.units == told.units_done == receipt.units
+    failed_px = sum(failure.pixels for failure in receipt.failures)
+    assert told.megapixels_quarantined == failed_px / 1e6
+    assert told.megapixels_done == pytest.approx(told.megapixels - failed_px / 1e6)
+    assert stray_files(out) == []
+
+
+def check_nothing_twice(out: Path) -> None:
+    """In any file of a table, published or not, as a reader by glob would see it."""
+    for table, key in ORDER.items():
+        if any((out / table).glob("*.parquet")):
+            keys = [tuple(row.values()) for row in rows(out, table).select(key).to_pylist()]
+            assert len(keys) == len(set(keys)), table
+
+
+class Crash(BaseException):
+    """The end of the process, as far as one process can see its own."""
+
+
+@contextmanager
+def crashing(after: int) -> Iterator[list[str]]:
+    """Lets this many changes of the output happen, then none. Gives the names of those."""
+    changes: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("writing", "create", "delete_folder"):
+            real = getattr(LocalStore, name)
+
+            def change(self: LocalStore, path: str, *data: bytes, real: Any = real) -> Any:
+                if len(changes) == after:
+                    raise Crash
+                changes.append(path)
+                return real(self, path, *data)
+
+            patch.setattr(LocalStore, name, change)
+        yield changes
+
+
+def crash_run(after: int, folder: Path, checkpoint: str, out: Path, **how: Any) -> bool:
+    """Whether it came so far."""
+    with crashing(after):
+        try:
+            segment(folder, checkpoint, out, **how)
+        except Crash:
+            return True
+    return False

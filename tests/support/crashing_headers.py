@@ -1,0 +1,26 @@
+"""Files whose header ends the process that reads it."""
+
+from __future__ import annotations
+
+import pipeline.imagery.header
+from pipeline.errors import TransientError
+from pipeline.imagery.inputs import Found
+from pipeline.receipt import Failure
+from pipeline.scene import Scene
+from pipeline.settings import Settings
+from pipeline.storage.access import Access
+from tests.support.worker_deaths import meet
+
+
+def attempt(found: Found, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+    """describe.attempt, but for files whose names say otherwise."""
+    match found.scene_id:
+        case "crash.tif":
+            meet("segfault")
+        case "hang.tif":
+            meet("hang")
+        case "raise.tif":
+            raise ZeroDivisionError("division by zero")
+        case name if name.startswith("withheld"):
+            raise TransientError(f"{found.url}: the store fails (500)")
+    return pipeline.imagery.header.attempt(found, settings, channels, access)

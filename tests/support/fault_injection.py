@@ -1,0 +1,234 @@
+"""What is done to a run: signals to its processes, damage to its requests and to its store.
+
+Knows processes, the proxy's control and the server's daemons; knows nothing of outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.promises.kills import MARK, kill_tree, processes
+from tests.support.fault_cases import BUCKET, Case
+from tests.support.fault_proxy import CONTROL
+from tests.support.s3_server import Gateway, Server, client, dying_with_us
+
+STOP_S, STORM_S, GATEWAY_S = 20, 10, 1
+STORM_SHARE, STRAY_SHARE, STRAY_TIMES = 0.3, 0.5, 7
+_POLL_S = 0.01
+_APPEARS_WITHIN_S = 20
+_SAID = 4000
+"""Characters of what a process has said that are kept."""
+
+
+class Trouble(Exception):
+    """What should not have happened in a case."""
+
+
+class StoreBroken(Exception):
+    """The store has not recovered from what was done to it: that says nothing about a case."""
+
+
+class Proxy:
+    """A fault proxy in a process of its own, and its control."""
+
+    def __init__(self, upstream: str) -> None:
+        """upstream: the server's URL, on this machine."""
+        self._process = subprocess.Popen(
+            [
+                *dying_with_us(),
+                sys.executable,
+                "-m",
+                "tests.support.fault_proxy",
+                "0",
+                upstream.rpartition(":")[2],
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is the campaign's
+        )
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+
+    def add(self, match: str, kind: str, **rest: Any) -> None:
+        """A faultproxy.Rule."""
+        self._call("POST", "", {"match": match, "kind": kind, **rest})
+
+    def release(self, *, forward: bool = True) -> None:
+        self._call("POST", "/release", {"forward": forward})
+
+    def state(self) -> dict[str, Any]:
+        """See the head of faultproxy.py."""
+        return self._call("GET", "")
+
+    def log(self) -> list[dict[str, Any]]:
+        """A faultproxy.Exchange for each request since the last clear."""
+        return list(self._call("GET", "/log")["log"])
+
+    def clear_rules(self) -> None:
+        self._call("DELETE", "/rules")
+
+    def clear(self) -> None:
+        self._call("DELETE", "")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{CONTROL}{path}", data, method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return dict(json.load(answer))
+
+
+class Run:
+    """A `swath run` that is watched; every process it starts carries its mark."""
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self._log = log
+        self._deadline = time.monotonic() + limit_s
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-X", "faulthandler", "-m", "jobs.cli", "run", *arguments],
+                env={**os.environ, **environment, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def wait(self, until: Callable[[], object] = lambda: False, within_s: float = 1e9) -> bool:
+        """Until the run has ended, the condition holds or the time is over; whether it has ended.
+
+        Raises Trouble where the run is over its limit: it then says what it is doing.
+        """
+        end = time.monotonic() + within_s
+        while self.process.poll() is None and time.monotonic() < end and not until():
+            if time.monotonic() > self._deadline:
+                raise Trouble(f"hangs: {self._doing()}")
+            time.sleep(_POLL_S)
+        return self.process.poll() is not None
+
+    def said(self) -> str:
+        """The end of its stderr."""
+        text = self._log.read_text(errors="replace")
+        return text.partition("\nExtension modules: ")[0][-_SAID:].strip()  # faulthandler's last
+
+    def end(self) -> None:
+        """Whatever is left of it."""
+        kill_tree(self.mark)
+        self.process.wait()
+
+    def worker(self, title: str) -> int:
+        """A process of Ray's with this title. Raises Trouble where none appears."""
+        end = time.monotonic() + _APPEARS_WITHIN_S
+        while time.monotonic() < end:
+            for pid in processes(self.mark):
+                if _title(pid).startswith(title):
+                    return pid
+            time.sleep(_POLL_S)
+        raise Trouble(f"no process {title!r} among {self._titles()}")
+
+    def _titles(self) -> list[str]:
+        return sorted(_title(pid)[:80] for pid in processes(self.mark))
+
+    def _doing(self) -> str:
+        titles = self._titles()
+        self.process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        return f"{titles} {self.said()}"
+
+
+def reach(case: Case, run: Run, proxy: Proxy, out: str) -> str:
+    """Waits until the phase's request is held; its line. Raises Trouble where it does not come."""
+    *before, last = case.requests(out)
+    for match in before:
+        _hold(run, proxy, match, skip=0)
+    return _hold(run, proxy, last, case.skip)
+
+
+def _hold(run: Run, proxy: Proxy, match: str, skip: int) -> str:
+    """Holds a request, and only then lets go what was held before."""
+    proxy.add(match, "hold", skip=skip)
+    proxy.release()
+    if run.wait(lambda: proxy.state()["held"]):
+        code = run.process.returncode
+        raise Trouble(f"ended with {code} before {match} came {skip + 1} times: {run.said()}")
+    return str(proxy.state()["held"][0])
+
+
+def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
+    """Does what the case is about while the phase's request is held, then lets that go."""
+    match case.fault:
+        case "driver":
+            run.process.kill()
+            run.process.wait()
+        case "tree":
+            kill_tree(run.mark)
+        case "replica":
+            os.kill(run.worker("ray::MapWorker(MapBatches(SegmentStage))"), signal.SIGKILL)
+        case "reader":
+            os.kill(run.worker("ray::FlatMap(ReadStage)"), signal.SIGKILL)
+        case "publisher":
+            os.kill(run.worker("ray::publish_shard"), signal.SIGKILL)
+        case "storm":
+            proxy.add(".", "503")  # what is held
+            proxy.add(".", "503", times=None, probability=STORM_SHARE)
+            proxy.release()
+            run.wait(within_s=STORM_S)
+            proxy.clear_rules()
+        case "cut" | "reset":
+            how = {"after_bytes": case.after_bytes}
+            proxy.add(".", case.fault, **how)
+            proxy.add(".", case.fault, times=STRAY_TIMES, probability=STRAY_SHARE, **how)
+        case "stop" | "gateway":
+            assert isinstance(server, Gateway), f"{case.fault}: needs Ceph's gateway"
+            _disturb_store(case.fault, server, proxy)
+            _check_recovered(case.fault)
+    proxy.release(forward=case.forward)
+
+
+def _disturb_store(fault: str, server: Gateway, proxy: Proxy) -> None:
+    if fault == "stop":
+        server.send("osd.0", signal.SIGSTOP)
+        try:
+            proxy.release()
+            time.sleep(STOP_S)
+        finally:
+            server.send("osd.0", signal.SIGCONT)
+    else:
+        server.end("client.rgw", kill=True)
+        try:
+            proxy.release()
+            time.sleep(GATEWAY_S)
+        finally:
+            server.start_gateway()
+
+
+def _check_recovered(fault: str) -> None:
+    try:
+        client(read_timeout=10).ls(BUCKET)  # s3fs tries five times
+    except Exception as error:
+        raise StoreBroken(f"{fault}: the store does not recover ({error!r})") from error
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""

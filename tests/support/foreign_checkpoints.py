@@ -1,0 +1,122 @@
+"""Checkpoints as other programs write them: random weights under the names of each origin.
+
+The names and joins here are written down a second time, from the facts in docs/design.md and from
+transformers: nothing is taken from segformer.checkpoints.layouts but our own names.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from segformer import Checkpoint, ModelConfig, Normalisation
+from segformer.checkpoints.layouts import weight_shapes
+
+Weights = dict[str, Tensor]
+
+
+def random_checkpoint(config: ModelConfig, seed: int = 1) -> Checkpoint:
+    """Weights that keep the signal's size, and norms that are far from 1 and 0."""
+    generator = torch.Generator().manual_seed(seed)
+    weights: Weights = {}
+    for name, shape in weight_shapes(config).items():
+        if not shape:
+            weights[name] = torch.tensor(7)
+        elif name.endswith("running_var"):
+            weights[name] = torch.rand(shape, generator=generator) * 1.5 + 0.5
+        elif name.endswith("weight") and len(shape) == 1:
+            weights[name] = torch.rand(shape, generator=generator) + 0.5
+        elif len(shape) == 1:
+            weights[name] = torch.randn(shape, generator=generator) * 0.3
+        else:
+            fan_in = torch.Size(shape[1:]).numel()
+            weights[name] = torch.randn(shape, generator=generator) * fan_in**-0.5
+    channels = config.num_channels
+    normalisation = Normalisation(1 / 255, (0.5,) * channels, (0.2,) * channels)
+    if channels == 3:
+        normalisation = Normalisation.default(3)
+    return Checkpoint(config, normalisation, weights, "transformers")
+
+
+def _renamed(weights: Weights, table: list[tuple[str, str]]) -> Weights:
+    found: Weights = {}
+    for name, tensor in weights.items():
+        new = name
+        for pattern, replacement in table:
+            new = re.sub(pattern, replacement, new)
+        found[new] = tensor
+    return found
+
+
+def _joined(weights: Weights, names: tuple[str, ...], joined: str) -> Weights:
+    """Replace the attention's matrices of `names` by one, one below the other."""
+    found = dict(weights)
+    for name in weights:
+        if (match := re.fullmatch(rf"(.*\.attention)\.{names[0]}\.(weight|bias)", name)) is None:
+            continue
+        prefix, leaf = match.groups()
+        parts = [found.pop(f"{prefix}.{part}.{leaf}") for part in names]
+        found[f"{prefix}.{joined.replace('LEAF', leaf)}"] = torch.cat(parts)
+    return found
+
+
+def nvlabs(weights: Weights) -> Weights:
+    """As the authors' code names them, with the unused `conv_seg` of its base class."""
+    joined = _joined(weights, ("key", "value"), "kv.LEAF")
+    stages = [(rf"stages\.{s}\.embedding", f"backbone.patch_embed{s + 1}") for s in range(4)]
+    stages += [(rf"stages\.{s}\.blocks", f"backbone.block{s + 1}") for s in range(4)]
+    stages += [(rf"stages\.{s}\.norm", f"backbone.norm{s + 1}") for s in range(4)]
+    stages += [(rf"head\.linear\.{s}", f"decode_head.linear_c{s + 1}.proj") for s in range(4)]
+    found = _renamed(
+        joined,
+        [
+            *stages,
+            (r"attention\.query", "attn.q"),
+            (r"attention\.kv", "attn.kv"),
+            (r"attention\.out", "attn.proj"),
+            (r"attention\.reduction_norm", "attn.norm"),
+            (r"attention\.reduction", "attn.sr"),
+            (r"ffn\.expand", "mlp.fc1"),
+            (r"ffn\.depthwise", "mlp.dwconv.dwconv"),
+            (r"ffn\.contract", "mlp.fc2"),
+            (r"head\.fuse", "decode_head.linear_fuse.conv"),
+            (r"head\.batch_norm", "decode_head.linear_fuse.bn"),
+            (r"head\.classifier", "decode_head.linear_pred"),
+        ],
+    )
+    classes, size = weights["head.classifier.weight"].shape[:2]
+    found["decode_head.conv_seg.weight"] = torch.full((classes, size, 1, 1), 3.0)
+    found["decode_head.conv_seg.bias"] = torch.full((classes,), 3.0)
+    return found
+
+
+def mmsegmentation(weights: Weights) -> Weights:
+    """As mmsegmentation 0.x and 1.x name them: the linear layers of the FFN and of the head are
+    1x1 convolutions."""
+    joined = _joined(weights, ("query", "key", "value"), "attn.in_proj_LEAF")
+    for name, tensor in joined.items():
+        if re.search(r"(ffn\.(expand|contract)|head\.convs\.\d)\.weight", name):
+            joined[name] = tensor[:, :, None, None]
+    return _renamed(
+        joined,
+        [
+            (r"stages\.(\d)\.embedding\.proj", r"backbone.layers.\1.0.projection"),
+            (r"stages\.(\d)\.embedding\.norm", r"backbone.layers.\1.0.norm"),
+            (r"stages\.(\d)\.blocks", r"backbone.layers.\1.1"),
+            (r"stages\.(\d)\.norm", r"backbone.layers.\1.2"),
+            (r"attention\.attn", "attn.attn"),
+            (r"attention\.out", "attn.attn.out_proj"),
+            (r"attention\.reduction_norm", "attn.norm"),
+            (r"attention\.reduction", "attn.sr"),
+            (r"ffn\.expand", "ffn.layers.0"),
+            (r"ffn\.depthwise", "ffn.layers.1"),
+            (r"ffn\.contract", "ffn.layers.4"),
+            (r"head\.convs\.(\d)", r"decode_head.convs.\1.conv"),
+            (r"head\.norms\.(\d)", r"decode_head.convs.\1.bn"),
+            (r"head\.fuse", "decode_head.fusion_conv.conv"),
+            (r"head\.batch_norm", "decode_head.fusion_conv.bn"),
+            (r"head\.classifier", "decode_head.conv_seg"),
+        ],
+    )

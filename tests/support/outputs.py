@@ -1,0 +1,93 @@
+"""What an output holds, on disk or at any URL: its rows, bit for bit, its files, what is done.
+
+Reads the files as any tool would, without the code that wrote them. An output is a path or a URL;
+its store is reached as a run would reach it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.storage.access import PLAIN
+
+ORDER = {
+    "masks": ["scene_id", "tile_row", "tile_col"],
+    "statistics": ["scene_id", "class_id"],
+    "scenes": ["scene_id"],
+    "quarantine": ["scene_id", "window"],
+}
+"""What sorts the rows of each table into one order."""
+
+Place = Path | str
+
+
+def files(output: Place) -> list[str]:
+    """Every file, relative to the output, sorted; none where there is no output."""
+    fs, root = PLAIN.filesystem(str(output))
+    return sorted(name.removeprefix(f"{root}/") for name in fs.find(root))
+
+
+def read(output: Place, name: str) -> bytes:
+    fs, root = PLAIN.filesystem(str(output))
+    return bytes(fs.cat_file(f"{root}/{name}"))
+
+
+def rows(output: Place, table: str) -> pa.Table:
+    """Every row of a published table, in one order."""
+    names = [name for name in files(output) if name.startswith(f"{table}/")]
+    parts = [read(output, name) for name in names if name.endswith(".parquet")]
+    whole = pa.concat_tables([pq.read_table(pa.BufferReader(part)) for part in parts])
+    return whole.sort_by([(name, "ascending") for name in ORDER[table]])
+
+
+def differences(one: Place, other: Place, *tables: str) -> list[str]:
+    """The columns whose values are not equal, bit for bit."""
+    found = []
+    for table in tables or tuple(ORDER):
+        left, right = rows(one, table), rows(other, table)
+        if left.num_rows != right.num_rows:
+            found.append(f"{table}: {left.num_rows} rows and {right.num_rows}")
+            continue
+        found += [
+            f"{table}.{name}"
+            for name in left.column_names
+            if not left[name].combine_chunks().equals(right[name].combine_chunks())
+        ]
+    return found
+
+
+def stray_files(output: Place) -> list[str]:
+    """Files of a finished output that have no business there."""
+    found = set(files(output))
+    shards = {Path(name).stem for name in found if name.startswith("plan/")}
+    expected = {"job.json", "job.toml", "plan.json", "classes.parquet"}
+    expected |= {f"plan/{s}.json" for s in shards} | {f"commits/{s}.json" for s in shards}
+    expected |= {f"{table}/{s}.parquet" for s in shards for table in ORDER}
+    return sorted(name for name in found - expected if not name.startswith("runs/"))
+
+
+def outcomes(output: Place) -> int:
+    """Units that have an outcome: a file of their own, or a commit of their shard."""
+    found = files(output)
+    commits = [name for name in found if name.startswith("commits/")]
+    done = {Path(name).stem for name in commits}
+    units = [name for name in found if name.startswith("work/") and name.endswith(".parquet")]
+    waiting = [name for name in units if Path(name).parent.name not in done]
+    return sum(json.loads(read(output, name))["units"] for name in commits) + len(waiting)
+
+
+def receipts(output: Place) -> list[dict[str, Any]]:
+    """Of every run that could still write at its end, oldest first."""
+    names = [name for name in files(output) if name.startswith("runs/") and name.endswith(".json")]
+    return [json.loads(read(output, name)) for name in names]
+
+
+def recomputed_by_last(output: Place, before: int) -> int:
+    """Units that the last run computed though `before` had an outcome when it began."""
+    last = receipts(output)[-1]
+    return int(last["units_computed"] - (last["units"] - before))

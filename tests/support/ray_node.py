@@ -1,0 +1,81 @@
+"""A Ray cluster of one node on loopback, with a dashboard and a token, as `ray start` makes it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support import s3_server
+
+TOKEN = "0123456789abcdef" * 4
+_STARTS_WITHIN_S, _ENDS_WITHIN_S = 90, 10
+
+
+@dataclass(frozen=True)
+class Node:
+    dashboard: str
+    """URL, for those who submit."""
+    address: str
+    """For those who join."""
+    variables: Mapping[str, str]
+    """What a client's environment has beside its own."""
+
+
+@contextmanager
+def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[Node]:
+    """A node whose ports listen on loopback alone: Ray's own way to that is this variable."""
+    variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    own = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    gcs, dashboard, agent = free_port(), free_port(), agent_port or free_port()
+    command = [*s3_server.dying_with_us(), "ray", "start", "--head", "--block"]
+    command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
+    command += ["--object-store-memory=200000000", f"--port={gcs}", f"--temp-dir={folder}"]
+    command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
+    # Another cluster on this machine may have the usual one; then nobody here would start jobs.
+    command.append(f"--dashboard-agent-listen-port={agent}")
+    with (folder / "ray.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
+    node = Node(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", variables)
+    try:
+        deadline = time.monotonic() + _STARTS_WITHIN_S
+        while not (answers(f"{node.dashboard}/api/version") and has_started(folder)):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError((folder / "ray.log").read_text()[-2000:])
+            time.sleep(0.2)
+        yield node
+    finally:
+        process.terminate()
+        try:
+            process.wait(_ENDS_WITHIN_S)
+        except subprocess.TimeoutExpired:  # a job that a failed test has left
+            process.kill()
+            process.wait()
+
+
+def has_started(folder: Path) -> bool:
+    """The dashboard answers before there is a node."""
+    return "Ray runtime started" in (folder / "ray.log").read_text(errors="replace")
+
+
+def answers(url: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

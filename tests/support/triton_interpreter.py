@@ -1,0 +1,16 @@
+"""Tests of Triton kernels, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def in_triton(module: str, function: str, interpret: str) -> None:
+    """Triton looks at TRITON_INTERPRET when it is imported."""
+    path = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": interpret}
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,281 @@
+"""The batch of a new output is one that fits, and known before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+
+import pipeline.cluster.batch_trial
+import pipeline.driver.preparation
+from pipeline.api import plan, run
+from pipeline.cluster.batch_trial import by_task, fitting_batch
+from pipeline.cluster.session import connected
+from pipeline.errors import CheckpointError, UnfinishedError, UsageError
+from pipeline.job import Job
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import Division
+from pipeline.planning.memory_need import Need
+from pipeline.planning.planner import BATCH
+from pipeline.processes.fresh_process import apart
+from pipeline.processes.sandbox import Limits
+from pipeline.receipt import Progress
+from pipeline.scene import Block, Rect, Unit
+from pipeline.settings import Execution, Settings, Trial
+from pipeline.stages import Work
+from pipeline.storage.access import PLAIN
+from pipeline.trial.calibration import random_unit
+from tests.support import low_memory
+from tests.support.archives import write_scene
+from tests.support.clusters import TOKEN, another_cluster, with_token
+from tests.support.outputs import receipts
+
+MEMORY_BYTES = 1 << 30
+"""Beyond a process's imports. 256 windows of 512 px take more, and so does one of 8192 px."""
+SETTINGS = Settings(window=512, stride=384)
+LOCAL = Execution(runner="local")
+NOTHING = Division(Need(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
+
+
+def work_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Work:
+    job = Job(settings, checkpoint, "sha", "cpu", ("a", "b", "c", "d"), (None,) * 4)
+    return Work("", PLAIN, job, NOTHING, timeout_s)
+
+
+def unit_of(width: int = 900, height: int = 700) -> Unit:
+    scene = replace(random_unit(SETTINGS, 3, 1, 1).unit.blocks[0].scene, width=width, height=height)
+    return Unit("", (Block(scene, Rect(0, 0, width, height)),))
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str) -> None:
+    def fitting(batch: int, unit: Unit) -> int:
+        work = work_of(small_checkpoint, replace(SETTINGS, batch=batch))
+        return fitting_batch(work, unit, None, MEMORY_BYTES) or 0
+
+    found = fitting(256, unit_of())
+    assert found in (2, 4, 8, 16, 32, 64, 128)
+    assert fitting(found, unit_of()) == found
+    # A trial holds what a replica holds: here 0.6 GB of pixels, and 0.15 of ids.
+    assert 0 < fitting(256, unit_of(12288, 12288)) < found
+
+
+def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpoint: str) -> None:
+    def refusal(settings: Settings) -> str:
+        limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
+        work = work_of(small_checkpoint, settings)
+        return apart(partial(low_memory.refusal, work), 900, limits, "refusal")
+
+    said = refusal(replace(SETTINGS, batch=256))
+    named = re.search(
+        r"no memory left with --batch 256 .*; --batch (\d+) fits here: name it, and"
+        r" another --output",
+        said,
+    )
+    assert named
+    assert int(named[1]) in (2, 4, 8, 16, 32, 64, 128)
+    said = refusal(Settings(window=8192, stride=8192, batch=1))
+    assert "nor with any smaller batch; name a smaller --block, and another --output" in said
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    write_scene(tmp_path / "in" / "a.tif", 900, 700)
+    return str(tmp_path / "in")
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU's batch is 256, and tried with too little memory."""
+    limited = partial(fitting_batch, memory_bytes=MEMORY_BYTES)
+    monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 256})
+    monkeypatch.setattr(pipeline.driver.preparation, "DEVICES", {"cpu"})
+    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", limited)
+
+
+@pytest.mark.usefixtures("tried")
+def test_what_was_found_is_recorded(
+    archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, notes = tmp_path / "out", set()
+
+    def watch(progress: Progress) -> None:
+        notes.update(progress.notes)
+
+    run([archive], small_checkpoint, str(out), SETTINGS, LOCAL, watch)
+    batch = json.loads((out / "job.json").read_text())["settings"]["batch"]
+    assert batch in (2, 4, 8, 16, 32, 64, 128)
+    assert f"batch = {batch}\n" in (out / "job.toml").read_text()
+    assert [note for note in notes if f"--batch {batch}: there is no memory for twice" in note]
+    write_scene(Path(archive) / "b.tif", 300, 200)
+    monkeypatch.setattr(
+        pipeline.driver.preparation, "fitting_batch", None
+    )  # recorded: not tried again
+    run([archive], small_checkpoint, str(out), SETTINGS, LOCAL)
+    assert len(receipts(out)) == 2
+
+
+@pytest.mark.usefixtures("tried")
+def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
+    archive: str, small_checkpoint: str, tmp_path: Path
+) -> None:
+    trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
+    found = plan([archive], small_checkpoint, SETTINGS, LOCAL, trial=trial)
+    assert found.batch in (2, 4, 8, 16, 32, 64, 128)
+    assert len(found.samples) == 1
+    assert not [note for note in found.notes if "is tried when a run begins" in note]
+
+
+@pytest.mark.usefixtures("tried")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            replace(SETTINGS, batch=256),
+            r"--batch 256: there is no memory .* use --batch (2|4|8|16|32|64|128)$",
+        ),
+        pytest.param(
+            Settings(window=8192, stride=8192, batch=2),
+            r"for even one window \(.*\); use a smaller --window or",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(
+    archive: str, small_checkpoint: str, tmp_path: Path, settings: Settings, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run([archive], small_checkpoint, str(tmp_path / "out"), settings, LOCAL)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("tried")
+def test_a_trial_that_dies_is_told(archive: str, small_checkpoint: str, tmp_path: Path) -> None:
+    with killed_children(), pytest.raises(UnfinishedError, match="killed by SIGKILL"):
+        run([archive], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
+    assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def killed_children() -> Iterator[None]:
+    """Within it, processes that try a batch do not live for long."""
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.2):
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):
+                    parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+                    works = b"pipeline.processes.worker" in (process / "cmdline").read_bytes()
+                    # Headers are read in such processes too, and have no torch.
+                    torch = "libtorch" in (process / "maps").read_text()
+                    if works and torch and parent == os.getpid():
+                        os.kill(int(process.name), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_cpus_batch_is_not_tried(
+    archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.driver.preparation, "devices_here", lambda: ("cpu", 1))
+    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", None)
+    run([archive], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["settings"]["batch"] == 1
+    assert not any("batch" in note for note in plan([archive], small_checkpoint, SETTINGS).notes)
+
+
+def test_a_plan_for_gpus_needs_none(
+    archive: str, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.driver.preparation, "devices_here", lambda: ("cuda", 1))
+    found = plan([archive], small_checkpoint, SETTINGS, LOCAL)
+    assert (found.device, found.batch) == ("cuda", BATCH["cuda"])
+    assert (
+        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run begins" in found.notes
+    )
+
+
+@pytest.fixture(scope="module")
+def gpus() -> Iterator[str]:
+    """The address of a cluster that says it has a GPU."""
+    with another_cluster(num_cpus=1, num_gpus=1) as address:
+        yield address
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in with_token(TOKEN).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_task_of_a_cluster_tries_it(
+    gpus: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(window=128, stride=96, batch=4)
+    unit = unit_of()
+    assert fitting_batch(work_of(small_checkpoint, settings), unit, gpus) == 4
+    with pytest.raises(CheckpointError, match="gone does not exist"):
+        fitting_batch(work_of(str(tmp_path / "gone"), settings), unit, gpus)
+    monkeypatch.setattr(pipeline.cluster.batch_trial, "LOADING_S", 0.001)  # its guard ends it
+    with pytest.raises(UnfinishedError, match="the batch could not be tried: WorkerCrashedError"):
+        fitting_batch(work_of(small_checkpoint, settings, timeout_s=0.001), unit, gpus)
+
+
+def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
+    gpus: str,
+    small_checkpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(window=128, stride=96, batch=4)
+    monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 2.5)
+    monkeypatch.setattr(pipeline.cluster.batch_trial, "SAY_S", 1.0)
+    with connected(gpus):
+        busy = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(3600)).remote()
+        while ray.available_resources().get("GPU"):
+            time.sleep(0.1)
+        assert by_task(work_of(small_checkpoint, settings), unit_of()) is None
+        said = [record.message for record in caplog.records]
+        assert said[-2:] == [
+            f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
+        ]
+        ray.cancel(busy, force=True)
+        monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 60.0)
+        assert by_task(work_of(small_checkpoint, settings), unit_of()) == 4
+
+
+def test_a_batch_that_nobody_could_try_is_recorded_with_a_note(
+    archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 2})
+    monkeypatch.setattr(pipeline.driver.preparation, "DEVICES", {"cpu"})
+    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", lambda *_: None)
+    notes: set[str] = set()
+    run(
+        [archive],
+        small_checkpoint,
+        str(tmp_path / "out"),
+        SETTINGS,
+        LOCAL,
+        lambda p: notes.update(p.notes),
+    )
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["settings"]["batch"] == 2
+    assert [note for note in notes if "no GPU of the cluster was free to try it" in note]

@@ -1,0 +1,214 @@
+"""Files at fault: what is said of them, and what of them is read all the same."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
+
+from pipeline.errors import InputError
+from pipeline.imagery.header import attempt
+from pipeline.imagery.inputs import Found
+from pipeline.imagery.raster import read
+from pipeline.processes.limits import guarded
+from pipeline.receipt import Failure
+from pipeline.scene import Rect
+from pipeline.settings import Settings
+from pipeline.storage.access import Access
+from tests.test_raster import TILES, noise, scene_of, write
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", r"the file is empty \(0 bytes\)"),
+        (b"this is no picture\n", "not recognized as being in a supported file format"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "not recognized"),
+        (b"II*\0\xff\xff\xff\x7f", "cannot be opened"),
+        (b"\x89PNG\r\n\x1a\n", "cannot be opened"),
+    ],
+)
+def test_no_image(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "a.tif"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+    assert caught.value.url == str(path)
+    assert caught.value.message.count(str(path)) == 1
+    assert "\n" not in caught.value.message
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.message, again.stage) == (caught.value.message, "describe")
+
+
+def test_zero_size(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 9))
+    content = path.read_bytes()
+    width_tag = struct.pack("<HHII", 256, 3, 1, 9)
+    assert content.count(width_tag) == 1
+    path.write_bytes(content.replace(width_tag, struct.pack("<HHII", 256, 3, 1, 0)))
+    with pytest.raises(InputError, match="image") as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+
+
+def test_container_of_subdatasets(tmp_path: Path) -> None:
+    path = tmp_path / "a.gpkg"
+    for table in ("one", "two"):
+        write(path, noise(3, 8, 8), driver="GPKG", RASTER_TABLE=table, APPEND_SUBDATASET=True)
+    with pytest.raises(InputError, match=r"2 subdatasets and no bands .*gdal_translate") as caught:
+        scene_of(path)
+    assert caught.value.stage == "describe"
+
+
+def test_singular_transform(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
+    with pytest.raises(InputError, match="maps pixels to no area"):
+        scene_of(path)
+
+
+DAMAGED: dict[str, dict[str, Any]] = {
+    "strips.tif": {},
+    "deflate.tif": {"compress": "deflate", **TILES},
+    "lzw.tif": {"compress": "lzw"},
+    "jpeg.tif": {"compress": "jpeg", "photometric": "ycbcr", **TILES},
+    "a.jpg": {"driver": "JPEG"},
+    "progressive.jpg": {"driver": "JPEG", "PROGRESSIVE": True},
+    "a.png": {"driver": "PNG"},
+    "a.jp2": {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"},
+}
+
+
+def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
+    """The file at `path`, good, and a copy of it without its last quarter."""
+    plain = {"crs": None, "transform": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        write(path, noise(3, 400, 500), **plain, **options)
+    content = path.read_bytes()
+    cut = path.with_stem("cut")
+    cut.write_bytes(content[: len(content) * 3 // 4])
+    return path, cut
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_truncated(tmp_path: Path, name: str) -> None:
+    good, cut = damaged(tmp_path / name, **DAMAGED[name])
+    scene = scene_of(good)
+    read(scene, scene.rect)
+    scene = scene_of(cut)  # the header is whole
+    for rect in (scene.rect, Rect(0, 380, 500, 20)):
+        with pytest.raises(InputError, match="cannot be read") as caught:
+            read(scene, rect)
+        assert caught.value.stage == "read"
+        assert str(rect) in caught.value.message
+        assert str(cut) in caught.value.message
+
+
+RANDOM_BYTES = np.random.default_rng(1).integers(0, 255, 3000, dtype="uint8").tobytes()
+
+
+@pytest.mark.parametrize(
+    "patch", [b"\xff\xd9", b"\xff" * 300, RANDOM_BYTES], ids=["early end", "ff", "random"]
+)
+def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
+    """libtiff only warns and hands out grey: rasterio raises nothing (seen with GDAL 3.10)."""
+    options = {"compress": "jpeg", "photometric": "ycbcr", **TILES}
+    options.update(blockxsize=512, blockysize=512)
+    path = write(tmp_path / "a.tif", noise(3, 512, 512), **options)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(patch)] = patch
+    path.write_bytes(bytes(content))
+    with rasterio.open(path) as src:
+        src.read()
+    scene = scene_of(path)
+    with pytest.raises(InputError, match="Corrupt JPEG data"):
+        read(scene, scene.rect)
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+    """The one tile is 400 MB decoded, and 400 bytes in the file."""
+    options = {"tiled": True, "blockxsize": 20_000, "blockysize": 20_000, "SPARSE_OK": True}
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        width=20_000,
+        height=20_000,
+        count=3,
+        dtype="uint8",
+        compress="deflate",
+        **options,
+    ):
+        pass
+    program = "import sys, test_raster_faults as own; own.refused_and_then_read(sys.argv[1])"
+    command = [sys.executable, "-c", program, str(tmp_path / "a.tif")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, check=True, env=environment)
+
+
+def refused_and_then_read(path: str) -> None:
+    """In a process of its own: what others have freed before may be taken again."""
+    scene = scene_of(Path(path))
+    with pytest.raises(MemoryError), guarded(60, memory_bytes=150_000_000):
+        read(scene, Rect(0, 0, 20, 20))
+    read(scene, Rect(0, 0, 20, 20))
+
+
+@pytest.mark.parametrize("kind", ["loop", "folder", "below a file", "long"])
+def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tif"
+    match kind:
+        case "loop":
+            path.symlink_to(path)
+        case "folder":
+            path.mkdir()
+        case "below a file":
+            (tmp_path / "file").touch()
+            path = tmp_path / "file" / "a.tif"
+        case "long":
+            path = tmp_path / f"{'a' * 300}.tif"
+    errors = {"folder": "IsADirectoryError", "below a file": "NotADirectoryError"}
+    failure = attempt(Found("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0))
+    assert isinstance(failure, Failure)
+    assert failure.error == errors.get(kind, "OSError")
+    assert failure.message.count(str(path)) == 1
+
+
+def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", noise(3, 20, 30))
+    scene = scene_of(path)
+    for values, found in (
+        (noise(3, 21, 30), "30x21 uint8"),
+        (noise(3, 20, 30, dtype="uint16"), "30x20 uint16"),
+        (noise(2, 20, 30), "30x20 2 bands"),
+    ):
+        write(path, values)
+        with pytest.raises(InputError, match=rf"changed since .* is {found};") as caught:
+            read(scene, Rect(0, 0, 5, 5))
+        assert caught.value.stage == "read"
+    path.unlink()
+    with pytest.raises(InputError, match="no such file") as caught:
+        read(scene, Rect(0, 0, 5, 5))
+    assert caught.value.stage == "read"
+
+
+@pytest.mark.parametrize("rect", [Rect(-1, 0, 5, 5), Rect(0, 0, 0, 5), Rect(26, 0, 5, 5)])
+def test_a_rect_outside_is_a_mistake_of_the_caller(tmp_path: Path, rect: Rect) -> None:
+    scene = scene_of(write(tmp_path / "a.tif", noise(3, 20, 30)))
+    with pytest.raises(ValueError, match="is not inside"):
+        read(scene, rect)

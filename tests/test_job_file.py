@@ -1,0 +1,284 @@
+"""A job as a file: what it says goes, the command line goes before, and mistakes have a line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from jobs import options
+from jobs.cli import main
+from jobs.job_file_option import job_opt
+from jobs.run import run as run_command
+from pipeline.api import run
+from pipeline.errors import UsageError
+from pipeline.job_file import JobFile, written
+from pipeline.settings import Execution, Settings
+from pipeline.share import Share
+from pipeline.storage.access import PLAIN, Access
+from tests.support import s3_server
+from tests.support.archives import write_scene
+from tests.support.outputs import differences, files
+from tests.test_cli import assert_one_complaint
+
+FULL = Settings(96, 64, "bfloat16", 2, (3, 2, 1), 0.5, -0.25, float("nan"))
+EXECUTION = Execution(
+    block=1024,
+    replicas=(2, 8),
+    runner="ray",
+    address="ray://head:10001",
+    unit_timeout=60.0,
+    max_quarantined=7,
+    retry_quarantined=True,
+    shards=Share(2, 3),
+    max_hours=1.5,
+    price_per_hour=2.5,
+    access=Access((("endpoint_url", "https://here"), ("nested", {"a": [1, "b"]}))),
+)
+JOB = """# a comment
+inputs = [
+    "images",   # checkpoint = "not here"
+    "/abs/*.tif",
+]
+checkpoint = "model"
+
+output = "tables"
+window = 64
+"bands" = [3, 2, 1]
+[storage-options]
+anon = true
+"""
+
+
+def parsed(*arguments: str) -> dict[str, object]:
+    """What a command with the arguments and options of `run` is given."""
+    given: dict[str, object] = {}
+
+    def keep(**parameters: object) -> None:
+        given.update(parameters)
+
+    command = click.Command("keep", params=run_command.params, callback=keep)
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+    if done.exception:
+        raise done.exception
+    return given
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.toml"
+    path.write_text(JOB)
+    return path
+
+
+def test_it_takes_the_place_of_arguments_and_options(job: Path) -> None:
+    given = parsed("--job", str(job))
+    folder = job.parent
+    assert given["inputs"] == (f"{folder}/images", "/abs/*.tif")
+    assert (given["checkpoint"], given["output"]) == (f"{folder}/model", f"{folder}/tables")
+    assert (given["window"], given["stride"], given["bands"]) == (64, 384, (3, 2, 1))
+    assert given["storage_options"] == '{"anon": true}'
+
+
+def test_the_command_line_goes_before(job: Path) -> None:
+    given = parsed("one", "two", "--window", "128", "--job", str(job), "--output", "o")
+    assert given["inputs"] == ("one", "two")
+    assert (given["window"], given["output"], given["bands"]) == (128, "o", (3, 2, 1))
+
+
+def test_every_option_of_run_has_its_key_and_comes_back(tmp_path: Path) -> None:
+    text = written(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION)
+    said = tomllib.loads(text)
+    names = [option.opts[0].removeprefix("--") for option in run_command.params[1:]]
+    assert set(said) == {"inputs", *names} - {"job"}
+    for form in ("--storage-options", "--job"):
+        assert form.removeprefix("--") in names
+    (tmp_path / "job.toml").write_text(text)
+
+    @click.command()
+    @job_opt
+    @options.settings_options
+    @options.execution_options
+    def check(**parameters: object) -> None:
+        settings, execution = options.parse(parameters)
+        assert repr(settings) == repr(FULL)  # nan is not nan
+        assert execution == EXECUTION
+
+    check.main(["--job", str(tmp_path / "job.toml")], standalone_mode=False)
+
+
+def test_what_was_left_to_swath_is_left_out() -> None:
+    said = tomllib.loads(written(["in"], "model", "out", Settings(batch=1), Execution()))
+    assert not {"block", "replicas", "address", "shards", "bands", "storage-options"} & said.keys()
+    assert said["inputs"] == [str(Path("in").absolute())]
+
+
+@pytest.mark.parametrize(
+    ("line", "to", "says"),
+    [
+        ("window = 64", "windw = 64", "line 9: unknown key windw; did you mean window?"),
+        ("window = 64", "unit_timeout = 6", "line 9: unknown key unit_timeout; did you mean unit-"),
+        ("window = 64", "xyzzy = 6", "line 9: unknown key xyzzy; known are inputs, checkpoint"),
+        ("[storage-options]", "[execution]", "line 11: unknown key execution"),
+        ("window = 64", "window = 'ten'", "line 9: window must be a whole number"),
+        ("window = 64", "window = true", "line 9: window must be a whole number"),
+        ("window = 64", "scale = '1'", "line 9: scale must be a number"),
+        ("window = 64", "retry-quarantined = 1", "line 9: retry-quarantined must be true or false"),
+        ('"bands" = [3, 2, 1]', "bands = [1.5]", "line 10: bands must be a list of whole numbers"),
+        ('    "images"', "    7", "line 2: inputs must be a list of texts"),
+        (
+            '"bands" = [3, 2, 1]',
+            "bands = []",
+            "line 10: bands must be a list of whole numbers, one or",
+        ),
+        (
+            "anon = true",
+            "[storage-options.a]\nb = 1\ntoken = 1",
+            "line 14: --storage-options: 'token'",
+        ),
+        ("[storage-options]\nanon = true", "storage-options = 1", "line 11: storage-options must"),
+        ("window = 64", "window 64", r"line 9: not TOML: .* \(column 8\)"),
+        ("anon = true", "anon = '''", "line 12: not TOML: .*; is a quote or a bracket left open"),
+        ("anon = true", "anon =", r"line 12: not TOML: [^?]*$"),
+        ("window = 64", "dtype = 'float32", "line 12: not TOML: .*; is a quote or a bracket left"),
+        ("window = 64", 'dtype = "float32', "line 9: not TOML: .*; is a quote or a bracket left"),
+        ("window = 64", "window = 10", "line 9: --window 10: the network needs at least 32 px"),
+        ("window = 64", "replicas = '8:2'", "line 9: --replicas 8:2: must be"),
+        ("window = 64", "replicas = 'some'", "line 9: Invalid value for '--replicas': 'some' is"),
+        ("window = 64", "shards = '5/4'", "line 9: Invalid value for '--shards': I counts from 1"),
+        ("window = 64", "shards = '1 of 4'", "line 9: Invalid value for '--shards': write I/N"),
+        ("window = 64", "dtype = 'int8'", "line 9: Invalid value for '--dtype': 'int8' is not"),
+        ("window = 64", "replicas = 2\nrunner = 'local'", "line 10: --runner local is one replica"),
+        ("window = 64", "max-hours = 0", "line 9: --max-hours 0: must be more than 0"),
+        ("anon = true", "endpoint_url = 'localhost:9000'", "line 12: .* write it with http:// or"),
+        ("anon = true", "secret = 'x'", "line 12: --storage-options: 'secret' looks like"),
+        ('checkpoint = "model"', "", "toml: checkpoint is missing; add it, or give it on the"),
+    ],
+)
+def test_a_mistake_has_its_line(
+    job: Path, capsys: pytest.CaptureFixture[str], line: str, to: str, says: str
+) -> None:
+    assert line in JOB
+    job.write_text(JOB.replace(line, to))
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--job", str(job)])
+    assert end.value.code == 2
+    stderr = capsys.readouterr().err
+    assert_one_complaint(stderr)
+    assert re.search(rf"{re.escape(str(job))}[,:] {says.removeprefix('toml: ')}", stderr), stderr
+
+
+def test_a_mistake_on_the_command_line_has_none(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--job", str(job), "--window", "10"])
+    assert capsys.readouterr().err.startswith("swath: error: --window 10: the network")
+
+
+def test_what_of_the_file_does_not_go_with_the_command_line_has_its_line(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_text(JOB.replace("window = 64", "replicas = 2"))
+    with pytest.raises(SystemExit) as end:
+        main(["run", "--job", str(job), "--runner", "local"])
+    assert end.value.code == 2
+    assert f"{job}, line 9: --runner local is one replica" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gone.toml", "/gone.toml: no such file"),
+        (".", ": Is a directory"),
+        ("s3://", "s3://: no bucket can have this name"),
+    ],
+)
+def test_no_file_is_said_so(
+    tmp_path: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = name if "://" in name else str(tmp_path / name)
+    with pytest.raises(SystemExit) as end:
+        main(["plan", "--job", given])
+    assert end.value.code == 2
+    stderr = capsys.readouterr().err
+    assert_one_complaint(stderr)
+    assert says in stderr
+
+
+def test_credentials_are_refused_before_they_are_recorded() -> None:
+    for option in (("secret", "x"), ("endpoint_url", "https://me:word@host")):
+        with pytest.raises(UsageError, match="credential"):
+            Access((option,))
+
+
+def test_a_run_leaves_a_file_that_repeats_it(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out, again = tmp_path / "in", tmp_path / "out", tmp_path / "again"
+    for name in "ab":
+        write_scene(folder / f"{name}.tif", 300, 200, seed=ord(name))
+    given = [str(folder / "a.tif"), "--checkpoint", small_checkpoint, "--output", str(out)]
+    given += ["--window", "64", "--stride", "48", "--nodata", "nan", "--runner", "local"]
+    assert code_of("run", *given) == 0
+    first = (out / "job.toml").read_text()
+    assert tomllib.loads(first)["batch"] == 1  # settled
+    assert code_of("run", "--job", str(out / "job.toml"), "--output", str(again)) == 0
+    assert differences(out, again) == []
+
+    # Another run on it: job.toml is the latest one's, and each run's own stays.
+    assert code_of("run", *given, str(folder / "b.tif"), "--block", "512") == 0
+    latest = (out / "job.toml").read_text()
+    assert tomllib.loads(latest)["block"] == 512
+    own = sorted((out / "runs").glob("*.toml"))
+    assert [path.read_text() for path in own] == [first, latest]
+    assert [path.with_suffix(".json").exists() for path in own] == [True, True]
+    assert code_of("status", str(out)) == 0
+
+
+def code_of(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.mark.s3
+def test_it_may_lie_in_an_object_store(
+    s3: s3_server.Server, s3_folder: str, small_checkpoint: str, tmp_path: Path
+) -> None:
+    assert s3.url
+    write_scene(tmp_path / "a.tif", 300, 200)
+    s3_server.client().put_file(str(tmp_path / "a.tif"), f"{s3_folder}/images/a.tif")
+    text = f'inputs = ["images"]\noutput = "tables"\ncheckpoint = "{small_checkpoint}"\n'
+    text += 'window = 64\nstride = 48\nrunner = "local"\n'
+    s3_server.client().pipe_file(f"{s3_folder}/job.toml", text.encode())
+    assert code_of("run", "--job", f"{s3_folder}/job.toml") == 0
+    url = f"{s3_folder}/tables/job.toml"
+    found = JobFile.read(url, PLAIN)
+    assert found.values["inputs"] == [f"{s3_folder}/images"]
+    assert code_of("run", "--job", url, "--output", str(tmp_path / "again")) == 0
+    assert differences(f"{s3_folder}/tables", tmp_path / "again") == []
+    assert "job.toml" in files(f"{s3_folder}/tables")
+
+
+def test_python_leaves_one_too(small_checkpoint: str, tmp_path: Path) -> None:
+    write_scene(tmp_path / "a.tif", 60, 50)
+    settings, local = Settings(64, 48), Execution(runner="local")
+    run([str(tmp_path / "a.tif")], small_checkpoint, str(tmp_path / "out"), settings, local)
+    values = JobFile.read(str(tmp_path / "out" / "job.toml"), PLAIN).values
+    known = {field.name for of in (Settings, Execution) for field in fields(of)}
+    assert {key.replace("-", "_") for key in values} - {"inputs", "checkpoint", "output"} <= known
+
+
+def test_options_that_s3_has_not_are_refused() -> None:
+    mistaken = Access.parse('{"endpont_url": "http://127.0.0.1:1", "anon": true}')
+    assert mistaken.fsspec("/data") == {}
+    for use in (mistaken.fsspec, mistaken.filesystem):
+        with pytest.raises(UsageError, match="'endpont_url'; did you mean endpoint_url"):
+            use("s3://bucket/a")
+    known = Access.parse('{"endpoint_url": "http://127.0.0.1:1", "anon": true, "profile": "x"}')
+    assert known.fsspec("s3://bucket/a")["profile"] == "x"

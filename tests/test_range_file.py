@@ -1,0 +1,162 @@
+"""A file read in ranges gives what a plain one gives, however it is read, wherever blocks end."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.imagery.header import describe
+from pipeline.imagery.inputs import Found
+from pipeline.imagery.raster import read
+from pipeline.scene import Rect
+from pipeline.settings import Settings
+from pipeline.storage import range_file
+from pipeline.storage.range_file import RangeFile
+from tests.support.archives import write_scene
+
+BLOCK = 16
+CONTENTS = np.random.default_rng(0).integers(0, 256, 40 * BLOCK, np.uint8).tobytes()
+Step = tuple[str, int | None, int]
+sizes = st.one_of(
+    st.integers(0, len(CONTENTS)),
+    st.builds(lambda n, d: n * BLOCK + d, st.integers(1, 39), st.integers(-1, 1)),
+)
+lengths = st.one_of(
+    st.none(),
+    st.integers(-1, 6 * BLOCK),
+    st.sampled_from([BLOCK - 1, BLOCK, BLOCK + 1, 20 * BLOCK]),
+)
+steps = st.one_of(
+    st.tuples(
+        st.just("seek"),
+        st.integers(-len(CONTENTS) - 5, len(CONTENTS) + 5),
+        st.sampled_from([io.SEEK_SET, io.SEEK_CUR, io.SEEK_END]),
+    ),
+    st.tuples(st.just("read"), lengths, st.just(0)),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """Few bytes per block, and few blocks kept, so that they are let go and fetched again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(range_file, "BLOCK_BYTES", BLOCK)
+        patch.setattr(range_file, "KEPT_BLOCKS", 5)
+        patch.setattr(range_file, "MOST_AHEAD", 3)
+        yield
+
+
+def carry_out(plan: list[Step], ours: RangeFile, plain: io.BytesIO) -> None:
+    """Every step with both files: the same result, and the same place after it."""
+    size = len(plain.getvalue())
+    for name, number, whence in plan:
+        if name == "read":
+            assert ours.read(number) == plain.read(number)
+        elif target(number or 0, whence, plain.tell(), size) < 0:
+            with pytest.raises(ValueError, match="before the beginning"):
+                ours.seek(number or 0, whence)
+        else:
+            assert ours.seek(number or 0, whence) == plain.seek(number or 0, whence)
+        assert ours.tell() == plain.tell()
+
+
+def target(offset: int, whence: int, at: int, size: int) -> int:
+    return offset + {io.SEEK_SET: 0, io.SEEK_CUR: at, io.SEEK_END: size}[whence]
+
+
+@given(size=sizes, plan=st.lists(steps, max_size=40))
+def test_any_seeks_and_reads_give_what_a_plain_file_gives(size: int, plan: list[Step]) -> None:
+    contents = CONTENTS[:size]
+    asked: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return contents[start:end]
+
+    carry_out(plan, RangeFile(fetch, size), io.BytesIO(contents))
+    assert all(0 <= start < end <= size and start % BLOCK == 0 for start, end in asked), asked
+
+
+@given(size=sizes, plan=st.lists(steps, max_size=40))
+def test_a_server_that_knows_no_ranges_sends_the_file_once(size: int, plan: list[Step]) -> None:
+    contents = CONTENTS[:size]
+    asked: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return contents
+
+    carry_out(plan, RangeFile(fetch, size), io.BytesIO(contents))
+    # A request for all of a file cannot tell; the first one for less does.
+    assert all(end - start == size for start, end in asked[:-1]), asked
+
+
+@given(
+    size=sizes,
+    plan=st.lists(steps, max_size=40),
+    shorts=st.lists(st.integers(0, 4 * BLOCK), max_size=40),
+)
+def test_short_data_is_never_put_into_the_wrong_place(
+    size: int, plan: list[Step], shorts: list[int]
+) -> None:
+    contents = CONTENTS[:size]
+    left = list(shorts)
+
+    def fetch(start: int, end: int) -> bytes:
+        return contents[start:end][: left.pop() if left else None]
+
+    ours = RangeFile(fetch, size)
+    for name, number, whence in plan:
+        at = ours.tell()
+        if name == "read":
+            data = ours.read(number)
+            assert data == contents[at : at + len(data)]
+            assert ours.tell() == at + len(data)
+        elif target(number or 0, whence, at, size) >= 0:
+            ours.seek(number or 0, whence)
+    left.clear()
+    ours.seek(0)
+    assert ours.read() == contents  # nothing is held against a file that comes whole again
+
+
+def test_reading_on_asks_for_more_at_a_time() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def fetch(start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return CONTENTS[start:end]
+
+    file = RangeFile(fetch, len(CONTENTS))
+    while file.read(BLOCK // 2):
+        pass
+    lengths = [(end - start) // BLOCK for start, end in asked]
+    assert lengths == [2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 2]
+    assert b"".join(CONTENTS[start:end] for start, end in asked) == CONTENTS  # nothing twice
+
+
+def test_a_scene_is_read_from_a_web_server_without_ranges(tmp_path: Path) -> None:
+    path = write_scene(tmp_path / "scene.tif", 700, 600)
+    handler = partial(Quiet, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/scene.tif"
+        scene = describe(Found("scene.tif", url, "v1"), Settings(), 3)
+        values_CHW = read(scene, Rect(300, 200, 400, 300)).values_CHW
+        server.shutdown()
+    with rasterio.open(path) as src:
+        assert (values_CHW == src.read()[:, 200:500, 300:700]).all()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass

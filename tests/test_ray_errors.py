@@ -1,0 +1,63 @@
+"""Ray's errors in words of ours: never its tracebacks, never what lies beneath our own words."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from pipeline.cluster.ray_errors import STALLED_UNITS, Losses
+from pipeline.errors import TransientError, UnfinishedError
+
+SECRET = "AKIA123"
+
+
+def logged(error: Exception) -> logging.LogRecord:
+    return logging.LogRecord("ray", logging.ERROR, "", 0, "", (), (type(error), error, None))
+
+
+def stalled() -> Exception:
+    """As it comes out of a worker: an error that is ours and Ray's, with a traceback for a text."""
+    cause = TransientError("s3://b/k: the store does not answer")
+    cause.__cause__ = OSError(f"no such key {SECRET}")
+    wrapped = RayTaskError("read", f"Traceback ... {SECRET}", cause).as_instanceof_cause()
+    assert isinstance(wrapped, TransientError)
+    assert "pid=" in str(wrapped)
+    return wrapped
+
+
+def test_a_lone_stall_is_named_and_the_round_goes_on() -> None:
+    losses = Losses()
+    assert not losses.filter(logged(stalled()))
+    losses.check()
+    assert losses.first() == (". The first was lost with s3://b/k: the store does not answer")
+
+
+def test_many_stalls_end_the_round_in_our_words() -> None:
+    losses = Losses()
+    for _ in range(STALLED_UNITS):
+        losses.filter(logged(stalled()))
+    with pytest.raises(TransientError) as raised:
+        losses.check()
+    assert str(raised.value) == (
+        "s3://b/k: the store does not answer; the same command goes on from here"
+    )
+
+
+def test_what_ends_the_round_is_raised_with_its_cause() -> None:
+    losses = Losses()
+    losses.filter(logged(RayTaskError("read", "Traceback", ZeroDivisionError("by zero"))))
+    losses.end(ActorDiedError())
+    with pytest.raises(
+        UnfinishedError, match=r"no replica .* lost with ZeroDivisionError: by zero"
+    ):
+        losses.check()
+
+
+def test_our_own_error_ends_the_round_as_it_is() -> None:
+    losses = Losses()
+    losses.end(stalled())
+    with pytest.raises(TransientError) as raised:
+        losses.check()
+    assert SECRET not in str(raised.value)

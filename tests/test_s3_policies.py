@@ -1,0 +1,147 @@
+"""deploy/policies/ on a real S3 server: a run with exactly these rights, and with one less."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import s3_server
+from tests.support.archives import write_scene
+
+POLICIES = Path(__file__).resolve().parents[1] / "deploy/policies"
+OPTIONS = ["--window", "128", "--stride", "64", "--batch", "2", "--runner", "local"]
+INPUTS, OUTPUT = "my-archive", "my-tables"
+Statements = list[dict[str, Any]]
+
+
+def statements(bucket: str, user: str) -> Statements:
+    """Of the file, as it is but for whom it allows this."""
+    name = {INPUTS: "bucket-inputs.json", OUTPUT: "bucket-output.json"}[bucket]
+    found: Statements = json.loads((POLICIES / name).read_text())["Statement"]
+    return [{**one, "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}} for one in found]
+
+
+def without(some: Statements, action: str) -> Statements:
+    less = [{**one, "Action": [a for a in one["Action"] if a != action]} for one in some]
+    assert less != some
+    return [one for one in less if one["Action"]]
+
+
+def allow(s3: s3_server.Server, bucket: str, some: Statements) -> None:
+    s3.set_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": some}))
+
+
+@pytest.fixture(scope="module")
+def role(s3: s3_server.Server, small_checkpoint: str) -> s3_server.Credentials:
+    """One who has no rights but those of a policy, and the two buckets that the files name, with
+    an archive and a checkpoint."""
+    if not isinstance(s3, s3_server.Gateway):
+        pytest.skip("moto knows one user")
+    credentials = s3_server.Credentials("ROLEOFTHEJOB00000001", "role-own-secret-" + "2" * 24)
+    s3.add_user("role", credentials)
+    for bucket in (INPUTS, OUTPUT):
+        s3.make_bucket(bucket)
+    s3_server.client().put(f"{small_checkpoint}/", f"{INPUTS}/checkpoint/", recursive=True)
+    return credentials
+
+
+@pytest.fixture
+def archive(role: s3_server.Credentials, tmp_path: Path) -> None:
+    assert role.key
+    scene = write_scene(tmp_path / "in" / "scene.tif", 600, 300)
+    client = s3_server.client()
+    client.put(str(scene), f"{INPUTS}/scenes/scene.tif")
+    if client.exists(f"{OUTPUT}/landcover"):
+        client.rm(f"{OUTPUT}/landcover", recursive=True)
+
+
+def run(s3: s3_server.Server, role: s3_server.Credentials) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.cli", "run", f"s3://{INPUTS}/scenes", *OPTIONS]
+    command += ["--checkpoint", f"s3://{INPUTS}/checkpoint", "--output", f"s3://{OUTPUT}/landcover"]
+    variables = {**os.environ, **s3.environment(), **role.environment()}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env=variables, timeout=120
+    )
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.usefixtures("archive")
+def test_a_run_needs_no_more_than_these_rights(
+    s3: s3_server.Server, role: s3_server.Credentials
+) -> None:
+    for bucket in (INPUTS, OUTPUT):
+        allow(s3, bucket, statements(bucket, "role"))
+    done = run(s3, role)
+    assert done.returncode == 0, done.stderr
+    assert "may not do that" not in done.stderr
+    again = run(s3, role)  # that finds everything done
+    assert again.returncode == 0, again.stderr
+    assert s3_server.client().find(f"{OUTPUT}/landcover/masks")
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.usefixtures("archive")
+def test_without_the_right_to_find_old_uploads_they_stay(
+    s3: s3_server.Server, role: s3_server.Credentials
+) -> None:
+    allow(s3, INPUTS, statements(INPUTS, "role"))
+    allow(s3, OUTPUT, without(statements(OUTPUT, "role"), "s3:ListBucketMultipartUploads"))
+    done = run(s3, role)
+    assert done.returncode == 0, done.stderr
+    assert "what killed writers have left of uploads stays" in done.stderr
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.usefixtures("archive")
+@pytest.mark.parametrize(
+    ("bucket", "action", "named"),
+    [
+        (INPUTS, "s3:GetObject", f"s3://{INPUTS}/checkpoint"),
+        (INPUTS, "s3:ListBucket", f"s3://{INPUTS}/scenes"),
+        (OUTPUT, "s3:ListBucket", f"s3://{OUTPUT}/landcover"),
+        (OUTPUT, "s3:PutObject", f"s3://{OUTPUT}/landcover"),
+        (OUTPUT, "s3:DeleteObject", f"s3://{OUTPUT}/landcover"),
+    ],
+)
+def test_a_run_needs_every_right(
+    s3: s3_server.Server, role: s3_server.Credentials, bucket: str, action: str, named: str
+) -> None:
+    for each in (INPUTS, OUTPUT):
+        some = statements(each, "role")
+        allow(s3, each, without(some, action) if each == bucket else some)
+    assert_denied(run(s3, role), named)
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.usefixtures("archive")
+def test_going_on_with_an_output_of_another_needs_the_right_to_read_it(
+    s3: s3_server.Server, role: s3_server.Credentials
+) -> None:
+    """On Ceph's gateway whoever has written an object may read it; on AWS that takes the right."""
+    for bucket in (INPUTS, OUTPUT):
+        allow(s3, bucket, statements(bucket, "role"))
+    first = run(s3, s3.credentials)
+    assert first.returncode == 0, first.stderr
+    allow(s3, OUTPUT, without(statements(OUTPUT, "role"), "s3:GetObject"))
+    assert_denied(run(s3, role), f"s3://{OUTPUT}/landcover")
+    allow(s3, OUTPUT, statements(OUTPUT, "role"))
+    again = run(s3, role)
+    assert again.returncode == 0, again.stderr
+
+
+def assert_denied(done: subprocess.CompletedProcess[str], named: str) -> None:
+    assert done.returncode in (1, 2), done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"swath: error: {named}"), done.stderr
+    assert "AccessDenied" in last or "Forbidden" in last or "403" in last, last
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,273 @@
+"""Several drivers on one output: the rows of one driver, and who is refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.api import plan, run
+from pipeline.errors import UnfinishedError, UsageError
+from pipeline.output.locks import PLANNING
+from pipeline.output.status import status
+from pipeline.planning.cost import Cost, Network
+from pipeline.planning.machine import Machine
+from pipeline.planning.planner import SHARDS_PER_DRIVER, Planner
+from pipeline.receipt import Progress, Receipt
+from pipeline.scene import Scene
+from pipeline.settings import Execution, Settings
+from pipeline.share import Share
+from pipeline.storage.access import PLAIN
+from pipeline.storage.schemes import open_store
+from tests.support.archives import write_scene
+from tests.support.outputs import Place, differences, files, receipts, rows, stray_files
+
+SETTINGS = Settings(window=64, stride=48, batch=1)
+SCENES, DRIVERS = 9, 3
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scene is a shard, and the work of a second; and one that is no image."""
+    folder = tmp_path_factory.mktemp("archive")
+    for n in range(SCENES):
+        write_scene(folder / f"{n}.tif", 900, 700, seed=n)
+    (folder / "text.tif").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_driver(
+    archive: Path, small_checkpoint: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("oracle") / "out"
+    local = Execution(runner="local")
+    run([str(archive)], small_checkpoint, str(out), SETTINGS, local)
+    return out
+
+
+def driver(archive: Path, checkpoint: str, out: Place, number: int) -> subprocess.Popen[str]:
+    options = f"--window 64 --stride 48 --batch 1 --runner local --shards {number}/{DRIVERS}"
+    command = [sys.executable, "-m", "jobs.cli", "run", str(archive), *options.split()]
+    command += ["--checkpoint", checkpoint, "--output", str(out)]
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+
+
+def has_begun(out: Place, number: int) -> bool:
+    """Whether a unit of the share has its file."""
+    first = f"{number - 1:06d}"
+    return any(name.startswith((f"work/{first}", f"commits/{first}")) for name in files(out))
+
+
+@pytest.fixture(params=["disk", pytest.param("bucket", marks=pytest.mark.s3)])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A new output."""
+    if request.param == "disk":
+        return tmp_path / "out"
+    request.getfixturevalue("s3")
+    return f"{request.getfixturevalue('s3_folder')}/out"
+
+
+@pytest.mark.slow
+def test_three_drivers_at_once_one_of_which_is_killed(
+    archive: Path, small_checkpoint: str, one_driver: Path, out: Place
+) -> None:
+    at_work = {n: driver(archive, small_checkpoint, out, n) for n in range(1, DRIVERS + 1)}
+    try:
+        deadline = time.monotonic() + 120
+        while not has_begun(out, 2):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(at_work[2].pid, signal.SIGKILL)
+        at_work[2].communicate()
+        assert not status(str(out)).finished
+        at_work[2] = driver(archive, small_checkpoint, out, 2)
+        said = {n: process.communicate(timeout=200) for n, process in at_work.items()}
+    finally:
+        for process in at_work.values():
+            process.kill()
+    codes = [process.returncode for process in at_work.values()]
+    assert sorted(codes) == [0, 0, 3], said  # one has the text file among its shards
+    assert differences(one_driver, out) == []
+    assert stray_files(out) == []
+    told = status(str(out))
+    assert (told.finished, told.scenes, told.quarantined) == (True, SCENES + 1, 1)
+    planned = [receipt["scenes_planned"] for receipt in receipts(out)]
+    assert sum(planned) == SCENES + 1
+
+
+def segment(archive: Path, checkpoint: str, out: Place, share: Share, **how: object) -> Receipt:
+    execution = Execution(runner="local", shards=share, **how)  # type: ignore[arg-type]
+    return run([str(archive)], checkpoint, str(out), SETTINGS, execution)
+
+
+def test_one_after_the_other(
+    archive: Path, small_checkpoint: str, one_driver: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = [segment(archive, small_checkpoint, out, Share(n, 2)) for n in (2, 1)]
+    assert [receipt.scenes_planned for receipt in done] == [4, 6]
+    assert differences(one_driver, out) == []
+    assert stray_files(out) == []
+    # What the dead have left is cleared up.
+    (out / "lock-plan.json").touch()
+    # Another division of the same plan, and one driver: nothing is left to do.
+    for share in (Share(3, 4), Share()):
+        assert segment(archive, small_checkpoint, out, share).units_computed == 0
+    assert stray_files(out) == []
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "refused"),
+    [
+        (Share(), Share(), True),
+        (Share(), Share(1, 3), True),
+        (Share(1, 3), Share(), True),
+        (Share(1, 3), Share(1, 3), True),
+        (Share(1, 3), Share(2, 4), True),
+        (Share(1, 3), Share(2, 3), False),
+    ],
+    ids=str,
+)
+def test_who_may_work_beside_whom(
+    small_checkpoint: str, tmp_path: Path, here: Share, there: Share, refused: bool
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(3):
+        write_scene(folder / f"{n}.tif", 100, 80, seed=n)
+    outcomes: list[str] = []
+
+    def meanwhile(_: Progress) -> None:
+        if not outcomes:
+            at_work = [driver.shards for driver in status(str(out)).at_work]
+            assert at_work == [None if here.whole else str(here)]
+            try:
+                segment(folder, small_checkpoint, out, there)
+                outcomes.append("done")
+            except UsageError as error:
+                outcomes.append(str(error))
+
+    execution = Execution(runner="local", shards=here)
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, meanwhile)
+    assert ("another run is at work" in outcomes[0]) is refused, outcomes
+    assert (outcomes[0] == "done") is not refused
+    assert stray_files(out) == [] or not refused
+
+
+def test_who_comes_later_adds_nothing_to_the_plan(small_checkpoint: str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(2):
+        write_scene(folder / f"{n}.tif", 100, 80, seed=n)
+    ended: list[str] = []
+
+    def meanwhile(_: Progress) -> None:
+        if not ended:
+            write_scene(folder / "2.tif", 100, 80, seed=2)
+            with pytest.raises(UnfinishedError) as error:
+                segment(folder, small_checkpoint, out, Share(2, 2))
+            ended.append(str(error.value))
+
+    execution = Execution(runner="local", shards=Share(1, 2))
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, meanwhile)
+    assert "2.tif cannot be planned while other drivers are at work here" in ended[0]
+    assert rows(out, "scenes")["scene_id"].to_pylist() == ["0.tif", "1.tif"]
+    segment(folder, small_checkpoint, out, Share(2, 2))  # plans it, alone
+    segment(folder, small_checkpoint, out, Share(1, 2))
+    assert rows(out, "scenes")["scene_id"].to_pylist() == ["0.tif", "1.tif", "2.tif"]
+
+
+def test_planning_is_waited_for(
+    small_checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 100, 80)
+    out = tmp_path / "out"
+    store = open_store(str(out), PLAIN)
+    given = tmp_path / "in", small_checkpoint, out, Share(1, 2)
+    waiting = threading.Thread(target=segment, args=given)
+    with store.hold(PLANNING):
+        waiting.start()
+        waiting.join(5)
+        assert waiting.is_alive()
+        assert not (out / "job.json").exists()
+    waiting.join(60)
+    assert rows(out, "scenes").num_rows == 1
+    assert any("another driver is planning" in said for said in caplog.messages)
+
+
+def test_mended_inputs_are_one_drivers(small_checkpoint: str, tmp_path: Path) -> None:
+    """Two that take rows out of one table would undo each other's work."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(4):
+        (folder / f"{n}.tif").parent.mkdir(exist_ok=True)
+        (folder / f"{n}.tif").write_text("no image")
+    write_scene(folder / "good.tif", 100, 80)
+    segment(folder, small_checkpoint, out, Share())
+    for n in range(4):
+        write_scene(folder / f"{n}.tif", 100, 80, seed=n)
+    done = [segment(folder, small_checkpoint, out, Share(n, 2)) for n in (2, 1)]
+    assert done[0].units_computed == 0
+    assert done[1].scenes_quarantined == 0
+    segment(folder, small_checkpoint, tmp_path / "fresh", Share())
+    assert differences(tmp_path / "fresh", out) == []
+
+
+def test_a_share_without_shards_says_so(small_checkpoint: str, tmp_path: Path) -> None:
+    write_scene(tmp_path / "in" / "a.tif", 700, 600)
+    out, third = tmp_path / "out", Execution(runner="local", shards=Share(3, 3))
+    inputs = [str(tmp_path / "in")]
+    for notes in (
+        plan(inputs, small_checkpoint, SETTINGS, third).notes,
+        run(inputs, small_checkpoint, str(out), SETTINGS, third).notes,
+    ):
+        (note,) = (note for note in notes if "--shards" in note)
+        assert note.startswith("--shards 3/3: 0 of the plan's 1 shards are this driver's; there")
+    assert not status(str(out)).finished
+    assert segment(tmp_path / "in", small_checkpoint, out, Share(1, 3)).scenes_done == 1
+    assert status(str(out)).finished
+
+
+@pytest.mark.parametrize("drivers", [1, 2, 5])
+def test_there_are_shards_for_every_driver(drivers: int) -> None:
+    scenes = [
+        Scene(
+            scene_id=f"{n}.tif",
+            url=f"/in/{n}.tif",
+            version="1-1",
+            sidecars=(),
+            width=700 + 10 * n,
+            height=600,
+            bands=(1, 2, 3),
+            dtype="uint8",
+            nodata=None,
+            crs=None,
+            transform=(10.0, 0.0, 5e5, 0.0, -10.0, 5e6),
+            datetime=None,
+            striped=False,
+        )
+        for n in range(200)
+    ]
+    cost = Cost(SETTINGS, Machine("cpu", 2, 10**12, tasks=4), Network(4, 0.5, 10**8, 500))
+    planner = Planner(cost, Execution(shards=Share(1, drivers)))
+    shards = list(planner.shards(scenes, (), 0))
+    if drivers == 1:
+        assert len(shards) == 1
+        return
+    assert SHARDS_PER_DRIVER * drivers <= len(shards) <= 2 * SHARDS_PER_DRIVER * drivers
+    units = [0] * drivers
+    for shard in shards:
+        units[int(shard.shard_id) % drivers] += len(shard.units)
+    assert max(units) < 1.5 * min(units)
+
+
+def test_a_refused_plan_leaves_nothing_behind(small_checkpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        segment(tmp_path / "gone", small_checkpoint, tmp_path / "out", Share(1, 2))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,40 @@
+"""Local paths that not every node of a cluster sees."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from pipeline.cluster.session import connected
+from pipeline.cluster.shared_paths import check_seen
+from pipeline.errors import UsageError
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_path_that_a_node_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of a cluster that is gone in a minute
+    shared = tmp_path / "shared"
+    shared.touch()
+    opened = os.open(shared, os.O_RDONLY)
+    os.dup2(opened, 200)
+    mine = "/proc/self/fd/200"  # there for this process alone
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        with connected(cluster.address):
+            check_seen([mine])  # the head alone: nobody else need see it
+        cluster.add_node(num_cpus=1)
+        with connected(cluster.address):
+            check_seen([str(shared), "s3://nobody/looks"])
+            with pytest.raises(UsageError, match=r"the node .* does not see it; put it on a file"):
+                check_seen([str(shared), mine])
+    finally:
+        cluster.shutdown()
+        gc.collect()  # of a socket that Ray leaves open: here, and not in the next test
+        os.close(200)
+        os.close(opened)

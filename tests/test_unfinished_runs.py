@@ -1,0 +1,288 @@
+"""How runs end that do not come to their end, and what they leave."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.api import plan, run
+from pipeline.errors import TransientError, UnfinishedError, UsageError
+from pipeline.estimate import Earlier
+from pipeline.output.layout import Output
+from pipeline.output.replacement import from_unit_file
+from pipeline.output.status import status
+from pipeline.output.tables import read_outcome
+from pipeline.receipt import Progress, Receipt
+from pipeline.settings import Execution, Settings
+from tests.support import s3_server
+from tests.support.archives import write_scene
+from tests.support.clusters import TOKEN, another_cluster, with_token
+from tests.support.outputs import differences, files, receipts, stray_files
+
+SETTINGS = Settings(window=64, stride=48, batch=2)
+LOCAL = Execution(runner="local", block=512)
+OPTIONS = ["--window", "128", "--stride", "64", "--batch", "2", "--block", "512"]
+
+Segment = Callable[..., Receipt]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Two units."""
+    write_scene(tmp_path / "in" / "wide.tif", 600, 90)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def segment(archive: Path, small_checkpoint: str, tmp_path: Path) -> Segment:
+    """Segments the archive into out/."""
+
+    def once(execution: Execution = LOCAL, watch: Callable[[Progress], None] | None = None):
+        return run(
+            [str(archive)], small_checkpoint, str(tmp_path / "out"), SETTINGS, execution, watch
+        )
+
+    return once
+
+
+def stop_after_one(progress: Progress) -> None:
+    if progress.done_units == 1:
+        raise KeyboardInterrupt
+
+
+def test_a_run_that_is_stopped_leaves_its_receipt(
+    archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        segment(watch=stop_after_one)
+    (receipt,) = receipts(tmp_path / "out")
+    assert receipt["ended"] == "stopped by hand"
+    assert (receipt["units"], receipt["units_computed"]) == (2, 1)
+    left = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(tmp_path / "out"))
+    assert left.earlier == Earlier(receipt["megapixels"], 0.0, 0)
+    assert left.units == 1
+    assert left.megapixels == pytest.approx(600 * 90 / 1e6 - receipt["megapixels"])
+    segment()
+    told = status(str(tmp_path / "out"))
+    assert [(one["ended"], one["units_computed"]) for one in told.runs] == [
+        ("stopped by hand", 1),
+        ("done", 1),
+    ]
+
+
+def test_a_run_that_gives_up_says_why_in_its_receipt(
+    archive: Path, segment: Segment, tmp_path: Path
+) -> None:
+    torn = write_scene(archive / "torn.tif", 300, 300, tiled=False)
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:1000] + bytes(2000) + whole[3000:])
+    with pytest.raises(UnfinishedError, match="--max-quarantined allows") as error:
+        segment(Execution(runner="local", block=512, max_quarantined=0))
+    (receipt,) = receipts(tmp_path / "out")
+    assert receipt["ended"] == str(error.value)
+
+
+def test_a_damaged_unit_file_is_named(
+    archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
+) -> None:
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    run([str(archive)], small_checkpoint, str(calm), SETTINGS, LOCAL)
+    with pytest.raises(KeyboardInterrupt):
+        segment(watch=stop_after_one)
+    (unit,) = out.glob("work/*/*.parquet")
+    whole = unit.read_bytes()
+    for damage in (whole[:-100], b"", whole[:4] + bytes(len(whole) - 12) + whole[-8:]):
+        unit.write_bytes(damage)
+        with pytest.raises(UnfinishedError, match="delete it, and the same command") as error:
+            segment()
+        assert str(unit) in str(error.value)
+    unit.unlink()
+    assert segment().units_computed == 1  # the other one was done before this one was opened
+    assert differences(calm, out) == []
+
+
+def test_a_unit_file_that_is_damaged_inside_is_named(segment: Segment, tmp_path: Path) -> None:
+    """Its footer is sound, so that only publishing sees it."""
+    with pytest.raises(KeyboardInterrupt):
+        segment(watch=stop_after_one)
+    (unit,) = (tmp_path / "out").glob("work/*/*.parquet")
+    whole = unit.read_bytes()
+    unit.write_bytes(whole[:4] + b"\xff" * 200 + whole[204:])
+    with pytest.raises(UnfinishedError, match="delete it, and the same command") as error:
+        segment()
+    assert str(unit) in str(error.value)
+
+
+def test_a_unit_file_that_is_replaced_while_it_is_read(
+    segment: Segment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a store of objects shows it: the size of one, and the bytes of the other."""
+    with pytest.raises(KeyboardInterrupt):
+        segment(watch=stop_after_one)
+    out = Output.open(str(tmp_path / "out"))
+    (path,) = [name for name in files(tmp_path / "out") if name.startswith("work/")]
+    whole = out.store.read(path)
+    first_then_whole = iter([whole[:-3], whole])
+    monkeypatch.setattr(out.store, "open", lambda _: io.BytesIO(next(first_then_whole)))
+    assert from_unit_file(out, path, read_outcome)["failures"] == []
+
+
+def test_tables_that_are_gone_are_noticed(
+    archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
+) -> None:
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    run([str(archive)], small_checkpoint, str(calm), SETTINGS, LOCAL)
+    segment()
+    (table,) = (out / "masks").iterdir()
+    table.unlink()
+    named = rf"1 of the published tables gone, the first masks/{table.name}; .*commits/(\S+)\)"
+    with pytest.raises(UsageError, match=named):
+        segment()
+    with pytest.raises(UsageError, match=named):
+        plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    (out / "commits" / f"{table.stem}.json").unlink()
+    assert segment().units_computed == 2
+    assert differences(calm, out) == []
+    assert stray_files(out) == []
+
+
+@pytest.fixture(scope="module")
+def created(s3: s3_server.Server) -> s3_server.Credentials:
+    if not isinstance(s3, s3_server.Gateway):
+        pytest.skip("moto knows one user")
+    credentials = s3_server.Credentials("PASSINGKEY0000000001", "passing-own-secret-" + "1" * 21)
+    s3.add_user("passing", credentials)
+    return credentials
+
+
+@pytest.fixture
+def user(s3: s3_server.Server, created: s3_server.Credentials) -> Iterator[s3_server.Credentials]:
+    """One who may do everything in the bucket "tests", as long as its policy says so."""
+    grant(s3)
+    yield created
+    s3.set_policy("tests", None)
+
+
+def grant(s3: s3_server.Server) -> None:
+    actions = ("s3:GetObject", "s3:ListBucket", "s3:PutObject", "s3:DeleteObject")
+    s3.set_policy(
+        "tests", s3_server.policy("tests", {"AWS": ["arn:aws:iam:::user/passing"]}, *actions)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+def test_rights_that_are_revoked_in_mid_run(
+    s3: s3_server.Server,
+    user: s3_server.Credentials,
+    s3_folder: str,
+    small_checkpoint: str,
+    tmp_path: Path,
+    runner: str,
+) -> None:
+    write_scene(tmp_path / "in" / "large.tif", 1500, 1500)
+    out = f"{s3_folder}/out"
+    command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in"), *OPTIONS]
+    command += ["--checkpoint", small_checkpoint, "--output", out, "--runner", runner]
+    variables = {**os.environ, **s3.environment(), **user.environment()}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+    client = s3_server.client()
+    while not client.find(f"{out}/work"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    s3.set_policy("tests", None)
+    _, stderr = process.communicate(timeout=120)
+
+    assert process.returncode == 1, stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"swath: error: {out}")
+    assert "may not do that here; check the bucket's policy (AccessDenied)" in last
+    assert last.endswith("what is done is kept, the same command goes on from here")
+    assert "Traceback" not in stderr
+
+    grant(s3)
+    command[command.index("--runner") + 1] = "local"
+    again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert again.returncode == 0, again.stderr
+    command = [sys.executable, "-m", "jobs.cli", "status", out, "--format", "json"]
+    told = subprocess.run(command, capture_output=True, env=variables, check=True)
+    (receipt,) = json.loads(told.stdout)["runs"]  # the first could not be written
+    assert 0 < receipt["units_computed"] < receipt["units"] == 9
+    assert receipt["failures"] == []
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
+    archive, disk = tmp_path / "in", tmp_path / "disk"
+    write_scene(archive / "large.tif", 1500, 1500)
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)], check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount")
+    out, execution = str(disk / "out"), Execution(replicas=1, block=512)
+    try:
+        with pytest.raises(UnfinishedError, match="No space left on device") as error:
+            run([str(archive)], small_checkpoint, out, SETTINGS, execution)
+        assert out in str(error.value)
+        assert not isinstance(error.value, UsageError)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        receipt = run([str(archive)], small_checkpoint, out, SETTINGS, LOCAL)
+        assert (receipt.scenes_done, receipt.failures) == (1, ())
+        assert stray_files(disk / "out") == []
+        assert json.loads((disk / "out" / "job.json").read_text())
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_an_object_store_that_spills_and_its_full_disk(
+    small_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A later round may find room again; if none does, the run ends and says why."""
+    for name, value in with_token(TOKEN).items():
+        monkeypatch.setenv(name, value)
+    archive, disk = tmp_path / "in", tmp_path / "spilled"
+    for n in range(4):
+        write_scene(archive / f"{n}.tif", 3072, 3072, seed=n)
+    settings = Settings(window=1024, stride=1024, batch=1)
+    local = Execution(runner="local")
+    run([str(archive)], small_checkpoint, str(tmp_path / "calm"), settings, local)
+    disk.mkdir()
+    size = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)]
+    if subprocess.run(size, check=False).returncode:
+        pytest.skip("may not mount")
+    store = {"object_store_memory": 80 << 20, "object_spilling_directory": str(disk)}
+    out = tmp_path / "out"
+    try:
+        with another_cluster(num_cpus=5, **store) as address:
+            execution = Execution(address=address, replicas=1, block=3072)
+            with suppress(UnfinishedError, TransientError):
+                run([str(archive)], small_checkpoint, str(out), settings, execution)
+            assert "OutOfDiskError" in caplog.text
+            subprocess.run(["mount", "-o", "remount,size=2g", str(disk)], check=True)
+            receipt = run([str(archive)], small_checkpoint, str(out), settings, execution)
+            assert any(disk.rglob("*")), "nothing was spilled"
+        assert (receipt.scenes_done, receipt.failures) == (4, ())
+        assert differences(tmp_path / "calm", out) == []
+        assert stray_files(out) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
