@@ -1,8 +1,7 @@
 """Swath's pipeline: archives of imagery in, queryable Parquet tables out.
 
-`run` and `open_output` do what the commands do. They are imported when they are asked for, because
-torch and Ray take seconds to load and SQL needs neither. (`plan` and `status` are names of files
-here: `pipeline.api.plan`, `pipeline.output.status.status`.)
+`plan`, `run`, `status`, `query` and `open_output` do what the commands do. Each is imported when it
+is first asked for, because torch and Ray take seconds to load and SQL needs neither.
 """
 
 import os
@@ -18,9 +17,15 @@ os.environ.setdefault(
     "GDAL_SKIP", "DAAS EEDA EEDAI ESRIC GTI HTTP MRF PLMOSAIC STACIT STACTA WCS WMS WMTS"
 )
 
-_HOMES = {"run": "job", "open_output": "query"}
+_HOMES = {
+    "plan": "api",
+    "run": "api",
+    "status": "output.status",
+    "query": "output.query",
+    "open_output": "output.query",
+}
 
-__all__ = ["open_output", "run"]
+__all__ = ["open_output", "plan", "query", "run", "status"]
 
 
 def __getattr__(name: str) -> Any:

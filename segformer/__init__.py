@@ -45,18 +45,18 @@ __all__ = [
 # commands need for their first refusal, does not need it.
 _HOMES = {
     "MIT": "presets",
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "checkpoints.checkpoint",
     "CheckpointError": "errors",
     "ModelConfig": "config",
     "NormEps": "config",
     "Normalisation": "normalisation",
     "SegFormer": "network",
     "SwathError": "errors",
-    "checkpoint_sha256": "checkpoint",
+    "checkpoint_sha256": "checkpoints.checkpoint",
     "load_model": "network",
     "mit_config": "presets",
-    "read_checkpoint": "checkpoint",
-    "write_checkpoint": "checkpoint",
+    "read_checkpoint": "checkpoints.checkpoint",
+    "write_checkpoint": "checkpoints.checkpoint",
 }
 
 
