@@ -11,11 +11,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 
-from segformer import mit_config
-from tests.support import s3_server
-from tests.support.checkpoints import random_checkpoint, save_small, saved
-
 pytest.register_assert_rewrite("tests.support")
+
+from segformer import mit_config  # noqa: E402
+from tests.support import s3_server  # noqa: E402
+from tests.support.checkpoints import random_checkpoint, save_small, saved  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
