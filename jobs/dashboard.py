@@ -26,8 +26,7 @@ from ray.util.state import list_nodes
 from ray.util.state.exception import RayStateApiException
 
 from jobs.cluster_job import Job
-from pipeline.errors import UnfinishedError, UsageError
-from pipeline.storage.retry import LOG
+from pipeline.errors import LOG, UnfinishedError, UsageError
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own commands look, in this order. (There they go before --address; here after.)"""

@@ -75,7 +75,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     layer-norm eps stand in keys of config.json that transformers ignores and Swath reads.
     mmsegmentation's own head is refused: transformers has no such network.
     """
-    from pipeline.engine.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
 
     access = Access.parse(storage_options).hurried()
@@ -116,7 +116,7 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
 
 
 def _read(path: str, storage_options: str | None) -> Checkpoint:
-    from pipeline.engine.replica import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
     return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).hurried())

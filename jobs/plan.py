@@ -12,8 +12,8 @@ from jobs import options, text
 from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
 from jobs.trial_options import parse_trial, trial_options
-from pipeline.estimate import Earlier, Rate, Sample
-from pipeline.receipt import Estimate, Failure
+from pipeline.estimate import Earlier, Estimate, Rate, Sample
+from pipeline.failure import Failure
 
 SHOWN = 4
 """Classes of a sample, in the table; JSON has all."""

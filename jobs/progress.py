@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Self, TextIO
 
 from jobs import text
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 
 TERMINAL_S = 0.2
 """Seconds between two rewritings of the line on a terminal."""

@@ -21,18 +21,19 @@ from pipeline.driver.quarantine import remedy
 from pipeline.driver.survey import OnDescribed
 from pipeline.driver.tracker import Publications, Tracker
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.estimate import Earlier
+from pipeline.estimate import Earlier, Estimate
 from pipeline.job_file import leave, written
 from pipeline.output.layout import Output
 from pipeline.output.locks import PLANNING, is_alone, working
 from pipeline.output.shard import Shard
 from pipeline.planning.forecast import Terms, estimate
-from pipeline.receipt import Estimate, Progress, Receipt
-from pipeline.scene import Unit
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt
 from pipeline.settings import NOTHING, Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.storage.schemes import open_store
 from pipeline.trial.results import tried_out
+from pipeline.unit import Unit
 
 RunUnits = Callable[[Callable[[], list[Unit]], Callable[[], None]], int]
 """Computes the open units and polls meanwhile; how often other processes tried something again."""

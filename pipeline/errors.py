@@ -12,6 +12,8 @@ SwathError                 (segformer.errors) the root
 
 from __future__ import annotations
 
+import logging
+
 from segformer.errors import CheckpointError, SwathError
 
 __all__ = [
@@ -70,3 +72,7 @@ class TransientError(UnfinishedError):
 
 def _input_error(message: str, url: str, stage: str) -> InputError:
     return InputError(message, url=url, stage=stage)
+
+
+LOG = logging.getLogger("swath")
+"""What a user should read while something is waited for."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.failure import Failure
 
 
 @dataclass(frozen=True)
@@ -54,3 +57,46 @@ def cost_of(hours: float, price_per_hour: float | None) -> float | None:
 
 def per_1000_km2(cost: float | None, km2: float | None) -> float | None:
     return cost / km2 * 1000 if cost is not None and km2 else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Before: what a run would do."""
+
+    inputs: int
+    """Files that the INPUTs name."""
+    scenes: int
+    """To segment."""
+    failures: tuple[Failure, ...]
+    """Of inputs whose header cannot be used: rows that will stand in `quarantine`."""
+    units: int
+    windows: int
+    """Windows of the scenes' grids."""
+    windows_computed: int
+    """With those computed twice at block borders."""
+    megapixels: float
+    km2: float | None
+    """None: no scene has a CRS."""
+    read_bytes: int
+    """Uncompressed pixels to be read, halos included."""
+    memory_bytes: int
+    """Predicted peak of one replica's process, without what is in Ray's object store."""
+    hours: float
+    """With these replicas, by the rate; without start-up."""
+    rate: Rate
+    replicas: int
+    device: str
+    batch: int
+    notes: tuple[str, ...]
+    """Warnings a user should read."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Predicted peaks in bytes: a process of each kind, the object store, and all together."""
+    cost: float | None = None
+    """Of the hours at --price-per-hour, in its currency."""
+    cost_per_1000_km2: float | None = None
+    samples: tuple[Sample, ...] = ()
+    earlier: Earlier | None = None
+    """None: there is no OUT."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from pipeline.output.tables import CLASSES, table_of, write_table
 from pipeline.settings import RESULT_VERSION, Settings
 
 
@@ -65,16 +63,6 @@ class Job:
         known["class_names"] = tuple(fields["class_names"])
         known["class_colors"] = tuple(fields["class_colors"])
         return cls(**known)
-
-    def classes_file(self) -> bytes:
-        """The table `classes`."""
-        rows = [
-            {"class_id": k, "name": name, "color": color}
-            for k, (name, color) in enumerate(zip(self.class_names, self.class_colors, strict=True))
-        ]
-        file = io.BytesIO()
-        write_table(file, table_of(rows, CLASSES))
-        return file.getvalue()
 
 
 def _in_words(value: Any) -> str:

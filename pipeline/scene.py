@@ -5,9 +5,7 @@ With slots where a plan holds hundreds of thousands.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 
 Affine6 = tuple[float, float, float, float, float, float]
 IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -74,32 +72,6 @@ class Scene:
     @property
     def rect(self) -> Rect:
         return Rect(0, 0, self.width, self.height)
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A unit's share of one scene: the core whose mask it produces."""
-
-    scene: Scene
-    core: Rect
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one row of the flow carries: one block of a large scene, or several small scenes."""
-
-    shard: str
-    blocks: tuple[Block, ...]
-
-    @property
-    def pixels(self) -> int:
-        return sum(block.core.pixels for block in self.blocks)
-
-    @cached_property
-    def unit_id(self) -> str:
-        """A hash of what the unit consists of, so that a retry overwrites itself."""
-        parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def tile_transform(transform: Affine6, col_off: int, row_off: int) -> Affine6:

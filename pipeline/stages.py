@@ -14,10 +14,11 @@ from functools import partial
 from typing import TypeVar
 
 from pipeline.errors import DeniedError, InputError, SwathError
+from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
-from pipeline.imagery.brightness import Range, brightness
+from pipeline.imagery.brightness import brightness
 from pipeline.imagery.inputs import version_of
-from pipeline.imagery.raster import Pixels, read
+from pipeline.imagery.raster import read
 from pipeline.job import Job
 from pipeline.output.layout import Output, write_unit
 from pipeline.output.publishing import publish
@@ -25,12 +26,11 @@ from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
 from pipeline.planning.memory_budget import Division
 from pipeline.planning.memory_need import Need
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Scene, Unit
+from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.storage.retry import explained, tried_again
 from pipeline.storage.schemes import open_store
-from pipeline.unit import ReadUnit, SegmentedUnit, failure_of
+from pipeline.unit import Block, Pixels, Range, ReadUnit, SegmentedUnit, Unit, failure_of
 
 T = TypeVar("T")
 
@@ -64,6 +64,11 @@ class Work:
     @property
     def replicas(self) -> int:
         return self.division.machine.replicas
+
+    @property
+    def sharing(self) -> int:
+        """Replicas on one GPU."""
+        return self.division.machine.sharing
 
     @property
     def need(self) -> Need:

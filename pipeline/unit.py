@@ -3,15 +3,15 @@ types, so that a reader's process need not load the network's library."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from pipeline.errors import InputError
-from pipeline.imagery.brightness import Range
-from pipeline.imagery.raster import Pixels
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Unit
+from pipeline.failure import Failure
+from pipeline.scene import Rect, Scene
 
 CONFIDENCE_SCALE = 65535
 """A probability of 1 as the integer in which confidences are summed."""
@@ -90,3 +90,46 @@ def failure_of(error: InputError, block: Block, name: str | None = None) -> Fail
         error=name or type(error.__cause__ or error).__name__,
         message=error.message,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A unit's share of one scene: the core whose mask it produces."""
+
+    scene: Scene
+    core: Rect
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one row of the flow carries: one block of a large scene, or several small scenes."""
+
+    shard: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def pixels(self) -> int:
+        return sum(block.core.pixels for block in self.blocks)
+
+    @cached_property
+    def unit_id(self) -> str:
+        """A hash of what the unit consists of, so that a retry overwrites itself."""
+        parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A rectangle of a scene, as stored."""
+
+    values_CHW: np.ndarray
+    """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
+    float data, where another band has a value."""
+    valid_HW: np.ndarray
+    """bool, True = data."""
+    rect: Rect
+    """Where in the scene; inside it."""
+
+
+Range = tuple[float, float]
+"""The 1st and the 99th percentile of values as the network gets them before normalisation."""

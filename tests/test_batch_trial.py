@@ -30,12 +30,13 @@ from pipeline.planning.memory_need import Need
 from pipeline.planning.planner import BATCH
 from pipeline.processes.fresh_process import apart
 from pipeline.processes.sandbox import Limits
-from pipeline.receipt import Progress
-from pipeline.scene import Block, Rect, Unit
+from pipeline.progress import Progress
+from pipeline.scene import Rect
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.storage.access import PLAIN
 from pipeline.trial.calibration import random_unit
+from pipeline.unit import Block, Unit
 from tests.support import low_memory
 from tests.support.archives import write_scene
 from tests.support.clusters import TOKEN, another_cluster, with_token

@@ -169,10 +169,7 @@ def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> 
     program = "from tests.test_blend import ran; assert ran()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error::Warning:numba", "-c", program]
-    started = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        for _ in range(3)
-    ]
+    started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
     for process in started:
         _, said = process.communicate(timeout=200)
         assert (process.returncode, said) == (0, b"")

@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 
 import pipeline.api
 from jobs.cli import main
-from pipeline.receipt import Estimate
+from pipeline.estimate import Estimate
 from segformer import ModelConfig
 from tests.support.archives import write_scene
 from tests.support.checkpoints import random_checkpoint, saved

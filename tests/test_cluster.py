@@ -157,7 +157,7 @@ def test_every_core_of_a_machine_with_gpus_reads(
     device: str, count: int, tasks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
-    monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
+    monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
     assert machine_of(device, count, (), Execution()).tasks == tasks
 
 

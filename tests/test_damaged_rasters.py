@@ -18,11 +18,11 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from pipeline.errors import InputError
+from pipeline.failure import Failure
 from pipeline.imagery.header import attempt
 from pipeline.imagery.inputs import Found
 from pipeline.imagery.raster import read
 from pipeline.processes.limits import guarded
-from pipeline.receipt import Failure
 from pipeline.scene import Rect
 from pipeline.settings import Settings
 from pipeline.storage.access import Access

@@ -24,10 +24,10 @@ from pipeline.cluster.isolation import _Replica, segment_alone
 from pipeline.cluster.session import connected
 from pipeline.cluster.stages import LOADING_DEATHS
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError
-from pipeline.receipt import Failure
-from pipeline.scene import Unit
+from pipeline.failure import Failure
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
+from pipeline.unit import Unit
 from tests.support.archives import write_scene
 
 SETTINGS = Settings(window=64, stride=48, batch=2)

@@ -23,12 +23,14 @@ from pipeline.output import tables
 from pipeline.planning import machine as machine_module
 from pipeline.planning import memory_need as rooms
 from pipeline.planning.cost import Cost, Network
-from pipeline.planning.machine import Machine, cores_here, memory_here
+from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import USABLE, Division, division_of
 from pipeline.planning.memory_need import Need
 from pipeline.planning.planner import Planner
-from pipeline.scene import IDENTITY, Block, Scene
+from pipeline.processes.host import cores_here, memory_here
+from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
+from pipeline.unit import Block
 from segformer import mit_config
 from tests.support.archives import write_scene
 from tests.support.checkpoints import random_checkpoint, saved

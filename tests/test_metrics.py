@@ -23,7 +23,7 @@ from pipeline.output.status import status
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import Division
 from pipeline.planning.memory_need import Need
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.unit import GpuUse
 from tests.support.archives import write_scene

@@ -12,13 +12,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import pipeline.planning.planner
-from pipeline.output.shard import Rejected, Shard
+from pipeline.failure import Failure, Rejected
+from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.planner import Planner
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX, Execution, Settings
+from pipeline.unit import Block, Unit
 
 PLENTY = 10**18
 

@@ -12,8 +12,10 @@ import pytest
 from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
-from pipeline.estimate import Earlier, Rate
-from pipeline.receipt import Estimate, Failure, Progress, Receipt, Status
+from pipeline.estimate import Earlier, Estimate, Rate
+from pipeline.failure import Failure
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt, Status
 from pipeline.storage.holder import Driver
 
 VALUES = pa.table(

@@ -18,7 +18,7 @@ from pipeline.planning import machine, planner
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import USABLE, Division
 from pipeline.planning.memory_need import Need
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, receipts, stray_files

@@ -13,11 +13,10 @@ import pytest
 from pipeline.api import plan
 from pipeline.driver.quarantine import Quarantine
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.receipt import Failure
-from pipeline.scene import Unit
+from pipeline.failure import Failure
 from pipeline.settings import Execution
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit
+from pipeline.unit import ReadUnit, Unit
 from tests.support.broken_inputs import (
     SETTINGS,
     check_books,

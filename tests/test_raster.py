@@ -22,10 +22,11 @@ from pipeline.errors import InputError, UsageError
 from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.header import describe
 from pipeline.imagery.inputs import Found
-from pipeline.imagery.raster import Pixels, read
+from pipeline.imagery.raster import read
 from pipeline.output.shard import Shard
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
+from pipeline.unit import Pixels
 
 IMAGERY = Path(__file__).resolve().parents[1] / "../shared/imagery"
 needs_imagery = pytest.mark.skipif(

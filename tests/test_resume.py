@@ -28,14 +28,12 @@ import pipeline.imagery.header_pool
 import pipeline.planning.planner
 from pipeline.api import run
 from pipeline.grid import mask_tiles
-from pipeline.imagery.raster import Pixels
 from pipeline.processes.sandbox import Returned
 from pipeline.receipt import Receipt
-from pipeline.scene import Block, Unit
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.storage.access import PLAIN
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched, Unit
 from segformer import load_model
 from tests.support.archives import write_scene
 from tests.support.outputs import ORDER, rows, stray_files

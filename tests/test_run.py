@@ -17,7 +17,8 @@ from PIL import Image
 from pipeline.api import plan, run
 from pipeline.errors import UsageError
 from pipeline.output.status import status
-from pipeline.receipt import Progress, Receipt
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.share import WHOLE, Share
 from segformer import read_checkpoint, write_checkpoint

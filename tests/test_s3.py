@@ -20,7 +20,8 @@ from pipeline.errors import UsageError
 from pipeline.imagery.inputs import find_inputs
 from pipeline.output.query import query
 from pipeline.output.status import status
-from pipeline.receipt import Progress, Receipt
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.storage.access import PLAIN, Access
 from tests.support import s3_server

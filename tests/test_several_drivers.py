@@ -19,7 +19,8 @@ from pipeline.output.status import status
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.planner import SHARDS_PER_DRIVER, Planner
-from pipeline.receipt import Progress, Receipt
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share

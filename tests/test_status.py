@@ -15,12 +15,14 @@ import pytest
 
 import pipeline.planning.planner
 from pipeline.errors import UnfinishedError, UsageError
+from pipeline.failure import Failure, Rejected
 from pipeline.output.layout import Output, write_unit
-from pipeline.output.replacement import failures_in, outcome_of, retrying, standing
+from pipeline.output.outcomes import failures_in, outcome_of
+from pipeline.output.replacement import retrying, standing
 from pipeline.output.resume import recorded
-from pipeline.output.shard import Rejected, Shard
+from pipeline.output.shard import Shard
 from pipeline.output.status import status
-from pipeline.receipt import Failure, Status
+from pipeline.receipt import Status
 from pipeline.storage.local_store import LocalStore
 from tests.support import unfinished_outputs
 from tests.support.archives import write_scene

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.api import run
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support import s3_server
 from tests.support.archives import write_scene

@@ -18,22 +18,22 @@ from pipeline.driver.local import AtOnce
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.tracker import Tracker
 from pipeline.earth.area import CellAreas
+from pipeline.failure import Failure, Rejected
 from pipeline.grid import mask_tiles
 from pipeline.job import Job
 from pipeline.output.layout import Output, unit_path
-from pipeline.output.replacement import outcomes
-from pipeline.output.shard import Rejected, Shard
+from pipeline.output.outcomes import outcomes
+from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import division_of
 from pipeline.planning.planner import Planner
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Scene, Unit, tile_transform
+from pipeline.scene import Scene, tile_transform
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.storage.access import PLAIN
-from pipeline.unit import SegmentedUnit, Stitched
+from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
 from tests.support.outputs import ORDER, rows, stray_files
 
 SETTINGS = Settings(window=512, stride=384, batch=1)

@@ -13,7 +13,7 @@ from pipeline.errors import UnfinishedError, UsageError
 from pipeline.planning.machine import Machine, machine_of
 from pipeline.planning.memory_budget import Division
 from pipeline.planning.memory_need import Need
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
 from tests.support.archives import write_scene

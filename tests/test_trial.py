@@ -18,6 +18,7 @@ from pipeline.api import plan, run
 from pipeline.driver.survey import Known, survey
 from pipeline.engine.device import devices_here
 from pipeline.errors import UsageError
+from pipeline.estimate import Estimate
 from pipeline.job import Job
 from pipeline.output.resume import recorded
 from pipeline.planning.forecast import PIXEL_S, SHARE, _rounds
@@ -25,13 +26,12 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import Division
 from pipeline.planning.memory_need import Need
 from pipeline.planning.planner import BATCH
-from pipeline.receipt import Estimate
-from pipeline.scene import Block
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.trial.pictures import overlay, palette
 from pipeline.trial.results import _here
 from pipeline.trial.samples import EDGE_PX, drawn
+from pipeline.unit import Block
 from segformer import mit_config
 from tests.support.archives import mask_of, picture, write_scene
 from tests.support.checkpoints import SMALL, random_checkpoint, saved
@@ -81,7 +81,7 @@ def test_as_many_replicas_are_measured_as_there_would_be(
 ) -> None:
     monkeypatch.setattr(pipeline.trial.calibration, "devices_here", lambda: ("cpu", 2))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
+    monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
     trial = Trial(calibrate=True)
     found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
     assert (found.rate.replicas, found.replicas) == (2, 3)
@@ -94,7 +94,7 @@ def test_replicas_that_have_every_core_share_them(
 ) -> None:
     def planned(cores: int) -> Estimate:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
-        monkeypatch.setattr("pipeline.planning.machine._control_groups", lambda *_: iter(()))
+        monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
         return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2))
 
     with_all, with_some = planned(cores=2), planned(cores=3)

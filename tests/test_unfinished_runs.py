@@ -18,10 +18,11 @@ from pipeline.api import plan, run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.estimate import Earlier
 from pipeline.output.layout import Output
-from pipeline.output.replacement import from_unit_file
+from pipeline.output.outcomes import from_unit_file
 from pipeline.output.status import status
 from pipeline.output.tables import read_outcome
-from pipeline.receipt import Progress, Receipt
+from pipeline.progress import Progress
+from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
 from tests.support import s3_server
 from tests.support.archives import write_scene

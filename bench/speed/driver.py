@@ -37,7 +37,7 @@ from bench.support.idle import IdleStage, Publication, publications, timed_publi
 from bench.support.rounds import machine
 from pipeline import api
 from pipeline.cluster import flow, publishers
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support.checkpoints import save_small
 

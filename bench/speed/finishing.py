@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.output.unit_file import unit_file
-from pipeline.scene import Affine6, Block, Rect, Scene, Unit
+from pipeline.scene import Affine6, Rect, Scene
 from pipeline.settings import MASK_TILE_PX
-from pipeline.unit import GpuUse, SegmentedUnit, Stitched, mask_dtype
+from pipeline.unit import Block, GpuUse, SegmentedUnit, Stitched, Unit, mask_dtype
 
 GRIDS: dict[str, tuple[str | None, Affine6]] = {
     "UTM": ("EPSG:32633", (1, 0, 3e5, 0, -1, 5e6)),

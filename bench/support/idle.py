@@ -13,12 +13,11 @@ import numpy as np
 import ray
 
 from pipeline.cluster.stages import SegmentStage
+from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.output.shard import Shard
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Unit
 from pipeline.stages import Published, Work
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
 
 
 class IdleStage(SegmentStage):

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cluster.stages import SegmentStage
-from pipeline.scene import Unit
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, SegmentedUnit
+from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 
 LOG = "SWATH_NODES_LOG"
 """The variable that names the file."""

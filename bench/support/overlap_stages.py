@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.cluster.stages import SegmentStage
+from pipeline.failure import Failure
 from pipeline.grid import WindowGrid, mask_tiles
-from pipeline.imagery.raster import Pixels
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Unit
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched, Unit
 
 LOG = "SWATH_OVERLAP_LOG"
 SECONDS = "SWATH_OVERLAP_SECONDS"

@@ -19,17 +19,14 @@ from pipeline.cluster.ray_errors import ours_in, root_of
 from pipeline.cluster.session import connected
 from pipeline.cluster.shared_paths import check_seen
 from pipeline.engine.replica import Replica
-from pipeline.errors import UnfinishedError
+from pipeline.errors import LOG, UnfinishedError
 from pipeline.grid import WindowGrid
-from pipeline.imagery.raster import Pixels
 from pipeline.processes.fresh_process import LOOSE_BYTES, apart
 from pipeline.processes.limits import guarded
 from pipeline.processes.sandbox import Limits
-from pipeline.scene import Block, Unit
 from pipeline.settings import Settings
 from pipeline.stages import Work
-from pipeline.storage.retry import LOG
-from pipeline.unit import ReadUnit
+from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 DEVICES = frozenset({"cuda"})
 """Kinds whose batch is tried. On a CPU it is 1, and a trial would take as long as a small job."""
@@ -101,7 +98,9 @@ def largest_batch(work: Work, unit: Unit) -> int:
     """See `fitting_batch`; in this process."""
     settings = work.job.settings
     blocks = tuple(_sparse(block, settings) for block in unit.blocks)
-    return Replica(work).fitting(ReadUnit(unit, blocks, read_s=0.0), settings.batch or 1)
+    return Replica(work.job, work.access, work.sharing).fitting(
+        ReadUnit(unit, blocks, read_s=0.0), settings.batch or 1
+    )
 
 
 def _sparse(block: Block, settings: Settings) -> Pixels:

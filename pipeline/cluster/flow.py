@@ -33,11 +33,10 @@ from pipeline.cluster.stages import (
     UnitSink,
     UnitSource,
 )
-from pipeline.errors import TransientError
+from pipeline.errors import LOG, TransientError
 from pipeline.planning.machine import TASK_CPUS
-from pipeline.scene import Unit
 from pipeline.stages import Work
-from pipeline.storage.retry import LOG
+from pipeline.unit import Unit
 
 ROUNDS = 2
 STORE_FRACTION = 2.0

@@ -23,10 +23,9 @@ from ray.exceptions import (
 
 from pipeline.cluster.stages import SegmentStage, read_guarded
 from pipeline.errors import SwathError, TransientError, UnfinishedError
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Unit
+from pipeline.failure import Failure
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
 
 _GRACE_S = 60.0
 """To start a process, beyond the time that its work may take."""

@@ -15,7 +15,7 @@ import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.receipt import Progress
+from pipeline.progress import Progress
 from pipeline.unit import GpuUse
 
 GAUGES: dict[str, tuple[str, Callable[[Progress], float]]] = {

@@ -15,11 +15,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster.ray_errors import ours_in, root_of
-from pipeline.errors import UnfinishedError
+from pipeline.errors import LOG, UnfinishedError
 from pipeline.output.publishing import sweep
 from pipeline.output.shard import Shard
 from pipeline.stages import Published, Work
-from pipeline.storage.retry import LOG
 
 TRIES = 3
 """Of a shard whose process or node is lost. By us: what the dead have left is deleted before."""

@@ -23,12 +23,11 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 
 from pipeline.cluster.metrics import GpuMemory
 from pipeline.cluster.packing import Row, pack, unpack
-from pipeline.errors import SwathError, TransientError, UnfinishedError
+from pipeline.errors import LOG, SwathError, TransientError, UnfinishedError
 from pipeline.processes.limits import guarded
-from pipeline.scene import Unit
 from pipeline.stages import Work
-from pipeline.storage.retry import LOG, tried_again
-from pipeline.unit import ReadUnit, SegmentedUnit
+from pipeline.storage.retry import tried_again
+from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 
 UNITS_PER_READ_TASK = 64
 LOADING_DEATHS = 3
@@ -102,7 +101,7 @@ class SegmentStage:
             with _loading(work.job.checkpoint):
                 from pipeline.engine.replica import Replica  # noqa: PLC0415  readers need not load torch
 
-                self._replica = Replica(work)
+                self._replica = Replica(work.job, work.access, work.sharing)
                 self._replica.warm_up()
         except TransientError:
             raise  # another one may have more luck

@@ -23,14 +23,14 @@ from pipeline.errors import (
 )
 from pipeline.estimate import cost_of, per_1000_km2
 from pipeline.output.layout import Output
-from pipeline.output.replacement import outcomes
+from pipeline.output.outcomes import outcomes
 from pipeline.output.shard import Shard
 from pipeline.planning.memory_budget import Division
 from pipeline.receipt import DONE, Receipt
-from pipeline.scene import Unit
 from pipeline.settings import Execution
 from pipeline.storage.retry import tried_again
 from pipeline.storage.schemes import open_store
+from pipeline.unit import Unit
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.engine.replica import Replica
-from pipeline.imagery.raster import Pixels
+from pipeline.failure import Failure
 from pipeline.output.shard import Shard
-from pipeline.receipt import Failure
-from pipeline.scene import Unit
 from pipeline.stages import Published, Work
-from pipeline.unit import ReadUnit
+from pipeline.unit import Pixels, ReadUnit, Unit
 
 
 class AtOnce:
@@ -38,7 +36,7 @@ def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[
     Returns how often other processes than this one tried something again: there are none. Raises
     TransientError where a store does not answer. What kills the process kills the run.
     """
-    replica = Replica(work)
+    replica = Replica(work.job, work.access, work.sharing)
     for unit in open_units():
         if work.out_of_time:
             break

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.checkpoint import from_checkpoint
 from pipeline.cluster.batch_trial import DEVICES, fitting_batch
 from pipeline.cluster.session import devices_of
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.survey import Known, OnDescribed, Survey, survey
 from pipeline.engine.device import devices_here
-from pipeline.engine.replica import from_checkpoint
 from pipeline.errors import UsageError
 from pipeline.job import Job
 from pipeline.output.layout import Output

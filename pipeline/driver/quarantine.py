@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from pipeline.receipt import Failure
+from pipeline.failure import Failure
 
 ALLOWED = 100
 PLANNED_PER_ALLOWED = 100

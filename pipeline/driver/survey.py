@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from pipeline.errors import UsageError
+from pipeline.failure import Rejected
 from pipeline.imagery.header import attempt
 from pipeline.imagery.header_pool import OnDescribed, all_described
 from pipeline.imagery.inputs import Found, find_inputs, printable
 from pipeline.output.resume import Recorded
-from pipeline.output.shard import Rejected
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access

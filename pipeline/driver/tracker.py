@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.driver.quarantine import Quarantine, remedy
-from pipeline.errors import UnfinishedError
+from pipeline.errors import LOG, UnfinishedError
 from pipeline.imagery.brightness import Seen
 from pipeline.output.layout import Output
+from pipeline.output.outcomes import failures_in, outcome_of
 from pipeline.output.publishing import clean
-from pipeline.output.replacement import failures_in, outcome_of, supersede
+from pipeline.output.replacement import supersede
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost
-from pipeline.receipt import Progress
-from pipeline.scene import Unit
+from pipeline.progress import Progress
 from pipeline.stages import Published
-from pipeline.storage.retry import LOG
+from pipeline.unit import Unit
 
 
 @dataclass

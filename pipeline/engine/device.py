@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.planning.machine import REPLICAS_PER_GPU, cores_here
+from pipeline.planning.machine import REPLICAS_PER_GPU
+from pipeline.processes.host import cores_here
 
 
 def devices_here() -> tuple[str, int]:

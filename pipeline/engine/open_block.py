@@ -14,11 +14,10 @@ import torch
 from pipeline.engine.normalised_windows import Cut
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import InputError
+from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
-from pipeline.imagery.raster import Pixels
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect
-from pipeline.unit import Stitched, failure_of
+from pipeline.scene import Rect
+from pipeline.unit import Block, Pixels, Stitched, failure_of
 
 
 @dataclass

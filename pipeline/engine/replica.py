@@ -7,26 +7,25 @@ positions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import TypeVar
 
 import torch
 
+from pipeline.checkpoint import from_checkpoint
 from pipeline.engine.forward import GPU_SHARE, Forward
 from pipeline.engine.gpu import Gpu
 from pipeline.engine.open_block import OpenBlock, Window
 from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.errors import UsageError
+from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
-from pipeline.imagery.raster import Pixels
+from pipeline.job import Job
 from pipeline.processes.limits import rearm
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Scene
-from pipeline.stages import Work
+from pipeline.scene import Scene
 from pipeline.storage.access import Access
-from pipeline.storage.retry import explained, patiently
-from pipeline.unit import ReadUnit, SegmentedUnit, Stitched
+from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
 from segformer import load_model
 
 T = TypeVar("T")
@@ -38,31 +37,17 @@ _NO_MEMORY = {
 of C++, CUDA and CUDA's libraries."""
 
 
-def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:
-    """What `read`, load_model or checkpoint_sha256, makes of it.
-
-    Raises CheckpointError for what is wrong with the checkpoint, UsageError where its store
-    refuses, TransientError where it does not answer.
-    """
-
-    def once() -> T:
-        with explained(checkpoint):
-            return read(checkpoint, storage_options=access.fsspec(checkpoint))
-
-    return patiently(once, access.patience_s)
-
-
 class Replica:
     """A model on a device, ready to segment units."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, job: Job, access: Access, sharing: int) -> None:
         """Loads the job's checkpoint. Raises what `from_checkpoint` raises."""
-        self._settings = work.job.settings
-        model = from_checkpoint(load_model, work.job.checkpoint, work.access)
+        self._settings = job.settings
+        model = from_checkpoint(load_model, job.checkpoint, access)
         self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
-        self._device = work.job.device
-        self._sharing = work.division.machine.sharing
+        self._device = job.device
+        self._sharing = sharing
         self._forward = Forward(model, self._settings, self._device, self._sharing)
         self._make_blend = blend_on(self._device, self.classes)
         self._gpu = Gpu() if self._device == "cuda" else None

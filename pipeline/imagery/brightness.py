@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.imagery.raster import Pixels
+from pipeline.unit import Pixels, Range
 
 EVERY_PX = 16
 """One pixel in 256 is looked at: a quarter million of 64."""
 _OUTSIDE, _DARK = 0.5, 0.05
 """Values that lie so far beyond 0 and 1, or all below this, are scaled wrongly."""
-
-Range = tuple[float, float]
-"""The 1st and the 99th percentile of values as the network gets them before normalisation."""
 
 
 def brightness(parts: Sequence[Pixels], scale: float, offset: float) -> Range | None:

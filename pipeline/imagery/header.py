@@ -15,11 +15,11 @@ from rasterio.enums import ColorInterp, WktVersion
 
 from pipeline.earth.crs import ground
 from pipeline.errors import InputError, UsageError
+from pipeline.failure import Failure
 from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
 from pipeline.imagery.inputs import Found, printable
 from pipeline.imagery.opener import read_beside
 from pipeline.imagery.plausibility import doubt
-from pipeline.receipt import Failure
 from pipeline.scene import IDENTITY, Affine6, Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import PLAIN, Access

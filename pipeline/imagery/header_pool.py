@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from pipeline.errors import SwathError, TransientError
+from pipeline.failure import Failure, Rejected
 from pipeline.imagery.counted import Counted, counted, retries_of
 from pipeline.imagery.inputs import Found, printable
-from pipeline.output.shard import Rejected
-from pipeline.planning.machine import cores_here
+from pipeline.processes.host import cores_here
 from pipeline.processes.sandbox import Died, Limits, Outcome, Returned, sandboxed
-from pipeline.receipt import Failure
 from pipeline.scene import Scene
 
 _PROCESSES = 8

@@ -10,7 +10,6 @@ Legend: C channels of the network, H rows, W columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,19 +20,7 @@ from pipeline.errors import InputError
 from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
 from pipeline.scene import Rect, Scene
 from pipeline.storage.access import PLAIN, Access
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A rectangle of a scene, as stored."""
-
-    values_CHW: np.ndarray
-    """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
-    float data, where another band has a value."""
-    valid_HW: np.ndarray
-    """bool, True = data."""
-    rect: Rect
-    """Where in the scene; inside it."""
+from pipeline.unit import Pixels
 
 
 def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:

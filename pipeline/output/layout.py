@@ -12,6 +12,7 @@ what is done with them.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +23,11 @@ from pipeline.errors import UsageError
 from pipeline.job import Job
 from pipeline.output.locks import is_lock
 from pipeline.output.shard import Head, Shard
-from pipeline.scene import Unit
+from pipeline.output.tables import CLASSES, table_of, write_table
 from pipeline.storage.access import PLAIN, Access
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
+from pipeline.unit import Unit
 
 FAILED = "failed"
 """How the mark of a unit's file ends."""
@@ -73,7 +75,7 @@ class Output:
     def create(cls, url: str, job: Job, access: Access = PLAIN) -> Self:
         """A new output. Raises UsageError where another run has created it meanwhile."""
         store = open_store(url, access)
-        store.write("classes.parquet", job.classes_file())
+        store.write("classes.parquet", _classes_file(job))
         if not store.create("job.json", _encode(job.to_json())):
             raise UsageError(f"{url}: another run has just created it; wait for it to end")
         return cls(store, job)
@@ -171,6 +173,17 @@ class Output:
         read = self.store.read_all([f"runs/{name}.json" for name in ended])
         receipts = dict(zip(ended, map(json.loads, read), strict=True))
         return {name: receipts.get(name) for name in sorted({*ended, *begun})}
+
+
+def _classes_file(job: Job) -> bytes:
+    """The table `classes`."""
+    rows = [
+        {"class_id": k, "name": name, "color": color}
+        for k, (name, color) in enumerate(zip(job.class_names, job.class_colors, strict=True))
+    ]
+    file = io.BytesIO()
+    write_table(file, table_of(rows, CLASSES))
+    return file.getvalue()
 
 
 def unit_path(unit: Unit) -> str:

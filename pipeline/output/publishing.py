@@ -18,8 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
+from pipeline.failure import Failure
 from pipeline.output.layout import Output, table_path, unit_path
-from pipeline.output.replacement import failures_in, from_unit_file, outcome_of, statuses, supersede
+from pipeline.output.outcomes import failures_in, from_unit_file, outcome_of, statuses
+from pipeline.output.replacement import supersede
 from pipeline.output.shard import Shard
 from pipeline.output.spool import Spool
 from pipeline.output.tables import (
@@ -34,7 +36,6 @@ from pipeline.output.tables import (
     write_table,
 )
 from pipeline.output.unit_file import mean_confidence, places
-from pipeline.receipt import Failure
 from pipeline.scene import Scene
 
 _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "class_confidence"]

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pipeline.errors import UnfinishedError
+from pipeline.failure import Failure
 from pipeline.output.layout import Output, UnitFiles
-from pipeline.output.replacement import failures_in, outcome_of, standing
+from pipeline.output.outcomes import failures_in, outcome_of
+from pipeline.output.replacement import standing
 from pipeline.output.shard import Shard
-from pipeline.receipt import Failure
-from pipeline.scene import Unit
 from pipeline.share import WHOLE, Share
 from pipeline.storage.store import THREADS
+from pipeline.unit import Unit
 
 
 @dataclass

@@ -11,21 +11,14 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.failure import Failure, Rejected
+from pipeline.scene import Rect, Scene
+from pipeline.unit import Block, Unit
 
 FORMAT = 2
 """Of a shard's record. With 1, units whose blocks had failed bore no mark."""
 _REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime")
 """Of a scene: what many have in common. Not its floats, for -0.0 is another one than 0.0."""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An input whose header could not be read, in the version that could not be read."""
-
-    version: str
-    failure: Failure
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.failure import Failure
 from pipeline.output.layout import Output, UnitFiles
 from pipeline.output.locks import drivers
-from pipeline.output.replacement import failures_in, planned_again, without
+from pipeline.output.outcomes import failures_in
+from pipeline.output.replacement import planned_again, without
 from pipeline.output.resume import failures_waiting
 from pipeline.output.shard import Head, Shard
-from pipeline.receipt import Failure, Status
+from pipeline.receipt import Status
 from pipeline.storage.access import PLAIN, Access
 from pipeline.storage.store import THREADS
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from pipeline.earth.area import CellAreas, Lines
 from pipeline.earth.footprint import footprints
+from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.output.class_sums import ClassSums, SumClasses, plain_sums
 from pipeline.output.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
-from pipeline.receipt import Failure
-from pipeline.scene import Affine6, Block, Rect, Scene, tile_transform
-from pipeline.unit import CONFIDENCE_SCALE, SegmentedUnit, Stitched, nodata_value
+from pipeline.scene import Affine6, Rect, Scene, tile_transform
+from pipeline.unit import CONFIDENCE_SCALE, Block, SegmentedUnit, Stitched, nodata_value
 
 
 def unit_file(segmented: SegmentedUnit) -> bytes:

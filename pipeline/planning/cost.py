@@ -11,8 +11,9 @@ import numpy as np
 
 from pipeline.grid import WindowGrid
 from pipeline.planning.machine import Machine
-from pipeline.scene import Block, Scene, Unit
+from pipeline.scene import Scene
 from pipeline.settings import Settings
+from pipeline.unit import Block, Unit
 from segformer.flops import gflop_per_window
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.earth.area import CellAreas
-from pipeline.estimate import Rate, cost_of, per_1000_km2
+from pipeline.estimate import Estimate, Rate, cost_of, per_1000_km2
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, blocks_of
-from pipeline.planning.machine import cores_here
 from pipeline.planning.memory_budget import Division
-from pipeline.receipt import Estimate
-from pipeline.scene import Block, Scene
+from pipeline.processes.host import cores_here
+from pipeline.scene import Scene
+from pipeline.unit import Block
 
 SHARE = 0.92
 """Of a core, the most that replicas have where they take all cores of this machine: the driver and

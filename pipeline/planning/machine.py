@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.processes.host import cores_here, memory_here
 from pipeline.settings import Execution
 
 TASK_CPUS = 0.5
@@ -93,17 +92,6 @@ def machine_of(
     return Machine(device, most, memory, tasks, nodes_bytes, pool, sharing)
 
 
-def cores_here(root: Path = Path("/")) -> int:
-    """That this process may run on, or as many whole ones as fit into its control groups' quota."""
-    cores = float(len(os.sched_getaffinity(0)))
-    for group in _control_groups(root, "cpu"):
-        quota = _words(group / "cpu.max")
-        quota = quota or _words(group / "cpu.cfs_quota_us") + _words(group / "cpu.cfs_period_us")
-        if len(quota) == 2 and quota[0].isdecimal():  # else max, or -1: none
-            cores = min(cores, int(quota[0]) / int(quota[1]))
-    return max(1, int(cores))
-
-
 def cpus_here(device: str, replicas: int) -> int:
     """Replicas on GPUs take none: what decides there is how many cores read."""
     return replicas + IO_CPUS if device == "cpu" else max(IO_CPUS, cores_here())
@@ -118,41 +106,3 @@ def tasks_at_once(device: str, replicas: int, cpus: float) -> int:
 def can_work(resources: Mapping[str, float]) -> bool:
     """Whether something of ours can run on a node with these of Ray's."""
     return bool(resources.get("CPU") or resources.get("GPU"))
-
-
-def memory_here(root: Path = Path("/")) -> int:
-    """Bytes of this machine, or what its control groups (version 1 or 2) leave to this process.
-
-    A group's limit holds for those within it; inside a container its own group is at the top.
-    """
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for group in _control_groups(root, "memory"):
-        limits = _words(group / "memory.max") or _words(group / "memory.limit_in_bytes")
-        sizes += [int(limit) for limit in limits if limit.isdecimal()]  # max: there is none
-    return min(sizes)
-
-
-def _control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of the groups that this process is in, and of those around them."""
-    top = root / "sys/fs/cgroup"
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            folder = top / path.strip("/")
-        elif controller in controllers.split(","):
-            folder = top / controller / path.strip("/")
-        else:
-            continue
-        yield folder
-        yield from folder.parents
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []

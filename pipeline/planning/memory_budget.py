@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.planning.cost import Cost
 from pipeline.planning.machine import IO_CPUS, LEAST_TASKS, TASK_CPUS, Machine, cpus_here
 from pipeline.planning.memory_need import Need, segmenting
-from pipeline.scene import Unit
+from pipeline.unit import Unit
 
 USABLE = 0.9
 """Of a machine's memory: from 95 % on Ray kills workers, and the system has its share."""

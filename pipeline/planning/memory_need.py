@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.planning.cost import Cost
-from pipeline.scene import Block, Unit
 from pipeline.settings import MASK_TILE_PX
+from pipeline.unit import Block, Unit
 
 _WORKER_BYTES = 300_000_000
 """Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units, or two

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
+from pipeline.failure import Rejected
 from pipeline.grid import cores
-from pipeline.output.shard import Rejected, Shard
+from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost
 from pipeline.planning.memory_budget import Division, division_of
 from pipeline.planning.memory_need import Need
-from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX, Execution
+from pipeline.unit import Block, Unit
 
 UNIT_S = 10.0
 """A unit is about this much work for one replica: long enough to amortise the 20 to 28 ms of

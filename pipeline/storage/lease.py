@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.errors import SwathError, UsageError
+from pipeline.errors import LOG, SwathError, UsageError
 from pipeline.storage.holder import Driver
-from pipeline.storage.retry import LOG
 
 BEAT_S = 10.0
 EXPIRES_S = 45.0

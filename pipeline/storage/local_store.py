@@ -11,11 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import UsageError
+from pipeline.errors import LOG, UsageError
 from pipeline.storage.access import FileSystem
 from pipeline.storage.holder import Driver
 from pipeline.storage.lease import busy, driver_of, encoded, planning, this_process
-from pipeline.storage.retry import LOG
 from pipeline.storage.store import Store
 
 _TEMPORARY = ".tmp"

@@ -10,12 +10,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import BinaryIO, TypeVar, cast
 
-from pipeline.errors import DeniedError, UnfinishedError
+from pipeline.errors import LOG, DeniedError, UnfinishedError
 from pipeline.storage.access import FileSystem
 from pipeline.storage.holder import Driver
 from pipeline.storage.lease import at_work, freed, held
 from pipeline.storage.range_file import StoredFile
-from pipeline.storage.retry import LOG, explained, patiently
+from pipeline.storage.retry import explained, patiently
 from pipeline.storage.store import Store
 
 T = TypeVar("T")

@@ -7,7 +7,6 @@ what was read or written.
 from __future__ import annotations
 
 import errno
-import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from pipeline.errors import (
+    LOG,
     CheckpointError,
     DeniedError,
     SwathError,
@@ -26,8 +26,6 @@ from pipeline.processes.limits import rearm
 
 T = TypeVar("T")
 
-LOG = logging.getLogger("swath")
-"""What a user should read while something is waited for."""
 PATIENCE_S = 300.0
 """How long a store may fail before a unit is left open: longer than any restart of one."""
 FIRST_S, LONGEST_S = 0.5, 15.0

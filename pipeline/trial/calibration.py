@@ -15,17 +15,15 @@ import numpy as np
 
 from pipeline.engine.device import devices_here
 from pipeline.engine.replica import Replica
-from pipeline.errors import UsageError
+from pipeline.errors import LOG, UsageError
 from pipeline.estimate import Rate
 from pipeline.grid import WindowGrid
-from pipeline.imagery.raster import Pixels
 from pipeline.processes.fresh_process import LOOSE_BYTES, apart
 from pipeline.processes.sandbox import Limits
-from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
 from pipeline.stages import Work
-from pipeline.storage.retry import LOG
-from pipeline.unit import ReadUnit
+from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 MEASURED_S = 3.0
 """At least: other processes come and go."""
@@ -63,7 +61,7 @@ def _apart(work: Work, channels: int) -> tuple[int, float]:
 
 def _measured(work: Work, channels: int) -> tuple[int, float]:
     """Windows that were computed, and the seconds that they took."""
-    settings, replica = work.job.settings, Replica(work)
+    settings, replica = work.job.settings, Replica(work.job, work.access, work.sharing)
     # Its one thread's own time: a run has the cores to itself, and whoever plans may not.
     clock = time.process_time if work.job.device == "cpu" else time.perf_counter
     columns = settings.batch or 1

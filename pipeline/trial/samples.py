@@ -14,18 +14,17 @@ from itertools import accumulate
 import numpy as np
 
 from pipeline.engine.replica import Replica
+from pipeline.errors import LOG
 from pipeline.estimate import Sample
+from pipeline.failure import Failure
 from pipeline.imagery.brightness import doubt
-from pipeline.imagery.raster import Pixels
 from pipeline.output.unit_file import mean_confidence
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Rect, Scene, Unit
+from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX
 from pipeline.stages import Work
-from pipeline.storage.retry import LOG
 from pipeline.storage.schemes import open_store
 from pipeline.trial.pictures import overlay, palette
-from pipeline.unit import Stitched
+from pipeline.unit import Block, Pixels, Stitched, Unit
 
 EDGE_PX = 1024
 _PICTURE = re.compile(r"sample-\d{3,}\.png")
@@ -45,7 +44,7 @@ def samples(
     Raises what reading and a replica raise.
     """
     LOG.warning("segmenting samples: %d", count)
-    replica = Replica(work)
+    replica = Replica(work.job, work.access, work.sharing)
     studio = _Studio(work, replica, folder)
     made: list[Sample] = []
     failed: list[Failure] = []

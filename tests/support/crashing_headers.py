@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pipeline.imagery.header
 from pipeline.errors import TransientError
+from pipeline.failure import Failure
 from pipeline.imagery.inputs import Found
-from pipeline.receipt import Failure
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access

@@ -13,7 +13,7 @@ from pipeline.trial.calibration import random_unit
 def refusal(work: Work, size: int) -> str:
     """In place of a GPU's memory it has what this process may take. Its next unit is refused with
     the same words."""
-    replica = Replica(work)
+    replica = Replica(work.job, work.access, work.sharing)
     replica._gpu = Gpu(peak_bytes=lambda: 0, percent=lambda: 0)
     read = random_unit(Settings(window=size, stride=size), 3, 1, 1)
     said = []

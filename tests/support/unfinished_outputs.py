@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.job import Job
 from pipeline.output.layout import Output
@@ -24,12 +25,11 @@ from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import division_of
 from pipeline.planning.planner import Planner
-from pipeline.receipt import Failure
-from pipeline.scene import Block, Scene, Unit
+from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.storage.access import PLAIN
-from pipeline.unit import SegmentedUnit, Stitched
+from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
 
 TILE_PX, CLASSES, WRITERS = 512, 150, 8
 SIDE_BLOCKS = 64
