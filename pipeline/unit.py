@@ -4,8 +4,10 @@ types, so that a reader's process need not load the network's library."""
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,6 +17,49 @@ from pipeline.scene import Rect, Scene
 
 CONFIDENCE_SCALE = 65535
 """A probability of 1 as the integer in which confidences are summed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A unit's share of one scene: the core whose mask it produces."""
+
+    scene: Scene
+    core: Rect
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one row of the flow carries: one block of a large scene, or several small scenes."""
+
+    shard: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def pixels(self) -> int:
+        return sum(block.core.pixels for block in self.blocks)
+
+    @cached_property
+    def unit_id(self) -> str:
+        """A hash of what the unit consists of, so that a retry overwrites itself."""
+        parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+Range = tuple[float, float]
+"""The 1st and the 99th percentile of values as the network gets them before normalisation."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A rectangle of a scene, as stored."""
+
+    values_CHW: np.ndarray
+    """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
+    float data, where another band has a value."""
+    valid_HW: np.ndarray
+    """bool, True = data."""
+    rect: Rect
+    """Where in the scene; inside it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +116,42 @@ class SegmentedUnit:
     """As it was read."""
 
 
+@dataclass(frozen=True)
+class UnitOutcome:
+    """What came of a unit, as the footer of its file records it."""
+
+    failures: tuple[Failure, ...]
+    """The blocks that could not be processed."""
+    windows: int
+    """The number of windows computed."""
+    pixels_without_area: Mapping[str, int]
+    """scene_id -> the number of valid pixels outside the domain of the scene's CRS."""
+    area_m2: float
+    """The area of all valid pixels that have a place on Earth."""
+    read_s: float
+    segment_s: float
+    finish_s: float
+    """Seconds up to the writing of the file."""
+    retries: int
+    gpu_bytes: int | None
+    """The peak of GPU memory in bytes, as in GpuUse; None on a CPU."""
+    gpu_busy: float | None
+    """The GPU's utilisation, as in GpuUse."""
+    brightness: Range | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Keys of earlier versions that are no longer read are ignored."""
+        known = {field.name: record[field.name] for field in fields(cls)}
+        known["failures"] = tuple(Failure(**row) for row in record["failures"])
+        brightness = record["brightness"]
+        known["brightness"] = None if brightness is None else (brightness[0], brightness[1])
+        return cls(**known)
+
+
 def mask_dtype(num_classes: int) -> np.dtype:
     """uint8 leaves 255 for nodata, so 255 classes fit; beyond that uint16."""
     return np.dtype(np.uint8) if num_classes <= 255 else np.dtype("<u2")
@@ -90,46 +171,3 @@ def failure_of(error: InputError, block: Block, name: str | None = None) -> Fail
         error=name or type(error.__cause__ or error).__name__,
         message=error.message,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A unit's share of one scene: the core whose mask it produces."""
-
-    scene: Scene
-    core: Rect
-
-
-@dataclass(frozen=True)
-class Unit:
-    """What one row of the flow carries: one block of a large scene, or several small scenes."""
-
-    shard: str
-    blocks: tuple[Block, ...]
-
-    @property
-    def pixels(self) -> int:
-        return sum(block.core.pixels for block in self.blocks)
-
-    @cached_property
-    def unit_id(self) -> str:
-        """A hash of what the unit consists of, so that a retry overwrites itself."""
-        parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A rectangle of a scene, as stored."""
-
-    values_CHW: np.ndarray
-    """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
-    float data, where another band has a value."""
-    valid_HW: np.ndarray
-    """bool, True = data."""
-    rect: Rect
-    """Where in the scene; inside it."""
-
-
-Range = tuple[float, float]
-"""The 1st and the 99th percentile of values as the network gets them before normalisation."""

@@ -171,7 +171,7 @@ def test_inputs_that_are_planned_again_and_rejected_ones(
 
 def check_by_counting(told: Status, out: Output) -> None:
     """Every record read, every unit looked at."""
-    records = {record["shard"]: record for record in out.commit_records()}
+    records = {commit.shard_id: commit for commit in out.commits()}
     units = done = done_px = scenes = 0
     failures: list[Failure] = []
     for shard in standing(list(out.shards()), records.keys()):
@@ -196,7 +196,7 @@ def check_by_counting(told: Status, out: Output) -> None:
 def test_what_is_published_while_a_plan_is_made(
     made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, read = Output.open(made.url), Output.commit_records
+    out, read = Output.open(made.url), Output.commits
     open_shards = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
 
     def later(output: Output) -> Iterator[dict[str, object]]:
@@ -205,7 +205,7 @@ def test_what_is_published_while_a_plan_is_made(
             output.store.delete_folder(f"work/{shard_id}")
         return iter(records)
 
-    monkeypatch.setattr(Output, "commit_records", later)
+    monkeypatch.setattr(Output, "commits", later)
     with pytest.raises(UnfinishedError, match=r"out: a run has published shard .*; ask again"):
         recorded(out)
 

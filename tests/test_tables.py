@@ -150,7 +150,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     tracker.close()
     assert tracker.is_done
     assert tracker.open_units() == []
-    found = outcomes(archive.shards, out.commit_records())
+    found = outcomes(archive.shards, out.commits())
     assert found.planned == found.total == found.done + found.partial + found.quarantined
     states = Counter(row["status"] for row in rows(folder, "scenes").to_pylist())
     assert (found.done, found.partial, found.quarantined) == tuple(

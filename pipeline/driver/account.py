@@ -117,7 +117,7 @@ class Account:
         output.write_receipt(self.beginning.name, receipt.to_json())
 
     def _receipt(self, output: Output, ended: str) -> Receipt:
-        tally, came = self.tracker.tally, outcomes(self.shards, output.commit_records())
+        tally, came = self.tracker.tally, outcomes(self.shards, output.commits())
         now = time.monotonic()
         seconds = now - self.beginning.clock_s
         startup_s = (self.tracker.began or now) - self.beginning.clock_s

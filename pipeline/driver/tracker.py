@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.driver.quarantine import Quarantine, remedy
 from pipeline.errors import LOG, UnfinishedError
@@ -22,7 +22,7 @@ from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost
 from pipeline.progress import Progress
 from pipeline.stages import Published
-from pipeline.unit import Unit
+from pipeline.unit import Unit, UnitOutcome
 
 
 @dataclass
@@ -208,30 +208,30 @@ class Tracker:
                 self._quarantine.add(failures_in(outcome, shard))
         done |= appeared
 
-    def _count(self, unit: Unit, outcome: dict[str, Any]) -> None:
+    def _count(self, unit: Unit, outcome: UnitOutcome) -> None:
         if self.began is None:
-            stages_s: float = sum(outcome[f"{stage}_s"] for stage in ("read", "segment", "finish"))
+            stages_s = outcome.read_s + outcome.segment_s + outcome.finish_s
             self.began = max(self._created, time.monotonic() - stages_s)
             self.began_cpu_s = time.process_time()
         self._outcome_px += unit.pixels
         self._done_units += 1
-        failed = {(failure["scene_id"], failure["window"]) for failure in outcome["failures"]}
+        failed = {(failure.scene_id, failure.window) for failure in outcome.failures}
         segmented = [b for b in unit.blocks if (b.scene.scene_id, str(b.core)) not in failed]
         tally = self.tally
         tally.units += 1
         tally.pixels += sum(block.core.pixels for block in segmented)
-        tally.windows += outcome["windows"]
+        tally.windows += outcome.windows
         tally.grid_windows += sum(self._cost.grid_windows(block) for block in segmented)
-        tally.read_s += outcome["read_s"]
-        tally.segment_s += outcome["segment_s"]
-        tally.finish_s += outcome["finish_s"]
-        tally.retries += outcome["retries"]
-        tally.area_m2 += outcome["area_m2"]
-        if outcome["brightness"] is not None:
-            self.seen.add(outcome["brightness"])
+        tally.read_s += outcome.read_s
+        tally.segment_s += outcome.segment_s
+        tally.finish_s += outcome.finish_s
+        tally.retries += outcome.retries
+        tally.area_m2 += outcome.area_m2
+        if outcome.brightness is not None:
+            self.seen.add(outcome.brightness)
             self._doubt(self.seen.doubt if self.seen.too_bright else None)
-        if outcome["gpu_bytes"] is not None:
-            tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome["gpu_bytes"])
-        if outcome["gpu_busy"] is not None:
-            tally.gpu_s += outcome["segment_s"]
-            tally.gpu_busy_s += outcome["segment_s"] * outcome["gpu_busy"]
+        if outcome.gpu_bytes is not None:
+            tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome.gpu_bytes)
+        if outcome.gpu_busy is not None:
+            tally.gpu_s += outcome.segment_s
+            tally.gpu_busy_s += outcome.segment_s * outcome.gpu_busy

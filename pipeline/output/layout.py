@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from pipeline.errors import UsageError
 from pipeline.job import Job
+from pipeline.output.commit import Commit
 from pipeline.output.locks import is_lock
 from pipeline.output.shard import Head, Shard
 from pipeline.output.tables import CLASSES, table_of, write_table
@@ -135,12 +136,12 @@ class Output:
     def committed(self) -> set[str]:
         return set(self._ids("commits"))
 
-    def commit(self, shard_id: str, record: dict[str, Any]) -> None:
-        self.store.create(f"commits/{shard_id}.json", _encode(record))
+    def commit(self, commit: Commit) -> None:
+        self.store.create(f"commits/{commit.shard_id}.json", _encode(commit.to_json()))
 
-    def commit_records(self) -> Iterator[dict[str, Any]]:
+    def commits(self) -> Iterator[Commit]:
         paths = [f"commits/{shard_id}.json" for shard_id in self._ids("commits")]
-        return map(json.loads, self.store.read_all(paths))
+        return map(Commit.from_json, map(json.loads, self.store.read_all(paths)))
 
     def _ids(self, folder: str) -> list[str]:
         return [name.removesuffix(".json") for name in self.store.list(folder)]

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from pipeline.errors import UnfinishedError
 from pipeline.failure import Failure
+from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, unit_path
 from pipeline.output.shard import Shard
 from pipeline.output.tables import read_outcome
-from pipeline.unit import Unit
+from pipeline.unit import Unit, UnitOutcome
 
 T = TypeVar("T")
 
@@ -44,12 +45,19 @@ class Outcomes:
         return self.done + self.partial + self.quarantined
 
 
-def outcome_of(output: Output, unit: Unit) -> dict[str, Any]:
-    """From the unit's file, in one request where its footer is not longer than most."""
+def outcome_of(output: Output, unit: Unit) -> UnitOutcome:
+    """The outcome in a unit's file, read in one request unless its footer is unusually long.
+
+    Raises UnfinishedError where the file is damaged.
+    """
     path = unit_path(unit)
     with suppress(*_DAMAGE):
-        return read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
-    return from_unit_file(output, path, read_outcome)
+        return _read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
+    return from_unit_file(output, path, _read_outcome)
+
+
+def _read_outcome(file: BinaryIO) -> UnitOutcome:
+    return UnitOutcome.from_json(read_outcome(file))
 
 
 def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
@@ -72,10 +80,9 @@ def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
         ) from error
 
 
-def failures_in(outcome: dict[str, Any], shard: Shard) -> list[Failure]:
-    """Of a unit's outcome or a commit, those of inputs that still count in this shard."""
-    ids = shard.scene_ids
-    return [Failure(**row) for row in outcome["failures"] if row["scene_id"] in ids]
+def failures_in(record: UnitOutcome | Commit, shard: Shard) -> list[Failure]:
+    """The record's failures of inputs that still count in this shard."""
+    return [failure for failure in record.failures if failure.scene_id in shard.scene_ids]
 
 
 def statuses(shard: Shard, failures: Iterable[Failure]) -> dict[str, str]:
@@ -90,20 +97,20 @@ def statuses(shard: Shard, failures: Iterable[Failure]) -> dict[str, str]:
     return found
 
 
-def outcomes(shards: Collection[Shard], records: Iterable[dict[str, Any]]) -> Outcomes:
+def outcomes(shards: Collection[Shard], commits: Iterable[Commit]) -> Outcomes:
     """What commits say of `standing` shards."""
-    published = {record["shard"]: record for record in records}
+    published = {commit.shard_id: commit for commit in commits}
     counts: Counter[str] = Counter()
     failures: list[Failure] = []
     without_area = 0
     for shard in shards:
-        record = published.get(shard.shard_id)
-        if record is None:
+        commit = published.get(shard.shard_id)
+        if commit is None:
             continue
-        here = failures_in(record, shard)
+        here = failures_in(commit, shard)
         counts.update(statuses(shard, here).values())
         failures += here
-        missing = record["pixels_without_area"]
+        missing = commit.pixels_without_area
         without_area += sum(missing.get(scene.scene_id, 0) for scene in shard.scenes)
     return Outcomes(
         planned=sum(len(shard.scene_ids) for shard in shards),

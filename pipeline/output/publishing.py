@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UsageError
 from pipeline.failure import Failure
+from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, table_path, unit_path
 from pipeline.output.outcomes import failures_in, from_unit_file, outcome_of, statuses
 from pipeline.output.replacement import supersede
@@ -37,6 +38,7 @@ from pipeline.output.tables import (
 )
 from pipeline.output.unit_file import mean_confidence, places
 from pipeline.scene import Scene
+from pipeline.unit import UnitOutcome
 
 _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "class_confidence"]
 
@@ -88,7 +90,7 @@ def _publish(output: Output, shard: Shard, spool: Spool) -> None:
     ):
         with output.store.writing(table_path(name, shard.shard_id)) as file:
             write_table(file, table_of(rows, schema))
-    output.commit(shard.shard_id, _commit_record(shard, failures, outcomes))
+    output.commit(commit_of(shard, failures, outcomes))
 
 
 def check_published(output: Output) -> None:
@@ -116,22 +118,11 @@ def _commit_path(shard_id: str) -> str:
     return f"commits/{shard_id}.json"
 
 
-def _commit_record(
-    shard: Shard,
-    failures: list[Failure],
-    outcomes: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """What status and receipts need to know without opening a table."""
+def commit_of(shard: Shard, failures: Sequence[Failure], outcomes: Iterable[UnitOutcome]) -> Commit:
     without_area: Counter[str] = Counter()
     for outcome in outcomes:
-        without_area.update(outcome["pixels_without_area"])
-    return {
-        "shard": shard.shard_id,
-        "units": len(shard.units),
-        "pixels": shard.pixels,
-        "failures": [failure.to_json() for failure in failures],
-        "pixels_without_area": without_area,
-    }
+        without_area.update(outcome.pixels_without_area)
+    return Commit(shard.shard_id, len(shard.units), shard.pixels, tuple(failures), without_area)
 
 
 def _tiles(output: Output, shard: Shard, spool: Spool) -> list[dict[str, Any]]:

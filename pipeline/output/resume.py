@@ -37,14 +37,14 @@ def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
         return Recorded([], [], set())
     # Before the commits: what is published meanwhile is counted as such, not as open.
     at_work = {shard_id: output.waiting(shard_id) for shard_id in output.at_work()}
-    records = {record["shard"]: record for record in output.commit_records()}
-    found = Recorded(standing(list(output.shards()), records.keys()), [], set())
+    commits = {commit.shard_id: commit for commit in output.commits()}
+    found = Recorded(standing(list(output.shards()), commits.keys()), [], set())
     for shard in found.shards:
         if not is_of(share, shard):
             continue
         found.failures += (rejected.failure for rejected in shard.rejected)
-        if shard.shard_id in records:
-            found.failures += failures_in(records[shard.shard_id], shard)
+        if shard.shard_id in commits:
+            found.failures += failures_in(commits[shard.shard_id], shard)
             continue
         waiting = at_work.get(shard.shard_id, UnitFiles(set(), set()))
         try:

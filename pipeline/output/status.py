@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.failure import Failure
+from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, UnitFiles
 from pipeline.output.locks import drivers
 from pipeline.output.outcomes import failures_in
@@ -76,29 +76,29 @@ def _parts(out: Output) -> tuple[list[_Part], list[_Part]]:
     shard_ids = out.at_work()
     with ThreadPoolExecutor(THREADS) as pool:
         at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
-    records = {record["shard"]: record for record in out.commit_records()}
+    commits = {commit.shard_id: commit for commit in out.commits()}
     heads = out.heads()
     gone = planned_again(heads)
-    asked = gone.keys() | (at_work.keys() - records.keys())
+    asked = gone.keys() | (at_work.keys() - commits.keys())
     shards = {
-        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), records)
+        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), commits)
         for shard in out.planned([head.shard_id for head in heads if head.shard_id in asked])
     }
     parts = [
-        _committed(head, records[head.shard_id], shards.get(head.shard_id))
-        if head.shard_id in records
+        _committed(head, commits[head.shard_id], shards.get(head.shard_id))
+        if head.shard_id in commits
         else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
         for head in heads
     ]
-    return parts, [part for part in parts if part.head.shard_id in records]
+    return parts, [part for part in parts if part.head.shard_id in commits]
 
 
-def _committed(head: Head, record: dict[str, Any], shard: Shard | None) -> _Part:
+def _committed(head: Head, commit: Commit, shard: Shard | None) -> _Part:
     """shard: given where not all of its inputs count any more."""
     if shard is None:
-        failures = [Failure(**row) for row in record["failures"]]
+        failures = list(commit.failures)
     else:
-        head, failures = shard.head, failures_in(record, shard)
+        head, failures = shard.head, failures_in(commit, shard)
     return _Part(head, head.units, head.pixels, len(failures), _pixels(failures))
 
 

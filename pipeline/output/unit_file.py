@@ -22,48 +22,52 @@ from pipeline.grid import mask_tiles
 from pipeline.output.class_sums import ClassSums, SumClasses, plain_sums
 from pipeline.output.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
 from pipeline.scene import Affine6, Rect, Scene, tile_transform
-from pipeline.unit import CONFIDENCE_SCALE, Block, SegmentedUnit, Stitched, nodata_value
+from pipeline.unit import (
+    CONFIDENCE_SCALE,
+    Block,
+    SegmentedUnit,
+    Stitched,
+    UnitOutcome,
+    nodata_value,
+)
 
 
 def unit_file(segmented: SegmentedUnit) -> bytes:
-    """The unit's Parquet file: one row per mask tile with data, and the outcome in its footer.
+    """The unit's Parquet file: one row per mask tile with data, and the UnitOutcome in its footer.
 
-    The outcome is {"failures", "windows", "pixels_without_area", "area_m2", "read_s", "segment_s",
-    "finish_s", "retries", "gpu_bytes", "gpu_busy", "brightness"} (pixels by scene_id; seconds;
-    finish_s up to the writing of the file; gpu_* as in GpuUse, None on a CPU): a unit all of whose
-    blocks failed has no rows and still an outcome.
+    A unit all of whose blocks failed has no rows, but has an outcome.
     """
-    started = time.perf_counter()
-    sum_classes = _sums_beside(gpu=segmented.gpu is not None)
+    started, gpu = time.perf_counter(), segmented.gpu
+    sum_classes = _sums_beside(gpu=gpu is not None)
     rows: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
+    failures: list[Failure] = []
     without_area: Counter[str] = Counter()
     for block, result in zip(segmented.unit.blocks, segmented.blocks, strict=True):
         if isinstance(result, Failure):
-            failures.append(result.to_json())
+            failures.append(result)
             continue
         block_rows, missing = _block_rows(block, result, sum_classes)
         rows += block_rows
         if missing:
             without_area[block.scene.scene_id] += missing
-    outcome = {
-        "failures": failures,
-        "windows": segmented.windows,
-        "pixels": segmented.unit.pixels,
-        "pixels_without_area": without_area,
-        "area_m2": sum(m2 for row in rows for m2 in row["classes"]["area_m2"].tolist()),
-        "read_s": segmented.read_s,
-        "segment_s": segmented.segment_s,
-        "retries": segmented.retries,
-        "gpu_bytes": segmented.gpu and segmented.gpu.peak_bytes,
-        "gpu_busy": segmented.gpu and segmented.gpu.busy,
-        "brightness": segmented.brightness,
-    }
+    area_m2 = sum(m2 for row in rows for m2 in row["classes"]["area_m2"].tolist())
     table = table_of_columns(_columns(rows), UNIT)
-    del rows  # the masks lie in the table now
-    outcome["finish_s"] = time.perf_counter() - started
+    del rows  # the masks are in the table now
+    outcome = UnitOutcome(
+        failures=tuple(failures),
+        windows=segmented.windows,
+        pixels_without_area=without_area,
+        area_m2=area_m2,
+        read_s=segmented.read_s,
+        segment_s=segmented.segment_s,
+        finish_s=time.perf_counter() - started,
+        retries=segmented.retries,
+        gpu_bytes=gpu.peak_bytes if gpu else None,
+        gpu_busy=gpu.busy if gpu else None,
+        brightness=segmented.brightness,
+    )
     file = io.BytesIO()
-    write_table(file, table, outcome)
+    write_table(file, table, outcome.to_json())
     return file.getvalue()
 
 

@@ -19,7 +19,7 @@ from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.job import Job
 from pipeline.output.layout import Output
-from pipeline.output.publishing import _commit_record
+from pipeline.output.publishing import commit_of
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
@@ -125,7 +125,7 @@ def made(url: str, shards: list[Shard]) -> Made:
 
 
 def commit(out: Output, shard: Shard, failures: list[Failure]) -> None:
-    out.commit(shard.shard_id, _commit_record(shard, failures, []))
+    out.commit(commit_of(shard, failures, []))
 
 
 def failed(units: tuple[Unit, ...]) -> list[Failure]:
