@@ -12,7 +12,7 @@ from jobs import options, text
 from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
 from jobs.trial_options import parse_trial, trial_options
-from pipeline.estimate import Earlier, Estimate, Rate, Sample
+from pipeline.estimate import EarlierRuns, Estimate, Rate, Sample
 from pipeline.failure import Failure
 
 SHOWN = 4
@@ -91,7 +91,7 @@ def _scenes(estimate: Estimate) -> str:
     return f"{estimate.scenes:,} to segment" + (f", {bad:,} would be quarantined" if bad else "")
 
 
-def _earlier(found: Earlier | None) -> list[tuple[str, str]]:
+def _earlier(found: EarlierRuns | None) -> list[tuple[str, str]]:
     if found is None:
         return []
     bad = text.count(found.scenes_quarantined, "scene")

@@ -15,24 +15,24 @@ from pipeline.cluster import flow
 from pipeline.cluster.metrics import Metrics, Waiting
 from pipeline.cluster.publishers import Publishers
 from pipeline.driver import local
-from pipeline.driver.account import Account, Beginning
-from pipeline.driver.preparation import Asked, Prepared, open_part, prepare, to_be_tried, with_batch
+from pipeline.driver.receipt_writer import ReceiptWriter, RunStart
+from pipeline.driver.preparation import Request, Preparation, open_part, prepare, to_be_tried, with_batch
 from pipeline.driver.quarantine import remedy
 from pipeline.driver.survey import OnDescribed
-from pipeline.driver.tracker import Publications, Tracker
+from pipeline.driver.tracker import Publisher, Tracker
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.estimate import Earlier, Estimate
+from pipeline.estimate import EarlierRuns, Estimate
 from pipeline.job_file import leave, written
 from pipeline.output.layout import Output
 from pipeline.output.locks import PLANNING, is_alone, working
 from pipeline.output.shard import Shard
-from pipeline.planning.forecast import Terms, estimate
+from pipeline.planning.forecast import Pricing, estimate
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
 from pipeline.settings import NOTHING, Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.storage.schemes import open_store
-from pipeline.trial.results import tried_out
+from pipeline.trial.results import run_trial
 from pipeline.unit import Unit
 
 RunUnits = Callable[[Callable[[], list[Unit]], Callable[[], None]], int]
@@ -57,7 +57,7 @@ def plan(
     execution = execution or Execution()
     if trial.sample_to:  # what cannot be made is refused now, not after minutes
         open_store(trial.sample_to, execution.access.hurried()).check_writable()
-    asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
+    asked = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
     existing = None if output is None else Output.find(output, execution.access.hurried())
     ready = prepare(asked, existing)
     tries = (trial.calibrate or trial.sample > 0) and not execution.address
@@ -70,22 +70,22 @@ def plan(
     stops = []
     if ready.stops and shards:
         stops.append(f"the run will stop: {ready.stops}. {remedy(existing is not None)}")
-    work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    work = Work("", execution.access, ready.job, ready.budget, execution.unit_timeout)
     earlier = _earlier(existing, ready, added, shards)
-    tried = tried_out(work, [scene for shard in shards for scene in shard.scenes], trial)
-    terms = Terms(tried.rate, execution.price_per_hour)
+    tried = run_trial(work, [scene for shard in shards for scene in shard.scenes], trial)
+    terms = Pricing(tried.rate, execution.price_per_hour)
     quarantined = earlier.scenes_quarantined if earlier else 0
     of_output = _of_output(output, existing, shards, execution, quarantined)
     untried = [] if tries else _untried(ready)
     notes = [*ready.notes, *untried, *stops, *tried.notes, *of_output]
-    found = estimate(ready.cost, shards, ready.division, ready.survey.inputs, notes, terms)
+    found = estimate(ready.cost, shards, ready.budget, ready.survey.inputs, notes, terms)
     notes = [*found.notes, *_in_runs(found.hours, execution.max_hours)]
     return replace(found, samples=tried.samples, notes=tuple(notes), earlier=earlier)
 
 
 def _earlier(
-    existing: Output | None, ready: Prepared, added: Collection[str], left: Sequence[Shard]
-) -> Earlier | None:
+    existing: Output | None, ready: Preparation, added: Collection[str], left: Sequence[Shard]
+) -> EarlierRuns | None:
     """What stands in the output, or in this driver's share of it. left: what is to be done."""
     if existing is None:
         return None
@@ -95,14 +95,14 @@ def _earlier(
     )
     new = {rejected.failure.scene_id for rejected in ready.survey.rejected}
     quarantined_px = ready.quarantine.pixels
-    return Earlier(
+    return EarlierRuns(
         megapixels_done=(planned_px - left_px - quarantined_px) / 1e6,
         megapixels_quarantined=quarantined_px / 1e6,
         scenes_quarantined=len(ready.quarantine.failures.keys() - new),
     )
 
 
-def _untried(ready: Prepared) -> list[str]:
+def _untried(ready: Preparation) -> list[str]:
     if not to_be_tried(ready):
         return []
     return [
@@ -154,9 +154,9 @@ def run(
     CheckpointError before anything is computed, and UnfinishedError where units are left open: run
     it again. A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
-    beginning = Beginning()
+    beginning = RunStart()
     execution = execution or Execution()
-    asked = Asked(inputs, checkpoint, settings or Settings(), execution, on_described)
+    asked = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
     with ExitStack() as held:
         ready, out = _begin(asked, output, held)
         told = inputs, ready.job.checkpoint, output, ready.job.settings, execution
@@ -168,15 +168,15 @@ def run(
             out.store.root,
             execution.access,
             out.job,
-            ready.division,
+            ready.budget,
             execution.unit_timeout,
             until,
         )
         publications, run_units = _runner(work, execution.address)
         tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, publications, notes, watch)
         Waiting.replica_s = 0.0  # an earlier run of this process has its own
-        account = Account(
-            out, ready.mine, tracker, execution, ready.division, ready.survey, beginning
+        account = ReceiptWriter(
+            out, ready.mine, tracker, execution, ready.budget, ready.survey, beginning
         )
         with account.kept():
             _carry_out(tracker, run_units)
@@ -184,7 +184,7 @@ def run(
             return account.close()
 
 
-def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output]:
+def _begin(asked: Request, output: str, held: ExitStack) -> tuple[Preparation, Output]:
     """Holds the output, or its share of it, and records the plan. Of several drivers one plans,
     before the others begin; these work by the recorded plan."""
     share, access = asked.execution.shards, asked.execution.access
@@ -211,10 +211,10 @@ def _begin(asked: Asked, output: str, held: ExitStack) -> tuple[Prepared, Output
     return ready, out
 
 
-def _runner(work: Work, address: str | None) -> tuple[Publications, RunUnits]:
+def _runner(work: Work, address: str | None) -> tuple[Publisher, RunUnits]:
     """Who publishes, and who computes; where one process does everything, that is this one."""
-    if not work.division.tasks:
-        return local.AtOnce(work), partial(local.run_units, work)
+    if not work.budget.tasks:
+        return local.LocalPublisher(work), partial(local.run_units, work)
     publishers = Publishers(work)
     return publishers, partial(flow.run_units, work, publishers, address)
 
@@ -237,5 +237,5 @@ def _check_time(
         raise UnfinishedError(
             f"out of time: the {max_hours:g} h of --max-hours are over, and {left:,} of"
             f" {sum(len(shard.units) for shard in shards):,} units are left; what is done is"
-            " kept, the same command goes on from here"
+            " kept, the same command resumes the run"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from pipeline.storage.access import Access
-from pipeline.storage.retry import explained, patiently
+from pipeline.storage.retry import call_store
 
 T = TypeVar("T")
 
@@ -18,8 +18,7 @@ def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> 
     refuses, TransientError where it does not answer.
     """
 
-    def once() -> T:
-        with explained(checkpoint):
-            return read(checkpoint, storage_options=access.fsspec(checkpoint))
+    def attempt() -> T:
+        return read(checkpoint, storage_options=access.fsspec(checkpoint))
 
-    return patiently(once, access.patience_s)
+    return call_store(checkpoint, attempt, access.patience_s)

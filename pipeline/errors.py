@@ -27,6 +27,9 @@ __all__ = [
     "UsageError",
 ]
 
+LOG = logging.getLogger("swath")
+"""What a user should read while a command runs."""
+
 
 class UsageError(SwathError):
     """Wrong arguments, a missing path, an output of another job. Exit code 2."""
@@ -63,7 +66,7 @@ class TransientError(UnfinishedError):
     """What may pass: a store that does not answer, a lost connection. Exit code 1."""
 
     def __init__(self, cause: str) -> None:
-        super().__init__(f"{cause}; the same command goes on from here")
+        super().__init__(f"{cause}; the same command resumes the run")
         self.cause = cause
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -74,5 +77,6 @@ def _input_error(message: str, url: str, stage: str) -> InputError:
     return InputError(message, url=url, stage=stage)
 
 
-LOG = logging.getLogger("swath")
-"""What a user should read while something is waited for."""
+def one_line(error: object, fallback: str = "no details") -> str:
+    """The text of an error on one line, or `fallback` if it has none."""
+    return " ".join(str(error).split()) or fallback

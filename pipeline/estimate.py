@@ -41,7 +41,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierRuns:
     """What earlier runs have left in an output."""
 
     megapixels_done: float
@@ -95,7 +95,7 @@ class Estimate:
     """Of the hours at --price-per-hour, in its currency."""
     cost_per_1000_km2: float | None = None
     samples: tuple[Sample, ...] = ()
-    earlier: Earlier | None = None
+    earlier: EarlierRuns | None = None
     """None: there is no OUT."""
 
     def to_json(self) -> dict[str, Any]:

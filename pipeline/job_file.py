@@ -19,7 +19,7 @@ from pipeline.errors import DeniedError, UsageError
 from pipeline.settings import Execution, Settings, in_words
 from pipeline.share import Share
 from pipeline.storage.access import Access
-from pipeline.storage.retry import explained, patiently
+from pipeline.storage.retry import call_store
 from pipeline.storage.store import Store
 
 PATHS = ("inputs", "checkpoint", "output")
@@ -94,15 +94,10 @@ class JobFile:
 
     @classmethod
     def read(cls, url: str, access: Access) -> Self:
-        """Raises UsageError, with the line, for what is no job; what `patiently` raises."""
+        """Raises UsageError, with the line, for what is no job; what `call_store` raises."""
         fs, path = access.filesystem(url)
-
-        def once() -> bytes:
-            with explained(url):
-                return bytes(fs.cat_file(path))
-
         try:
-            text = patiently(once, access.patience_s).decode()
+            text = bytes(call_store(url, lambda: fs.cat_file(path), access.patience_s)).decode()
         except FileNotFoundError as error:
             raise UsageError(f"--job {url}: no such file") from error
         except DeniedError as error:

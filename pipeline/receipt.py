@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.failure import Failure
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 
 DONE = "done"
 START_UP = "start-up"
@@ -116,7 +116,7 @@ class Status:
     """The receipts, oldest first."""
     runs_without_receipt: int
     """At work still, killed, or unable to write any more."""
-    at_work: tuple[Driver, ...]
+    at_work: tuple[LockHolder, ...]
     died: bool
     """Whether nobody is at work, and the latest run left no receipt."""
 

@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from pipeline.errors import DeniedError, InputError, SwathError
+from pipeline.errors import DeniedError, InputError, SwathError, one_line
 from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
 from pipeline.imagery.brightness import brightness
-from pipeline.imagery.inputs import version_of
-from pipeline.imagery.raster import read
+from pipeline.imagery.image_files import version_of
+from pipeline.imagery.pixels import read
 from pipeline.job import Job
 from pipeline.output.layout import Output, write_unit
 from pipeline.output.publishing import publish
 from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
-from pipeline.planning.memory_budget import Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
-from pipeline.storage.retry import explained, tried_again
+from pipeline.storage.errors import storage_errors
+from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
 from pipeline.unit import Block, Pixels, Range, ReadUnit, SegmentedUnit, Unit, failure_of
 
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedShard:
     """A shard, and what that took."""
 
     shard_id: str
@@ -51,7 +52,7 @@ class Work:
     output: str
     access: Access
     job: Job
-    division: Division
+    budget: MemoryBudget
     """Of the memory."""
     unit_timeout_s: float
     until: float = math.inf
@@ -63,17 +64,17 @@ class Work:
 
     @property
     def replicas(self) -> int:
-        return self.division.machine.replicas
+        return self.budget.machine.replicas
 
     @property
     def sharing(self) -> int:
         """Replicas on one GPU."""
-        return self.division.machine.sharing
+        return self.budget.machine.sharing
 
     @property
-    def need(self) -> Need:
+    def need(self) -> MemoryNeed:
         """Of the largest unit."""
-        return self.division.need
+        return self.budget.need
 
     @property
     def out(self) -> Output:
@@ -85,25 +86,27 @@ class Work:
         Raises TransientError where a store does not answer, UnfinishedError where it refuses us,
         MemoryError.
         """
-        started, tries = time.perf_counter(), tried_again()
-        blocks = tuple(judged(block, "read", partial(self._pixels, block)) for block in unit.blocks)
+        started, tries = time.perf_counter(), retries_so_far()
+        blocks = tuple(result_or_failure(block, "read", partial(self._pixels, block)) for block in unit.blocks)
         bright = self._brightness(unit, blocks)
-        return ReadUnit(unit, blocks, time.perf_counter() - started, tried_again() - tries, bright)
+        return ReadUnit(
+            unit, blocks, time.perf_counter() - started, retries_so_far() - tries, bright
+        )
 
     def finish(self, segmented: SegmentedUnit) -> None:
         """Writes the unit's file: from here on the unit has an outcome."""
         data = unit_file(segmented)
         failed = any(isinstance(block, Failure) for block in segmented.blocks)
-        with explained(self.output):  # a full disk is no unit's fault
+        with storage_errors(self.output):  # a full disk is no unit's fault
             write_unit(self.out.store, segmented.unit, data, failed=failed)
 
-    def publish(self, shard: Shard) -> Published:
+    def publish(self, shard: Shard) -> PublishedShard:
         """See `pipeline.output.publishing`. Raises TransientError where a store does not answer,
         UnfinishedError and UsageError where it fails or refuses us."""
-        started, tries = time.perf_counter(), tried_again()
-        with explained(self.output):
+        started, tries = time.perf_counter(), retries_so_far()
+        with storage_errors(self.output):
             publish(self.out, shard)
-        return Published(shard.shard_id, time.perf_counter() - started, tried_again() - tries)
+        return PublishedShard(shard.shard_id, time.perf_counter() - started, retries_so_far() - tries)
 
     def check_input(self, scene: Scene) -> None:
         """Raises InputError where the file is not the one that was planned, TransientError where
@@ -155,7 +158,7 @@ class Work:
         return pixels
 
 
-def judged(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
+def result_or_failure(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
     """The work's result, or the block's Failure where its input is at fault: the one place where
     any error of a library is caught. A lack of memory may be another unit's doing: it is raised,
     and the unit is tried again, alone."""
@@ -167,7 +170,7 @@ def judged(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
         raise
     except Exception as error:  # noqa: BLE001
         where = f"{block.scene.url}: window {block.core}"
-        what = " ".join(str(error).split()) or "no details"
+        what = one_line(error)
         found = InputError(
             f"{where}: {stage} failed with {type(error).__name__}: {what}; replace the file or"
             " leave it out",

@@ -25,10 +25,10 @@ from pipeline.cluster.session import connected
 from pipeline.errors import CheckpointError, UnfinishedError, UsageError
 from pipeline.job import Job
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.planner import BATCH
-from pipeline.processes.fresh_process import apart
+from pipeline.processes.fresh_process import run_in_fresh_process
 from pipeline.processes.sandbox import Limits
 from pipeline.progress import Progress
 from pipeline.scene import Rect
@@ -46,7 +46,7 @@ MEMORY_BYTES = 1 << 30
 """Beyond a process's imports. 256 windows of 512 px take more, and so does one of 8192 px."""
 SETTINGS = Settings(window=512, stride=384)
 LOCAL = Execution(runner="local")
-NOTHING = Division(Need(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
+NOTHING = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
 
 
 def work_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Work:
@@ -76,7 +76,7 @@ def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpo
     def refusal(settings: Settings) -> str:
         limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
         work = work_of(small_checkpoint, settings)
-        return apart(partial(low_memory.refusal, work), 900, limits, "refusal")
+        return run_in_fresh_process(partial(low_memory.refusal, work), 900, limits, "refusal")
 
     said = refusal(replace(SETTINGS, batch=256))
     named = re.search(

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from pipeline.api import run
 from pipeline.cluster.session import devices_of
 from pipeline.errors import UsageError
-from pipeline.planning.machine import machine_of, tasks_at_once
+from pipeline.planning.machine import Machine, concurrent_tasks
 from pipeline.settings import Execution, Settings
 from pipeline.share import WHOLE, Share
 from tests.support.archives import write_scene
@@ -149,7 +149,7 @@ def test_nodes_that_cannot_work_do_not_count(
 def test_reads_and_writes_have_the_cpus_that_replicas_leave(
     device: str, replicas: int, cpus: int, tasks: int
 ) -> None:
-    assert tasks_at_once(device, replicas, cpus) == tasks
+    assert concurrent_tasks(device, replicas, cpus) == tasks
 
 
 @pytest.mark.parametrize(("device", "count", "tasks"), [("cpu", 2, 4), ("cuda", 1, 32)])
@@ -158,7 +158,7 @@ def test_every_core_of_a_machine_with_gpus_reads(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
-    assert machine_of(device, count, (), Execution()).tasks == tasks
+    assert Machine.of(device, count, (), Execution()).tasks == tasks
 
 
 @pytest.mark.parametrize(
@@ -176,9 +176,9 @@ def test_replicas_share_gpus_where_there_are_more_of_them(
     replicas: int | tuple[int, int] | None, share: Share, gpus: float
 ) -> None:
     execution = Execution(replicas=replicas, shards=share)
-    machine = machine_of("cuda", 8, (10**9,) * 4, execution, cpus=16)
+    machine = Machine.of("cuda", 8, (10**9,) * 4, execution, cpus=16)
     assert machine.gpus_per_replica == gpus
-    assert machine_of("cpu", 8, (), execution).gpus_per_replica == 0
+    assert Machine.of("cpu", 8, (), execution).gpus_per_replica == 0
 
 
 @pytest.mark.ray

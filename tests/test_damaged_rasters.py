@@ -19,10 +19,10 @@ from rasterio.transform import Affine
 
 from pipeline.errors import InputError
 from pipeline.failure import Failure
-from pipeline.imagery.header import attempt
-from pipeline.imagery.inputs import Found
-from pipeline.imagery.raster import read
-from pipeline.processes.limits import guarded
+from pipeline.imagery.header import describe_or_failure
+from pipeline.imagery.image_files import InputFile
+from pipeline.imagery.pixels import read
+from pipeline.processes.limits import process_limits
 from pipeline.scene import Rect
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
@@ -164,7 +164,7 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
 def refused_and_then_read(path: str) -> None:
     """In a process of its own: what others have freed before may be taken again."""
     scene = scene_of(Path(path))
-    with pytest.raises(MemoryError), guarded(60, memory_bytes=150_000_000):
+    with pytest.raises(MemoryError), process_limits(60, memory_bytes=150_000_000):
         read(scene, Rect(0, 0, 20, 20))
     read(scene, Rect(0, 0, 20, 20))
 
@@ -183,7 +183,7 @@ def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
         case "long":
             path = tmp_path / f"{'a' * 300}.tif"
     errors = {"folder": "IsADirectoryError", "below a file": "NotADirectoryError"}
-    failure = attempt(Found("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0))
+    failure = describe_or_failure(InputFile("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0))
     assert isinstance(failure, Failure)
     assert failure.error == errors.get(kind, "OSError")
     assert failure.message.count(str(path)) == 1

@@ -203,7 +203,7 @@ def test_a_replica_that_dies_while_it_is_loaded(small_checkpoint: str, tmp_path:
 @pytest.mark.ray
 def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path: Path) -> None:
     work, unit = job
-    memory = work.division.schedulable_bytes + 4_000_000_000
+    memory = work.budget.schedulable_bytes + 4_000_000_000
     with connected(None, 3, memory, 200_000_000):
         gone = replace(work, job=replace(work.job, checkpoint=str(tmp_path / "gone")))
         with pytest.raises(CheckpointError, match=r"gone does not exist"):

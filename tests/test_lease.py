@@ -16,7 +16,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.storage import lease
 from pipeline.storage.access import PLAIN, Access
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
 from tests.support import s3_server
@@ -51,7 +51,7 @@ def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
 
 def test_who_gives_no_sign_of_life_is_not_at_work(store: Store) -> None:
     store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
-    assert store.holder("lock.json") == Driver("far", 7, None)
+    assert store.holder("lock.json") == LockHolder("far", 7, None)
     time.sleep(lease.EXPIRES_S + 1)  # the store tells the time in whole seconds
     assert store.holder("lock.json") is None
 

@@ -24,10 +24,10 @@ from pipeline.planning import machine as machine_module
 from pipeline.planning import memory_need as rooms
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import USABLE, Division, division_of
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import USABLE, MemoryBudget, budget_memory
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.planner import Planner
-from pipeline.processes.host import cores_here, memory_here
+from pipeline.processes.host import available_cores, available_memory_bytes
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
 from pipeline.unit import Block
@@ -96,7 +96,7 @@ def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everyth
     inputs, calm, tight = [str(tmp_path / "in")], tmp_path / "calm", tmp_path / "tight"
 
     def accepted(memory_bytes: int) -> bool:
-        monkeypatch.setattr(machine_module, "memory_here", lambda: memory_bytes)
+        monkeypatch.setattr(machine_module, "available_memory_bytes", lambda: memory_bytes)
         try:
             api.plan(inputs, small_checkpoint, settings, both)
         except UsageError:
@@ -134,12 +134,12 @@ def planner(
     return Planner(Cost(Settings(batch=1), machine, network), execution)
 
 
-def planned(planner: Planner, scenes: list[Scene]) -> Division:
+def planned(planner: Planner, scenes: list[Scene]) -> MemoryBudget:
     """The division of memory of a plan that is accepted."""
     units = [unit for shard in planner.shards(scenes, (), 0) for unit in shard.units]
-    division = Division.of(Need.of(planner.cost, units), planner.cost.machine)
-    assert division is not None
-    return division
+    budget = MemoryBudget.of(MemoryNeed.of(planner.cost, units), planner.cost.machine)
+    assert budget is not None
+    return budget
 
 
 @pytest.mark.parametrize("memory_gb", [6, 7, 8, 12])
@@ -153,8 +153,8 @@ def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
     message = str(refusal.value)
     assert "; the largest unit is block 0,0 29696x29696 of a.tif; " in message
     (block,) = re.findall(r"use --block (\d+)$", message)
-    division = planned(planner(memory_gb, Execution(block=int(block))), scenes)
-    assert division.total_bytes <= USABLE * memory_gb * 1e9
+    budget = planned(planner(memory_gb, Execution(block=int(block))), scenes)
+    assert budget.total_bytes <= USABLE * memory_gb * 1e9
     with pytest.raises(UsageError):
         planned(planner(memory_gb, Execution(block=int(block) + 512)), scenes)
 
@@ -177,7 +177,7 @@ def test_what_cannot_fit_at_all_is_refused() -> None:
 def test_a_plan_of_nothing_fits_anywhere() -> None:
     small = planner(0.1, Execution())
     assert list(small.shards([], (), 0)) == []
-    assert division_of(small.cost, []).total_bytes == 0
+    assert budget_memory(small.cost, []).total_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -205,28 +205,28 @@ def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
 @pytest.mark.parametrize("row_bytes", [10_000, 10**8, 10**10])
 def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> None:
     """Ray Data sets an eighth aside for reads and for writes each, four operators sharing half."""
-    need = Need(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0)
-    division = Division.of(need, Machine("cpu", replicas, 10**15, tasks=4))
-    assert division is not None
-    whole = division.schedulable_bytes
+    need = MemoryNeed(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0)
+    budget = MemoryBudget.of(need, Machine("cpu", replicas, 10**15, tasks=4))
+    assert budget is not None
+    whole = budget.schedulable_bytes
     held = replicas * need.replica_bytes
     assert held + 2 * need.task_bytes <= whole
     assert held + 2 * (whole // 8) <= whole
 
 
 def test_a_joined_cluster_leaves_room_for_what_ray_sets_aside() -> None:
-    need = Need(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0)
+    need = MemoryNeed(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0)
     eleven = 11 * (11 * 10**9,)
-    assert Division.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=eleven)) is None
-    assert Division.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=eleven)) is not None
+    assert MemoryBudget.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=eleven)) is None
+    assert MemoryBudget.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=eleven)) is not None
 
 
 def test_more_memory_never_means_fewer_reads() -> None:
-    need = Need(10**9, 10**9, 10**9, 10**9, 10**9, 10**8, 0)
+    need = MemoryNeed(10**9, 10**9, 10**9, 10**9, 10**9, 10**8, 0)
     tasks = []
     for gigabytes in range(4, 20):
-        division = Division.of(need, Machine("cpu", 2, gigabytes * 10**9, tasks=4))
-        tasks.append(division.tasks if division else 0)
+        budget = MemoryBudget.of(need, Machine("cpu", 2, gigabytes * 10**9, tasks=4))
+        tasks.append(budget.tasks if budget else 0)
     assert tasks == sorted(tasks)
     assert {0, 2, 4} <= set(tasks)
 
@@ -295,9 +295,9 @@ def group(root: Path, line: str, limits: dict[str, str]) -> Path:
 def test_a_containers_limit_wins(
     tmp_path: Path, line: str, limits: dict[str, str], says: int | None
 ) -> None:
-    physical = memory_here(tmp_path / "nothing")
+    physical = available_memory_bytes(tmp_path / "nothing")
     assert physical > 10**9
-    assert memory_here(group(tmp_path, line, limits)) == (says or physical)
+    assert available_memory_bytes(group(tmp_path, line, limits)) == (says or physical)
 
 
 @pytest.mark.parametrize(
@@ -324,5 +324,5 @@ def test_a_containers_quota_counts(
     cores: int,
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    assert cores_here(tmp_path / "nothing") == 8
-    assert cores_here(group(tmp_path, line, limits)) == cores
+    assert available_cores(tmp_path / "nothing") == 8
+    assert available_cores(group(tmp_path, line, limits)) == cores

@@ -16,13 +16,13 @@ import torch
 
 from pipeline.api import run
 from pipeline.cluster.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
-from pipeline.driver.bottleneck import Bound
+from pipeline.driver.bottleneck import Bottleneck
 from pipeline.driver.tracker import Tally
 from pipeline.engine.gpu import SAMPLE_S, Gpu
 from pipeline.output.status import status
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.unit import GpuUse
@@ -168,7 +168,7 @@ def test_a_gpu_that_says_nothing_ends_no_run() -> None:
 
 READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90)
 PUBLISH = Tally(segment_s=40, publish_s=30)
-NOTHING = Need(0, 0, 0, 0, 0, 0, 0)
+NOTHING = MemoryNeed(0, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -205,20 +205,20 @@ NOTHING = Need(0, 0, 0, 0, 0, 0, 0)
 def test_what_bounds_a_run_and_what_relieves_it(
     tally: Tally, machine: Machine, startup_s: float, driver_s: float, stage: str, relief: str
 ) -> None:
-    division = Division(NOTHING, machine, machine.tasks)
-    bound = Bound(tally, division, machine.replicas, startup_s, driver_s, joined=False)
+    budget = MemoryBudget(NOTHING, machine, machine.tasks)
+    bound = Bottleneck(tally, budget, machine.replicas, startup_s, driver_s, joined=False)
     assert bound.stage == stage
     assert relief in bound.relief
 
 
 def test_a_cluster_that_was_joined_gets_nodes() -> None:
-    division = Division(NOTHING, Machine("cuda", 2, 1, tasks=4), 4)
-    bound = Bound(READ, division, 2, 3, 9, joined=True)
+    budget = MemoryBudget(NOTHING, Machine("cuda", 2, 1, tasks=4), 4)
+    bound = Bottleneck(READ, budget, 2, 3, 9, joined=True)
     assert bound.relief.startswith("more CPU nodes in the cluster")
 
 
 @pytest.mark.parametrize(("at_work", "stage"), [(2, "segment"), (8, "read")])
 def test_a_pool_that_grew_late_counts_by_the_replicas_there_were(at_work: int, stage: str) -> None:
-    tally, machine = Tally(read_s=40, segment_s=40), Machine("cpu", 8, 1, tasks=4, least=1)
-    division = Division(NOTHING, machine, 4)
-    assert Bound(tally, division, at_work, 3, 3, joined=True).stage == stage
+    tally, machine = Tally(read_s=40, segment_s=40), Machine("cpu", 8, 1, tasks=4, min_replicas=1)
+    budget = MemoryBudget(NOTHING, machine, 4)
+    assert Bottleneck(tally, budget, at_work, 3, 3, joined=True).stage == stage

@@ -16,7 +16,7 @@ from rasterio.io import MemoryFile
 from pipeline.api import plan
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.header import describe
-from pipeline.imagery.inputs import find_inputs
+from pipeline.imagery.image_files import find_inputs
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import PLAIN

@@ -12,11 +12,11 @@ import pytest
 from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
-from pipeline.estimate import Earlier, Estimate, Rate
+from pipeline.estimate import EarlierRuns, Estimate, Rate
 from pipeline.failure import Failure
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt, Status
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 
 VALUES = pa.table(
     {
@@ -168,7 +168,7 @@ def test_the_estimate_reads_well() -> None:
     assert "note: small scenes" in lines
     assert "would be quarantined: b.tif: not an image (describe, InputError)" in lines
     assert "scenes   2 to segment, 1 would be quarantined" in lines
-    again = plan.render(replace(estimate(), earlier=Earlier(250.0, 1.5, 1))).splitlines()
+    again = plan.render(replace(estimate(), earlier=EarlierRuns(250.0, 1.5, 1))).splitlines()
     assert "done         250.0 Mpx by earlier runs" in again
     assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in again
 
@@ -242,8 +242,8 @@ def test_the_status_reads_well() -> None:
     assert killed[-1] == "runs         1, 1 ended without a receipt"
     says = "nobody; the latest run left no receipt: it was killed, or its store was gone"
     assert f"at work      {says}" in killed
-    first = Driver("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
-    both = replace(report(), at_work=(first, Driver(None, None, None)), runs_without_receipt=3)
+    first = LockHolder("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
+    both = replace(report(), at_work=(first, LockHolder(None, None, None)), runs_without_receipt=3)
     lines = status.render(both).splitlines()
     assert "state        unfinished" in lines
     says = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"

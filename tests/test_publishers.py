@@ -16,8 +16,8 @@ from pipeline.cluster.publishers import TRIES, Publishers
 from pipeline.errors import UnfinishedError
 from pipeline.planning import machine, planner
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import USABLE, Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import USABLE, MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
@@ -114,7 +114,7 @@ def test_a_task_that_is_killed_each_time_ends_the_run_and_nothing_is_lost(
     assert process.returncode == 1
     last = said.decode().splitlines()[-1]
     assert last.startswith(f"swath: error: {out}: shard 000000 cannot be published: ")
-    assert last.endswith("What is done is kept, the same command goes on from here")
+    assert last.endswith("What is done is kept, the same command resumes the run")
     assert b"Traceback" not in said
     done = run([str(archive)], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert done.units_computed == 0
@@ -205,19 +205,19 @@ def test_several_at_once_but_one_that_takes_out_old_rows(
     assert stray_files(out) == []
 
 
-def division(memory_bytes: int, tasks: int, nodes: int = 0) -> Division | None:
-    need = Need(GB, GB, GB, GB, GB, 10**8, GB)
-    return Division.of(need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,)))
+def budget(memory_bytes: int, tasks: int, nodes: int = 0) -> MemoryBudget | None:
+    need = MemoryNeed(GB, GB, GB, GB, GB, 10**8, GB)
+    return MemoryBudget.of(need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,)))
 
 
 def test_as_many_at_once_as_fit() -> None:
-    found = [division(memory_gb * GB, tasks=16) for memory_gb in range(6, 60)]
+    found = [budget(memory_gb * GB, tasks=16) for memory_gb in range(6, 60)]
     assert {one.publishers for one in found if one} == {1, 2, 3, 4}
     for memory_gb, one in zip(range(6, 60), found, strict=True):
         assert one is None or one.total_bytes <= USABLE * memory_gb * GB
 
 
 def test_on_a_cluster_one_for_each_node() -> None:
-    three = division(GB, tasks=4, nodes=3)
+    three = budget(GB, tasks=4, nodes=3)
     assert three is not None
     assert three.publishers == 3

@@ -21,8 +21,8 @@ from rasterio.transform import Affine
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.header import describe
-from pipeline.imagery.inputs import Found
-from pipeline.imagery.raster import read
+from pipeline.imagery.image_files import InputFile
+from pipeline.imagery.pixels import read
 from pipeline.output.shard import Shard
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
@@ -38,7 +38,7 @@ TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
 
 
 def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
-    return describe(Found(path.name, str(path), "v1"), settings, channels)
+    return describe(InputFile(path.name, str(path), "v1"), settings, channels)
 
 
 def write(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:

@@ -41,7 +41,7 @@ def test_many_stalls_end_the_round_in_our_words() -> None:
     with pytest.raises(TransientError) as raised:
         losses.check()
     assert str(raised.value) == (
-        "s3://b/k: the store does not answer; the same command goes on from here"
+        "s3://b/k: the store does not answer; the same command resumes the run"
     )
 
 

@@ -30,9 +30,10 @@ from pipeline.errors import (
     UnfinishedError,
     UsageError,
 )
-from pipeline.processes.limits import watched
+from pipeline.processes.limits import report_rearms
 from pipeline.storage import retry
-from pipeline.storage.retry import explained, in_our_words, patiently
+from pipeline.storage.errors import storage_error, storage_errors
+from pipeline.storage.retry import retry_transient
 
 FILE = "s3://bucket/a.tif"
 SECRET = "a-secret-that-servers-like-to-repeat"
@@ -73,7 +74,7 @@ VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
     (s3fs("AccessDenied", PermissionError), DeniedError, "check the bucket's policy"),
     (s3("InvalidObjectState"), DeniedError, "restore it first"),
     (s3fs("403", PermissionError), DeniedError, "check the AWS_* variables"),
-    (http(401), DeniedError, "wants credentials"),
+    (http(401), DeniedError, "requires credentials"),
     (http(404), DeniedError, "nothing here"),
     (http(410), DeniedError, "gone"),
     (PermissionError(errno.EACCES, "Permission denied"), DeniedError, "permission denied"),
@@ -105,13 +106,13 @@ def name_of(value: Any) -> str:
 def test_each_error_has_its_verdict_and_no_secret(
     error: BaseException, kind: type[SwathError], words: str
 ) -> None:
-    ours = in_our_words(FILE, error)
+    ours = storage_error(FILE, error)
     assert type(ours) is kind
     assert str(ours).startswith(f"{FILE}: ")
     assert words in str(ours)
     assert SECRET not in str(ours)
     assert "\n" not in str(ours)
-    with pytest.raises(kind) as caught, explained(FILE):
+    with pytest.raises(kind) as caught, storage_errors(FILE):
         raise error
     assert str(caught.value) == str(ours)
     assert caught.value.__cause__ is error
@@ -147,7 +148,7 @@ def caused(error: BaseException, cause: BaseException | None) -> BaseException:
     ids=name_of,
 )
 def test_what_is_explained_and_what_passes(error: BaseException, kind: type[BaseException]) -> None:
-    with pytest.raises(BaseException) as caught, explained(FILE):  # noqa: PT011
+    with pytest.raises(BaseException) as caught, storage_errors(FILE):  # noqa: PT011
         raise error
     assert type(caught.value) is kind
 
@@ -188,9 +189,9 @@ def failing(times: int | None) -> Callable[[], str]:
 
 
 def test_what_passes_is_waited_for_in_growing_pauses(clock: Clock) -> None:
-    before = retry.tried_again()
-    assert patiently(failing(9), 300) == "answer"
-    assert retry.tried_again() == before + 9
+    before = retry.retries_so_far()
+    assert retry_transient(failing(9), 300) == "answer"
+    assert retry.retries_so_far() == before + 9
     wanted = [0.5, 1, 2, 4, 8, 15, 15, 15, 15]
     assert all(w / 2 <= pause <= w for w, pause in zip(wanted, clock.pauses, strict=True))
     assert len({pause / w for w, pause in zip(wanted, clock.pauses, strict=True)}) > 1
@@ -199,7 +200,7 @@ def test_what_passes_is_waited_for_in_growing_pauses(clock: Clock) -> None:
 @pytest.mark.parametrize("patience_s", [0.0, 0.1, 7.0, 300.0])
 def test_patience_ends_exactly(clock: Clock, patience_s: float) -> None:
     with pytest.raises(TransientError, match="the store fails"):
-        patiently(failing(None), patience_s)
+        retry_transient(failing(None), patience_s)
     assert clock.now_s == pytest.approx(1000 + patience_s)
 
 
@@ -209,7 +210,7 @@ def test_a_call_that_takes_all_patience_is_made_once(clock: Clock) -> None:
         raise TransientError(FILE)
 
     with pytest.raises(TransientError):
-        patiently(slow, 15)
+        retry_transient(slow, 15)
     assert clock.pauses == []
 
 
@@ -220,14 +221,14 @@ def test_only_what_may_pass_is_waited_for(clock: Clock) -> None:
             raise error
 
         with pytest.raises(type(error)):
-            patiently(call)
+            retry_transient(call)
     assert clock.pauses == []
 
 
 def test_whoever_waits_gives_signs(clock: Clock) -> None:
     signs: list[tuple[float, float]] = []
-    with watched(lambda at_least_s: signs.append((clock.now_s, at_least_s))):
-        patiently(failing(3), 300)
+    with report_rearms(lambda at_least_s: signs.append((clock.now_s, at_least_s))):
+        retry_transient(failing(3), 300)
     began = list(itertools.accumulate([1000.0, *clock.pauses]))
     ended = [*began[1:], began[-1]]
     assert signs[::2] == [(at, retry.SILENT_S) for at in began]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.api import plan, run
 from pipeline.errors import UsageError
-from pipeline.imagery.inputs import find_inputs
+from pipeline.imagery.image_files import find_inputs
 from pipeline.output.query import query
 from pipeline.output.status import status
 from pipeline.progress import Progress

@@ -17,11 +17,11 @@ import pytest
 import pipeline.driver.survey
 import pipeline.imagery.header_pool
 from pipeline.api import run
-from pipeline.driver.survey import Known, survey
+from pipeline.driver.survey import PlannedInputs, survey
 from pipeline.errors import TransientError, UnfinishedError
 from pipeline.output.resume import Recorded
 from pipeline.output.status import status
-from pipeline.processes.sandbox import Died, Limits, Raised, Returned, sandboxed
+from pipeline.processes.sandbox import Died, Limits, Raised, Returned, run_in_sandbox
 from pipeline.settings import Execution, Settings
 from pipeline.storage.access import PLAIN
 from tests.support import crashing_headers, worker_deaths
@@ -38,7 +38,7 @@ for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
 """
 
 
-NOTHING = Known.of(Recorded([], [], set()), retry=False)
+NOTHING = PlannedInputs.of(Recorded([], [], set()), retry=False)
 
 
 def test_exactly_those_that_end_their_process_die() -> None:
@@ -55,7 +55,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
     }
     for index, (item, _, _) in bad.items():
         items[index] = item
-    outcomes = list(sandboxed(worker_deaths.meet, items, LIMITS))
+    outcomes = list(run_in_sandbox(worker_deaths.meet, items, LIMITS))
     assert sorted(index for index, _ in outcomes) == list(range(200))
     for index, outcome in outcomes:
         if index in bad:
@@ -69,7 +69,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
 
 def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
     items = ["raise x", "good", "odd y", "leave"]
-    outcomes = dict(sandboxed(worker_deaths.meet, items, LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.meet, items, LIMITS))
     errors = {i: out.error for i, out in outcomes.items() if isinstance(out, Raised)}
     assert {i: (type(e), str(e)) for i, e in errors.items()} == {
         0: (ValueError, "x"),
@@ -80,14 +80,14 @@ def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
 
 
 def test_a_small_job_starts_one_process() -> None:
-    few = {out.value for _, out in sandboxed(worker_deaths.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
+    few = {out.value for _, out in run_in_sandbox(worker_deaths.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
     assert len(few) == 1
     assert str(os.getpid()) not in few
-    assert list(sandboxed(worker_deaths.meet, [], LIMITS)) == []
+    assert list(run_in_sandbox(worker_deaths.meet, [], LIMITS)) == []
 
 
 def test_nothing_that_a_worker_prints_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
-    outcomes = dict(sandboxed(worker_deaths.meet, ["print", "segfault", "abort"], LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.meet, ["print", "segfault", "abort"], LIMITS))
     assert outcomes[0] == Returned("PRINT")
     assert capfd.readouterr() == ("", "")
 
@@ -99,7 +99,7 @@ def test_a_worker_that_cannot_start_is_no_fault_of_an_item(
     exec("def function(item): return item", module.__dict__)
     monkeypatch.setitem(sys.modules, "only_here", module)
     with pytest.raises(UnfinishedError, match="could not start: its process ended with exit code"):
-        list(sandboxed(module.function, ["good"], LIMITS))
+        list(run_in_sandbox(module.function, ["good"], LIMITS))
     assert "No module named 'only_here'" in capfd.readouterr().err
 
 
@@ -125,7 +125,7 @@ def wait_until_gone(pid: int) -> None:
 
 def test_who_says_that_it_waits_has_time() -> None:
     items = ["signs 3.0", "silence 3.0", "sleep"]
-    outcomes = dict(sandboxed(worker_deaths.meet, items, LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.meet, items, LIMITS))
     assert outcomes[0] == Returned("SIGNS 3.0")
     assert outcomes[1] == Returned("SILENCE 3.0")
     assert isinstance(outcomes[2], Died)
@@ -133,7 +133,7 @@ def test_who_says_that_it_waits_has_time() -> None:
 
 def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
     item, pid = report
-    with closing(sandboxed(worker_deaths.meet, [item, "good"], LIMITS)) as outcomes:
+    with closing(run_in_sandbox(worker_deaths.meet, [item, "good"], LIMITS)) as outcomes:
         assert next(outcomes) == (1, Returned("GOOD"))
         worker = pid()
     wait_until_gone(worker)
@@ -207,7 +207,7 @@ def test_headers_that_end_their_process_are_quarantined(
 ) -> None:
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
-    monkeypatch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
+    monkeypatch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
     monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
@@ -227,7 +227,7 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
     for name in names:
         write_scene(folder / name, 64, 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
+        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
         return survey([str(folder)], Settings(), 3, NOTHING, PLAIN)
 
 
@@ -258,7 +258,7 @@ def test_all_else_is_done_and_the_run_is_unfinished(
     settings = Settings(window=64, stride=64)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.attempt)
+        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
         with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
             run(*arguments, Execution(runner="local"))
     (receipt,) = status(str(tmp_path / "out")).runs

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.storage.access import PLAIN, Access
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.schemes import open_store
@@ -270,11 +270,11 @@ def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
     assert store.holder("lock.json") is None
     with (tmp_path / "lock.json").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert store.holder("lock.json") == Driver(None, None, None)
+        assert store.holder("lock.json") == LockHolder(None, None, None)
         with pytest.raises(UsageError, match="unknown machine"), store.hold("lock.json"):
             pytest.fail("both hold it")
     with store.hold("lock.json"):
-        assert store.holder("lock.json") != Driver(None, None, None)
+        assert store.holder("lock.json") != LockHolder(None, None, None)
     assert store.list("") == []
 
 

@@ -14,7 +14,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import pipeline.planning.planner
-from pipeline.driver.local import AtOnce
+from pipeline.driver.local import LocalPublisher
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.tracker import Tracker
 from pipeline.earth.area import CellAreas
@@ -27,7 +27,7 @@ from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import division_of
+from pipeline.planning.memory_budget import budget_memory
 from pipeline.planning.planner import Planner
 from pipeline.scene import Scene, tile_transform
 from pipeline.settings import Execution, Settings
@@ -135,8 +135,8 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     out = Output.create(str(folder), job)
     out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
-    work = Work(str(folder), PLAIN, job, division_of(COST, []), 60.0)
-    tracker = Tracker(out, list(archive.shards), COST, quarantine, AtOnce(work), (), lambda _: None)
+    work = Work(str(folder), PLAIN, job, budget_memory(COST, []), 60.0)
+    tracker = Tracker(out, list(archive.shards), COST, quarantine, LocalPublisher(work), (), lambda _: None)
     tracker.begin()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)

@@ -10,9 +10,9 @@ from ray._private.state import actors
 
 from pipeline.api import run
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.planning.machine import Machine, machine_of
-from pipeline.planning.memory_budget import Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
@@ -63,7 +63,7 @@ def test_the_time_is_up(
     for budget_s in budgets_s:  # a machine that is slow to start needs more than the first
         hours = budget_s / 3600
         execution = Execution(replicas=replicas, runner=runner, max_hours=hours)
-        with pytest.raises(UnfinishedError, match=r"^out of time: .*command goes on from here$"):
+        with pytest.raises(UnfinishedError, match=r"^out of time: .*command resumes the run$"):
             run(*given, execution)
         last = receipts(out)[-1]
         if last["units_computed"]:
@@ -106,14 +106,14 @@ def test_a_pool_that_grows(
     assert differences(undisturbed, out) == []
 
 
-NEED = Need(GB, 2 * GB, GB, GB, GB, 10**8, GB)
+NEED = MemoryNeed(GB, 2 * GB, GB, GB, GB, 10**8, GB)
 
 
 def test_as_much_of_a_pool_as_fits() -> None:
     def most(memory_gb: int, pool: int | None) -> int | None:
-        machine = Machine("cpu", 8, memory_gb * GB, tasks=4, least=pool)
-        division = Division.of(NEED, machine)
-        return division.machine.replicas if division else None
+        machine = Machine("cpu", 8, memory_gb * GB, tasks=4, min_replicas=pool)
+        budget = MemoryBudget.of(NEED, machine)
+        return budget.machine.replicas if budget else None
 
     assert most(64, 2) == most(64, None) == 8
     assert most(16, None) is None
@@ -126,8 +126,8 @@ def test_as_much_of_a_pool_as_fits() -> None:
 def test_a_cluster_must_hold_what_the_pool_begins_with() -> None:
     nodes = (8 * GB, 8 * GB)
     for least, fits in ((2, True), (7, False)):
-        machine = Machine("cuda", 64, GB, tasks=4, nodes_bytes=nodes, least=least)
-        assert (Division.of(NEED, machine) is not None) is fits
+        machine = Machine("cuda", 64, GB, tasks=4, nodes_bytes=nodes, min_replicas=least)
+        assert (MemoryBudget.of(NEED, machine) is not None) is fits
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_size_of_the_pool(
     execution = Execution(replicas=replicas, shards=Share(1, drivers))
     if expected is None:
         with pytest.raises(UsageError, match="beside a read; use --replicas 8"):
-            machine_of(device, count, nodes, execution)
+            Machine.of(device, count, nodes, execution)
         return
-    machine = machine_of(device, count, nodes, execution)
-    assert (machine.fewest, machine.replicas) == expected
+    machine = Machine.of(device, count, nodes, execution)
+    assert (machine.required_replicas, machine.replicas) == expected

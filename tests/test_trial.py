@@ -15,22 +15,22 @@ from PIL import Image
 import pipeline.trial.calibration
 from jobs.cli import main
 from pipeline.api import plan, run
-from pipeline.driver.survey import Known, survey
+from pipeline.driver.survey import PlannedInputs, survey
 from pipeline.engine.device import devices_here
 from pipeline.errors import UsageError
 from pipeline.estimate import Estimate
 from pipeline.job import Job
 from pipeline.output.resume import recorded
-from pipeline.planning.forecast import PIXEL_S, SHARE, _rounds
+from pipeline.planning.forecast import PIXEL_S, REPLICAS_CORE_FRACTION, _rounds
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import Division
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.planner import BATCH
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.trial.pictures import overlay, palette
 from pipeline.trial.results import _here
-from pipeline.trial.samples import EDGE_PX, drawn
+from pipeline.trial.samples import EDGE_PX, draw_blocks
 from pipeline.unit import Block
 from segformer import mit_config
 from tests.support.archives import mask_of, picture, write_scene
@@ -99,7 +99,7 @@ def test_replicas_that_have_every_core_share_them(
 
     with_all, with_some = planned(cores=2), planned(cores=3)
     pixels_s = with_all.megapixels * 1e6 * PIXEL_S / 2  # the nominal rate: the nominal pace
-    expected = with_some.hours * 3600 / SHARE + pixels_s
+    expected = with_some.hours * 3600 / REPLICAS_CORE_FRACTION + pixels_s
     assert with_all.hours * 3600 == pytest.approx(expected)
 
 
@@ -132,10 +132,10 @@ def test_the_last_units_leave_replicas_without_work(
 
 
 def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
-    known = Known.of(recorded(None), retry=False)
+    known = PlannedInputs.of(recorded(None), retry=False)
     scenes = survey([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
-    blocks = list(drawn(scenes, 200))
-    assert blocks == list(drawn(scenes, 200))
+    blocks = list(draw_blocks(scenes, 200))
+    assert blocks == list(draw_blocks(scenes, 200))
     assert len(set(map(_place, blocks))) == len(blocks)
     assert {block.scene.scene_id for block in blocks} == {"hollow.tif", "full.tif", "small.tif"}
     for block in blocks:
@@ -193,10 +193,10 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     there, here = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
-    division = Division(Need(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
-    used = _here(Work("", LOCAL.access, there, division, 900)).job
+    budget = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
+    used = _here(Work("", LOCAL.access, there, budget, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
-    assert _here(Work("", LOCAL.access, here, division, 900)).job == here
+    assert _here(Work("", LOCAL.access, here, budget, 900)).job == here
 
 
 def _mask(output: Path, scene_id: str) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.engine.normalised_windows import Cut, Cutter, HostCutter
+from pipeline.engine.window_cutter import Cut, Cutter, HostCutter
 from segformer import Normalisation, SegFormer, mit_config
 from tests.support.archives import write_scene
 from tests.support.checkpoints import SMALL, random_checkpoint, save_small
@@ -49,7 +49,7 @@ def windows_of(cutter: Cutter, dtype: type, device: str) -> torch.Tensor:
 
 
 def assert_cuts_equal(device: str) -> None:
-    from pipeline.engine.normalised_windows_cuda import DeviceCutter  # noqa: PLC0415  only where Triton may be loaded
+    from pipeline.engine.window_cutter_cuda import DeviceCutter  # noqa: PLC0415  only where Triton may be loaded
 
     normalisation = Normalisation.default(3)
     for dtype in DTYPES:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.api import plan, run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.estimate import Earlier
+from pipeline.estimate import EarlierRuns
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import from_unit_file
 from pipeline.output.status import status
@@ -69,7 +69,7 @@ def test_a_run_that_is_stopped_leaves_its_receipt(
     assert receipt["ended"] == "stopped by hand"
     assert (receipt["units"], receipt["units_computed"]) == (2, 1)
     left = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(tmp_path / "out"))
-    assert left.earlier == Earlier(receipt["megapixels"], 0.0, 0)
+    assert left.earlier == EarlierRuns(receipt["megapixels"], 0.0, 0)
     assert left.units == 1
     assert left.megapixels == pytest.approx(600 * 90 / 1e6 - receipt["megapixels"])
     segment()
@@ -208,7 +208,7 @@ def test_rights_that_are_revoked_in_mid_run(
     last = stderr.splitlines()[-1]
     assert last.startswith(f"swath: error: {out}")
     assert "may not do that here; check the bucket's policy (AccessDenied)" in last
-    assert last.endswith("what is done is kept, the same command goes on from here")
+    assert last.endswith("what is done is kept, the same command resumes the run")
     assert "Traceback" not in stderr
 
     grant(s3)

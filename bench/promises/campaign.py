@@ -220,7 +220,7 @@ def main() -> None:
         try:
             _work_off(todo, results)
         except (KeyboardInterrupt, StoreBroken) as error:
-            print(f"stopped: {error!r}; the same command goes on from here", file=sys.stderr)
+            print(f"stopped: {error!r}; the same command resumes the run", file=sys.stderr)
     left = [case.number for case in todo if case.number not in results.records]
     records = [results.records[c.number] for c in chosen if c.number in results.records]
     report = {**summary(records), "asked_for_and_not_done": len(left)}

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.engine.forward import TORCH_DTYPES, Forward
-from pipeline.engine.normalised_windows import Cut
+from pipeline.engine.window_cutter import Cut
 from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect

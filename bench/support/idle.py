@@ -16,7 +16,7 @@ from pipeline.cluster.stages import SegmentStage
 from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.output.shard import Shard
-from pipeline.stages import Published, Work
+from pipeline.stages import PublishedShard, Work
 from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
 
 
@@ -77,7 +77,7 @@ class Publication:
     wall_s: float
 
 
-def timed_publish(work: Work, shard: Shard) -> Published:
+def timed_publish(work: Work, shard: Shard) -> PublishedShard:
     began_s = time.process_time()
     published = work.publish(shard)
     took = Publication(shard.pixels / 1e6, time.process_time() - began_s, published.seconds)

@@ -21,8 +21,8 @@ from pipeline.cluster.shared_paths import check_seen
 from pipeline.engine.replica import Replica
 from pipeline.errors import LOG, UnfinishedError
 from pipeline.grid import WindowGrid
-from pipeline.processes.fresh_process import LOOSE_BYTES, apart
-from pipeline.processes.limits import guarded
+from pipeline.processes.fresh_process import LOOSE_BYTES, run_in_fresh_process
+from pipeline.processes.limits import process_limits
 from pipeline.processes.sandbox import Limits
 from pipeline.settings import Settings
 from pipeline.stages import Work
@@ -49,7 +49,7 @@ def fitting_batch(
     LOG.warning("trying out whether a batch of %s windows fits", work.job.settings.batch)
     if address is None:
         limits = Limits(1, 1, item_s=_limit_s(work), memory_bytes=memory_bytes)
-        return apart(partial(largest_batch, work), unit, limits, _FAILED)
+        return run_in_fresh_process(partial(largest_batch, work), unit, limits, _FAILED)
     with connected(address):
         check_seen([work.job.checkpoint])
         return by_task(work, unit)
@@ -59,7 +59,7 @@ def by_task(work: Work, unit: Unit) -> int | None:
     """The same, of the cluster that this process has joined."""
     task = ray.remote(
         num_cpus=0,
-        num_gpus=work.division.machine.gpus_per_replica,
+        num_gpus=work.budget.machine.gpus_per_replica,
         memory=work.need.replica_bytes,
         max_retries=0,
         max_calls=1,
@@ -86,7 +86,7 @@ def _result(tried: Any) -> int:
 
 def _guarded(work: Work, unit: Unit, limit_s: float) -> int:
     """What the task is."""
-    with guarded(limit_s):
+    with process_limits(limit_s):
         return largest_batch(work, unit)
 
 

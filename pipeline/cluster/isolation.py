@@ -22,7 +22,7 @@ from ray.exceptions import (
 )
 
 from pipeline.cluster.stages import SegmentStage, read_guarded
-from pipeline.errors import SwathError, TransientError, UnfinishedError
+from pipeline.errors import SwathError, TransientError, UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.stages import Work
 from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
@@ -111,12 +111,12 @@ def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
         cause = task.cause
         if isinstance(cause, SwathError):
             raise cause from task
-        why = " ".join(str(cause).split()) or "no details"
+        why = one_line(cause)
         if isinstance(cause, MemoryError):
             return _Ended("memory", f"took more memory than it may: {why}")
         # What is wrong with pixels is said in their Failure; an exception is the device's.
         raise UnfinishedError(
-            f"{stage} fails with {type(cause).__name__}: {why}; the same command goes on from here"
+            f"{stage} fails with {type(cause).__name__}: {why}; the same command resumes the run"
         ) from task
     except RayError as lost:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...
         raise TransientError(
@@ -144,7 +144,7 @@ class _Replica:
     def _load(self) -> None:
         """Twice, where the first is lost. Raises errors of our own, and UnfinishedError."""
         kind = ray.remote(
-            num_gpus=self._work.division.machine.gpus_per_replica,
+            num_gpus=self._work.budget.machine.gpus_per_replica,
             max_restarts=0,
             memory=self._work.need.replica_bytes,
         )(_Actor)
@@ -160,7 +160,7 @@ class _Replica:
                 return
         raise UnfinishedError(
             f"{self._work.job.checkpoint}: a replica that loads it {ended.what}; the same command"
-            " goes on from here"
+            " resumes the run"
         )
 
     def _answers(self) -> bool:

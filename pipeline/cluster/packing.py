@@ -1,5 +1,8 @@
-"""A row of the flow as bytes: arrays side by side in one byte tensor, which Ray hands over without
-copying. Knows nothing of what is packed."""
+"""A value as a row of Ray Data: its arrays side by side in one byte tensor, which Ray hands over
+without copying.
+
+Does not know what is packed.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ from typing import Any
 import numpy as np
 
 Row = dict[str, Any]
-_ALIGNMENT = 64
+"""Columns `head` (bytes) and `data` (uint8 `(n,)`), or `unit` (bytes) before anything is read."""
+_ALIGNMENT_BYTES = 64
 
 
 def pack(value: object) -> Row:
-    """A picklable value as its skeleton and one byte tensor that holds its arrays side by side."""
+    """A picklable value as the pickle of its skeleton (`head`) and its arrays' bytes (`data`)."""
     buffers: list[pickle.PickleBuffer] = []
     skeleton = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     raws = [buffer.raw() for buffer in buffers]
     offsets, end = [], 0
     for raw in raws:
         offsets.append((end, raw.nbytes))
-        end += -(-raw.nbytes // _ALIGNMENT) * _ALIGNMENT
+        end += -(-raw.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
     data = np.zeros(max(end, 1), np.uint8)
     for raw, (start, size) in zip(raws, offsets, strict=True):
         data[start : start + size] = raw

@@ -18,7 +18,7 @@ from pipeline.cluster.ray_errors import ours_in, root_of
 from pipeline.errors import LOG, UnfinishedError
 from pipeline.output.publishing import sweep
 from pipeline.output.shard import Shard
-from pipeline.stages import Published, Work
+from pipeline.stages import PublishedShard, Work
 
 TRIES = 3
 """Of a shard whose process or node is lost. By us: what the dead have left is deleted before."""
@@ -34,7 +34,7 @@ class Publishers:
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._most = work.division.publishers
+        self._most = work.budget.publishers
         self._waiting: dict[str, Shard] = {}
         self._running: dict[Any, Shard] = {}
         """By the reference to what the task returns."""
@@ -56,7 +56,7 @@ class Publishers:
     def start(self, shard: Shard) -> None:
         self._waiting[shard.shard_id] = shard
 
-    def advance(self) -> list[Published]:
+    def advance(self) -> list[PublishedShard]:
         """What was published since the last time; then begins what may begin.
 
         Raises UnfinishedError where one cannot be published, and UsageError, as publishing does.
@@ -108,18 +108,18 @@ class Publishers:
         ended, _ = ray.wait(list(self._running), num_returns=most, timeout=timeout_s)
         return list(ended)
 
-    def _result(self, ref: Any, shard: Shard) -> Published | None:
+    def _result(self, ref: Any, shard: Shard) -> PublishedShard | None:
         """None where its process or node was lost. Raises as `advance`."""
         where = f"{self._work.output}: shard {shard.shard_id}"
         try:
-            published: Published = ray.get(ref)
+            published: PublishedShard = ray.get(ref)
         except RayTaskError as error:
             ours = ours_in(error)
             if ours is not None:
                 raise ours from error
             raise UnfinishedError(
                 f"{where} cannot be published ({root_of(error)}); what is done is kept, the same"
-                " command goes on from here"
+                " command resumes the run"
             ) from error
         except RayError as error:
             self._lost[shard.shard_id] += 1
@@ -127,7 +127,7 @@ class Publishers:
                 raise UnfinishedError(
                     f"{where} cannot be published: the process that did it was lost {TRIES} times"
                     f" ({root_of(error)}); have Ray's nodes memory left? What is done is kept, the"
-                    " same command goes on from here"
+                    " same command resumes the run"
                 ) from error
             LOG.warning("%s was lost while it was published; once more", where)
             sweep(self._work.out, shard)
@@ -135,6 +135,6 @@ class Publishers:
         return published
 
 
-def publish_shard(work: Work, shard: Shard) -> Published:
+def publish_shard(work: Work, shard: Shard) -> PublishedShard:
     """What the task is called in lists of processes."""
     return work.publish(shard)

@@ -1,90 +1,105 @@
-"""Why units got no outcome on Ray: its errors, in words of ours. Ray Data only logs them.
+"""Why units got no outcome on Ray: Ray's errors, in words of ours. Ray Data only logs them.
 
-Knows nothing of units: the next round sees to them.
+Does not know which units they cost: the next round sees to those.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray.exceptions import RayActorError, RayTaskError
 
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
 
-_OURS = (UnfinishedError, UsageError, CheckpointError)
+_SWATH_ERRORS = (UnfinishedError, UsageError, CheckpointError)
+_EXECUTOR_LOG = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
 STALLED_UNITS = 8
-"""Units that no store would serve, before the round is given up: patience has run out for each."""
+"""Units whose store did not answer after which a round is given up: patience ran out for each."""
 
 
-class Losses(logging.Filter):
-    """Of one round, taken from what Ray Data logs while it goes on."""
+class LoggedErrors(logging.Filter):
+    """The errors of one round, taken from what Ray Data logs while it runs."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._stalled: list[TransientError] = []
+        self._stalls: list[TransientError] = []
         self._fatal: Exception | None = None
-        self._lost: BaseException | None = None
+        self._loss: BaseException | None = None
         """The first error that is none of ours."""
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Take what Ray Data logs inside the block, which then does not reach the console."""
+        _EXECUTOR_LOG.addFilter(self)
+        try:
+            yield
+        finally:
+            _EXECUTOR_LOG.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return True
-        ours = ours_in(error)
-        if isinstance(ours, TransientError):
-            self._stalled.append(ours)
-        elif ours is not None:
-            self._fatal = self._fatal or ours
+        cause = swath_error_in(error)
+        if isinstance(cause, TransientError):
+            self._stalls.append(cause)
+        elif cause is not None:
+            self._fatal = self._fatal or cause
         else:
-            self._lost = self._lost or error
-        return False  # the console need not have it
+            self._loss = self._loss or error
+        return False
 
-    def end(self, error: Exception) -> None:
-        """Takes what has ended the whole round."""
-        self._fatal = ours_in(error) or _given_up(error, self.first())
+    def add_fatal(self, error: Exception) -> None:
+        """Add the error that ended the whole round."""
+        self._fatal = swath_error_in(error) or _given_up(error, self.first_reason())
 
-    def first(self) -> str:
-        """The first reason why a unit got no outcome, as the end of a sentence."""
-        lost = self._lost or next(iter(self._stalled), None)
-        return f". The first was lost with {root_of(lost)}" if lost else ""
+    def first_reason(self) -> str:
+        """The first reason why a unit got no outcome, as the end of a sentence; "" if there is
+        none."""
+        error = self._loss or next(iter(self._stalls), None)
+        return f". The first was lost with {root_cause(error)}" if error else ""
 
     def check(self) -> None:
-        """Raises what makes it useless to go on."""
+        """Raise the error that makes it useless to continue, if there is one."""
         if self._fatal is not None:
             raise self._fatal
-        if len(self._stalled) >= STALLED_UNITS:
-            raise self._stalled[0]
+        if len(self._stalls) >= STALLED_UNITS:
+            raise self._stalls[0]
 
 
-def ours_in(error: BaseException | None) -> Exception | None:
-    """The error of our own in a chain of Ray's. A RayTaskError passes for the error that it wraps,
-    but its text is the whole traceback."""
+def swath_error_in(error: BaseException | None) -> Exception | None:
+    """The error of ours in a chain of Ray's, or None. A RayTaskError passes for the error that it
+    wraps, but its text is the whole traceback."""
     while error is not None:
-        if isinstance(error, _OURS) and not isinstance(error, RayTaskError):
+        if isinstance(error, _SWATH_ERRORS) and not isinstance(error, RayTaskError):
             return error
-        error = _beneath(error)
+        error = _next_in_chain(error)
     return None
 
 
-def _beneath(error: BaseException) -> BaseException | None:
-    cause = getattr(error, "cause", None)  # Ray's; of our own errors it is text
+def _next_in_chain(error: BaseException) -> BaseException | None:
+    cause = getattr(error, "cause", None)  # Ray's attribute; in our own errors it is a text
     return cause if isinstance(cause, BaseException) else error.__cause__
 
 
-def root_of(error: BaseException) -> str:
-    """What has caused it, in a few words."""
-    if ours := ours_in(error):
-        return ours.cause if isinstance(ours, TransientError) else str(ours)
-    while (deeper := _beneath(error)) is not None:
+def root_cause(error: BaseException) -> str:
+    """The cause at the end of an error's chain, in a few words."""
+    if swath_error := swath_error_in(error):
+        return swath_error.cause if isinstance(swath_error, TransientError) else str(swath_error)
+    while (deeper := _next_in_chain(error)) is not None:
         error = deeper
     lines = str(error).strip().splitlines() or ["no details"]
-    # A dead actor's cause, as Ray gives it: a traceback as text.
+    # Ray gives the cause of a dead actor as text, a traceback: its last line says what was raised.
     what = lines[-1] if isinstance(error, RayActorError) else lines[0]
     return f"{type(error).__name__}: {what.strip()[:300]}"
 
 
-def _given_up(error: Exception, first: str) -> UnfinishedError:
-    # What is lost with a replica at work is for the next round: this one was loading.
+def _given_up(error: Exception, first_reason: str) -> UnfinishedError:
+    # A replica that dies at work costs its units alone, so this one was still loading.
     dead = isinstance(error, RayActorError)
     what = "no replica could be loaded" if dead else "Ray stopped before every unit was done"
-    return UnfinishedError(f"{what} ({root_of(error)}){first}; the same command goes on from here")
+    return UnfinishedError(
+        f"{what} ({root_cause(error)}){first_reason}; the same command resumes the run"
+    )

@@ -22,7 +22,7 @@ from ray._private.services import find_bootstrap_address
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
-from pipeline.errors import UnfinishedError, UsageError
+from pipeline.errors import UnfinishedError, UsageError, one_line
 from pipeline.planning.machine import IO_CPUS, REPLICAS_PER_GPU, can_work
 
 KNOCK_S = 5.0
@@ -77,7 +77,7 @@ def _session(address: str | None, cpus: int, memory_bytes: int, store_bytes: int
     except (OSError, ValueError, ImportError, RuntimeError, RayError) as error:
         ray.shutdown()  # of what it has got to
         if address is None:
-            why = " ".join(str(error).split())
+            why = one_line(error, "")
             remedy = "; name a shorter folder by RAY_TMPDIR" if "AF_UNIX" in why else ""
             raise UnfinishedError(
                 f"Ray cannot be started on this machine: {why}{remedy}"
@@ -188,7 +188,7 @@ def _no_greeting() -> Iterator[None]:
 
 
 def _why_not(error: Exception) -> str:
-    what = " ".join(str(error).split())
+    what = one_line(error, "")
     if "Version mismatch" in what:
         return f"{what}; use the cluster's Ray and Python here, too"
     # Of a wrong token Ray says no more than that it could not connect.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.driver.tracker import Tally
-from pipeline.planning.memory_budget import Division
+from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.receipt import START_UP
 
 READ, SEGMENT, FINISH, PUBLISH, DRIVER = "read", "segment", "finish", "publish", "driver"
@@ -13,11 +13,11 @@ READ, SEGMENT, FINISH, PUBLISH, DRIVER = "read", "segment", "finish", "publish",
 
 
 @dataclass(frozen=True)
-class Bound:
+class Bottleneck:
     """Of one run."""
 
     tally: Tally
-    division: Division
+    budget: MemoryBudget
     """Who works at once."""
     replicas: float
     """That were at work, on average where the pool grows."""
@@ -30,12 +30,12 @@ class Bound:
     @property
     def stage(self) -> str:
         """The stage whose workers were the busiest, or starting."""
-        tally, tasks = self.tally, max(1, self.division.tasks)
+        tally, tasks = self.tally, max(1, self.budget.tasks)
         busy = {
             READ: tally.read_s / tasks,
             SEGMENT: tally.segment_s / self.replicas,
             FINISH: tally.finish_s / tasks,
-            PUBLISH: tally.publish_s / self.division.publishers,
+            PUBLISH: tally.publish_s / self.budget.publishers,
             DRIVER: self.driver_s,
             START_UP: self.startup_s,
         }
@@ -44,8 +44,8 @@ class Bound:
     @property
     def relief(self) -> str:
         """The setting that would make the run faster, in one sentence without its end."""
-        on_gpu = self.division.machine.device == "cuda"
-        if self.stage in (READ, SEGMENT, FINISH, PUBLISH) and not self.division.tasks:
+        on_gpu = self.budget.machine.device == "cuda"
+        if self.stage in (READ, SEGMENT, FINISH, PUBLISH) and not self.budget.tasks:
             every = "GPU" if on_gpu else "core"
             return f"--runner ray, which uses every {every} and reads and writes meanwhile"
         if self.stage == SEGMENT and on_gpu:

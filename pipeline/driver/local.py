@@ -6,25 +6,26 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pipeline.engine.replica import Replica
+from pipeline.errors import one_line
 from pipeline.failure import Failure
 from pipeline.output.shard import Shard
-from pipeline.stages import Published, Work
+from pipeline.stages import PublishedShard, Work
 from pipeline.unit import Pixels, ReadUnit, Unit
 
 
-class AtOnce:
+class LocalPublisher:
     """Publishes a shard when it is complete."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._finished: list[Published] = []
+        self._finished: list[PublishedShard] = []
 
     def start(self, shard: Shard) -> None:
         published = self._work.publish(shard)
         # What this process tries again is counted already.
         self._finished.append(replace(published, retries=0))
 
-    def advance(self) -> list[Published]:
+    def advance(self) -> list[PublishedShard]:
         finished, self._finished = self._finished, []
         return finished
 
@@ -57,7 +58,7 @@ def _read(work: Work, unit: Unit) -> ReadUnit:
         try:
             blocks += work.read(Unit(unit.shard, (block,))).blocks
         except MemoryError as error:
-            why = " ".join(str(error).split()) or "no details"
+            why = one_line(error)
             blocks.append(
                 work.failed(block, "read", "memory", f"took more memory than it may: {why}")
             )

@@ -12,7 +12,7 @@ from pipeline.checkpoint import from_checkpoint
 from pipeline.cluster.batch_trial import DEVICES, fitting_batch
 from pipeline.cluster.session import devices_of
 from pipeline.driver.quarantine import Quarantine
-from pipeline.driver.survey import Known, OnDescribed, Survey, survey
+from pipeline.driver.survey import PlannedInputs, OnDescribed, Survey, survey
 from pipeline.engine.device import devices_here
 from pipeline.errors import UsageError
 from pipeline.job import Job
@@ -22,8 +22,8 @@ from pipeline.output.replacement import retrying, standing
 from pipeline.output.resume import is_of, recorded
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, Network
-from pipeline.planning.machine import machine_of
-from pipeline.planning.memory_budget import Division, division_of
+from pipeline.planning.machine import Machine
+from pipeline.planning.memory_budget import MemoryBudget, budget_memory
 from pipeline.planning.planner import BATCH, Planner
 from pipeline.settings import Execution, Settings
 from pipeline.share import WHOLE, Share
@@ -33,7 +33,7 @@ from segformer import ModelConfig, checkpoint_sha256, load_model
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """What a command asks for."""
 
     inputs: Sequence[str]
@@ -44,7 +44,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Preparation:
     """What is settled then."""
 
     job: Job
@@ -56,7 +56,7 @@ class Prepared:
     """Of the recorded and the new ones, those of this driver's share."""
     new: list[Shard]
     """To be added to the plan."""
-    division: Division
+    budget: MemoryBudget
     """Of the memory, for the shards that are not published yet."""
     quarantine: Quarantine
     """Of this share."""
@@ -65,7 +65,7 @@ class Prepared:
     notes: tuple[str, ...]
 
 
-def prepare(asked: Asked, existing: Output | None, closed: bool = False) -> Prepared:
+def prepare(asked: Request, existing: Output | None, closed: bool = False) -> Preparation:
     """closed: whether nothing may be added to the plan."""
     execution, share = asked.execution, asked.execution.shards
     job, existing, cost, config = _settled(asked, existing)
@@ -75,7 +75,7 @@ def prepare(asked: Asked, existing: Output | None, closed: bool = False) -> Prep
         asked.inputs,
         job.settings,
         config.num_channels,
-        Known.of(earlier, execution.retry_quarantined, closed),
+        PlannedInputs.of(earlier, execution.retry_quarantined, closed),
         execution.access,
         asked.on_described,
     )
@@ -89,21 +89,21 @@ def prepare(asked: Asked, existing: Output | None, closed: bool = False) -> Prep
     failures = [f for f in earlier.failures if f.scene_id not in found.retries]
     failures += [rejected.failure for rejected in found.rejected]
     allowed, new = execution.max_quarantined, shards[len(earlier.shards) :]
-    return Prepared(
+    return Preparation(
         job=job,
         output=existing,
         cost=cost,
         survey=found,
         mine=mine,
         new=new,
-        division=division_of(cost, left),
+        budget=budget_memory(cost, left),
         quarantine=Quarantine.of([shard.scene_ids for shard in mine], failures, allowed),
         stops=Quarantine.of([s.scene_ids for s in shards], failures, allowed).too_many(),
         notes=(*config.notes, *found.notes, *_of_share(share, shards, mine)),
     )
 
 
-def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None, Cost, ModelConfig]:
+def _settled(asked: Request, existing: Output | None) -> tuple[Job, Output | None, Cost, ModelConfig]:
     """The job, its output as it is to be reached from now on, costs, and the network.
 
     Raises CheckpointError, and UsageError where the output belongs to another job.
@@ -135,17 +135,17 @@ def _settled(asked: Asked, existing: Output | None) -> tuple[Job, Output | None,
         # The folder may have moved; its bytes are the same.
         job = replace(existing.job, checkpoint=job.checkpoint)
         existing = Output(open_store(existing.store.root, execution.access), job)
-    machine = machine_of(device, count, nodes_bytes, execution, cpus)
+    machine = Machine.of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(model.config, weights_bytes, job.settings.window)
     return job, existing, Cost(job.settings, machine, network), model.config
 
 
-def to_be_tried(ready: Prepared) -> bool:
+def to_be_tried(ready: Preparation) -> bool:
     """Whether a run begins by trying the batch."""
     return ready.output is None and ready.job.device in DEVICES
 
 
-def with_batch(ready: Prepared, asked: Asked) -> Prepared:
+def with_batch(ready: Preparation, asked: Request) -> Preparation:
     """With a batch that fits where the job will run; recorded ones are not tried.
 
     Raises UsageError where the one that was asked for does not fit, or none does, and what
@@ -155,7 +155,7 @@ def with_batch(ready: Prepared, asked: Asked) -> Prepared:
     if not units or not to_be_tried(ready):
         return ready
     execution, settings = asked.execution, ready.job.settings
-    work = Work("", execution.access, ready.job, ready.division, execution.unit_timeout)
+    work = Work("", execution.access, ready.job, ready.budget, execution.unit_timeout)
     largest = max(units, key=ready.cost.device_bytes)
     batch = fitting_batch(work, largest, execution.address)
     if batch == settings.batch:

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.errors import UsageError
 from pipeline.failure import Rejected
-from pipeline.imagery.header import attempt
+from pipeline.imagery.header import describe_or_failure
 from pipeline.imagery.header_pool import OnDescribed, all_described
-from pipeline.imagery.inputs import Found, find_inputs, printable
+from pipeline.imagery.image_files import InputFile, find_inputs, escape_non_utf8
 from pipeline.output.resume import Recorded
 from pipeline.scene import Scene
 from pipeline.settings import Settings
@@ -20,7 +20,7 @@ from pipeline.storage.access import Access
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedInput:
     """An input as it was planned last."""
 
     scene_id: str
@@ -30,12 +30,12 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Known:
+class PlannedInputs:
     """What a recorded plan holds already, and what has come of it."""
 
     urls: Mapping[str, str]
     """scene_id -> url."""
-    planned: Mapping[str, Planned]
+    planned: Mapping[str, PlannedInput]
     """By url."""
     failed: frozenset[str]
     """scene_ids."""
@@ -47,20 +47,20 @@ class Known:
     """Whether failed inputs that have not changed are tried again; changed ones always are."""
 
     @classmethod
-    def of(cls, recorded: Recorded, retry: bool, closed: bool = False) -> Known:
+    def of(cls, recorded: Recorded, retry: bool, closed: bool = False) -> PlannedInputs:
         urls: dict[str, str] = {}
-        planned: dict[str, Planned] = {}
+        planned: dict[str, PlannedInput] = {}
         for shard in recorded.shards:
             inputs = [(scene.scene_id, scene.url, scene.version) for scene in shard.scenes]
             inputs += [(r.failure.scene_id, r.failure.url, r.version) for r in shard.rejected]
             for scene_id, url, version in inputs:
                 urls[scene_id] = url
                 tries = (*shard.retries.get(scene_id, ()), shard.shard_id)
-                planned[url] = Planned(scene_id, version, tries)
+                planned[url] = PlannedInput(scene_id, version, tries)
         failed = frozenset(failure.scene_id for failure in recorded.failures)
         return cls(urls, planned, failed, frozenset(recorded.waiting), closed, retry)
 
-    def is_to_be_planned_again(self, planned: Planned, version: str) -> bool:
+    def is_to_be_planned_again(self, planned: PlannedInput, version: str) -> bool:
         """An earlier version can be read no more, so it is not waited for either."""
         changed = version != planned.version
         failed = planned.scene_id in self.failed
@@ -100,7 +100,7 @@ def survey(
     inputs: Sequence[str],
     settings: Settings,
     channels: int,
-    planned: Known,
+    planned: PlannedInputs,
     access: Access,
     on_described: OnDescribed | None = None,
 ) -> Survey:
@@ -112,10 +112,10 @@ def survey(
     """
     found = find_inputs(inputs, access.hurried())
     new, changed, retries = _sorted_out(found, planned)
-    unplanned = tuple(printable(file.url) for file in new) if planned.closed else ()
+    unplanned = tuple(escape_non_utf8(file.url) for file in new) if planned.closed else ()
     if unplanned:
         new, retries = [], {}
-    work = partial(attempt, settings=settings, channels=channels, access=access)
+    work = partial(describe_or_failure, settings=settings, channels=channels, access=access)
     described = all_described(new, work, on_described or (lambda _done, _total: None))
     scenes = tuple(result for result in described.results if isinstance(result, Scene))
     rejected = tuple(result for result in described.results if isinstance(result, Rejected))
@@ -166,22 +166,22 @@ def survey(
         )
     elif planned.retry and not unplanned:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
-    urls = tuple(printable(file.url) for file, _ in described.withheld)
+    urls = tuple(escape_non_utf8(file.url) for file, _ in described.withheld)
     return Survey(
         len(found), scenes, rejected, retries, urls, unplanned, described.retries, tuple(notes)
     )
 
 
 def _sorted_out(
-    found: Sequence[Found], known: Known
-) -> tuple[list[Found], list[str], dict[str, tuple[str, ...]]]:
+    found: Sequence[InputFile], known: PlannedInputs
+) -> tuple[list[InputFile], list[str], dict[str, tuple[str, ...]]]:
     """The files to be planned, the urls of those that have changed since they were, and for those
     that are to be planned again their earlier shards by scene_id."""
     new, changed, retries = [], [], {}
     for file in found:
-        planned = known.planned.get(printable(file.url))
+        planned = known.planned.get(escape_non_utf8(file.url))
         if planned is None:
-            other = known.urls.get(printable(file.scene_id))
+            other = known.urls.get(escape_non_utf8(file.scene_id))
             if other is not None:
                 raise UsageError(
                     f"{file.url}: this output has another file as scene {file.scene_id!r}"

@@ -21,7 +21,7 @@ from pipeline.output.replacement import supersede
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost
 from pipeline.progress import Progress
-from pipeline.stages import Published
+from pipeline.stages import PublishedShard
 from pipeline.unit import Unit, UnitOutcome
 
 
@@ -48,13 +48,13 @@ class Tally:
     """Of segmenting while a GPU said how busy it was."""
 
 
-class Publications(Protocol):
+class Publisher(Protocol):
     """Whoever publishes complete shards."""
 
     def start(self, shard: Shard) -> None:
         """Takes a shard all of whose units have an outcome, and need not have published it yet."""
 
-    def advance(self) -> list[Published]:
+    def advance(self) -> list[PublishedShard]:
         """What was published since the last time; retries: of other processes than this one.
         Raises what became of a shard that cannot be."""
 
@@ -68,7 +68,7 @@ class Tracker:
         shards: Sequence[Shard],
         cost: Cost,
         quarantine: Quarantine,
-        publications: Publications,
+        publications: Publisher,
         notes: tuple[str, ...],
         on_progress: Callable[[Progress], None],
     ) -> None:

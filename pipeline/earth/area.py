@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.earth.crs import ground
+from pipeline.earth.crs import parse_crs
 from pipeline.scene import Affine6, Rect
 
 MAX_NODE_STEP_PX = 64
@@ -62,14 +62,14 @@ class CellAreas:
 
     def __init__(self, crs: str, transform: Affine6, width: int, height: int) -> None:
         """Takes the scene's own grid. ValueError where the CRS has no place on Earth."""
-        self._ground = ground(crs)
+        self._crs = parse_crs(crs)
         self._transform = transform
         self._width, self._height = width, height
         a, b, _, d, e, _ = transform
-        self._pixel_m = max(math.hypot(a, d), math.hypot(b, e)) * self._ground.unit_m
+        self._pixel_m = max(math.hypot(a, d), math.hypot(b, e)) * self._crs.unit_m
         if not (math.isfinite(self._pixel_m) and self._pixel_m > 0):
             raise ValueError(f"transform {transform} gives pixels no size; georeference the raster")
-        self._north_up = self._ground.transformer is None and b == 0 and d == 0
+        self._north_up = self._crs.transformer is None and b == 0 and d == 0
         self._node_step_px = MAX_NODE_STEP_PX
         while self._node_step_px > 1 and self._node_step_px * self._pixel_m > MAX_NODE_STEP_M:
             self._node_step_px //= 2
@@ -115,7 +115,7 @@ class CellAreas:
         half difference, atanh(u) - atanh(v) = atanh((u - v) / (1 - u * v)).
         """
         a, _, _, _, e, f = self._transform
-        angle, e2 = self._ground.angle_rad, self._ground.e2
+        angle, e2 = self._crs.angle_rad, self._crs.e2
         pole = math.pi / 2
         mid = (f + e * (rows + height / 2)) * angle
         half = np.full_like(mid, abs(e) * height / 2 * angle)
@@ -127,7 +127,7 @@ class CellAreas:
         ecc = math.sqrt(e2)
         dq = ds * (1 + e2 * s0 * s1) / ((1 - e2 * s0**2) * (1 - e2 * s1**2))
         dq += np.arctanh(ecc * ds / (1 - e2 * s0 * s1)) / ecc
-        area_m2: np.ndarray = self._ground.a_m**2 * (1 - e2) / 2 * dq * abs(a) * angle
+        area_m2: np.ndarray = self._crs.a_m**2 * (1 - e2) / 2 * dq * abs(a) * angle
         return area_m2
 
     def _zone_lines(self, rect: Rect) -> Lines:
@@ -198,16 +198,16 @@ class CellAreas:
         cross = np.sqrt(
             (uy * vz - uz * vy) ** 2 + (uz * vx - ux * vz) ** 2 + (ux * vy - uy * vx) ** 2
         )
-        return np.where(self._ground.inside(x[4], y[4]), cross / (4 * h * h), np.nan)
+        return np.where(self._crs.inside(x[4], y[4]), cross / (4 * h * h), np.nan)
 
     def _ecef(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(k, n) coordinates -> (k, 3, n) metres; NaN outside the domain."""
-        lon, lat = self._ground.lonlat(x.ravel(), y.ravel())
+        lon, lat = self._crs.lonlat(x.ravel(), y.ravel())
         sin_lat, cos_lat = np.sin(lat), np.cos(lat)
-        normal_m = self._ground.a_m / np.sqrt(1 - self._ground.e2 * sin_lat**2)
+        normal_m = self._crs.a_m / np.sqrt(1 - self._crs.e2 * sin_lat**2)
         xyz = [
             normal_m * cos_lat * np.cos(lon),
             normal_m * cos_lat * np.sin(lon),
-            normal_m * (1 - self._ground.e2) * sin_lat,
+            normal_m * (1 - self._crs.e2) * sin_lat,
         ]
         return np.stack([axis.reshape(x.shape) for axis in xyz], axis=1)

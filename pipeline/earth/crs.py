@@ -22,7 +22,7 @@ WRAPPED_M = 1000.0
 
 
 @dataclass(frozen=True)
-class Ground:
+class EllipsoidCrs:
     """A CRS as the way from its coordinates to longitude and latitude on its own ellipsoid."""
 
     transformer: pyproj.Transformer | None
@@ -60,7 +60,7 @@ class Ground:
 
 
 @lru_cache(maxsize=256)
-def ground(crs: str) -> Ground:
+def parse_crs(crs: str) -> EllipsoidCrs:
     """The Ground of what CRS.from_user_input takes. ValueError where it has no place on Earth."""
     pyproj.network.set_network_enabled(False)
     try:
@@ -84,7 +84,7 @@ def ground(crs: str) -> Ground:
     transformer = None
     if not geographic:
         transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True)
-    return Ground(
+    return EllipsoidCrs(
         transformer=transformer,
         angle_rad=base.axis_info[0].unit_conversion_factor,
         unit_m=unit * WGS84_A_M if horizontal.is_geographic else unit,

@@ -50,7 +50,7 @@ def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Foot
         dtype=np.float64,
     )
     plane = Plane(crs, transform)
-    shapes = (_geographic if plane.ground.transformer is None else _projected)(plane, corners)
+    shapes = (_geographic if plane.crs.transformer is None else _projected)(plane, corners)
     shapes = shapely.orient_polygons(shapes, exterior_cw=False)
     return [
         None if empty else Footprint(wkb, tuple(bbox))
@@ -65,7 +65,7 @@ def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Foot
 
 def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
     """Edges of such a grid are straight in longitude and latitude: its corners say it all."""
-    to_deg = np.degrees(plane.ground.angle_rad)
+    to_deg = np.degrees(plane.crs.angle_rad)
     raw = np.column_stack(plane.places(corners.reshape(-1, 2))) * to_deg
     parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
     ring = np.concatenate(parts)

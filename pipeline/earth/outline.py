@@ -1,7 +1,7 @@
 """The outline of one pixel rectangle of a projected grid, whatever lies in its way.
 
 It may reach beyond the CRS's domain, hold a pole or touch it, or be so long that its edges bend
-both ways. Stands on `ground`, and with it is a door to pyproj. Knows no scene, file or class.
+both ways. Stands on `crs`, and with it is a door to pyproj. Knows no scene, file or class.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import pyproj
 import shapely
 
-from pipeline.earth.crs import Ground, ground
+from pipeline.earth.crs import EllipsoidCrs, parse_crs
 from pipeline.earth.rings import densified, followed, polygons
 from pipeline.scene import Affine6
 
@@ -23,9 +23,9 @@ CLIP_STEPS = 32  # the part of a rect inside the domain is looked for at 33 x 33
 
 
 @lru_cache(maxsize=256)
-def _earth(crs: str) -> tuple[Ground, pyproj.Transformer, list[tuple[float, float, float]]]:
+def _earth(crs: str) -> tuple[EllipsoidCrs, pyproj.Transformer, list[tuple[float, float, float]]]:
     """Its Ground, the way to OGC:CRS84; latitude, x, y of poles that are points of its plane."""
-    base, poles = ground(crs), []
+    base, poles = parse_crs(crs), []
     if base.transformer is not None and not base.cylindrical:
         quarter = np.pi / 2 / base.angle_rad
         for sign in (1.0, -1.0):
@@ -41,7 +41,7 @@ class Plane:
 
     def __init__(self, crs: str, transform: Affine6) -> None:
         """ValueError where the CRS has no place on Earth."""
-        self.ground, self.transformer, poles = _earth(crs)
+        self.crs, self.transformer, poles = _earth(crs)
         """The transformer leads to OGC:CRS84."""
         self._transform = transform
         a, b, c, d, e, f = transform
@@ -63,11 +63,11 @@ class Plane:
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """Bool: they lie in the CRS's domain."""
-        return self.ground.inside(*self.places(points))
+        return self.crs.inside(*self.places(points))
 
     def long(self, corners: np.ndarray) -> np.ndarray:
         """Bool, of rects (..., 4, 2): their edges begin as quarters."""
-        return _side_px(corners) * self._pixel * self.ground.unit_m > SMALL_M
+        return _side_px(corners) * self._pixel * self.crs.unit_m > SMALL_M
 
     def bent_by(self, pole: np.ndarray, corners: np.ndarray) -> np.ndarray:
         """Bool, of rects (..., 4, 2): the pole is in or near them."""

@@ -1,13 +1,14 @@
 """How the pixels of one direction of a scene sample the low-resolution logits of its windows.
 
-Pixel p of a window reads position (p + 0.5) * low / window - 0.5 of its logits, as F.interpolate
-does with align_corners=False; positions beyond an edge are clamped to it. Whole numbers up to the
-weight, so that it depends on nothing but the pixel's place in its window. Knows no library but
-numpy; rows and columns are the same to it.
+Pixel p of a window samples position (p + 0.5) * logits_edge / window_px - 0.5 of its logits, as
+F.interpolate does with align_corners=False; positions beyond an edge are clamped to it. Integers up
+to the weight, so that it depends on nothing but the pixel's place in its window. Knows no library
+but numpy, and treats rows and columns alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,31 +18,41 @@ from pipeline.grid import Axis
 
 
 @dataclass(frozen=True)
-class Group:
+class Member:
+    """One window of a group."""
+
+    window: int
+    """Its index on the axis."""
+    position: int
+    """The position in its own logits at which the group's position 0 is: from -1, which is clamped
+    to 0, as the one past the end is to the last."""
+
+
+@dataclass(frozen=True)
+class WindowGroup:
     """Windows that share their sampling positions: their logits can be added before upsampling."""
 
-    members: tuple[tuple[int, int], ...]
-    """The windows' indices on the axis, ascending, each with the position in its own logits that
-    the group's position 0 is: from -1, which stands for 0, as the one past the end for the last."""
+    members: tuple[Member, ...]
+    """In ascending order of their windows."""
     index: np.ndarray
+    """int64 (pixels): the lower of the two positions between which each pixel samples."""
     weight: np.ndarray
-    """int64 and float32, of each pixel: its value is that at `index`, and `weight` of the way to
-    that at `index + 1`."""
+    """float32 (pixels): how far each pixel is from `index` to `index + 1`, 0 to 1."""
 
     @property
     def positions(self) -> int:
-        """How many positions the pixels touch."""
+        """The number of positions that the pixels sample."""
         return int(self.index[-1]) + 2
 
 
 @dataclass(frozen=True)
-class Segment:
+class Span:
     """The pixels [start, end) of an axis, all of them covered by the same windows."""
 
     start: int
     end: int
-    groups: tuple[Group, ...]
-    """In the order of their first windows: that in which they are added."""
+    groups: tuple[WindowGroup, ...]
+    """In the order of their first windows, which is the order in which they are added."""
 
     @property
     def length(self) -> int:
@@ -49,36 +60,62 @@ class Segment:
 
     @property
     def windows(self) -> int:
+        """The number of windows that cover each pixel."""
         return sum(len(group.members) for group in self.groups)
 
 
-def segments(axis: Axis, start: int, end: int, low: int) -> list[Segment]:
-    """[start, end) cut wherever a window starts or ends; windows have `low` positions each."""
-    cuts = axis.cuts(start, end)
-    return [_segment(axis, left, right, low) for left, right in pairwise(cuts)]
+def split_axis(axis: Axis, start: int, end: int, logits_edge: int) -> list[Span]:
+    """Split [start, end) wherever a window starts or ends.
+
+    logits_edge: the number of positions along an edge of a window's logits.
+    """
+    return [_span(axis, *pixels, logits_edge) for pixels in pairwise(axis.cuts(start, end))]
 
 
-def _segment(axis: Axis, start: int, end: int, low: int) -> Segment:
-    scale = axis.window_px // low if axis.window_px % low == 0 else None
-    alike: dict[int, list[int]] = {}
+def members_table(groups: Sequence[WindowGroup], first_window: int) -> np.ndarray:
+    """The members of all groups, one after the other, int64 (n, 2): the window, counted from
+    `first_window`, and its `position`."""
+    members = [(member.window, member.position) for group in groups for member in group.members]
+    return np.array(members) - (first_window, 0)
+
+
+def member_starts(groups: Sequence[WindowGroup]) -> np.ndarray:
+    """Rows of `members_table` at which each group starts, and where the last one ends: int64
+    (groups + 1)."""
+    return np.cumsum([0, *(len(group.members) for group in groups)])
+
+
+def position_starts(groups: Sequence[WindowGroup]) -> np.ndarray:
+    """Where each group starts if their positions are laid one after the other, and where the last
+    one ends: int64 (groups + 1)."""
+    return np.cumsum([0, *(group.positions for group in groups)])
+
+
+def _span(axis: Axis, start: int, end: int, logits_edge: int) -> Span:
+    whole = axis.window_px % logits_edge == 0
+    scale = axis.window_px // logits_edge if whole else None
+    by_phase: dict[int, list[int]] = {}
     for window in axis.touching(start, end):
         origin = axis.origin(window)
-        alike.setdefault(origin % scale if scale else origin, []).append(window)
-    return Segment(start, end, tuple(_group(axis, m, (start, end), low) for m in alike.values()))
+        by_phase.setdefault(origin % scale if scale else origin, []).append(window)
+    pixels = range(start, end)
+    groups = (_group(axis, windows, pixels, logits_edge) for windows in by_phase.values())
+    return Span(start, end, tuple(groups))
 
 
-def _group(axis: Axis, windows: list[int], pixels: tuple[int, int], low: int) -> Group:
-    first = [_positions(axis, window, pixels, low) for window in windows]
-    index, weight = first[0]
-    members = zip(windows, (int(index[0]) for index, _ in first), strict=True)
-    return Group(tuple(members), index - index[0], weight)
+def _group(axis: Axis, windows: list[int], pixels: range, logits_edge: int) -> WindowGroup:
+    samples = [_samples(axis, window, pixels, logits_edge) for window in windows]
+    index, weight = samples[0]
+    starts = (int(index[0]) for index, _ in samples)
+    members = tuple(Member(*pair) for pair in zip(windows, starts, strict=True))
+    return WindowGroup(members, index - index[0], weight)
 
 
-def _positions(
-    axis: Axis, window: int, pixels: tuple[int, int], low: int
+def _samples(
+    axis: Axis, window: int, pixels: range, logits_edge: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Floor and remainder of the sampled positions."""
-    place = np.arange(*pixels) - axis.origin(window)
+    """Floor and remainder of the positions that pixels sample in a window's logits."""
+    place = np.arange(pixels.start, pixels.stop) - axis.origin(window)
     whole = 2 * axis.window_px
-    index, rest = np.divmod((2 * place + 1) * low - axis.window_px, whole)
+    index, rest = np.divmod((2 * place + 1) * logits_edge - axis.window_px, whole)
     return index, (rest / whole).astype(np.float32)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from pipeline.planning.machine import REPLICAS_PER_GPU
-from pipeline.processes.host import cores_here
+from pipeline.processes.host import available_cores
 
 
 def devices_here() -> tuple[str, int]:
     """The kind of device that replicas on this machine use, and for how many there is room."""
     if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
         return "cuda", torch.cuda.device_count() * REPLICAS_PER_GPU
-    return "cpu", cores_here()
+    return "cpu", available_cores()
 
 
 def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.engine.normalised_windows import Cut, Cutter, HostCutter
+from pipeline.engine.window_cutter import Cut, Cutter, HostCutter
 from pipeline.settings import Settings
 from segformer import SegFormer
 
@@ -58,7 +58,7 @@ class Forward:
         """Windows that are computed at once."""
         self._graph: torch.cuda.CUDAGraph | None = None
         if device == "cuda":
-            from pipeline.engine.normalised_windows_cuda import DeviceCutter  # noqa: PLC0415  Triton is for GPUs only
+            from pipeline.engine.window_cutter_cuda import DeviceCutter  # noqa: PLC0415  Triton is for GPUs only
 
             self._cutter: Cutter = DeviceCutter(model.normalisation, settings.window)
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.normalised_windows import Cut
+from pipeline.engine.window_cutter import Cut
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import InputError
 from pipeline.failure import Failure

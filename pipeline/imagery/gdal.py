@@ -19,7 +19,7 @@ from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.session import DummySession
 
-from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError
+from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError, one_line
 from pipeline.imagery.opener import Ranges
 from pipeline.storage.access import Access
 
@@ -125,7 +125,7 @@ def _look(path: str, look: Callable[[Any, list[str]], T], **how: Any) -> T:
             result = look(src, notes)
         for note in notes:
             if _DAMAGE.search(note):
-                raise RasterioIOError(" ".join(note.removeprefix("CPLE_AppDefined:").split()))
+                raise RasterioIOError(one_line(note.removeprefix("CPLE_AppDefined:"), ""))
     return result
 
 
@@ -134,7 +134,7 @@ def _check_memory(error: BaseException) -> None:
     one: BaseException | None = error
     while one is not None:
         if isinstance(one, CPLE_OutOfMemoryError) or _NO_MEMORY.search(str(one)):
-            raise MemoryError(" ".join(str(one).split())) from error
+            raise MemoryError(one_line(one, "")) from error
         one = one.__cause__
 
 
@@ -159,6 +159,6 @@ def cause(error: BaseException, url: str) -> str:
         return "the file is empty (0 bytes)"
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()).rstrip(".")
+    text = one_line(error, "").rstrip(".")
     text = _GDALS_PATH.sub("", text).removeprefix(f"'{url}' ").removeprefix(f"{url}: ")
     return text or type(error).__name__

@@ -13,11 +13,11 @@ from typing import Any
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, WktVersion
 
-from pipeline.earth.crs import ground
+from pipeline.earth.crs import parse_crs
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
-from pipeline.imagery.inputs import Found, printable
+from pipeline.imagery.image_files import InputFile, escape_non_utf8
 from pipeline.imagery.opener import read_beside
 from pipeline.imagery.plausibility import doubt
 from pipeline.scene import IDENTITY, Affine6, Scene
@@ -29,15 +29,15 @@ ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME
 WRITTEN_TAGS = ((None, "EXIF_DateTimeOriginal"), (None, "TIFFTAG_DATETIME"))
 
 
-def attempt(found: Found, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+def describe_or_failure(found: InputFile, settings: Settings, channels: int, access: Access) -> Scene | Failure:
     """`describe`, with what is wrong with the file as a Failure: exceptions lose their cause when
     they travel between processes."""
     try:
         return describe(found, settings, channels, access)
     except (InputError, UsageError) as error:
         return Failure(
-            scene_id=printable(found.scene_id),
-            url=printable(found.url),
+            scene_id=escape_non_utf8(found.scene_id),
+            url=escape_non_utf8(found.url),
             stage="describe",
             window=None,
             error=type(error.__cause__ or error).__name__,
@@ -45,15 +45,15 @@ def attempt(found: Found, settings: Settings, channels: int, access: Access) -> 
         )
 
 
-def describe(found: Found, settings: Settings, channels: int, access: Access = PLAIN) -> Scene:
+def describe(found: InputFile, settings: Settings, channels: int, access: Access = PLAIN) -> Scene:
     """The scene in the file, whose bands feed the `channels` of the network.
 
     Raises InputError(stage="describe") for what is wrong with this file, and UsageError where an
     option is missing or does not fit it: --bands, --scale.
     """
     url = found.url
-    if printable(url) != url:
-        raise UsageError(f"{printable(url)}: the file's name is not UTF-8; rename it")
+    if escape_non_utf8(url) != url:
+        raise UsageError(f"{escape_non_utf8(url)}: the file's name is not UTF-8; rename it")
 
     def look(src: Any, notes: list[str]) -> Scene:
         _check_is_image(src, url)
@@ -175,7 +175,7 @@ def _transform(src: Any, url: str) -> Affine6:
     return (a, b, c, d, e, f)
 
 
-def _world_transform(found: Found, access: Access) -> Affine6:
+def _world_transform(found: InputFile, access: Access) -> Affine6:
     """Of the world file beside it, which GDAL cannot read through Python: six lines, x then y of
     the column step, of the row step, and of the centre of the first pixel."""
     names = [name for name in found.sidecars if name.lower().endswith(("w", ".wld"))]
@@ -194,7 +194,7 @@ def _crs_on_earth(crs: CRS | None) -> str | None:
     """None too for local, geocentric and vertical systems: they give no area and no place."""
     name = _crs(crs)
     try:
-        return name if name is None else (ground(name), name)[1]
+        return name if name is None else (parse_crs(name), name)[1]
     except ValueError:
         return None
 

@@ -1,89 +1,117 @@
-"""The headers of many files, read in processes of their own, for one that crashes GDAL must not end
-the run. What a store does not give is told apart from what is wrong with a file.
+"""The headers of many files, read in separate processes: a file that crashes GDAL must not end the
+run. A store that does not deliver a file is distinguished from a fault of the file.
 
 Knows neither what an INPUT is nor what is planned already.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from pipeline.errors import SwathError, TransientError
+from pipeline.errors import SwathError, TransientError, one_line
 from pipeline.failure import Failure, Rejected
-from pipeline.imagery.counted import Counted, counted, retries_of
-from pipeline.imagery.inputs import Found, printable
-from pipeline.processes.host import cores_here
-from pipeline.processes.sandbox import Died, Limits, Outcome, Returned, sandboxed
+from pipeline.imagery.input_file import InputFile, escape_non_utf8
+from pipeline.processes.host import available_cores
+from pipeline.processes.sandbox import Died, Limits, Outcome, Returned, run_in_sandbox
 from pipeline.scene import Scene
+from pipeline.storage.retry import retries_so_far
 
 _PROCESSES = 8
-"""At most: a driver may have many cores, and each process is a copy of GDAL of some 100 MB."""
+"""The largest number of processes: a driver may have many cores, and each process is a copy of GDAL
+of some 100 MB."""
 _THREADS = 8
-"""Headers wait for the disk or the network, not for the CPU."""
+"""Threads per process: headers wait for the disk or the network, not for the CPU."""
 _HEADER_S = 60.0
-"""A header takes milliseconds. To wait for a store does not count."""
-_FEW = 8
-"""So many files may be withheld by a store that gives others; more are the store's matter."""
+"""The longest that a header may take; it takes milliseconds. Waiting for a store does not count."""
+_MAX_UNAVAILABLE = 8
+"""A store that delivers other files may fail to deliver this many; more are the store's fault."""
 _HEADER_BYTES = 1_000_000_000
-"""What the headers under way in one process may allocate. The largest honest ones, tile indices of
-scenes of 10^12 px, take some 10 MB."""
+"""Memory that the headers under way in one process may allocate. The largest honest ones, tile
+indices of scenes of 10^12 px, take some 10 MB."""
 
 OnDescribed = Callable[[int, int], None]
+"""Called with the number of files described so far and the number of all files."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """What came of the files, in their order."""
+    """What describing some files gave."""
 
     results: tuple[Scene | Rejected, ...]
-    withheld: tuple[tuple[Found, TransientError], ...]
-    """Files that their store did not give for as long as it is waited for."""
+    """In the order of the files."""
+    unavailable: tuple[tuple[InputFile, TransientError], ...]
+    """Files that their store did not deliver although every attempt was retried."""
     retries: int
-    """Of the processes, until they ended."""
+    """Retries in the processes that read the headers."""
 
 
-def all_described(
-    files: Sequence[Found],
-    work: Callable[[Found], Scene | Failure],
+@dataclass(frozen=True)
+class _Counted:
+    """A described file, and the retries of the process that described it."""
+
+    result: Scene | Failure
+    process: int
+    """The process id."""
+    retries: int
+    """Retries of the whole process so far: those of its threads cannot be told apart."""
+
+
+def read_headers(
+    files: Sequence[InputFile],
+    describe: Callable[[InputFile], Scene | Failure],
     on_described: OnDescribed,
 ) -> Described:
-    """on_described is told how many of how many. Raises the store's error where more than a few
-    files are withheld: what may pass is nobody's fault, and waiting for each takes minutes."""
+    """Describe the files in parallel processes.
+
+    `describe` can be imported by its name, or is a functools.partial of such a function. Raises the
+    store's TransientError if more than a few files are unavailable: a transient failure is no
+    file's fault, and retrying each of them takes minutes.
+    """
     limits = Limits(
-        processes=min(cores_here(), _PROCESSES),
+        processes=min(available_cores(), _PROCESSES),
         threads=_THREADS,
         item_s=_HEADER_S,
         memory_bytes=_HEADER_BYTES,
     )
     results: dict[int, Scene | Rejected] = {}
-    withheld: dict[int, TransientError] = {}
-    came: list[Counted[Scene | Failure]] = []
-    with closing(sandboxed(partial(counted, work), files, limits)) as outcomes:
+    unavailable: dict[int, TransientError] = {}
+    retries: dict[int, int] = {}
+    with closing(run_in_sandbox(partial(_describe_counted, describe), files, limits)) as outcomes:
         for index, outcome in outcomes:
             if isinstance(outcome, Returned):
-                came.append(outcome.value)
+                process, count = outcome.value.process, outcome.value.retries
+                retries[process] = max(count, retries.get(process, 0))
             try:
-                results[index] = _described(files[index], outcome)
+                results[index] = _result(files[index], outcome)
             except TransientError as error:
-                withheld[index] = error
-                if len(withheld) > _FEW:
+                unavailable[index] = error
+                if len(unavailable) > _MAX_UNAVAILABLE:
                     raise
-            on_described(len(results) + len(withheld), len(files))
+            on_described(len(results) + len(unavailable), len(files))
+    retries.pop(os.getpid(), None)  # this process's own are counted already
     return Described(
         tuple(results[index] for index in sorted(results)),
-        tuple((files[index], withheld[index]) for index in sorted(withheld)),
-        retries_of(came),
+        tuple((files[index], unavailable[index]) for index in sorted(unavailable)),
+        sum(retries.values()),
     )
 
 
-def _described(file: Found, outcome: Outcome[Counted[Scene | Failure]]) -> Scene | Rejected:
-    """Raises what concerns more than this file: a store that does not answer."""
+def _describe_counted(
+    describe: Callable[[InputFile], Scene | Failure], file: InputFile
+) -> _Counted:
+    result = describe(file)
+    return _Counted(result, os.getpid(), retries_so_far())
+
+
+def _result(file: InputFile, outcome: Outcome[_Counted]) -> Scene | Rejected:
+    """Raises errors that concern more than this file: those of its store."""
     if isinstance(outcome, Returned):
-        found = outcome.value.value
-        return found if isinstance(found, Scene) else Rejected(file.version, found)
+        result = outcome.value.result
+        return result if isinstance(result, Scene) else Rejected(file.version, result)
     if isinstance(outcome, Died):
         return _rejected(file, outcome.reason, outcome.how)
     if isinstance(outcome.error, SwathError):
@@ -91,15 +119,15 @@ def _described(file: Found, outcome: Outcome[Counted[Scene | Failure]]) -> Scene
     return _rejected(file, type(outcome.error).__name__, str(outcome.error))
 
 
-def _rejected(file: Found, error: str, why: str) -> Rejected:
-    url = printable(file.url)
-    why = " ".join(why.split())
+def _rejected(file: InputFile, error: str, reason: str) -> Rejected:
+    url = escape_non_utf8(file.url)
     failure = Failure(
-        scene_id=printable(file.scene_id),
+        scene_id=escape_non_utf8(file.scene_id),
         url=url,
         stage="describe",
         window=None,
         error=error,
-        message=f"{url}: its header cannot be read: {why}; replace the file or leave it out",
+        message=f"{url}: its header cannot be read: {one_line(reason, '')}; replace or exclude the"
+        " file",
     )
     return Rejected(file.version, failure)

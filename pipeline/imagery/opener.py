@@ -84,8 +84,8 @@ def _beside(path: str, name: str) -> str:
 
 
 def read_beside(url: str, name: str, access: Access) -> bytes:
-    """The file of this name in the folder of `url`. Raises FileNotFoundError, and what `explained`
-    makes of other errors."""
+    """The file of this name in the folder of `url`. Raises FileNotFoundError, and what
+    `storage_errors` makes of other errors."""
     fs, path = access.filesystem(url)
     with StoredFile(fs, _beside(path, name), _beside(url, name), access.patience_s).open() as file:
         return file.read()

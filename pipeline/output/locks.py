@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from pipeline.errors import UsageError
 from pipeline.share import Share
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 from pipeline.storage.store import Store
 
 _ALL = "lock.json"
@@ -53,7 +53,7 @@ def is_alone(store: Store, share: Share) -> bool:
     return True
 
 
-def drivers(store: Store) -> tuple[Driver, ...]:
+def drivers(store: Store) -> tuple[LockHolder, ...]:
     """Who holds the output or a share of it, as far as can be seen at once."""
     found = []
     for name in filter(is_lock, store.list("")):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from pipeline.errors import UnfinishedError
+from pipeline.errors import UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, unit_path
@@ -73,7 +73,7 @@ def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
     try:
         return read(io.BytesIO(data))
     except _DAMAGE as error:
-        why = " ".join(str(error).split()) or type(error).__name__
+        why = one_line(error, type(error).__name__)
         raise UnfinishedError(
             f"{output.store.root}/{path}: is damaged ({len(data)} bytes: {why}); delete it, and the"
             " same command computes its unit again"

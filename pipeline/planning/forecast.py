@@ -10,12 +10,12 @@ from pipeline.earth.area import CellAreas
 from pipeline.estimate import Estimate, Rate, cost_of, per_1000_km2
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, blocks_of
-from pipeline.planning.memory_budget import Division
-from pipeline.processes.host import cores_here
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.processes.host import available_cores
 from pipeline.scene import Scene
 from pipeline.unit import Block
 
-SHARE = 0.92
+REPLICAS_CORE_FRACTION = 0.92
 """Of a core, the most that replicas have where they take all cores of this machine: the driver and
 Ray's own processes have the rest (measured on two cores, docs/log.md)."""
 PIXEL_S = 0.13e-6
@@ -24,7 +24,7 @@ over, counted and written, where a window takes its nominal time (measured with 
 
 
 @dataclass(frozen=True)
-class Terms:
+class Pricing:
     """What turns windows into hours, and hours into money."""
 
     rate: Rate | None = None
@@ -35,23 +35,23 @@ class Terms:
 def estimate(
     cost: Cost,
     shards: Sequence[Shard],
-    division: Division,
+    budget: MemoryBudget,
     inputs: int,
     notes: Sequence[str],
-    terms: Terms,
+    terms: Pricing,
 ) -> Estimate:
     """Of the units in these shards, which may be less than the scenes in them."""
     units = [unit for shard in shards for unit in shard.units]
     blocks = blocks_of(units)
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
     computed = sum(cost.windows(block) for block in blocks)
-    own, km2 = division.own_bytes, _km2(blocks)
+    own, km2 = budget.own_bytes, _km2(blocks)
     rate = terms.rate or Rate(cost.window_s)
-    most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.fewest)
+    most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.required_replicas)
     seconds, pixels = most * rate.window_s, sum(block.core.pixels for block in blocks)
-    if _take_all_cores(division):
+    if _take_all_cores(budget):
         pace = rate.window_s / cost.window_s
-        seconds = seconds / SHARE + pixels * PIXEL_S * pace / cores_here()
+        seconds = seconds / REPLICAS_CORE_FRACTION + pixels * PIXEL_S * pace / available_cores()
     hours = seconds / 3600
     money = cost_of(hours, terms.price_per_hour)
     return Estimate(
@@ -65,9 +65,9 @@ def estimate(
         km2=km2,
         read_bytes=sum(cost.read_bytes(block) for block in blocks),
         memory_bytes=own.get("replica", own["driver"]),
-        memory={**own, "total": division.total_bytes},
+        memory={**own, "total": budget.total_bytes},
         hours=hours,
-        replicas=cost.machine.fewest,
+        replicas=cost.machine.required_replicas,
         device=cost.machine.device,
         batch=cost.settings.batch or 0,
         notes=(*notes, *_notes(scenes, cost.settings.window)),
@@ -77,11 +77,11 @@ def estimate(
     )
 
 
-def _take_all_cores(division: Division) -> bool:
+def _take_all_cores(budget: MemoryBudget) -> bool:
     """Whether replicas leave none to what else the run does on this machine."""
-    machine = division.machine
-    alone = machine.device == "cpu" and division.tasks > 0 and not machine.nodes_bytes
-    return alone and machine.fewest >= cores_here()
+    machine = budget.machine
+    alone = machine.device == "cpu" and budget.tasks > 0 and not machine.nodes_bytes
+    return alone and machine.required_replicas >= available_cores()
 
 
 def _rounds(windows: Iterable[int], replicas: int) -> int:

@@ -50,7 +50,7 @@ _UNIT_BYTES = 12_000
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Predicted peaks, each of one process with the unit that asks for most; without what is
     touched of the object store."""
 
@@ -66,7 +66,7 @@ class Need:
     """Of the one process of the local runner."""
 
     @classmethod
-    def of(cls, cost: Cost, units: Sequence[Unit]) -> Need:
+    def of(cls, cost: Cost, units: Sequence[Unit]) -> MemoryNeed:
         """Of the largest of the units, and of publishing their shards."""
         if not units:
             return cls(0, 0, 0, 0, 0, 0, 0)

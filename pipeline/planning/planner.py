@@ -11,8 +11,8 @@ from pipeline.failure import Rejected
 from pipeline.grid import cores
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost
-from pipeline.planning.memory_budget import Division, division_of
-from pipeline.planning.memory_need import Need
+from pipeline.planning.memory_budget import MemoryBudget, budget_memory
+from pipeline.planning.memory_need import MemoryNeed
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX, Execution
 from pipeline.unit import Block, Unit
@@ -60,8 +60,8 @@ class Planner:
         into memory, and where there would be too many units."""
         shards = tuple(self._divided(scenes, rejected, first))
         units = [unit for shard in shards for unit in shard.units]
-        if units and Division.of(Need.of(self.cost, units), self.cost.machine) is None:
-            division_of(self.cost, units, self._remedy(scenes, units))
+        if units and MemoryBudget.of(MemoryNeed.of(self.cost, units), self.cost.machine) is None:
+            budget_memory(self.cost, units, self._remedy(scenes, units))
         yield from shards
 
     def _divided(
@@ -183,7 +183,7 @@ class Planner:
 
     def _remedy(self, scenes: Sequence[Scene], units: Sequence[Unit]) -> str:
         """What to change so that it fits: the largest block, else the most replicas, else both."""
-        replicas = self.cost.machine.fewest
+        replicas = self.cost.machine.required_replicas
         edge = max(max(b.core.width, b.core.height) for unit in units for b in unit.blocks)
         smaller = (edge - 1) // MASK_TILE_PX
         if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, replicas)):
@@ -201,7 +201,7 @@ class Planner:
         if machine.nodes_bytes or machine.tasks == 0:
             return False
         alone = replace(machine, replicas=1, least=None, tasks=0)
-        return Division.of(Need.of(replace(self.cost, machine=alone), units), alone) is not None
+        return MemoryBudget.of(MemoryNeed.of(replace(self.cost, machine=alone), units), alone) is not None
 
     def _fits(self, scenes: Sequence[Scene], block: int | None, replicas: int) -> bool:
         """Whether the scenes would, with this block and so many replicas."""
@@ -212,7 +212,7 @@ class Planner:
             units = [unit for shard in other._divided(scenes, (), 0) for unit in shard.units]
         except UsageError:  # too many of them
             return False
-        return Division.of(Need.of(cost, units), machine) is not None
+        return MemoryBudget.of(MemoryNeed.of(cost, units), machine) is not None
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

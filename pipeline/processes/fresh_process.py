@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TypeVar
 
-from pipeline.errors import SwathError, UnfinishedError
-from pipeline.processes.sandbox import Limits, Outcome, Raised, Returned, sandboxed
+from pipeline.errors import SwathError, UnfinishedError, one_line
+from pipeline.processes.sandbox import Limits, Outcome, Raised, Returned, run_in_sandbox
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,10 +20,14 @@ LOOSE_BYTES = 1 << 50
 """Of address space, which CUDA takes freely; the plan has checked what is used of it."""
 
 
-def apart(function: Callable[[T], R], item: T, limits: Limits, failed: str) -> R:
-    """Function and item are as `sandboxed` wants them. Raises the function's own SwathError, and
-    UnfinishedError, which begins with `failed`, for any other end."""
-    with closing(sandboxed(function, [item], limits)) as outcomes:
+def run_in_fresh_process(function: Callable[[T], R], item: T, limits: Limits, failed: str) -> R:
+    """The function's result for the item, computed in a new process; function and item are as
+    `run_in_sandbox` takes them.
+
+    Raises the function's own SwathError; for any other end an UnfinishedError that starts with
+    `failed`.
+    """
+    with closing(run_in_sandbox(function, [item], limits)) as outcomes:
         _, outcome = next(outcomes)
     return _judged(outcome, failed)
 
@@ -37,4 +41,4 @@ def _judged(outcome: Outcome[R], failed: str) -> R:
         how = f"{type(outcome.error).__name__}: {outcome.error}"
     else:
         how = outcome.how
-    raise UnfinishedError(f"{failed}: {' '.join(how.split())}")
+    raise UnfinishedError(f"{failed}: {one_line(how, '')}")

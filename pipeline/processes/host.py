@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def cores_here(root: Path = Path("/")) -> int:
+def available_cores(root: Path = Path("/")) -> int:
     """That this process may run on, or as many whole ones as fit into its control groups' quota."""
     cores = float(len(os.sched_getaffinity(0)))
     for group in _control_groups(root, "cpu"):
@@ -18,7 +18,7 @@ def cores_here(root: Path = Path("/")) -> int:
     return max(1, int(cores))
 
 
-def memory_here(root: Path = Path("/")) -> int:
+def available_memory_bytes(root: Path = Path("/")) -> int:
     """Bytes of this machine, or what its control groups (version 1 or 2) leave to this process.
 
     A group's limit holds for those within it; inside a container its own group is at the top.

@@ -19,7 +19,7 @@ _watched = threading.local()
 
 
 @contextmanager
-def guarded(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
+def process_limits(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
     """Within it, the process ends after `limit_s` without an end of the block or a `rearm`, even
     where C code hangs with Python's lock; and taking `memory_bytes` more than now raises
     MemoryError. Not to be nested."""
@@ -37,7 +37,7 @@ def guarded(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def watched(tell: Callable[[float], None]) -> Iterator[None]:
+def report_rearms(tell: Callable[[float], None]) -> Iterator[None]:
     """Within it, in this thread, each `rearm` calls `tell` with its seconds: for who works under
     the eyes of a process that will end this one."""
     _watched.tell = tell

@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 from pipeline.errors import UnfinishedError
 from pipeline.processes.worker import Raised, Returned, Unanswered
 
-__all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "sandboxed"]
+__all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "run_in_sandbox"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ class Died:
 Outcome = Returned[R] | Raised | Died
 
 
-def sandboxed(
+def run_in_sandbox(
     function: Callable[[T], R], items: Sequence[T], limits: Limits
 ) -> Generator[tuple[int, Outcome[R]], None, None]:
     """The index and the outcome of each item, once, as they come.

@@ -18,7 +18,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
-from pipeline.processes.limits import limit_memory, watched
+from pipeline.processes.limits import limit_memory, report_rearms
 
 R = TypeVar("R")
 
@@ -66,7 +66,7 @@ def serve(descriptor: int) -> None:
             while True:
                 with receiving:
                     index, item = connection.recv()
-                with watched(partial(tell, index)):
+                with report_rearms(partial(tell, index)):
                     answer = _answer(function, index, item)
                 send(answer)
         finally:  # the parent has gone, or memory was short even here

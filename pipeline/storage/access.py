@@ -29,7 +29,7 @@ _NEEDED = """a JSON object is needed, in quotes for the shell: '{"anon": true}'"
 HURRIED_S = 10.0
 _CONNECT_S, _READ_S = 5, 20
 _TRIES = 3
-"""By botocore, of one request; beyond that, `verdict.patiently` tries the whole operation again."""
+"""By botocore, of one request; beyond that, `retry.call_store` tries the whole operation again."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 @dataclass(frozen=True)
-class Driver:
+class LockHolder:
     """One that is at work. What a lock of an earlier version does not say is None."""
 
     host: str | None

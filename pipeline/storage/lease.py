@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import LOG, SwathError, UsageError
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 
 BEAT_S = 10.0
 EXPIRES_S = 45.0
@@ -39,32 +39,32 @@ class Shelf(Protocol):
     def age_s(self, path: str) -> float: ...
 
 
-def busy(root: str, holder: Driver) -> str:
+def busy_message(root: str, holder: LockHolder) -> str:
     """What a user is told whose run is refused."""
     return (
         f"{root}: another run is at work on this output ({holder}); wait for it to end, or stop it"
     )
 
 
-def planning(root: str) -> str:
+def planning_message(root: str) -> str:
     """What a user is told who waits for another driver's planning."""
     return f"{root}: another driver is planning; waiting for it"
 
 
 @contextmanager
-def held(shelf: Shelf, name: str, patient: bool = False) -> Iterator[None]:
+def hold_lease(shelf: Shelf, name: str, patient: bool = False) -> Iterator[None]:
     """Holds the name for this run. Where another run's lock is found, waits until that run is
     seen to be dead, or to be alive: then raises UsageError, or waits on if `patient`."""
     owner = {"owner": uuid.uuid4().hex, **this_process()}
     said = False
-    while not shelf.create(name, encoded(owner, beat=0)):
+    while not shelf.create(name, encode_lock(owner, beat=0)):
         try:
-            freed(shelf, name, quiet=said)
+            clear_dead_lease(shelf, name, quiet=said)
         except UsageError:
             if not patient:
                 raise
             if not said:
-                LOG.warning("%s", planning(shelf.root))
+                LOG.warning("%s", planning_message(shelf.root))
                 said = True
     ended = threading.Event()
     heart = threading.Thread(target=_beat, args=(shelf, name, owner, ended), daemon=True)
@@ -79,7 +79,7 @@ def held(shelf: Shelf, name: str, patient: bool = False) -> Iterator[None]:
                 shelf.delete(name)
 
 
-def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
+def clear_dead_lease(shelf: Shelf, name: str, quiet: bool = False) -> None:
     """Returns when the lock is gone; deletes it when its holder is dead. Raises UsageError when
     that is seen to live."""
     try:
@@ -87,7 +87,7 @@ def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
     except FileNotFoundError:
         return
     holder = _decode(first)
-    where = driver_of(first)
+    where = holder_of(first)
     deadline = time.monotonic() + EXPIRES_S
     if not _is_dead(holder):
         if not quiet:
@@ -101,19 +101,19 @@ def freed(shelf: Shelf, name: str, quiet: bool = False) -> None:
             except FileNotFoundError:
                 return
             if now != first:
-                raise UsageError(busy(shelf.root, where))
+                raise UsageError(busy_message(shelf.root, where))
     LOG.warning("the run on %s is dead; going on in its place", where)
     with suppress(FileNotFoundError):
         shelf.delete(name)
 
 
-def at_work(shelf: Shelf, name: str) -> Driver | None:
+def current_holder(shelf: Shelf, name: str) -> LockHolder | None:
     """Who holds the name, by the last sign of life: for who will not wait for the next one."""
     try:
         lock, age_s = shelf.read(name), shelf.age_s(name)
     except FileNotFoundError:
         return None
-    return None if age_s > EXPIRES_S or _is_dead(_decode(lock)) else driver_of(lock)
+    return None if age_s > EXPIRES_S or _is_dead(_decode(lock)) else holder_of(lock)
 
 
 def _beat(shelf: Shelf, name: str, owner: dict[str, str], ended: threading.Event) -> None:
@@ -126,7 +126,7 @@ def _beat(shelf: Shelf, name: str, owner: dict[str, str], ended: threading.Event
                     return  # another run has taken over: the lock is its own
             except FileNotFoundError:
                 return
-            shelf.write(name, encoded(owner, beat))
+            shelf.write(name, encode_lock(owner, beat))
 
 
 def this_process() -> dict[str, str]:
@@ -135,9 +135,9 @@ def this_process() -> dict[str, str]:
     return {"host": socket.gethostname(), "since": since, **_process(os.getpid())}
 
 
-def driver_of(lock: bytes) -> Driver:
+def holder_of(lock: bytes) -> LockHolder:
     """Whom a lock names."""
-    return Driver.of(_decode(lock))
+    return LockHolder.of(_decode(lock))
 
 
 def _process(pid: int) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _owner(data: bytes) -> str | None:
     return _decode(data).get("owner")
 
 
-def encoded(owner: dict[str, str], beat: int) -> bytes:
+def encode_lock(owner: dict[str, str], beat: int) -> bytes:
     return json.dumps({**owner, "beat": str(beat)}).encode()
 
 

@@ -13,8 +13,14 @@ from typing import BinaryIO
 
 from pipeline.errors import LOG, UsageError
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import Driver
-from pipeline.storage.lease import busy, driver_of, encoded, planning, this_process
+from pipeline.storage.holder import LockHolder
+from pipeline.storage.lease import (
+    busy_message,
+    encode_lock,
+    holder_of,
+    planning_message,
+    this_process,
+)
 from pipeline.storage.store import Store
 
 _TEMPORARY = ".tmp"
@@ -121,7 +127,7 @@ class LocalStore(Store):
         with self._held(path, patient) as file:
             with suppress(OSError):  # a full disk: nobody will know who holds it
                 os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), encoded(this_process(), beat=0))
+                os.write(file.fileno(), encode_lock(this_process(), beat=0))
             try:
                 yield
             finally:
@@ -136,7 +142,7 @@ class LocalStore(Store):
             with self._held(path, patient=False):
                 path.unlink(missing_ok=True)
 
-    def holder(self, name: str) -> Driver | None:
+    def holder(self, name: str) -> LockHolder | None:
         path = self._folder / name
         try:
             with path.open("rb") as file:
@@ -160,9 +166,9 @@ class LocalStore(Store):
                         time.sleep(_GLANCE_S / 10)
                         continue
                     if not patient:
-                        raise UsageError(busy(self.root, _named_in(path))) from error
+                        raise UsageError(busy_message(self.root, _named_in(path))) from error
                     if not said:
-                        LOG.warning("%s", planning(self.root))
+                        LOG.warning("%s", planning_message(self.root))
                         said = True
                     time.sleep(_LOOK_S)
                     continue
@@ -202,12 +208,12 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _named_in(path: Path) -> Driver:
+def _named_in(path: Path) -> LockHolder:
     """Nobody knows whom, where the lock has just gone."""
     try:
-        return driver_of(path.read_bytes())
+        return holder_of(path.read_bytes())
     except FileNotFoundError:
-        return driver_of(b"")
+        return holder_of(b"")
 
 
 def _make_folder(folder: Path) -> None:

@@ -12,10 +12,10 @@ from typing import BinaryIO, TypeVar, cast
 
 from pipeline.errors import LOG, DeniedError, UnfinishedError
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import Driver
-from pipeline.storage.lease import at_work, freed, held
+from pipeline.storage.holder import LockHolder
+from pipeline.storage.lease import clear_dead_lease, current_holder, hold_lease
 from pipeline.storage.range_file import StoredFile
-from pipeline.storage.retry import explained, patiently
+from pipeline.storage.retry import call_store
 from pipeline.storage.store import Store
 
 T = TypeVar("T")
@@ -105,13 +105,13 @@ class ObjectStore(Store):
         self._try(path, lambda: self._delete([self._at(path)]))
 
     def hold(self, name: str, patient: bool = False) -> AbstractContextManager[None]:
-        return held(self, name, patient)
+        return hold_lease(self, name, patient)
 
     def free(self, name: str) -> None:
-        freed(self, name)
+        clear_dead_lease(self, name)
 
-    def holder(self, name: str) -> Driver | None:
-        return at_work(self, name)
+    def holder(self, name: str) -> LockHolder | None:
+        return current_holder(self, name)
 
     def age_s(self, path: str) -> float:
         """Since it was written, as far as this machine's clock agrees with the store's."""
@@ -154,13 +154,7 @@ class ObjectStore(Store):
             self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
 
     def _try(self, path: str, call: Callable[[], T]) -> T:
-        """Waits out what may pass."""
-
-        def once() -> T:
-            with explained(f"{self.root}/{path}".rstrip("/")):
-                return call()
-
-        return patiently(once, self._patience_s)
+        return call_store(f"{self.root}/{path}".rstrip("/"), call, self._patience_s)
 
     def _at(self, path: str) -> str:
         return f"{self._path}/{path}".rstrip("/")
@@ -178,5 +172,5 @@ def _room_for(path: str) -> Iterator[None]:
         place = f"{tempfile.gettempdir()} on {platform.node()}"
         raise UnfinishedError(
             f"{place}: no space is left for {path} before it is uploaded; free some, or set TMPDIR"
-            " to a larger folder; the same command goes on from here"
+            " to a larger folder; the same command resumes the run"
         ) from error

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pipeline.errors import TransientError
 from pipeline.storage.access import FileSystem
-from pipeline.storage.retry import explained, patiently
+from pipeline.storage.retry import call_store
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ KEPT_BLOCKS = 64
 
 
 class StoredFile:
-    """A file as its store gives it. Its methods raise what `explained` makes of errors, after
+    """A file as its store gives it. Its methods raise what `storage_errors` makes of errors, after
     `patience_s` where they may pass; FileNotFoundError passes."""
 
     def __init__(self, fs: FileSystem, path: str, url: str, patience_s: float) -> None:
@@ -69,11 +69,7 @@ class StoredFile:
         return int(size)
 
     def _try(self, call: Callable[[], T]) -> T:
-        def once() -> T:
-            with explained(self._url):
-                return call()
-
-        return patiently(once, self._patience_s)
+        return call_store(self._url, call, self._patience_s)
 
 
 class RangeFile(io.RawIOBase):

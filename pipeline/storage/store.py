@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import Driver
+from pipeline.storage.holder import LockHolder
 
 THREADS = 16
 """That read small files at once: they wait for the disk or the network, not for the CPU."""
@@ -90,7 +90,7 @@ class Store(ABC):
         """Takes away what a dead holder has left of a name. Raises UsageError where it lives."""
 
     @abstractmethod
-    def holder(self, name: str) -> Driver | None:
+    def holder(self, name: str) -> LockHolder | None:
         """Who holds a name, as far as can be seen at once; None: nobody alive. Writes nothing."""
 
     @abstractmethod

@@ -18,7 +18,7 @@ from pipeline.engine.replica import Replica
 from pipeline.errors import LOG, UsageError
 from pipeline.estimate import Rate
 from pipeline.grid import WindowGrid
-from pipeline.processes.fresh_process import LOOSE_BYTES, apart
+from pipeline.processes.fresh_process import LOOSE_BYTES, run_in_fresh_process
 from pipeline.processes.sandbox import Limits
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
@@ -29,7 +29,7 @@ MEASURED_S = 3.0
 """At least: other processes come and go."""
 
 
-def calibrated(work: Work, channels: int) -> Rate:
+def calibrate(work: Work, channels: int) -> Rate:
     """Takes some seconds, and with a large network on a CPU a minute.
 
     Raises UsageError where the job's replicas do not run on this machine's kind of device, and what
@@ -42,7 +42,7 @@ def calibrated(work: Work, channels: int) -> Rate:
             f" {work.job.device}: leave it out, or plan on one of the cluster's machines"
         )
     # Each GPU has its own memory and clock; its replicas and CPU cores share both.
-    sharing = work.division.machine.sharing if device == "cuda" else count
+    sharing = work.budget.machine.sharing if device == "cuda" else count
     replicas = min(work.replicas, sharing)
     LOG.warning("measuring how long a window takes here, replicas at once: %d", replicas)
     with ThreadPoolExecutor(replicas) as pool:
@@ -56,7 +56,7 @@ def _apart(work: Work, channels: int) -> tuple[int, float]:
     """What `_measured` says in a process of its own."""
     limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=LOOSE_BYTES)
     failed = "--calibrate: the replica could not be measured"
-    return apart(partial(_measured, work), channels, limits, failed)
+    return run_in_fresh_process(partial(_measured, work), channels, limits, failed)
 
 
 def _measured(work: Work, channels: int) -> tuple[int, float]:

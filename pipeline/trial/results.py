@@ -11,7 +11,7 @@ from pipeline.planning.planner import BATCH
 from pipeline.scene import Scene
 from pipeline.settings import Trial
 from pipeline.stages import Work
-from pipeline.trial.calibration import calibrated
+from pipeline.trial.calibration import calibrate
 from pipeline.trial.samples import samples
 
 
@@ -24,11 +24,11 @@ class Tried:
     notes: tuple[str, ...] = ()
 
 
-def tried_out(work: Work, scenes: Sequence[Scene], trial: Trial) -> Tried:
+def run_trial(work: Work, scenes: Sequence[Scene], trial: Trial) -> Tried:
     """Nothing where there are no scenes. Raises what calibrating and sampling raise."""
     if not scenes:
         return Tried()
-    rate = calibrated(work, len(scenes[0].bands)) if trial.calibrate else None
+    rate = calibrate(work, len(scenes[0].bands)) if trial.calibrate else None
     if not trial.sample_to:
         return Tried(rate)
     return Tried(rate, *samples(_here(work), scenes, trial.sample, trial.sample_to))

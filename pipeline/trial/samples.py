@@ -48,7 +48,7 @@ def samples(
     studio = _Studio(work, replica, folder)
     made: list[Sample] = []
     failed: list[Failure] = []
-    for block in drawn(scenes, count * _TRIES):
+    for block in draw_blocks(scenes, count * _TRIES):
         if len(made) == count:
             break
         read = work.read(Unit("sample", (block,)))
@@ -60,7 +60,7 @@ def samples(
     return tuple(made), tuple(_notes(made, failed, count, len(work.job.class_names)))
 
 
-def drawn(scenes: Sequence[Scene], most: int) -> Iterator[Block]:
+def draw_blocks(scenes: Sequence[Scene], most: int) -> Iterator[Block]:
     """Different blocks of scenes by chance, large scenes more often; the same ones each time."""
     chance = random.Random(0)
     ends = list(accumulate(scene.pixels for scene in scenes))

@@ -1,4 +1,8 @@
-"""Tokens and feature maps: the same memory, N H W C throughout."""
+"""Tokens and feature maps: the same memory, N H W C throughout.
+
+Shape suffixes as in `protocol`. transformers (Apache-2.0) copies between the two, in
+`SegformerDepthWiseConv` and others of its modeling_segformer.py.
+"""
 
 from __future__ import annotations
 

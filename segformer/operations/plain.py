@@ -1,20 +1,21 @@
-"""The operations of `fused` in torch's own words."""
+"""The operations as torch computes them: on every device, in every type.
+
+The definition that `cpu` and `cuda` are tested against, and what they leave to torch. Shape
+suffixes as in `protocol`. From Xie et al. 2021 (arXiv 2105.15203), sections 3.1 (Mix-FFN) and 3.2
+(decoder), and modeling_segformer.py of transformers (Apache-2.0).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segformer.operations.maps import to_map, to_tokens
-
-if TYPE_CHECKING:
-    from segformer.network import Head, MixFFN
-    from segformer.operations.choice import Mixer
+from segformer.operations.protocol import Activation, Decoder, Mixer
 
 
 def convolve(convolution: nn.Conv2d, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -40,32 +41,37 @@ def add_norm(
     return x_NTC, norm(x_NTC)
 
 
-def mixer(ffn: MixFFN) -> Mixer:
-    return Mixed(ffn)
+def gelu_mixer(expand: nn.Linear, depthwise: nn.Conv2d) -> Mixer:
+    return PlainMixer(expand, depthwise, F.gelu)
 
 
 @dataclass(frozen=True)
-class Mixed:
-    ffn: MixFFN
+class PlainMixer:
+    """A Mixer with any activation."""
+
+    expand: nn.Linear
+    depthwise: nn.Conv2d
+    activation: Activation
 
     def __call__(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
-        x_NFHW = self.ffn.depthwise(to_map(self.ffn.expand(x_NTC), height, width))
-        return to_tokens(self.ffn.activation(x_NFHW))
+        x_NFHW = self.depthwise(to_map(self.expand(x_NTC), height, width))
+        return to_tokens(self.activation(x_NFHW))
 
 
-def decode(head: Head, scales_NHWC: Sequence[Tensor]) -> Tensor:
-    sum_NHWC, *coarser_NhwC = (head.project(s, x) for s, x in enumerate(scales_NHWC))
+def decode(decoder: Decoder, scales_NHWC: Sequence[Tensor]) -> Tensor:
+    sum_NHWC, *coarser_NhwC = (decoder.project(s, x) for s, x in enumerate(scales_NHWC))
     for x_NhwC in coarser_NhwC:
         y_NCHW = x_NhwC.permute(0, 3, 1, 2)
         y_NCHW = F.interpolate(y_NCHW, sum_NHWC.shape[1:3], mode="bilinear", align_corners=False)
         sum_NHWC += y_NCHW.permute(0, 2, 3, 1)
-    return classified(head, sum_NHWC.relu_())
+    return classify(decoder.classifier, sum_NHWC.relu_())
 
 
-def classified(head: Head, sum_NHWC: Tensor) -> Tensor:
+def classify(classifier: nn.Linear, x_NHWC: Tensor) -> Tensor:
+    """logits_NKHW, contiguous: the product gives them class by class."""
     logits_NKT = torch.baddbmm(
-        head.classifier.bias[:, None],
-        head.classifier.weight.expand(len(sum_NHWC), -1, -1),
-        sum_NHWC.flatten(1, 2).transpose(1, 2),
+        classifier.bias[:, None],
+        classifier.weight.expand(len(x_NHWC), -1, -1),
+        x_NHWC.flatten(1, 2).transpose(1, 2),
     )
-    return logits_NKT.unflatten(2, sum_NHWC.shape[1:3])
+    return logits_NKT.unflatten(2, x_NHWC.shape[1:3])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pipeline.imagery.header
 from pipeline.errors import TransientError
 from pipeline.failure import Failure
-from pipeline.imagery.inputs import Found
+from pipeline.imagery.image_files import InputFile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
 from tests.support.worker_deaths import meet
 
 
-def attempt(found: Found, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+def describe_or_failure(found: InputFile, settings: Settings, channels: int, access: Access) -> Scene | Failure:
     """describe.attempt, but for files whose names say otherwise."""
     match found.scene_id:
         case "crash.tif":
@@ -23,4 +23,4 @@ def attempt(found: Found, settings: Settings, channels: int, access: Access) -> 
             raise ZeroDivisionError("division by zero")
         case name if name.startswith("withheld"):
             raise TransientError(f"{found.url}: the store fails (500)")
-    return pipeline.imagery.header.attempt(found, settings, channels, access)
+    return pipeline.imagery.header.describe_or_failure(found, settings, channels, access)

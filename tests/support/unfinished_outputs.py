@@ -23,7 +23,7 @@ from pipeline.output.publishing import commit_of
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import division_of
+from pipeline.planning.memory_budget import budget_memory
 from pipeline.planning.planner import Planner
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
@@ -99,7 +99,7 @@ def made(url: str, shards: list[Shard]) -> Made:
     if not Path(url).exists():
         out = Output.create(url, JOB)
         out.append(shards)
-        work = Work(url, PLAIN, JOB, division_of(COST, shards[0].units), 900.0)
+        work = Work(url, PLAIN, JOB, budget_memory(COST, shards[0].units), 900.0)
         with ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(partial(commit, out), committed, failures))
             list(pool.map(partial(finish, work), range(len(waiting)), waiting))

@@ -1,0 +1,50 @@
+"""The Triton kernel that cuts windows from the pixels of a block and normalises them.
+
+The operations of `cuts.HostCutter` in their order, none of them fused: the bits are the same.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+# Triton finds the types.
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["height", "width", "slot", "scale", "offset"])
+def cut(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers and numbers
+    values,
+    valid,
+    places,
+    channels,
+    out,
+    height,
+    width,
+    slot,
+    scale,
+    offset,
+    edge: tl.constexpr,
+    count: tl.constexpr,
+    pixels: tl.constexpr,
+):
+    """Some pixels of a window: values_CHW and valid_HW of the block to out_NHWC. places: the
+    windows' tops and lefts; channels: the means, then the standard deviations."""
+    window = tl.program_id(1)
+    at = tl.program_id(0) * pixels + tl.arange(0, pixels)
+    y = tl.load(places + 2 * (slot + window)) + at // edge
+    x = tl.load(places + 2 * (slot + window) + 1) + at % edge
+    within = at < edge * edge
+    inside = within & (y < height) & (x < width)
+    place = y * width + x
+    data = inside & (tl.load(valid + place, mask=inside, other=0) != 0)
+    to = out + ((slot + window).to(tl.int64) * edge * edge + at) * count
+    for channel in tl.static_range(count):
+        at_channel = values + tl.cast(channel, tl.int64) * height * width + place
+        raw = tl.load(at_channel, mask=data, other=0).to(tl.float32)
+        moved = raw * scale + offset - tl.load(channels + channel)
+        value = tl.div_rn(moved, tl.load(channels + count + channel) + tl.zeros_like(moved))
+        # NaN and infinite values, and what they lead to, say nothing, as what is not data does.
+        finite = tl.abs(value) < float("inf")
+        value = tl.where(data & finite, value, 0.0)
+        tl.store(to + channel, value.to(out.dtype.element_ty), mask=within)
