@@ -1,11 +1,11 @@
-"""The house stays as docs/design.md draws it: direction of imports, doors, sizes."""
+"""The house stays as docs/design.md draws it: imports, libraries, sizes, signs and sentences."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,138 +13,91 @@ import pytest
 
 import pipeline
 import segformer
+from tests.support.house import OUTSIDE, PACKAGES, House, headless, imports, is_sign, unsigned
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("segformer", "pipeline", "jobs", "deploy")
-"""From the ground up: a package imports only those before it."""
-OUTSIDE = ("tests", "bench", "examples")
-"""May import anything; nothing imports them."""
-FREE = {"numpy"}
-"""Third-party libraries that need no door."""
-DOORS = {
-    "jobs/dashboard.py": {"ray"},
-    "segformer/checkpoints/checkpoint.py": {"fsspec", "safetensors"},
-    "segformer/compiled.py": {"numba", "llvmlite"},
-    "segformer/operations/cuda_decoder.py": {"triton"},
-    "segformer/checkpoints/folder.py": {"fsspec"},
-    "segformer/operations/cuda_kernels.py": {"triton"},
-    "segformer/operations/numba_threads.py": {"numba", "llvmlite"},
-    "deploy/warm_triton.py": {"triton"},
-}
-"""Doors outside pipeline/, whose own stand in docs/design.md, by file."""
-PACKAGE_DOORS = {"segformer": {"torch"}, "jobs": {"click", "rich"}}
+HOUSE = House.open(ROOT)
 LINES, LINES_OF_NETWORK = 250, 400
 
 
-def table_of_rooms() -> list[tuple[str, set[str]]]:
-    """File names of pipeline/ from the top of design.md's table down, each with its libraries."""
-    rooms = []
-    for line in (ROOT / "docs" / "design.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 3 and cells[0].startswith("`"):
-            libraries = {name.strip() for name in cells[2].split(",") if name.strip()}
-            rooms += [(name, libraries) for name in re.findall(r"`(\w+\.py)`", cells[0])]
-    return rooms
+def test_every_file_is_in_a_room_of_the_table() -> None:
+    assert HOUSE.unlisted() == []
 
 
-ROOMS = table_of_rooms()
-ORDER = [name for name, _ in ROOMS]
-FILES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for package in PACKAGES
-    for path in (ROOT / package).rglob("*.py")
-)
+def test_a_room_imports_only_rooms_above_it() -> None:
+    assert HOUSE.imports_upwards() == []
 
 
-def imports(file: str) -> Iterator[tuple[int, str]]:
-    """Every import of a file, inside functions too: line and dotted name."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text(), file)):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            assert node.level == 0, f"{file}:{node.lineno}: relative import"
-            # `from pipeline import grid` names a file as much as `from pipeline.grid import x`.
-            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert HOUSE.circles() == []
 
 
-def test_the_table_of_rooms_lists_the_files_of_the_pipeline() -> None:
-    files = {name.removeprefix("pipeline/") for name in FILES if name.startswith("pipeline/")}
-    assert len(ORDER) == len(set(ORDER))
-    assert set(ORDER) == files - {"__init__.py"}
+def test_each_library_is_imported_in_its_own_room_only() -> None:
+    assert HOUSE.libraries_elsewhere() == []
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_packages_import_downwards_only(file: str) -> None:
-    own = file.partition("/")[0]
-    above = {*PACKAGES[PACKAGES.index(own) + 1 :], *OUTSIDE}
-    wrong = [
-        f"{file}:{line}: {name}" for line, name in imports(file) if name.split(".")[0] in above
+def test_the_checks_find_violations(tmp_path: Path) -> None:
+    """A house of three rooms in which everything is wrong."""
+    rooms = "`pipeline/low.py` | x |", "`pipeline/mid/` | x | pyarrow", "`pipeline/gone.py` | x |"
+    table = "".join(f"| {room} |\n" for room in rooms)
+    files = {
+        "docs/design.md": table,
+        "pipeline/__init__.py": "",
+        "pipeline/low.py": "def f():\n    from pipeline.mid import a\nimport pyarrow, bench\n",
+        "pipeline/mid/__init__.py": '"""Mid.\n\n    a.py  says a\n    c.py  is not there\n"""\n',
+        "pipeline/mid/a.py": "if TYPE_CHECKING:\n    from pipeline.mid.b import B\n",
+        "pipeline/mid/b.py": "from pipeline.mid import a\nimport duckdb\n",
+        "pipeline/stray.py": '"""Of no room."""\n',
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    house = House.open(tmp_path)
+    assert house.unlisted() == ["pipeline/stray.py", "pipeline/gone.py"]
+    assert house.imports_upwards() == [
+        "pipeline/low.py:3: bench/__init__.py",
+        "pipeline/low.py:2: pipeline/mid/a.py",
     ]
-    assert not wrong
+    (circle,) = house.circles()
+    assert set(circle.split(" -> ")) == {"pipeline/mid/a.py", "pipeline/mid/b.py"}
+    assert house.libraries_elsewhere() == [
+        "pipeline/low.py:3: pyarrow",
+        "pipeline/mid/b.py:2: duckdb",
+    ]
+    assert unsigned(tmp_path, "pipeline/mid") == ["pipeline/mid/b.py", "pipeline/mid/c.py"]
+    assert len(headless([tmp_path / "pipeline" / "stray.py"])) == 1
 
 
-@pytest.mark.parametrize("position", range(len(ORDER)), ids=ORDER)
-def test_pipeline_files_import_only_those_above_them(position: int) -> None:
-    file = f"pipeline/{ORDER[position]}"
-    above = {name.removesuffix(".py") for name in ORDER[:position]}
+def test_every_docstring_has_a_subject() -> None:
+    folders = [ROOT / name for name in (*PACKAGES, *OUTSIDE)]
+    assert headless(path for folder in folders for path in sorted(folder.rglob("*.py"))) == []
+
+
+def test_the_sign_of_a_room_has_a_line_for_each_of_its_files() -> None:
+    rooms = [room.name for room in HOUSE.rooms if (ROOT / room.name).is_dir()]
+    assert [line for room in rooms for line in unsigned(ROOT, room)] == []
+
+
+def test_nothing_is_imported_by_a_computed_name() -> None:
+    """Such an import would pass the checks above unseen. Only a package's sign may delay imports."""
     wrong = []
-    for line, name in imports(file):
-        package, _, rest = name.partition(".")
-        if package == "pipeline" and rest.split(".")[0] not in above:
-            wrong.append(f"{file}:{line}: {name}")
-    assert not wrong
+    for file in HOUSE.files:
+        names = {name.split(".")[0] for _, name in imports(ROOT / file) if name[-9:] != ".metadata"}
+        calls = {
+            node.func.id
+            for node in ast.walk(ast.parse((ROOT / file).read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        if ("importlib" in names and not is_sign(file)) or "__import__" in calls:
+            wrong.append(file)
+    assert wrong == []
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_libraries_are_behind_their_doors(file: str) -> None:
-    package, _, name = file.partition("/")
-    allowed = FREE | PACKAGE_DOORS.get(package, set()) | DOORS.get(file, set())
-    if package == "pipeline":
-        allowed |= dict(ROOMS).get(name, set())
-    known = {*allowed, *PACKAGES, *OUTSIDE, *sys.stdlib_module_names}
-    wrong = [
-        f"{file}:{line}: {name}"
-        for line, name in runtime_imports(file)
-        if name.split(".")[0] not in known
-    ]
-    assert not wrong
-
-
-def runtime_imports(file: str) -> Iterator[tuple[int, str]]:
-    """Imports but those of `if TYPE_CHECKING`: naming a type opens no door."""
-    tree = ast.parse((ROOT / file).read_text(), file)
-    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
-    for_types = {
-        line
-        for node in blocks
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        for statement in node.body
-        for line in range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
-    }
-    yield from ((line, name) for line, name in imports(file) if line not in for_types)
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_nothing_is_imported_by_a_computed_name(file: str) -> None:
-    """It would pass the other tests unseen."""
-    found = [name for _, name in imports(file) if name != "importlib.metadata"]
-    names = {name.split(".")[0] for name in found}
-    calls = {
-        node.func.id
-        for node in ast.walk(ast.parse((ROOT / file).read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    # A package's own __init__ may put off importing its own files.
-    assert "importlib" not in names or file.endswith("/__init__.py")
-    assert "__import__" not in calls
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_files_stay_small(file: str) -> None:
-    limit = LINES_OF_NETWORK if file == "segformer/network.py" else LINES
-    lines = len((ROOT / file).read_text().splitlines())
-    assert lines <= limit
+def test_files_stay_small() -> None:
+    lines = {file: len((ROOT / file).read_text().splitlines()) for file in HOUSE.files}
+    network = lines.pop("segformer/network.py")
+    assert network <= LINES_OF_NETWORK
+    assert {file: count for file, count in lines.items() if count > LINES} == {}
 
 
 def test_nothing_is_left_to_do_in_comments() -> None:
@@ -153,16 +106,38 @@ def test_nothing_is_left_to_do_in_comments() -> None:
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     texts = [path for path in paths if path.suffix in {".py", ".md", ".sh", ".yaml", ".toml"}]
     texts += [ROOT / name for name in ("Makefile", "README.md", "pyproject.toml", ".ci/run")]
-    found = [
+    lines = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in texts
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if words.search(line)
     ]
-    assert not found
+    assert lines == []
 
 
 @pytest.mark.parametrize("package", [pipeline, segformer])
 def test_what_a_package_offers_is_listed_and_there(package: ModuleType) -> None:
     assert set(package.__all__) <= set(dir(package))
     assert all(callable(getattr(package, name)) or name == "MIT" for name in package.__all__)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import pipeline",
+        "from pipeline import open_output, query, status",
+        "from jobs.cli import main; main(['--help'])",
+        "from jobs.cli import main; main(['query', '--help'])",
+    ],
+)
+def test_neither_torch_nor_ray_is_loaded(program: str) -> None:
+    """They take seconds, and neither SQL nor help needs them."""
+    look = "import sys, atexit; atexit.register(lambda: print({'torch', 'ray'} & {*sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{look}\n{program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
