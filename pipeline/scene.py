@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 Affine6 = tuple[float, float, float, float, float, float]
 IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+RASTER = "raster"
+"""The source of single image files."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -64,6 +66,9 @@ class Scene:
     """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
     alpha: tuple[int, ...] = ()
     """Those of the bands that the file itself calls alpha."""
+    source: str = RASTER
+    """The source that reads it: a name in `pipeline.imagery.source.SOURCES`. Plans written before
+    there were several sources lack it, and hold image files only."""
 
     @property
     def pixels(self) -> int:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from pipeline.errors import DeniedError, InputError, SwathError, one_line
+from pipeline.errors import InputError, SwathError, one_line
 from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
-from pipeline.imagery.brightness import brightness
-from pipeline.imagery.image_files import version_of
-from pipeline.imagery.pixels import read
+from pipeline.imagery.brightness import value_range
+from pipeline.imagery.source import source_of
 from pipeline.job import Job
 from pipeline.output.layout import Output, write_unit
 from pipeline.output.publishing import publish
@@ -26,12 +25,11 @@ from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.planning.memory_need import MemoryNeed
-from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.storage.errors import storage_errors
 from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
-from pipeline.unit import Block, Pixels, Range, ReadUnit, SegmentedUnit, Unit, failure_of
+from pipeline.unit import Block, Pixels, ValueRange, ReadUnit, SegmentedUnit, Unit, failure_of
 
 T = TypeVar("T")
 
@@ -108,53 +106,36 @@ class Work:
             publish(self.out, shard)
         return PublishedShard(shard.shard_id, time.perf_counter() - started, retries_so_far() - tries)
 
-    def check_input(self, scene: Scene) -> None:
-        """Raises InputError where the file is not the one that was planned, TransientError where
-        its store does not answer."""
-        try:
-            version = version_of(scene.url, scene.sidecars, self.access)
-        except (FileNotFoundError, DeniedError) as error:
-            raise InputError(
-                f"{scene.url}: vanished after it was planned, or is refused now; put it back",
-                url=scene.url,
-                stage="read",
-            ) from error
-        if version != scene.version:
-            raise InputError(
-                f"{scene.url}: changed after it was planned (was {scene.version}, is {version});"
-                " run again to plan the new version",
-                url=scene.url,
-                stage="read",
-            )
-
     def failed(self, block: Block, stage: str, error: str, what: str) -> Failure:
         """Of a block that ended its process, hung or took all memory: named `error`, if the file is
         the one that was planned. Raises TransientError where its store does not answer."""
         try:
-            self.check_input(block.scene)
+            source_of(block.scene).check_unchanged(block.scene, self.access)
         except InputError as other:
             return failure_of(other, block)
         url = block.scene.url
         message = f"{url}: to {stage} window {block.core} {what}; replace the file or leave it out"
         return failure_of(InputError(message, url=url, stage=stage), block, error)
 
-    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> Range | None:
+    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> ValueRange | None:
         settings = self.job.settings
         if settings.scale is None:
             return None
         both = zip(unit.blocks, blocks, strict=True)
         scaled = [p for b, p in both if isinstance(p, Pixels) and b.scene.dtype != "uint8"]
-        return brightness(scaled, settings.scale, settings.offset or 0.0)
+        return value_range(scaled, settings.scale, settings.offset or 0.0)
 
     def _pixels(self, block: Block) -> Pixels:
         scene, settings = block.scene, self.job.settings
+        source = source_of(scene)
         grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
         try:
-            pixels = read(scene, grid.read_rect(block.core), self.access)
+            pixels = source.read(scene, grid.read_rect(block.core), self.access)
         except InputError:
-            self.check_input(scene)  # a file that has changed is not damaged
+            source.check_unchanged(scene, self.access)  # a file that has changed is not damaged
             raise
-        self.check_input(scene)  # after the reading: the bytes might have changed meanwhile
+        # After the reading: the bytes might have changed meanwhile.
+        source.check_unchanged(scene, self.access)
         return pixels
 
 

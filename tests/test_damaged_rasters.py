@@ -20,8 +20,8 @@ from rasterio.transform import Affine
 from pipeline.errors import InputError
 from pipeline.failure import Failure
 from pipeline.imagery.header import describe_or_failure
-from pipeline.imagery.image_files import InputFile
-from pipeline.imagery.pixels import read
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.pixels import read_pixels
 from pipeline.processes.limits import process_limits
 from pipeline.scene import Rect
 from pipeline.settings import Settings
@@ -108,11 +108,11 @@ def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
 def test_truncated(tmp_path: Path, name: str) -> None:
     good, cut = damaged(tmp_path / name, **DAMAGED[name])
     scene = scene_of(good)
-    read(scene, scene.rect)
+    read_pixels(scene, scene.rect)
     scene = scene_of(cut)  # the header is whole
     for rect in (scene.rect, Rect(0, 380, 500, 20)):
         with pytest.raises(InputError, match="cannot be read") as caught:
-            read(scene, rect)
+            read_pixels(scene, rect)
         assert caught.value.stage == "read"
         assert str(rect) in caught.value.message
         assert str(cut) in caught.value.message
@@ -137,7 +137,7 @@ def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
         src.read()
     scene = scene_of(path)
     with pytest.raises(InputError, match="Corrupt JPEG data"):
-        read(scene, scene.rect)
+        read_pixels(scene, scene.rect)
 
 
 def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def refused_and_then_read(path: str) -> None:
     """In a process of its own: what others have freed before may be taken again."""
     scene = scene_of(Path(path))
     with pytest.raises(MemoryError), process_limits(60, memory_bytes=150_000_000):
-        read(scene, Rect(0, 0, 20, 20))
-    read(scene, Rect(0, 0, 20, 20))
+        read_pixels(scene, Rect(0, 0, 20, 20))
+    read_pixels(scene, Rect(0, 0, 20, 20))
 
 
 @pytest.mark.parametrize("kind", ["loop", "folder", "below a file", "long"])
@@ -183,7 +183,9 @@ def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
         case "long":
             path = tmp_path / f"{'a' * 300}.tif"
     errors = {"folder": "IsADirectoryError", "below a file": "NotADirectoryError"}
-    failure = describe_or_failure(InputFile("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0))
+    failure = describe_or_failure(
+        InputFile("a.tif", str(path), "v1"), Settings(), 3, Access(patience_s=0)
+    )
     assert isinstance(failure, Failure)
     assert failure.error == errors.get(kind, "OSError")
     assert failure.message.count(str(path)) == 1
@@ -199,11 +201,11 @@ def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
     ):
         write(path, values)
         with pytest.raises(InputError, match=rf"changed since .* is {found};") as caught:
-            read(scene, Rect(0, 0, 5, 5))
+            read_pixels(scene, Rect(0, 0, 5, 5))
         assert caught.value.stage == "read"
     path.unlink()
     with pytest.raises(InputError, match="no such file") as caught:
-        read(scene, Rect(0, 0, 5, 5))
+        read_pixels(scene, Rect(0, 0, 5, 5))
     assert caught.value.stage == "read"
 
 
@@ -211,4 +213,4 @@ def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
 def test_a_rect_outside_is_a_mistake_of_the_caller(tmp_path: Path, rect: Rect) -> None:
     scene = scene_of(write(tmp_path / "a.tif", noise(3, 20, 30)))
     with pytest.raises(ValueError, match="is not inside"):
-        read(scene, rect)
+        read_pixels(scene, rect)

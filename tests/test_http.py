@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.api import run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.imagery.image_files import find_inputs
+from pipeline.imagery.source import find_inputs
 from pipeline.settings import Execution, Settings
 from pipeline.storage.access import Access
 from tests.support.archives import write_scene

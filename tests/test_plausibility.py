@@ -16,17 +16,17 @@ from rasterio.io import MemoryFile
 from pipeline.api import plan
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.header import describe
-from pipeline.imagery.image_files import find_inputs
+from pipeline.imagery.source import find_inputs
 from pipeline.scene import Scene
 from pipeline.settings import Settings
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.archives import write_scene
 
 IMAGE_WIDTH, IMAGE_LENGTH = 256, 257
 
 
 def described(path: Path) -> Scene:
-    (found,) = find_inputs([str(path)], PLAIN)
+    (found,) = find_inputs([str(path)], DEFAULT_ACCESS)
     assert found.size_bytes == path.stat().st_size
     return describe(found, Settings(), channels=3)
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.imagery.header import describe
-from pipeline.imagery.image_files import InputFile
-from pipeline.imagery.pixels import read
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.pixels import read_pixels
 from pipeline.scene import Rect
 from pipeline.settings import Settings
 from pipeline.storage import range_file
@@ -151,7 +151,7 @@ def test_a_scene_is_read_from_a_web_server_without_ranges(tmp_path: Path) -> Non
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/scene.tif"
         scene = describe(InputFile("scene.tif", url, "v1"), Settings(), 3)
-        values_CHW = read(scene, Rect(300, 200, 400, 300)).values_CHW
+        values_CHW = read_pixels(scene, Rect(300, 200, 400, 300)).values_CHW
         server.shutdown()
     with rasterio.open(path) as src:
         assert (values_CHW == src.read()[:, 200:500, 300:700]).all()

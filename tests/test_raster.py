@@ -21,8 +21,8 @@ from rasterio.transform import Affine
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.header import describe
-from pipeline.imagery.image_files import InputFile
-from pipeline.imagery.pixels import read
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.pixels import read_pixels
 from pipeline.output.shard import Shard
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings
@@ -110,7 +110,7 @@ def test_real_file(name: str) -> None:
     else:
         assert scene.crs == crs
     assert scene.transform == tuple(transform)[:6]
-    pixels = read(scene, scene.rect)
+    pixels = read_pixels(scene, scene.rect)
     assert pixels.rect == scene.rect
     assert pixels.values_CHW.dtype == dtype
     np.testing.assert_array_equal(pixels.values_CHW, expected_CHW)
@@ -126,14 +126,14 @@ def test_real_file(name: str) -> None:
 )
 def test_a_window_is_the_slice_of_the_whole(name: str) -> None:
     scene = scene_of(IMAGERY / name)
-    whole = read(scene, scene.rect)
+    whole = read_pixels(scene, scene.rect)
     for rect in (
         Rect(3, 5, 7, 1),
         Rect(101, 67, 203, 129),
         Rect(scene.width - 1, scene.height - 1, 1, 1),
         Rect(0, 99, scene.width, 31),
     ):
-        part = read(scene, rect)
+        part = read_pixels(scene, rect)
         rows, cols = slice(rect.row_off, rect.row_end), slice(rect.col_off, rect.col_end)
         assert part.rect == rect
         np.testing.assert_array_equal(part.values_CHW, whole.values_CHW[:, rows, cols])
@@ -144,14 +144,14 @@ def test_a_window_is_the_slice_of_the_whole(name: str) -> None:
 def test_corrupt_tiles_fail_where_they_are_and_only_there() -> None:
     scene = scene_of(IMAGERY / "corrupt.tif")
     with pytest.raises(InputError, match=r"corrupt\.tif: window 0,0 1024x1024 cannot be") as caught:
-        read(scene, scene.rect)
+        read_pixels(scene, scene.rect)
     assert caught.value.stage == "read"
     assert caught.value.url == scene.url
     assert "\n" not in caught.value.message
     assert "tile 3" in caught.value.message
     good = scene_of(IMAGERY / "cogeo.tif")
     rect = Rect(0, 0, 512, 512)
-    assert np.array_equal(read(scene, rect).values_CHW, read(good, rect).values_CHW)
+    assert np.array_equal(read_pixels(scene, rect).values_CHW, read_pixels(good, rect).values_CHW)
 
 
 @needs_imagery
@@ -169,7 +169,7 @@ def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", values, colours=[blue, green, red, ColorInterp.undefined])
     scene = scene_of(path)
     assert scene.bands == (3, 2, 1)
-    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values[[2, 1, 0]])
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[2, 1, 0]])
     # Colours say nothing to a network of four channels.
     assert scene_of(path, channels=4).bands == (1, 2, 3, 4)
 
@@ -178,16 +178,16 @@ def test_bands_asked_for_may_repeat(tmp_path: Path) -> None:
     values = noise(2, 9, 11)
     scene = scene_of(write(tmp_path / "a.tif", values), Settings(bands=(2, 1, 2)))
     assert scene.bands == (2, 1, 2)
-    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values[[1, 0, 1]])
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[1, 0, 1]])
 
 
 def test_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
     values = noise(4, 8, 8)
     values[3, :, :5] = 0
     untagged = scene_of(write(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
-    assert read(untagged, untagged.rect).valid_HW.all()
+    assert read_pixels(untagged, untagged.rect).valid_HW.all()
     tagged = scene_of(write(tmp_path / "b.tif", values, photometric="rgb", alpha="yes"))
-    np.testing.assert_array_equal(read(tagged, tagged.rect).valid_HW, values[3] != 0)
+    np.testing.assert_array_equal(read_pixels(tagged, tagged.rect).valid_HW, values[3] != 0)
 
 
 def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_other_types_need_a_scale(tmp_path: Path, dtype: str) -> None:
         scene_of(path, Settings())
     scene = scene_of(path)
     assert scene.dtype == dtype
-    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values)
 
 
 def test_complex_numbers_are_refused(tmp_path: Path) -> None:
@@ -266,9 +266,9 @@ def with_nan() -> np.ndarray:
 
 def test_nan_is_never_valid(tmp_path: Path) -> None:
     scene = scene_of(write(tmp_path / "a.tif", with_nan()))
-    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False] + [True] * 5
+    assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False] + [True] * 5
     scene = scene_of(write(tmp_path / "b.tif", with_nan(), nodata=-9999))
-    pixels = read(scene, scene.rect)
+    pixels = read_pixels(scene, scene.rect)
     assert pixels.valid_HW.all(axis=1).tolist() == [False, True, False, True, True, True]
     assert pixels.valid_HW.any(axis=1).tolist() == [False, True, False, True, True, True]
     np.testing.assert_array_equal(pixels.values_CHW, with_nan())
@@ -282,7 +282,7 @@ def test_internal_and_side_car_masks(tmp_path: Path, internal: bool) -> None:
         path = write(tmp_path / "a.tif", noise(3, 6, 8), mask=mask)
     assert (tmp_path / "a.tif.msk").exists() != internal
     scene = scene_of(path)
-    np.testing.assert_array_equal(read(scene, scene.rect).valid_HW, mask != 0)
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).valid_HW, mask != 0)
 
 
 def test_nan_within_a_mask_of_the_file(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_nan_within_a_mask_of_the_file(tmp_path: Path) -> None:
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         path = write(tmp_path / "a.tif", with_nan(), mask=mask)
     scene = scene_of(path)
-    valid = read(scene, scene.rect).valid_HW
+    valid = read_pixels(scene, scene.rect).valid_HW
     assert valid.all(axis=1).tolist() == [False, True, True, True, True, False]
 
 
@@ -301,12 +301,14 @@ def test_a_pixel_is_valid_if_any_selected_band_is(tmp_path: Path) -> None:
     values[:2, 1] = 0
     path = write(tmp_path / "a.tif", values, nodata=0, photometric="minisblack")
     scene = scene_of(path)
-    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False, True, True, True]
+    assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False, True, True, True]
     two = scene_of(path, Settings(bands=(1, 2)), channels=2)
-    assert read(two, two.rect).valid_HW.all(axis=1).tolist() == [False, False, True, True]
+    assert read_pixels(two, two.rect).valid_HW.all(axis=1).tolist() == [False, False, True, True]
     four = scene_of(path, channels=4)
     with rasterio.open(path) as src:
-        np.testing.assert_array_equal(read(four, four.rect).valid_HW, src.dataset_mask() != 0)
+        np.testing.assert_array_equal(
+            read_pixels(four, four.rect).valid_HW, src.dataset_mask() != 0
+        )
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
@@ -318,7 +320,7 @@ def test_nodata_agrees_with_rasterio(tmp_path: Path, dtype: str, nodata: int) ->
     with rasterio.open(path) as src:
         expected = src.dataset_mask() != 0
     assert expected.all() == (nodata == 200)
-    np.testing.assert_array_equal(read(scene, scene.rect).valid_HW, expected)
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).valid_HW, expected)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +345,7 @@ def test_nodata_option_overrides_the_file(
     values[1:, 2, 0] = 9 if nodata == 9 else values[1, 2, 0]
     path = write(tmp_path / "a.tif", values, nodata=0)
     scene = scene_of(path, Settings(scale=1.0, nodata=nodata))
-    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == rows
+    assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == rows
 
 
 def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
@@ -352,7 +354,7 @@ def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
     values[:3, 1] = 0
     path = write(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
     scene = scene_of(path, Settings(nodata=0))
-    assert read(scene, scene.rect).valid_HW.all(axis=1).tolist() == [True, False, True, True]
+    assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [True, False, True, True]
 
 
 # ---- place and layout ----------------------------------------------------------------------
@@ -391,14 +393,14 @@ def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
         assert scene.striped
         assert (scene.crs, scene.transform, scene.bands) == (None, IDENTITY, (1, 2, 3))
         if driver == "PNG":
-            np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+            np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values)
 
 
 @pytest.mark.parametrize("name", ["a b.tif", "a#b?c=1.tif", "ü%20!.tif", "c:d.tif"])
 def test_any_file_name(tmp_path: Path, name: str) -> None:
     values = noise(3, 8, 8)
     scene = scene_of(write(tmp_path / name, values))
-    np.testing.assert_array_equal(read(scene, scene.rect).values_CHW, values)
+    np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values)
 
 
 def test_acquisition_goes_before_the_time_of_writing(tmp_path: Path) -> None:
@@ -435,7 +437,7 @@ def test_threads_and_overviews(tmp_path: Path) -> None:
     scene = scene_of(path)
     rects = [Rect(x, y, 100, 90) for x in (0, 201) for y in (0, 203)] * 4
     with ThreadPoolExecutor(4) as pool:
-        parts: list[Pixels] = list(pool.map(lambda rect: read(scene, rect), rects))
+        parts: list[Pixels] = list(pool.map(lambda rect: read_pixels(scene, rect), rects))
     for rect, part in zip(rects, parts, strict=True):
         rows, cols = slice(rect.row_off, rect.row_end), slice(rect.col_off, rect.col_end)
         np.testing.assert_array_equal(part.values_CHW, values[:, rows, cols])

@@ -17,13 +17,13 @@ from PIL import Image
 
 from pipeline.api import plan, run
 from pipeline.errors import UsageError
-from pipeline.imagery.image_files import find_inputs
+from pipeline.imagery.source import find_inputs
 from pipeline.output.query import query
 from pipeline.output.status import status
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
-from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 from tests.support import s3_server
 from tests.support.archives import picture, write_scene
 from tests.support.outputs import differences, rows, stray_files
@@ -343,7 +343,7 @@ def test_credentials_in_a_url_are_refused() -> None:
         "https://example.org/a.tif?X-Amz-Signature=hidden&X-Amz-Date=1",
     ):
         with pytest.raises(UsageError, match=r"a\.tif: holds a credential") as error:
-            find_inputs([url], PLAIN)
+            find_inputs([url], DEFAULT_ACCESS)
         assert "hidden" not in str(error.value)
 
 

@@ -23,7 +23,7 @@ from pipeline.output.resume import Recorded
 from pipeline.output.status import status
 from pipeline.processes.sandbox import Died, Limits, Raised, Returned, run_in_sandbox
 from pipeline.settings import Execution, Settings
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support import crashing_headers, worker_deaths
 from tests.support.archives import write_scene
 
@@ -195,7 +195,7 @@ def described(tmp_path: Path) -> pipeline.driver.survey.Survey:
         Settings(),
         3,
         NOTHING,
-        PLAIN,
+        DEFAULT_ACCESS,
         lambda *count: seen.append(count),
     )
     assert seen == [(n, 5) for n in range(1, 6)]
@@ -207,7 +207,7 @@ def test_headers_that_end_their_process_are_quarantined(
 ) -> None:
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
-    monkeypatch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
+    monkeypatch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
     monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
@@ -227,8 +227,8 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
     for name in names:
         write_scene(folder / name, 64, 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
-        return survey([str(folder)], Settings(), 3, NOTHING, PLAIN)
+        patch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
+        return survey([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
 
 
 @pytest.mark.parametrize("names", [["withheld"], [*"a", *(f"withheld{n}" for n in range(9))]])
@@ -258,7 +258,7 @@ def test_all_else_is_done_and_the_run_is_unfinished(
     settings = Settings(window=64, stride=64)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.driver.survey, "attempt", crashing_headers.describe_or_failure)
+        patch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
         with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
             run(*arguments, Execution(runner="local"))
     (receipt,) = status(str(tmp_path / "out")).runs

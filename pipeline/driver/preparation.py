@@ -26,7 +26,7 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget, budget_memory
 from pipeline.planning.planner import BATCH, Planner
 from pipeline.settings import Execution, Settings
-from pipeline.share import WHOLE, Share
+from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Work
 from pipeline.storage.schemes import open_store
 from segformer import ModelConfig, checkpoint_sha256, load_model
@@ -70,7 +70,7 @@ def prepare(asked: Request, existing: Output | None, closed: bool = False) -> Pr
     execution, share = asked.execution, asked.execution.shards
     job, existing, cost, config = _settled(asked, existing)
     # Of other shares that are at work, what has an outcome changes meanwhile.
-    earlier = recorded(existing, share if closed else WHOLE)
+    earlier = recorded(existing, share if closed else ALL_SHARDS)
     found = survey(
         asked.inputs,
         job.settings,
@@ -109,7 +109,7 @@ def _settled(asked: Request, existing: Output | None) -> tuple[Job, Output | Non
     Raises CheckpointError, and UsageError where the output belongs to another job.
     """
     execution, settings = asked.execution, asked.settings
-    access = execution.access.hurried()
+    access = execution.access.impatient()
     model = from_checkpoint(load_model, asked.checkpoint, access)
     weights_bytes = sum(weight.numel() * 4 for weight in model.parameters())
     nodes_bytes: tuple[int, ...] = ()

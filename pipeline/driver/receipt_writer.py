@@ -109,7 +109,7 @@ class ReceiptWriter:
         return receipt
 
     def _leave(self, ended: str) -> None:
-        access = self.execution.access.hurried()  # somebody waits for the end
+        access = self.execution.access.impatient()  # somebody waits for the end
         output = Output(open_store(self.output.store.root, access), self.output.job)
         self._write(output, self._receipt(output, ended))
 
@@ -152,7 +152,7 @@ class ReceiptWriter:
             retries=retries + (tally.retries if on_ray else 0),
             **self._speed(seconds, startup_s, replicas),
             pixels_without_area=came.pixels_without_area,
-            notes=(*self.tracker.notes, *filter(None, [self.tracker.seen.doubt])),
+            notes=(*self.tracker.notes, *filter(None, [self.tracker.seen.warning])),
         )
 
     def _replicas(self, steady_s: float) -> float:

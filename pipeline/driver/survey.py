@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from pipeline.errors import UsageError
 from pipeline.failure import Rejected
-from pipeline.imagery.header import describe_or_failure
-from pipeline.imagery.header_pool import OnDescribed, all_described
-from pipeline.imagery.image_files import InputFile, find_inputs, escape_non_utf8
+from pipeline.imagery.header_pool import OnDescribed
+from pipeline.imagery.input_file import InputFile, escape_non_utf8
+from pipeline.imagery.source import describe_inputs, find_inputs
 from pipeline.output.resume import Recorded
 from pipeline.scene import Scene
 from pipeline.settings import Settings
@@ -110,29 +109,30 @@ def survey(
     Raises UsageError for INPUTs that name nothing, and where no input at all can be used;
     UnfinishedError where a store does not answer, or withholds more than a few.
     """
-    found = find_inputs(inputs, access.hurried())
+    found = find_inputs(inputs, access.impatient())
     new, changed, retries = _sorted_out(found, planned)
     unplanned = tuple(escape_non_utf8(file.url) for file in new) if planned.closed else ()
     if unplanned:
         new, retries = [], {}
-    work = partial(describe_or_failure, settings=settings, channels=channels, access=access)
-    described = all_described(new, work, on_described or (lambda _done, _total: None))
+    described = describe_inputs(
+        new, settings, channels, access, on_described or (lambda _done, _total: None)
+    )
     scenes = tuple(result for result in described.results if isinstance(result, Scene))
     rejected = tuple(result for result in described.results if isinstance(result, Rejected))
-    if described.withheld and not described.results and not planned.urls:
-        raise described.withheld[0][1]
+    if described.unavailable and not described.results and not planned.urls:
+        raise described.unavailable[0][1]
     if rejected and not scenes and not planned.urls:
         reason = rejected[0].failure.message
         if len(rejected) == 1:
             raise UsageError(reason)
         raise UsageError(f"none of the {len(found)} inputs can be used; the first: {reason}")
-    for file, _ in described.withheld:
+    for file, _ in described.unavailable:
         retries.pop(file.scene_id, None)
     notes = []
-    if described.withheld:
+    if described.unavailable:
         notes.append(
-            _inputs(len(described.withheld), "is left open", "are left open")
-            + f"; withheld by the store, the first: {described.withheld[0][1].cause};"
+            _inputs(len(described.unavailable), "is left open", "are left open")
+            + f"; withheld by the store, the first: {described.unavailable[0][1].cause};"
             " the same command tries again"
         )
     if transparent := [scene for scene in scenes if scene.alpha]:
@@ -166,7 +166,7 @@ def survey(
         )
     elif planned.retry and not unplanned:
         notes.append("--retry-quarantined: none of these inputs is in quarantine")
-    urls = tuple(escape_non_utf8(file.url) for file, _ in described.withheld)
+    urls = tuple(escape_non_utf8(file.url) for file, _ in described.unavailable)
     return Survey(
         len(found), scenes, rejected, retries, urls, unplanned, described.retries, tuple(notes)
     )

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pipeline.driver.quarantine import Quarantine, remedy
 from pipeline.errors import LOG, UnfinishedError
-from pipeline.imagery.brightness import Seen
+from pipeline.imagery.brightness import BrightnessTally
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import failures_in, outcome_of
 from pipeline.output.publishing import clean
@@ -96,7 +96,7 @@ class Tracker:
         self._total_units = sum(len(shard.units) for shard in shards)
         self.to_compute = self._total_units
         """Units without an outcome when this run began."""
-        self.seen = Seen()
+        self.seen = BrightnessTally()
         self._said = False
         self.idle = False
         """Whether every shard was published by then, so that there was nothing to do."""
@@ -166,7 +166,7 @@ class Tracker:
     def close(self) -> None:
         """Call once when the runner has ended, and every publication with it."""
         self._clean()
-        self._doubt(self.seen.doubt)
+        self._doubt(self.seen.warning)
 
     def _doubt(self, why: str | None) -> None:
         if why and not self._said:
@@ -229,7 +229,7 @@ class Tracker:
         tally.area_m2 += outcome.area_m2
         if outcome.brightness is not None:
             self.seen.add(outcome.brightness)
-            self._doubt(self.seen.doubt if self.seen.too_bright else None)
+            self._doubt(self.seen.warning if self.seen.is_out_of_range else None)
         if outcome.gpu_bytes is not None:
             tally.gpu_bytes = max(tally.gpu_bytes or 0, outcome.gpu_bytes)
         if outcome.gpu_busy is not None:

@@ -20,7 +20,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, Ra
 from rasterio.session import DummySession
 
 from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError, one_line
-from pipeline.imagery.opener import Ranges
+from pipeline.imagery.opener import ImageOpener
 from pipeline.storage.access import Access
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ def gdal_env() -> Iterator[list[str]]:
         _THREAD.notes = outer
 
 
-def examine(
+def read_dataset(
     url: str, sidecars: Sequence[str], access: Access, look: Callable[[Any, list[str]], T]
 ) -> T:
     """What `look` makes of the opened rasterio dataset and the list that GDAL's warnings go to.
@@ -105,7 +105,7 @@ def examine(
             return _look(url, look)
         except RASTER_ERRORS as error:
             _check_memory(error)  # else: GDAL does not tell a bad file from a bad disk, Python does
-    files = Ranges(url, sidecars, access)
+    files = ImageOpener(url, sidecars, access)
     try:
         result = _look(files.path, look, opener=files)
     except (*RASTER_ERRORS, InputError) as error:

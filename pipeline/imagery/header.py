@@ -16,20 +16,22 @@ from rasterio.enums import ColorInterp, WktVersion
 from pipeline.earth.crs import parse_crs
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
-from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
-from pipeline.imagery.image_files import InputFile, escape_non_utf8
+from pipeline.imagery.gdal import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.input_file import InputFile, escape_non_utf8
 from pipeline.imagery.opener import read_beside
-from pipeline.imagery.plausibility import doubt
+from pipeline.imagery.plausibility import implausibility
 from pipeline.scene import IDENTITY, Affine6, Scene
 from pipeline.settings import Settings
-from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME"))
 WRITTEN_TAGS = ((None, "EXIF_DateTimeOriginal"), (None, "TIFFTAG_DATETIME"))
 
 
-def describe_or_failure(found: InputFile, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+def describe_or_failure(
+    found: InputFile, settings: Settings, channels: int, access: Access
+) -> Scene | Failure:
     """`describe`, with what is wrong with the file as a Failure: exceptions lose their cause when
     they travel between processes."""
     try:
@@ -45,7 +47,9 @@ def describe_or_failure(found: InputFile, settings: Settings, channels: int, acc
         )
 
 
-def describe(found: InputFile, settings: Settings, channels: int, access: Access = PLAIN) -> Scene:
+def describe(
+    found: InputFile, settings: Settings, channels: int, access: Access = DEFAULT_ACCESS
+) -> Scene:
     """The scene in the file, whose bands feed the `channels` of the network.
 
     Raises InputError(stage="describe") for what is wrong with this file, and UsageError where an
@@ -60,7 +64,7 @@ def describe(found: InputFile, settings: Settings, channels: int, access: Access
         bands = _bands(src, url, settings.bands, channels)
         dtype = _dtype(src, url, bands, settings)
         transform = _transform(src, url)
-        why_not = doubt(src, notes, dtype, found.size_bytes)
+        why_not = implausibility(src, notes, dtype, found.size_bytes)
         if why_not:
             raise _bad(url, f"{why_not}; its header is damaged: replace it or leave it out")
         if transform == IDENTITY:
@@ -84,9 +88,9 @@ def describe(found: InputFile, settings: Settings, channels: int, access: Access
         )
 
     try:
-        return examine(url, found.sidecars, access, look)
+        return read_dataset(url, found.sidecars, access, look)
     except RASTER_ERRORS as error:
-        raise _bad(url, f"cannot be opened as an image: {cause(error, url)}") from error
+        raise _bad(url, f"cannot be opened as an image: {root_cause(error, url)}") from error
 
 
 def _bad(url: str, why: str) -> InputError:

@@ -127,7 +127,7 @@ def _rejected(file: InputFile, error: str, reason: str) -> Rejected:
         stage="describe",
         window=None,
         error=error,
-        message=f"{url}: its header cannot be read: {one_line(reason, '')}; replace or exclude the"
-        " file",
+        message=f"{url}: its header cannot be read: {one_line(reason, '')}; replace the file or"
+        " leave it out",
     )
     return Rejected(file.version, failure)

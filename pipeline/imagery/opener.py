@@ -19,7 +19,7 @@ from pipeline.storage.range_file import RangeFile, StoredFile
 T = TypeVar("T")
 
 
-class Ranges(FileContainer):
+class ImageOpener(FileContainer):
     """A file and its side-cars for `rasterio.open(path, opener=...)`; nothing else exists in it."""
 
     def __init__(self, url: str, sidecars: Sequence[str], access: Access) -> None:

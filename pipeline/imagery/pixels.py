@@ -17,13 +17,13 @@ from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from pipeline.errors import InputError
-from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
+from pipeline.imagery.gdal import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.scene import Rect, Scene
-from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.unit import Pixels
 
 
-def read_pixels(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
+def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pixels:
     """The pixels of `rect`, as stored, and which of them are data.
 
     Valid follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
@@ -32,7 +32,7 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
 
     Raises InputError(stage="read") for a file that is damaged in this place, has vanished or is
     no longer the one that was described; ValueError for a rect outside of the scene; and what
-    `examine` raises where the file could not be had.
+    `read_dataset` raises where the file could not be had.
     """
     if (
         min(rect.col_off, rect.row_off) < 0
@@ -50,9 +50,9 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
         return values, _valid(src, scene, distinct, values, window)
 
     try:
-        values, valid_HW = examine(scene.url, scene.sidecars, access, look)
+        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, look)
     except RASTER_ERRORS as error:
-        raise _unreadable(scene, rect, cause(error, scene.url)) from error
+        raise _unreadable(scene, rect, root_cause(error, scene.url)) from error
     if distinct != scene.bands:
         values = values[[distinct.index(band) for band in scene.bands]]
     return Pixels(values, valid_HW, rect)

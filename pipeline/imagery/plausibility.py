@@ -19,7 +19,7 @@ _BOUNDED_IN_TIFF = (None, "PACKBITS", "LZW", "DEFLATE", "JPEG", "YCbCr JPEG")
 """GDAL's names; None is uncompressed. ZSTD, LZMA and LERC hold one colour in next to nothing."""
 
 
-def doubt(src: Any, notes: list[str], dtype: str, size_bytes: int | None) -> str | None:
+def implausibility(src: Any, notes: list[str], dtype: str, size_bytes: int | None) -> str | None:
     """Why the opened rasterio dataset, in a file of this size, cannot be what it says; None where
     it can, and for other formats than TIFF, JPEG 2000, PNG and JPEG: a VRT's pixels are elsewhere.
 

@@ -1,127 +1,59 @@
-"""Reads rectangles of pixels from image files, and which of them are data.
-
-Knows nothing of windows of the network, of filling or of normalisation: pixels leave as they are
-stored.
-Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows and
-columns are those of the file.
-
-Legend: C channels of the network, H rows, W columns.
-"""
+"""Image files as a source: each file is a scene by itself."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
-from rasterio.enums import MaskFlags
-from rasterio.windows import Window
-
-from pipeline.errors import InputError
-from pipeline.imagery.gdal import RASTER_ERRORS, cause, examine
+from pipeline.errors import DeniedError, InputError
+from pipeline.imagery.header import describe_or_failure
+from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
+from pipeline.imagery.image_files import find_image_files, version_of
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.pixels import read_pixels
 from pipeline.scene import Rect, Scene
-from pipeline.storage.access import PLAIN, Access
+from pipeline.settings import Settings
+from pipeline.storage.access import Access
 from pipeline.unit import Pixels
 
 
-def read(scene: Scene, rect: Rect, access: Access = PLAIN) -> Pixels:
-    """The pixels of `rect`, as stored, and which of them are data.
+class RasterSource:
+    """Image files that GDAL reads: see `pipeline.imagery.source.Source`."""
 
-    Valid follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
-    mask if there is one, else nodata (alpha is not asked where nodata is set), and NaN in float
-    data; a pixel is valid if any selected band is. `scene.nodata` overrides what the file says.
+    def accepts(self, given: str) -> bool:
+        del given
+        return True  # a path or glob; one that names nothing is refused by `find`
 
-    Raises InputError(stage="read") for a file that is damaged in this place, has vanished or is
-    no longer the one that was described; ValueError for a rect outside of the scene; and what
-    `examine` raises where the file could not be had.
-    """
-    if (
-        min(rect.col_off, rect.row_off) < 0
-        or min(rect.width, rect.height) < 1
-        or rect.col_end > scene.width
-        or rect.row_end > scene.height
-    ):
-        raise ValueError(f"{rect} is not inside {scene.url} of {scene.width}x{scene.height} px")
-    distinct = tuple(dict.fromkeys(scene.bands))
-    window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
+    def find(self, given: str, access: Access) -> Sequence[InputFile]:
+        return find_image_files(given, access)
 
-    def look(src: Any, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        _check_unchanged(src, scene)
-        values = src.read(distinct, window=window)
-        return values, _valid(src, scene, distinct, values, window)
+    def describe(
+        self,
+        files: Sequence[InputFile],
+        settings: Settings,
+        channels: int,
+        access: Access,
+        on_described: OnDescribed,
+    ) -> Described:
+        describe = partial(describe_or_failure, settings=settings, channels=channels, access=access)
+        return read_headers(files, describe, on_described)
 
-    try:
-        values, valid_HW = examine(scene.url, scene.sidecars, access, look)
-    except RASTER_ERRORS as error:
-        raise _unreadable(scene, rect, cause(error, scene.url)) from error
-    if distinct != scene.bands:
-        values = values[[distinct.index(band) for band in scene.bands]]
-    return Pixels(values, valid_HW, rect)
+    def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
+        return read_pixels(scene, rect, access)
 
-
-def _unreadable(scene: Scene, rect: Rect, why: str) -> InputError:
-    return InputError(
-        f"{scene.url}: window {rect} cannot be read: {why}; replace the file or leave it out",
-        url=scene.url,
-        stage="read",
-    )
-
-
-def _check_unchanged(src: Any, scene: Scene) -> None:
-    planned = f"{scene.width}x{scene.height} {scene.dtype}"
-    highest = max(scene.bands)
-    dtype = src.dtypes[highest - 1] if highest <= src.count else f"{src.count} bands"
-    found = f"{src.width}x{src.height} {dtype}"
-    if found != planned:
-        raise InputError(
-            f"{scene.url}: changed since it was planned: was {planned} with band {highest},"
-            f" is {found}; start a new output for the new file",
-            url=scene.url,
-            stage="read",
-        )
-
-
-def _valid(
-    src: Any, scene: Scene, bands: tuple[int, ...], values: np.ndarray, window: Window
-) -> np.ndarray:
-    """bool HW, True = data; `values` holds one plane per band of `bands`."""
-    flags = [src.mask_flag_enums[band - 1] for band in bands]
-    shared: np.ndarray | None = None
-    if scene.nodata is None:
-        masked = [b for b, f in zip(bands, flags, strict=True) if MaskFlags.per_dataset in f]
-        if masked:
-            # One mask for all bands: GDAL would decode it again for each.
-            shared = src.read_masks(masked[0], window=window) != 0
-        elif all(MaskFlags.all_valid in f for f in flags):
-            shared = np.ones(values.shape[1:], dtype=bool)
-    is_float = values.dtype.kind == "f"
-    if shared is not None and not is_float:
-        return shared
-    valid = np.zeros(values.shape[1:], dtype=bool)
-    for band, band_flags, plane in zip(bands, flags, values, strict=True):
-        if shared is not None:
-            here = shared
-        elif scene.nodata is not None:
-            here = _differs(plane, scene.nodata)
-        elif band_flags == [MaskFlags.nodata] and _exact(plane.dtype, src.nodatavals[band - 1]):
-            # What GDAL would answer after decoding the band a second time.
-            here = _differs(plane, src.nodatavals[band - 1])
-        else:
-            here = src.read_masks(band, window=window) != 0
-        valid |= here & np.isfinite(plane) if is_float else here
-    return valid
-
-
-def _exact(dtype: np.dtype, nodata: float) -> bool:
-    """Whether a float64 names this nodata value without loss."""
-    return dtype.kind in "iu" and dtype.itemsize <= 4 and float(nodata).is_integer()
-
-
-def _differs(plane: np.ndarray, nodata: float) -> np.ndarray:
-    """bool, True where the stored value is not `nodata`, compared in the plane's own type."""
-    if plane.dtype.kind in "iu":
-        if not float(nodata).is_integer():  # NaN and infinity included: no integer equals them
-            return np.ones(plane.shape, dtype=bool)
-        return np.not_equal(plane, int(nodata))
-    with np.errstate(over="ignore"):
-        stored = plane.dtype.type(nodata)
-    return ~np.isnan(plane) if np.isnan(stored) else np.not_equal(plane, stored)
+    def check_unchanged(self, scene: Scene, access: Access) -> None:
+        try:
+            version = version_of(scene.url, scene.sidecars, access)
+        except (FileNotFoundError, DeniedError) as error:
+            raise InputError(
+                f"{scene.url}: vanished after it was planned, or access is now denied; restore it",
+                url=scene.url,
+                stage="read",
+            ) from error
+        if version != scene.version:
+            raise InputError(
+                f"{scene.url}: changed after it was planned (was {scene.version}, is {version});"
+                " run again to plan the new version",
+                url=scene.url,
+                stage="read",
+            )

@@ -7,7 +7,7 @@ each of them, and half a million of these take seconds to read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from pipeline.unit import Block, Unit
 
 FORMAT = 2
 """Of a shard's record. With 1, units whose blocks had failed bore no mark."""
-_REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime")
+_REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime", "source")
 """Of a scene: what many have in common. Not its floats, for -0.0 is another one than 0.0."""
 
 
@@ -123,6 +123,10 @@ def _block(scenes: tuple[Scene, ...], number: int, *core: int) -> Block:
 
 def _scenes(columns: dict[str, list[Any]]) -> tuple[Scene, ...]:
     """What many of them have in common is one object in memory."""
+    count = len(columns["scene_id"])
+    # Earlier plans lack columns that have a default since.
+    defaults = {f.name: [f.default] * count for f in fields(Scene) if f.default is not MISSING}
+    columns = {**defaults, **columns}
     values = []
     for column in fields(Scene):
         here = (tuple(v) if isinstance(v, list) else v for v in columns[column.name])

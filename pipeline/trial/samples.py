@@ -17,7 +17,7 @@ from pipeline.engine.replica import Replica
 from pipeline.errors import LOG
 from pipeline.estimate import Sample
 from pipeline.failure import Failure
-from pipeline.imagery.brightness import doubt
+from pipeline.imagery.brightness import range_warning
 from pipeline.output.unit_file import mean_confidence
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX
@@ -125,7 +125,7 @@ def _notes(
     if not made:
         return
     low, high = (pick(s.values[end] for s in made) for end, pick in ((0, min), (1, max)))
-    if smell := doubt("the samples'", low, high):
+    if smell := range_warning("the samples'", low, high):
         yield smell
     names = {next(iter(sample.shares)) for sample in made}
     if len(names) == 1 and all(max(sample.shares.values()) > _ONE_CLASS for sample in made):

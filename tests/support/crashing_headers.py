@@ -5,14 +5,16 @@ from __future__ import annotations
 import pipeline.imagery.header
 from pipeline.errors import TransientError
 from pipeline.failure import Failure
-from pipeline.imagery.image_files import InputFile
+from pipeline.imagery.input_file import InputFile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
 from tests.support.worker_deaths import meet
 
 
-def describe_or_failure(found: InputFile, settings: Settings, channels: int, access: Access) -> Scene | Failure:
+def describe_or_failure(
+    found: InputFile, settings: Settings, channels: int, access: Access
+) -> Scene | Failure:
     """describe.attempt, but for files whose names say otherwise."""
     match found.scene_id:
         case "crash.tif":

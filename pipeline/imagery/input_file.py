@@ -1,0 +1,32 @@
+"""A file that an INPUT names, before its header is read. Knows neither stores nor rasters."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pipeline.scene import RASTER
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that an INPUT names, as its store lists it."""
+
+    scene_id: str
+    """The path relative to the INPUT."""
+    url: str
+    """An absolute path, or a URL that fsspec knows."""
+    version: str
+    """The identity of the bytes: the ETag, or size and modification time, of the file and of its
+    side-cars. Another version is another scene."""
+    sidecars: tuple[str, ...] = ()
+    """Names of files in the same folder that add to it: a mask, a georeference."""
+    size_bytes: int | None = None
+    """The size of the file without its side-cars; None: its server does not say."""
+    source: str = RASTER
+    """The source that describes and reads it: a name in `pipeline.imagery.source.SOURCES`."""
+
+
+def escape_non_utf8(name: str) -> str:
+    """The name with every byte that is not UTF-8 written as \\xNN, for tables and records."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

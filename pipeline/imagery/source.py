@@ -1,0 +1,126 @@
+"""What a scene is read from: one kind of input per file, behind one protocol.
+
+The rest of the pipeline finds, describes and reads through this file and never asks which kind of
+source it deals with. A new kind is one file with a class that implements Source, and one line in
+SOURCES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from pipeline.errors import UsageError
+from pipeline.imagery.header_pool import Described, OnDescribed
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.raster import RasterSource
+from pipeline.scene import RASTER, Rect, Scene
+from pipeline.settings import Settings
+from pipeline.storage.access import Access
+from pipeline.unit import Pixels
+
+
+class Source(Protocol):
+    """One kind of input. Stateless: all that reading needs is in the Scene."""
+
+    def accepts(self, given: str) -> bool:
+        """Whether an INPUT is of this kind, judged by its text alone."""
+
+    def find(self, given: str, access: Access) -> Sequence[InputFile]:
+        """The files that an INPUT names; each bears the name of the source that describes it.
+
+        Raises UsageError for an INPUT that names nothing.
+        """
+
+    def describe(
+        self,
+        files: Sequence[InputFile],
+        settings: Settings,
+        channels: int,
+        access: Access,
+        on_described: OnDescribed,
+    ) -> Described:
+        """The scenes that the files hold, from headers only: a scene may span many files.
+
+        `read_headers` does the work in parallel processes. `channels` is the number of the
+        network's input channels. Raises what `read_headers` raises.
+        """
+
+    def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
+        """The pixels of `rect` as stored, and which of them are valid.
+
+        Raises InputError(stage="read") if a file of the scene is damaged there, is gone or is
+        another raster than the one described; ValueError for a rect that is not inside the scene;
+        TransientError if the store does not answer, UnfinishedError if it refuses; MemoryError.
+        """
+
+    def check_unchanged(self, scene: Scene, access: Access) -> None:
+        """Raises InputError(stage="read") if a file of the scene is gone or is not the version
+        that was planned, TransientError if its store does not answer."""
+
+
+SOURCES: dict[str, Source] = {RASTER: RasterSource()}
+"""Every source under the name that scenes and plan records bear. An INPUT belongs to the first one
+that accepts it, so image files, which accept any path, come last."""
+
+
+def source_of(scene: Scene) -> Source:
+    """The source that reads the scene."""
+    return SOURCES[scene.source]
+
+
+def find_inputs(inputs: Sequence[str], access: Access) -> list[InputFile]:
+    """The files that the INPUTs name, sorted by scene id.
+
+    Raises UsageError for an INPUT that names nothing, two files with one scene id, and one file
+    with two.
+    """
+    by_id: dict[str, InputFile] = {}
+    by_url: dict[str, InputFile] = {}
+    for given in inputs:
+        source = next(source for source in SOURCES.values() if source.accepts(given))
+        for file in source.find(given, access):
+            other = by_id.setdefault(file.scene_id, file)
+            if other.url != file.url:
+                raise UsageError(
+                    f"{file.url} and {other.url} would both be scene {file.scene_id!r}:"
+                    " give their common parent folder as the INPUT"
+                )
+            other = by_url.setdefault(file.url, file)
+            if other.scene_id != file.scene_id:
+                raise UsageError(
+                    f"{file.url} is named twice, as scene {other.scene_id!r} and as"
+                    f" {file.scene_id!r}: give INPUTs that do not overlap"
+                )
+    return [by_id[scene_id] for scene_id in sorted(by_id)]
+
+
+def describe_inputs(
+    files: Sequence[InputFile],
+    settings: Settings,
+    channels: int,
+    access: Access,
+    on_described: OnDescribed,
+) -> Described:
+    """The scenes that the files hold, each file described by its own source; `on_described` is
+    called with the number of files described so far and with that of all files.
+
+    Raises what `read_headers` raises.
+    """
+    parts: list[Described] = []
+    done = 0
+    for name, source in SOURCES.items():
+        batch = [file for file in files if file.source == name]
+        report = _counting_from(done, len(files), on_described)
+        if batch:
+            parts.append(source.describe(batch, settings, channels, access, report))
+        done += len(batch)
+    return Described(
+        results=tuple(result for part in parts for result in part.results),
+        unavailable=tuple(file for part in parts for file in part.unavailable),
+        retries=sum(part.retries for part in parts),
+    )
+
+
+def _counting_from(before: int, total: int, on_described: OnDescribed) -> OnDescribed:
+    return lambda done, _: on_described(before + done, total)
