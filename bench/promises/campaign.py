@@ -40,7 +40,7 @@ from tests.support.fault_cases import BUCKET, Case, cases
 from tests.support.fault_injection import Proxy, Run, StoreBroken, Trouble, reach, strike
 from tests.support.outputs import differences, outcomes, receipts, recomputed_by_last, stray_files
 
-RESULTS = Path(__file__).parents[1] / "results" / "campaign.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "campaign_epyc_2026-11.jsonl"
 LIMIT_S = 300
 """Of each run; one that takes longer hangs."""
 SIZES = [(700, 600), (1100, 520), (200, 150), (300, 260), (260, 200), (180, 190), (400, 330)]
