@@ -11,9 +11,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from pipeline.cluster import flow
-from pipeline.cluster.metrics import Metrics, Waiting
+from pipeline.cluster.callbacks import PoolMeter
+from pipeline.cluster.flow import Flow
+from pipeline.cluster.metrics import Metrics
 from pipeline.cluster.publishers import Publishers
+from pipeline.cluster.stages import STAGES, Stages
 from pipeline.driver import local
 from pipeline.driver.receipt_writer import ReceiptWriter, RunStart
 from pipeline.driver.preparation import Request, Preparation, open_part, prepare, to_be_tried, with_batch
@@ -22,14 +24,14 @@ from pipeline.driver.survey import OnDescribed
 from pipeline.driver.tracker import Publisher, Tracker
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns, Estimate
-from pipeline.job_file import leave, written
+from pipeline.job_file import job_file_text, write_job_file
 from pipeline.output.layout import Output
 from pipeline.output.locks import PLANNING, is_alone, working
 from pipeline.output.shard import Shard
 from pipeline.planning.forecast import Pricing, estimate
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
-from pipeline.settings import NOTHING, Execution, Settings, Trial
+from pipeline.settings import NO_TRIAL, Execution, Settings, Trial
 from pipeline.stages import Work
 from pipeline.storage.schemes import open_store
 from pipeline.trial.results import run_trial
@@ -46,7 +48,7 @@ def plan(
     execution: Execution | None = None,
     output: str | None = None,
     on_described: OnDescribed | None = None,
-    trial: Trial = NOTHING,
+    trial: Trial = NO_TRIAL,
 ) -> Estimate:
     """What `run` with these arguments would do; what it would still do where OUT exists.
 
@@ -56,9 +58,9 @@ def plan(
     """
     execution = execution or Execution()
     if trial.sample_to:  # what cannot be made is refused now, not after minutes
-        open_store(trial.sample_to, execution.access.hurried()).check_writable()
+        open_store(trial.sample_to, execution.access.impatient()).check_writable()
     asked = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
-    existing = None if output is None else Output.find(output, execution.access.hurried())
+    existing = None if output is None else Output.find(output, execution.access.impatient())
     ready = prepare(asked, existing)
     tries = (trial.calibrate or trial.sample > 0) and not execution.address
     if tries:  # with the batch that a run would have
@@ -154,14 +156,25 @@ def run(
     CheckpointError before anything is computed, and UnfinishedError where units are left open: run
     it again. A run that more inputs fail than execution.max_quarantined allows is one or the other.
     """
-    beginning = RunStart()
     execution = execution or Execution()
     asked = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
+    return run_request(asked, output, on_progress)
+
+
+def run_request(
+    asked: Request,
+    output: str,
+    on_progress: Callable[[Progress], None] | None = None,
+    stages: Stages = STAGES,
+) -> Receipt:
+    """See `run`. stages: benchmarks replace some of those that work on Ray."""
+    beginning, execution = RunStart(), asked.execution
     with ExitStack() as held:
         ready, out = _begin(asked, output, held)
-        told = inputs, ready.job.checkpoint, output, ready.job.settings, execution
-        leave(out.store, beginning.name, written(*told))
-        watch = Metrics(out.store.root, on_progress)
+        told = asked.inputs, ready.job.checkpoint, output, ready.job.settings, execution
+        write_job_file(out.store, beginning.name, job_file_text(*told))
+        meter = PoolMeter()
+        watch = Metrics(out.store.root, meter, on_progress)
         notes = (*ready.notes, *ready.survey.rejection)
         until = beginning.until(execution.max_hours)
         work = Work(
@@ -172,11 +185,10 @@ def run(
             execution.unit_timeout,
             until,
         )
-        publications, run_units = _runner(work, execution.address)
+        publications, run_units = _runner(work, execution.address, meter, stages)
         tracker = Tracker(out, ready.mine, ready.cost, ready.quarantine, publications, notes, watch)
-        Waiting.replica_s = 0.0  # an earlier run of this process has its own
         account = ReceiptWriter(
-            out, ready.mine, tracker, execution, ready.budget, ready.survey, beginning
+            out, ready.mine, tracker, execution, ready.budget, ready.survey, beginning, meter
         )
         with account.kept():
             _carry_out(tracker, run_units)
@@ -188,12 +200,12 @@ def _begin(asked: Request, output: str, held: ExitStack) -> tuple[Preparation, O
     """Holds the output, or its share of it, and records the plan. Of several drivers one plans,
     before the others begin; these work by the recorded plan."""
     share, access = asked.execution.shards, asked.execution.access
-    store = open_store(output, access.hurried())
+    store = open_store(output, access.impatient())
     store.check_writable()
     with ExitStack() as planning:
         if not share.whole:
             planning.enter_context(store.hold(PLANNING, True))
-        existing = Output.find(output, access.hurried())
+        existing = Output.find(output, access.impatient())
         if existing:  # before the plan is read, which another run might be adding to
             held.enter_context(working(existing.store, share))
         alone = existing is None or share.whole or is_alone(existing.store, share)
@@ -211,12 +223,14 @@ def _begin(asked: Request, output: str, held: ExitStack) -> tuple[Preparation, O
     return ready, out
 
 
-def _runner(work: Work, address: str | None) -> tuple[Publisher, RunUnits]:
+def _runner(
+    work: Work, address: str | None, meter: PoolMeter, stages: Stages
+) -> tuple[Publisher, RunUnits]:
     """Who publishes, and who computes; where one process does everything, that is this one."""
     if not work.budget.tasks:
         return local.LocalPublisher(work), partial(local.run_units, work)
-    publishers = Publishers(work)
-    return publishers, partial(flow.run_units, work, publishers, address)
+    publishers = Publishers(work, stages.publish)
+    return publishers, Flow(work, publishers, address, meter, stages).run_units
 
 
 def _carry_out(tracker: Tracker, run_units: RunUnits) -> None:

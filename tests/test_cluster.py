@@ -17,7 +17,7 @@ from pipeline.cluster.session import devices_of
 from pipeline.errors import UsageError
 from pipeline.planning.machine import Machine, concurrent_tasks
 from pipeline.settings import Execution, Settings
-from pipeline.share import WHOLE, Share
+from pipeline.share import ALL_SHARDS, Share
 from tests.support.archives import write_scene
 from tests.support.clusters import TOKEN, another_cluster, with_token
 
@@ -164,10 +164,10 @@ def test_every_core_of_a_machine_with_gpus_reads(
 @pytest.mark.parametrize(
     ("replicas", "share", "gpus"),
     [
-        (None, WHOLE, 0.5),  # two on each of four GPUs
-        (4, WHOLE, 1),
-        (5, WHOLE, 0.5),
-        ((1, 8), WHOLE, 0.5),
+        (None, ALL_SHARDS, 0.5),  # two on each of four GPUs
+        (4, ALL_SHARDS, 1),
+        (5, ALL_SHARDS, 0.5),
+        ((1, 8), ALL_SHARDS, 0.5),
         (None, Share(1, 2), 0.5),
         (2, Share(1, 2), 1),
     ],

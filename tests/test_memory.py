@@ -19,7 +19,7 @@ from pipeline.engine.blend_tables import Chunk
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
 from pipeline.imagery import gdal
-from pipeline.output import tables
+from pipeline.output import parquet
 from pipeline.planning import machine as machine_module
 from pipeline.planning import memory_need as rooms
 from pipeline.planning.cost import Cost, Network
@@ -232,7 +232,7 @@ def test_more_memory_never_means_fewer_reads() -> None:
 
 
 def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
-    assert rooms._ROW_GROUP_TILES == tables.ROW_GROUP_ROWS
+    assert rooms._ROW_GROUP_TILES == parquet.ROW_GROUP_ROWS
     assert rooms._GDAL_BYTES == gdal.GDAL_CACHE_MB << 20
 
 
@@ -257,7 +257,7 @@ def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
         assert len(part) == 1 or scratch.sums.nbytes <= CHUNK_BYTES
         tables += sum(table.nbytes for table in chunk.columns)
         most = max(most, sum(room.nbytes for room in scratch))
-    assert tables + most < rooms._blending(cost, block)
+    assert tables + most < rooms._blending_bytes(cost, block)
 
 
 def test_bands_that_are_used_twice_are_counted_twice() -> None:

@@ -15,7 +15,15 @@ import ray
 import torch
 
 from pipeline.api import run
-from pipeline.cluster.metrics import COUNTERS, GAUGES, GPU_MEMORY, GpuMemory, Metrics, Waiting
+from pipeline.cluster.callbacks import PoolMeter
+from pipeline.cluster.metrics import (
+    COUNTERS,
+    GAUGES,
+    GPU_MEMORY,
+    WAITING_UNITS,
+    GpuMemoryGauge,
+    Metrics,
+)
 from pipeline.driver.bottleneck import Bottleneck
 from pipeline.driver.tracker import Tally
 from pipeline.engine.gpu import SAMPLE_S, Gpu
@@ -79,7 +87,7 @@ def test_prometheus_sees_a_run(
     scrapes = seen.close()
     assert seen.outputs == {str(out)}
     last = scrapes[-1]
-    assert set(last) >= {*GAUGES, "swath_units_total", "swath_pixels_total"}
+    assert set(last) >= {*GAUGES, WAITING_UNITS, "swath_units_total", "swath_pixels_total"}
     assert last["swath_planned_units"] == receipt.units
     assert last["swath_planned_pixels"] == 4 * 1500 * 1400
     assert last["swath_quarantined_inputs"] == 1
@@ -113,7 +121,7 @@ def test_prometheus_sees_a_run(
 def test_without_a_cluster_nothing_is_exported() -> None:
     passed_on: list[Progress] = []
     progress = Progress(1, 2, 1, 1.0, 1, 2)
-    Metrics("out", passed_on.append)(progress)
+    Metrics("out", PoolMeter(), passed_on.append)(progress)
     assert passed_on == [progress]
     assert not ray.is_initialized()
 
@@ -126,9 +134,9 @@ def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
 
     seen = Scraper()
     with connected(None, 3, 1_000_000_000, 100_000_000):
-        memory = GpuMemory("s3://bucket/out")
-        memory(None)
-        memory(GpuUse(peak_bytes=123_456_789, busy=None))
+        memory = GpuMemoryGauge("s3://bucket/out")
+        memory.record(None)
+        memory.record(GpuUse(peak_bytes=123_456_789, busy=None))
         seen.start()
         until = time.monotonic() + 60
         while time.monotonic() < until and not any(GPU_MEMORY in s for s in seen.scrapes):
@@ -139,7 +147,7 @@ def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
 
 
 def test_names_follow_prometheus() -> None:
-    for name in [*GAUGES, *COUNTERS, GPU_MEMORY]:
+    for name in [*GAUGES, WAITING_UNITS, *COUNTERS, GPU_MEMORY]:
         assert re.fullmatch(r"swath_[a-z_]+", name)
         assert name.endswith("_total") == (name in COUNTERS)
 

@@ -12,7 +12,7 @@ import pytest
 
 from bench.promises.kills import PHASES, Moment, kill_tree, processes, start
 from pipeline.api import run
-from pipeline.cluster.publishers import TRIES, Publishers
+from pipeline.cluster.publishers import ATTEMPTS, Publishers
 from pipeline.errors import UnfinishedError
 from pipeline.planning import machine, planner
 from pipeline.planning.machine import Machine
@@ -88,7 +88,7 @@ def test_a_task_that_is_killed_is_repeated(
     finally:
         kill_tree(mark)
     assert process.returncode == 0, said
-    assert b"shard 000000 was lost while it was published; once more" in said
+    assert b"shard 000000 was lost while it was being published; retrying it" in said
     assert receipts(out)[-1]["units_computed"] == receipts(out)[-1]["units"] == 36
     assert differences(calm, out) == []
     assert stray_files(out) == []
@@ -110,7 +110,7 @@ def test_a_task_that_is_killed_each_time_ends_the_run_and_nothing_is_lost(
         _, said = process.communicate(timeout=60)
     finally:
         kill_tree(mark)
-    assert killed == TRIES
+    assert killed == ATTEMPTS
     assert process.returncode == 1
     last = said.decode().splitlines()[-1]
     assert last.startswith(f"swath: error: {out}: shard 000000 cannot be published: ")
@@ -185,13 +185,13 @@ def test_several_at_once_but_one_that_takes_out_old_rows(
     given = [str(folder)], small_checkpoint, str(out), SETTINGS
     run(*given, LOCAL)
     running: list[list[bool]] = []
-    begin = Publishers._begin
+    start_tasks = Publishers._start_tasks
 
     def noted(self: Publishers) -> None:
-        begin(self)
+        start_tasks(self)
         running.append([bool(shard.retries) for shard in self._running.values()])
 
-    monkeypatch.setattr(Publishers, "_begin", noted)
+    monkeypatch.setattr(Publishers, "_start_tasks", noted)
     for n in scenes:
         write_scene(folder / f"{n}.tif", 100, 80, seed=n)
         write_scene(folder / f"new-{n}.tif", 100, 80, seed=n)

@@ -21,7 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.estimate import Estimate
 from pipeline.job import Job
 from pipeline.output.resume import recorded
-from pipeline.planning.forecast import PIXEL_S, REPLICAS_CORE_FRACTION, _rounds
+from pipeline.planning.forecast import PIXEL_S, REPLICAS_CORE_FRACTION, busiest_replica_windows
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.planning.memory_need import MemoryNeed
@@ -128,7 +128,7 @@ def test_another_kind_of_device_is_not_measured(
 def test_the_last_units_leave_replicas_without_work(
     windows: list[int], replicas: int, most: int
 ) -> None:
-    assert _rounds(windows, replicas) == most
+    assert busiest_replica_windows(windows, replicas) == most
 
 
 def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
@@ -193,7 +193,9 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     there, here = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
-    budget = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4)
+    budget = MemoryBudget(
+        MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
+    )
     used = _here(Work("", LOCAL.access, there, budget, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
     assert _here(Work("", LOCAL.access, here, budget, 900)).job == here

@@ -40,7 +40,7 @@ class Request:
     checkpoint: str
     settings: Settings
     execution: Execution
-    on_described: OnDescribed | None
+    on_described: OnDescribed | None = None
 
 
 @dataclass(frozen=True)

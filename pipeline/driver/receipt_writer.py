@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.cluster.metrics import Waiting
+from pipeline.cluster.callbacks import PoolMeter
 from pipeline.driver.bottleneck import Bottleneck
 from pipeline.driver.survey import Survey
 from pipeline.driver.tracker import Tracker
@@ -62,6 +62,7 @@ class ReceiptWriter:
     budget: MemoryBudget
     survey: Survey
     beginning: RunStart
+    meter: PoolMeter
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -158,9 +159,9 @@ class ReceiptWriter:
     def _replicas(self, steady_s: float) -> float:
         """That were at work: all, or of a pool that grows as many as there were on average."""
         machine = self.budget.machine
-        if machine.least is None or not steady_s or not Waiting.replica_s:
+        if machine.min_replicas is None or not steady_s or not self.meter.replica_s:
             return machine.replicas
-        return min(machine.replicas, Waiting.replica_s / steady_s)
+        return min(machine.replicas, self.meter.replica_s / steady_s)
 
     def _speed(self, seconds: float, startup_s: float, replicas: float) -> dict[str, Any]:
         """What bounded the run, how busy its replicas were, and what it cost."""

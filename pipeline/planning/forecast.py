@@ -1,4 +1,4 @@
-"""What a plan will take, before anything is started."""
+"""The Estimate of what a plan will take, before anything is started."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pipeline.earth.area import CellAreas
 from pipeline.estimate import Estimate, Rate, cost_of, per_1000_km2
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost, blocks_of
+from pipeline.planning.cost import Cost
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.processes.host import available_cores
 from pipeline.scene import Scene
 from pipeline.unit import Block
 
 REPLICAS_CORE_FRACTION = 0.92
-"""Of a core, the most that replicas have where they take all cores of this machine: the driver and
-Ray's own processes have the rest (measured on two cores, docs/log.md)."""
+"""The largest fraction of a core that replicas get if they use all cores of this machine: the
+driver and Ray's own processes get the rest (measured on two cores, docs/log.md)."""
 PIXEL_S = 0.13e-6
-"""Seconds of a core that each pixel takes on such a machine beside the network, to be read, handed
-over, counted and written, where a window takes its nominal time (measured with B0, docs/log.md)."""
+"""Core seconds per pixel on such a machine beside the network's, for reading, handing over,
+counting and writing, if a window takes its nominal time (measured with B0, docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -28,49 +28,49 @@ class Pricing:
     """What turns windows into hours, and hours into money."""
 
     rate: Rate | None = None
-    """None: the nominal one of the device."""
+    """The replicas' rate; None: the nominal one of the device."""
     price_per_hour: float | None = None
+    """Price of all machines together, in any currency; None: no cost is estimated."""
 
 
 def estimate(
-    cost: Cost,
-    shards: Sequence[Shard],
-    budget: MemoryBudget,
-    inputs: int,
-    notes: Sequence[str],
-    terms: Pricing,
+    cost: Cost, shards: Sequence[Shard], budget: MemoryBudget, inputs: int, pricing: Pricing
 ) -> Estimate:
-    """Of the units in these shards, which may be less than the scenes in them."""
+    """Estimate what the units of these shards take; a shard may have scenes without units.
+
+    inputs: the number of files that the INPUTs name. The notes are those on the scenes.
+    """
     units = [unit for shard in shards for unit in shard.units]
-    blocks = blocks_of(units)
+    blocks = [block for unit in units for block in unit.blocks]
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
-    computed = sum(cost.windows(block) for block in blocks)
-    own, km2 = budget.own_bytes, _km2(blocks)
-    rate = terms.rate or Rate(cost.window_s)
-    most = _rounds((sum(map(cost.windows, unit.blocks)) for unit in units), cost.machine.required_replicas)
-    seconds, pixels = most * rate.window_s, sum(block.core.pixels for block in blocks)
+    pixels, km2 = sum(block.core.pixels for block in blocks), _km2(blocks)
+    rate = pricing.rate or Rate(cost.window_s)
+    windows_per_unit = (sum(map(cost.windows, unit.blocks)) for unit in units)
+    windows = busiest_replica_windows(windows_per_unit, cost.machine.required_replicas)
+    seconds = windows * rate.window_s
     if _take_all_cores(budget):
         pace = rate.window_s / cost.window_s
         seconds = seconds / REPLICAS_CORE_FRACTION + pixels * PIXEL_S * pace / available_cores()
     hours = seconds / 3600
-    money = cost_of(hours, terms.price_per_hour)
+    money = cost_of(hours, pricing.price_per_hour)
+    processes = budget.own_bytes
     return Estimate(
         inputs=inputs,
         scenes=len(scenes),
         failures=tuple(r.failure for shard in shards for r in shard.rejected),
         units=len(units),
-        windows=round(sum(cost.grid_windows(block) for block in blocks)),
-        windows_computed=computed,
+        windows=round(sum(map(cost.grid_windows, blocks))),
+        windows_computed=sum(map(cost.windows, blocks)),
         megapixels=pixels / 1e6,
         km2=km2,
-        read_bytes=sum(cost.read_bytes(block) for block in blocks),
-        memory_bytes=own.get("replica", own["driver"]),
-        memory={**own, "total": budget.total_bytes},
+        read_bytes=sum(map(cost.read_bytes, blocks)),
+        memory_bytes=processes.get("replica", processes["driver"]),
+        memory={**processes, "total": budget.total_bytes},
         hours=hours,
         replicas=cost.machine.required_replicas,
         device=cost.machine.device,
         batch=cost.settings.batch or 0,
-        notes=(*notes, *_notes(scenes, cost.settings.window)),
+        notes=tuple(_notes(scenes, cost.settings.window)),
         rate=rate,
         cost=money,
         cost_per_1000_km2=per_1000_km2(money, km2),
@@ -78,34 +78,35 @@ def estimate(
 
 
 def _take_all_cores(budget: MemoryBudget) -> bool:
-    """Whether replicas leave none to what else the run does on this machine."""
+    """Whether the replicas leave no core to the other processes of the run on this machine."""
     machine = budget.machine
-    alone = machine.device == "cpu" and budget.tasks > 0 and not machine.nodes_bytes
-    return alone and machine.required_replicas >= available_cores()
+    all_here = machine.device == "cpu" and budget.tasks > 0 and not machine.nodes_bytes
+    return all_here and machine.required_replicas >= available_cores()
 
 
-def _rounds(windows: Iterable[int], replicas: int) -> int:
-    """Windows of the replica that has most of them, where each takes the next unit when it is done
-    with one: a short job's last units leave some without work."""
-    done = [0] * replicas
-    for count in windows:
-        heapq.heapreplace(done, done[0] + count)
-    return max(done)
+def busiest_replica_windows(windows_per_unit: Iterable[int], replicas: int) -> int:
+    """Windows of the replica that gets most of them, if each takes the next unit when it is done
+    with one: at the end of a short job, some replicas have no work."""
+    replica_windows = [0] * replicas
+    for windows in windows_per_unit:
+        heapq.heapreplace(replica_windows, replica_windows[0] + windows)
+    return max(replica_windows)
 
 
 def _km2(blocks: Sequence[Block]) -> float | None:
-    """None where there are scenes, but none with a CRS."""
+    """The area of the blocks; None if there are blocks, but none with a CRS."""
     placed = [block for block in blocks if block.scene.crs]
     if blocks and not placed:
         return None
-    per_px = {block.scene.scene_id: 0.0 for block in placed}
+    px_m2 = {}
     for scene in {block.scene.scene_id: block.scene for block in placed}.values():
         cells = CellAreas(scene.crs or "", scene.transform, scene.width, scene.height)
-        per_px[scene.scene_id] = cells.total_m2() / scene.pixels
-    return sum(per_px[block.scene.scene_id] * block.core.pixels for block in placed) / 1e6
+        px_m2[scene.scene_id] = cells.total_m2() / scene.pixels
+    return sum(px_m2[block.scene.scene_id] * block.core.pixels for block in placed) / 1e6
 
 
 def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:
+    """Notes on scenes smaller than the window, and on scenes without a CRS."""
     small = [scene for scene in scenes if min(scene.width, scene.height) < window]
     if small:
         filled = sum(min(s.width, window) * min(s.height, window) for s in small)

@@ -1,16 +1,15 @@
-"""What each process of a run takes at most.
+"""What each process of a run needs at most: peaks of resident memory, from headers alone.
 
-Peaks of resident memory, from headers alone. What a process takes of its own is counted apart from
-the pages of Ray's object store that it touches: these are there once, however many touch them.
-Knows no library; the constants were measured (bench/promises/memory.py;
-Linux, Python 3.11, torch 2.13).
+A process's own memory is counted separately from the pages of Ray's object store that it touches:
+these exist once, however many processes touch them. Knows no library; the constants were measured
+(bench/promises/memory.py; Linux, Python 3.11, torch 2.13).
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.planning.cost import Cost
@@ -18,133 +17,137 @@ from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Block, Unit
 
 _WORKER_BYTES = 300_000_000
-"""Interpreter, Ray's worker, GDAL, s3fs, pyarrow: 240 MB and what stays between two units, or two
-shards."""
+"""A process that reads, writes or publishes: interpreter, Ray's worker, GDAL, s3fs, pyarrow. 240 MB
+and what stays between two units, or two shards."""
 _COMPILED_BYTES = 120_000_000
-"""Beside a GPU also numba, and the loop of class_sums_compiled.py: 115 MB."""
+"""Additional memory of such a process beside a GPU: numba, and the loop of class_sums_compiled.py.
+Measured: 115 MB."""
 _REPLICA_BYTES = 900_000_000
-"""The same with torch and what its first window loads, and numba: 185 MB while it compiles."""
+"""A replica's process: as _WORKER_BYTES, with torch and what its first window loads, and numba:
+185 MB while it compiles."""
 _DRIVER_BYTES = 650_000_000
+"""The process of `swath run`."""
 _CUDA_BYTES = 3_000_000_000
-"""Of a process that uses a GPU, on the host. Assumed, not measured."""
-_LOADING, _LOADED = 2.5, 1.3
-"""Copies of the weights: while a checkpoint is read (2.2 measured), and from then on (1.1)."""
+"""Additional host memory of a process that uses a GPU. Assumed, not measured."""
+_LOADING = 2.5
+"""Copies of the weights while a checkpoint is read; 2.2 measured."""
+_LOADED = 1.3
+"""Copies of the weights from then on; 1.1 measured."""
 _GDAL_BYTES = 128 << 20
-"""examine.GDAL_CACHE_MB."""
+"""GDAL's cache, imagery.gdal.GDAL_CACHE_MB."""
 _BLEND_BYTES = 60_000_000
-"""Of a strip that is blended: blend._LIVE_VALUES in a dozen forms where torch does it, or a chunk's
-sums, blend_cpu.CHUNK_BYTES, and their tables."""
-_SEGMENT_BYTES, _SEGMENT_PX_BYTES = 800, 16
-"""Of a segment's group of windows, and of each of its pixels: lattice.Group. About twice what was
-measured (9,000 px: 72 MB of 132 with 33/2 px, 9.9 of 19 with 65/8)."""
+"""A strip while it is blended: blend._LIVE_VALUES in a dozen forms with torch, or the sums of a
+chunk, blend_cpu.CHUNK_BYTES; and their tables."""
+_SPAN_BYTES = 800
+"""A group of windows in the blend's tables (bilinear.WindowGroup). This and _SPAN_PX_BYTES are
+about twice what was measured (9,000 px: 72 MB of 132 with 33/2 px, 9.9 of 19 with 65/8)."""
+_SPAN_PX_BYTES = 16
+"""A pixel of such a group."""
 _WRITING = 7
-"""Copies of the class ids while a unit's file is made; 5.3 where they compress to a third."""
+"""Copies of the class ids while a unit's file is made; 5.3 if they compress to a third."""
 _PUBLISHED = 2
-"""Copies of a unit's class ids while its masks are put aside."""
-_ROW_GROUP_TILES, _ROW_GROUP_COPIES = 256, 6
-"""tables.ROW_GROUP_ROWS, and what a row group of masks takes until it is written."""
-_TILE_BYTES, _TILE_CLASS_BYTES = 2_000, 700
-"""A mask tile's row as Python objects, and each class in it."""
+"""Copies of a unit's class ids while its masks are written to the spool."""
+_ROW_GROUP_TILES = 256
+"""Mask tiles in a row group of `masks`, output.tables.ROW_GROUP_ROWS."""
+_ROW_GROUP_COPIES = 6
+"""Copies of a row group of masks until it is written."""
+_TILE_BYTES = 2_000
+"""The row of a mask tile as Python objects, without its classes."""
+_TILE_CLASS_BYTES = 700
+"""A class in such a row."""
 _UNIT_BYTES = 12_000
-"""A unit in the plan and in Ray Data's books."""
+"""A unit in the plan and in Ray Data's records."""
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Predicted peaks, each of one process with the unit that asks for most; without what is
-    touched of the object store."""
+    """Predicted peaks of one process of each kind, each with the unit that needs most; without the
+    pages of the object store that it touches."""
 
     driver_bytes: int
     replica_bytes: int
     reader_bytes: int
     writer_bytes: int
     publisher_bytes: int
-    """With the shard that asks for most."""
+    """Peak with the shard that needs most."""
     row_bytes: int
-    """Of the largest unit's pixels in the object store."""
+    """Size of the largest unit's pixels in the object store."""
     local_bytes: int
-    """Of the one process of the local runner."""
+    """Peak of the only process of the local runner."""
 
     @classmethod
     def of(cls, cost: Cost, units: Sequence[Unit]) -> MemoryNeed:
-        """Of the largest of the units, and of publishing their shards."""
+        """The needs of the largest units, and of publishing their shards."""
         if not units:
             return cls(0, 0, 0, 0, 0, 0, 0)
         weights = cost.network.weights_bytes
         row = max(map(cost.row_bytes, units))
-        read, segment = _GDAL_BYTES + 2 * row, max(segmenting(cost, unit) for unit in units)
-        write = max(_writing(cost, unit) for unit in units)
-        books, publish = len(units) * _UNIT_BYTES, max(_publishing(cost, units))
+        read, segment = _GDAL_BYTES + 2 * row, max(segmenting_bytes(cost, unit) for unit in units)
+        write = max(_writing_bytes(cost, unit) for unit in units)
+        plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(cost, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
-        local = max(loading, loaded + read + max(segment, write, books + publish))
+        local = max(loading, loaded + read + max(segment, write, plan + publish))
+        worker, replica = _WORKER_BYTES, _REPLICA_BYTES
+        if cost.machine.device == "cuda":
+            worker, replica = worker + _COMPILED_BYTES, replica + _CUDA_BYTES
         return cls(
-            driver_bytes=_DRIVER_BYTES + max(loading, books + write),
-            replica_bytes=_replica(cost) + max(loading, loaded + segment),
-            reader_bytes=_worker(cost) + read,
-            writer_bytes=_worker(cost) + write,
-            publisher_bytes=_worker(cost) + publish,
+            driver_bytes=_DRIVER_BYTES + max(loading, plan + write),
+            replica_bytes=replica + max(loading, loaded + segment),
+            reader_bytes=worker + read,
+            writer_bytes=worker + write,
+            publisher_bytes=worker + publish,
             row_bytes=row,
-            local_bytes=_replica(cost) + local,
+            local_bytes=replica + local,
         )
 
     @property
     def task_bytes(self) -> int:
-        """Of a process that reads or writes: Ray has one do both."""
+        """Peak of a process that reads or writes: Ray uses the same one for both."""
         return max(self.reader_bytes, self.writer_bytes)
 
 
-def _worker(cost: Cost) -> int:
-    return _WORKER_BYTES + (_COMPILED_BYTES if cost.machine.device == "cuda" else 0)
-
-
-def _replica(cost: Cost) -> int:
-    return _REPLICA_BYTES + (_CUDA_BYTES if cost.machine.device == "cuda" else 0)
-
-
-def segmenting(cost: Cost, unit: Unit) -> int:
-    """The ids, once more packed for the writer; what is on the way to them is on the GPU if there
-    is one."""
-    ids = 2 * cost.ids_bytes(unit) + max(_blending(cost, block) for block in unit.blocks)
+def segmenting_bytes(cost: Cost, unit: Unit) -> int:
+    """A replica's peak beside its weights: the unit's ids, twice because they are packed for the
+    writer, and what computes them, unless that is on a GPU."""
+    blending = max(_blending_bytes(cost, block) for block in unit.blocks)
+    on_host = 2 * cost.ids_bytes(unit) + blending
     if cost.machine.device == "cuda":
-        return ids
-    return ids + cost.batch_bytes() + max(map(cost.live_bytes, unit.blocks))
+        return on_host
+    return on_host + cost.batch_bytes() + max(map(cost.live_bytes, unit.blocks))
 
 
-def _blending(cost: Cost, block: Block) -> int:
-    """A strip, the sums of one segment each way, which are not divided further, and all segments:
-    of two of them for each stride every window may be a group of its own."""
+def _blending_bytes(cost: Cost, block: Block) -> int:
+    """A strip, the sums of one span in each direction, which are not divided further, and all
+    spans: each window may be a group of its own in two of them per stride."""
     window, stride = cost.settings.window, cost.settings.stride
     groups = -(-window // stride) + 1
-    sums = 2 * 4 * cost.network.classes * groups**2 * (stride // 4 + 3)
+    sums_bytes = 2 * 4 * cost.network.classes * groups**2 * (stride // 4 + 3)
     axes_px = block.core.width + block.core.height
-    return (
-        _BLEND_BYTES + sums + axes_px * groups * (2 * _SEGMENT_BYTES // stride + _SEGMENT_PX_BYTES)
-    )
+    px_bytes = groups * (2 * _SPAN_BYTES // stride + _SPAN_PX_BYTES)
+    return _BLEND_BYTES + sums_bytes + axes_px * px_bytes
 
 
-def _writing(cost: Cost, unit: Unit) -> int:
+def _writing_bytes(cost: Cost, unit: Unit) -> int:
     return _WRITING * cost.ids_bytes(unit) + _tiles(unit) * _tile_bytes(cost)
 
 
-def _publishing(cost: Cost, units: Iterable[Unit]) -> Iterable[int]:
-    """Of each shard: its units, a record for each mask tile, and a unit's masks or a row group of
-    them."""
+def _publishing_bytes(cost: Cost, units: Iterable[Unit]) -> Iterator[int]:
+    """The peak of publishing each shard: its units, a record for each mask tile, and the masks of a
+    unit or of a row group."""
     shards: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
         shards[unit.shard].append(unit)
-    for some in shards.values():
-        tiles = sum(map(_tiles, some))
-        ids = [cost.ids_bytes(unit) for unit in some]
-        group = min(tiles, _ROW_GROUP_TILES) * MASK_TILE_PX**2 * (sum(ids) // _pixels(some))
-        rows = len(some) * _UNIT_BYTES + tiles * _tile_bytes(cost)
-        yield rows + max(_PUBLISHED * max(ids), _ROW_GROUP_COPIES * group)
-
-
-def _pixels(units: Iterable[Unit]) -> int:
-    return sum(unit.pixels for unit in units)
+    for members in shards.values():
+        tiles = sum(map(_tiles, members))
+        ids = [cost.ids_bytes(unit) for unit in members]
+        px_bytes = sum(ids) // sum(unit.pixels for unit in members)
+        row_group = min(tiles, _ROW_GROUP_TILES) * MASK_TILE_PX**2 * px_bytes
+        records = len(members) * _UNIT_BYTES + tiles * _tile_bytes(cost)
+        yield records + max(_PUBLISHED * max(ids), _ROW_GROUP_COPIES * row_group)
 
 
 def _tiles(unit: Unit) -> int:
+    """Mask tiles in a unit."""
     return sum(
         -(-block.core.width // MASK_TILE_PX) * -(-block.core.height // MASK_TILE_PX)
         for block in unit.blocks

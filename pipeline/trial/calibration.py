@@ -18,7 +18,7 @@ from pipeline.engine.replica import Replica
 from pipeline.errors import LOG, UsageError
 from pipeline.estimate import Rate
 from pipeline.grid import WindowGrid
-from pipeline.processes.fresh_process import LOOSE_BYTES, run_in_fresh_process
+from pipeline.processes.fresh_process import ADDRESS_SPACE_BYTES, run_in_fresh_process
 from pipeline.processes.sandbox import Limits
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
@@ -54,7 +54,7 @@ def calibrate(work: Work, channels: int) -> Rate:
 
 def _apart(work: Work, channels: int) -> tuple[int, float]:
     """What `_measured` says in a process of its own."""
-    limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=LOOSE_BYTES)
+    limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=ADDRESS_SPACE_BYTES)
     failed = "--calibrate: the replica could not be measured"
     return run_in_fresh_process(partial(_measured, work), channels, limits, failed)
 
