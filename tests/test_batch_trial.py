@@ -20,7 +20,7 @@ import ray
 import pipeline.cluster.batch_trial
 import pipeline.driver.preparation
 from pipeline.api import plan, run
-from pipeline.cluster.batch_trial import by_task, fitting_batch
+from pipeline.cluster.batch_trial import fitting_batch, fitting_batch_on_cluster
 from pipeline.cluster.session import connected
 from pipeline.errors import CheckpointError, UnfinishedError, UsageError
 from pipeline.job import Job
@@ -34,7 +34,7 @@ from pipeline.progress import Progress
 from pipeline.scene import Rect
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Work
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.trial.calibration import random_unit
 from pipeline.unit import Block, Unit
 from tests.support import low_memory
@@ -51,7 +51,7 @@ NOTHING = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10
 
 def work_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Work:
     job = Job(settings, checkpoint, "sha", "cpu", ("a", "b", "c", "d"), (None,) * 4)
-    return Work("", PLAIN, job, NOTHING, timeout_s)
+    return Work("", DEFAULT_ACCESS, job, NOTHING, timeout_s)
 
 
 def unit_of(width: int = 900, height: int = 700) -> Unit:
@@ -248,19 +248,19 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
 ) -> None:
     settings = Settings(window=128, stride=96, batch=4)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 2.5)
-    monkeypatch.setattr(pipeline.cluster.batch_trial, "SAY_S", 1.0)
+    monkeypatch.setattr(pipeline.cluster.batch_trial, "NOTE_S", 1.0)
     with connected(gpus):
         busy = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(3600)).remote()
         while ray.available_resources().get("GPU"):
             time.sleep(0.1)
-        assert by_task(work_of(small_checkpoint, settings), unit_of()) is None
+        assert fitting_batch_on_cluster(work_of(small_checkpoint, settings), unit_of()) is None
         said = [record.message for record in caplog.records]
         assert said[-2:] == [
             f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
         ]
         ray.cancel(busy, force=True)
         monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 60.0)
-        assert by_task(work_of(small_checkpoint, settings), unit_of()) == 4
+        assert fitting_batch_on_cluster(work_of(small_checkpoint, settings), unit_of()) == 4
 
 
 def test_a_batch_that_nobody_could_try_is_recorded_with_a_note(

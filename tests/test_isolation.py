@@ -20,9 +20,9 @@ import pipeline.api
 import pipeline.cluster.isolation
 import pipeline.driver.local
 from pipeline.api import run
-from pipeline.cluster.isolation import _Replica, segment_alone
+from pipeline.cluster.isolation import IsolatedReplica, segment_in_isolation
+from pipeline.cluster.replica_actor import LOADING_DEATHS
 from pipeline.cluster.session import connected
-from pipeline.cluster.stages import LOADING_DEATHS
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError
 from pipeline.failure import Failure
 from pipeline.settings import Execution, Settings
@@ -62,7 +62,7 @@ def ended(job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, error: Except
         raise error
 
     monkeypatch.setattr(pipeline.cluster.isolation.ray, "get", get)
-    found = pipeline.cluster.isolation._outcome(work, unit.blocks[0], "read", lambda: None)
+    found = pipeline.cluster.isolation.result_or_failure(work, unit.blocks[0], "read", lambda: None)
     assert isinstance(found, Failure)
     return found
 
@@ -74,8 +74,8 @@ def of_task(cause: Exception) -> RayTaskError:
 @pytest.mark.parametrize(
     ("error", "verdict", "says"),
     [
-        (ray.exceptions.WorkerCrashedError(), "crashed", "ended its process each time"),
-        (ray.exceptions.ActorDiedError(), "crashed", "ended its process each time"),
+        (ray.exceptions.WorkerCrashedError(), "crashed", "crashed its process each time"),
+        (ray.exceptions.ActorDiedError(), "crashed", "crashed its process each time"),
         (ray.exceptions.OutOfMemoryError("killed"), "memory", "more memory than there is"),
         (of_task(MemoryError("of 9 bytes")), "memory", "more memory than it may: of 9 bytes"),
     ],
@@ -207,17 +207,17 @@ def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path:
     with connected(None, 3, memory, 200_000_000):
         gone = replace(work, job=replace(work.job, checkpoint=str(tmp_path / "gone")))
         with pytest.raises(CheckpointError, match=r"gone does not exist"):
-            segment_alone(gone, unit)
+            segment_in_isolation(gone, unit)
 
         read = work.read(unit)
-        replica = _Replica(work)
+        replica = IsolatedReplica(work)
         with (
-            killing("ray::_Actor.load", 100) as killed,
-            pytest.raises(UnfinishedError, match="a replica that loads it ended its process"),
+            killing("ray::IsolatedReplicaActor.load", 100) as killed,
+            pytest.raises(UnfinishedError, match="a replica that loads it crashed its process"),
         ):
             replica.segment(read)
         assert len(killed) == 2
-        with killing("ray::_Actor.load", 1):
+        with killing("ray::IsolatedReplicaActor.load", 1):
             assert ray.get(replica.segment(read)).windows > 0
         replica.close()
 
@@ -225,8 +225,8 @@ def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path:
 def test_an_error_of_a_gpu_ends_its_process() -> None:
     """And Ray starts another one; on a CPU it is the unit's."""
     program = (
-        "from pipeline.cluster.stages import _ending_with\n"
-        "with _ending_with({device!r}): raise RuntimeError('CUDA error: an illegal\\n address')"
+        "from pipeline.cluster.replica_actor import exit_on_gpu_error\n"
+        "with exit_on_gpu_error({device!r}): raise RuntimeError('CUDA error: an illegal\\n address')"
     )
 
     def ended(device: str) -> tuple[int, str]:
@@ -236,6 +236,6 @@ def test_an_error_of_a_gpu_ends_its_process() -> None:
 
     code, said = ended("cuda")
     assert code == 1
-    assert said.endswith("its replica is started anew: CUDA error: an illegal address\n")
+    assert said.endswith("its replica is restarted: CUDA error: an illegal address\n")
     assert "Traceback" not in said
     assert "Traceback" in ended("cpu")[1]

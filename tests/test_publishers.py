@@ -207,7 +207,9 @@ def test_several_at_once_but_one_that_takes_out_old_rows(
 
 def budget(memory_bytes: int, tasks: int, nodes: int = 0) -> MemoryBudget | None:
     need = MemoryNeed(GB, GB, GB, GB, GB, 10**8, GB)
-    return MemoryBudget.of(need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,)))
+    return MemoryBudget.of(
+        need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,))
+    )
 
 
 def test_as_many_at_once_as_fit() -> None:

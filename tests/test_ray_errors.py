@@ -7,7 +7,7 @@ import logging
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from pipeline.cluster.ray_errors import STALLED_UNITS, Losses
+from pipeline.cluster.ray_errors import STALLED_UNITS, LoggedErrors
 from pipeline.errors import TransientError, UnfinishedError
 
 SECRET = "AKIA123"
@@ -28,36 +28,38 @@ def stalled() -> Exception:
 
 
 def test_a_lone_stall_is_named_and_the_round_goes_on() -> None:
-    losses = Losses()
-    assert not losses.filter(logged(stalled()))
-    losses.check()
-    assert losses.first() == (". The first was lost with s3://b/k: the store does not answer")
+    errors = LoggedErrors()
+    assert not errors.filter(logged(stalled()))
+    errors.check()
+    assert errors.first_reason() == (
+        ". The first was lost with s3://b/k: the store does not answer"
+    )
 
 
 def test_many_stalls_end_the_round_in_our_words() -> None:
-    losses = Losses()
+    errors = LoggedErrors()
     for _ in range(STALLED_UNITS):
-        losses.filter(logged(stalled()))
+        errors.filter(logged(stalled()))
     with pytest.raises(TransientError) as raised:
-        losses.check()
+        errors.check()
     assert str(raised.value) == (
         "s3://b/k: the store does not answer; the same command resumes the run"
     )
 
 
 def test_what_ends_the_round_is_raised_with_its_cause() -> None:
-    losses = Losses()
-    losses.filter(logged(RayTaskError("read", "Traceback", ZeroDivisionError("by zero"))))
-    losses.end(ActorDiedError())
+    errors = LoggedErrors()
+    errors.filter(logged(RayTaskError("read", "Traceback", ZeroDivisionError("by zero"))))
+    errors.add_fatal(ActorDiedError())
     with pytest.raises(
         UnfinishedError, match=r"no replica .* lost with ZeroDivisionError: by zero"
     ):
-        losses.check()
+        errors.check()
 
 
 def test_our_own_error_ends_the_round_as_it_is() -> None:
-    losses = Losses()
-    losses.end(stalled())
+    errors = LoggedErrors()
+    errors.add_fatal(stalled())
     with pytest.raises(TransientError) as raised:
-        losses.check()
+        errors.check()
     assert SECRET not in str(raised.value)

@@ -10,7 +10,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.cluster.session import connected
-from pipeline.cluster.shared_paths import check_seen
+from pipeline.cluster.shared_paths import check_shared_paths
 from pipeline.errors import UsageError
 
 
@@ -27,12 +27,12 @@ def test_a_path_that_a_node_does_not_see(tmp_path: Path, monkeypatch: pytest.Mon
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         with connected(cluster.address):
-            check_seen([mine])  # the head alone: nobody else need see it
+            check_shared_paths([mine])  # the head alone: nobody else need see it
         cluster.add_node(num_cpus=1)
         with connected(cluster.address):
-            check_seen([str(shared), "s3://nobody/looks"])
+            check_shared_paths([str(shared), "s3://nobody/looks"])
             with pytest.raises(UsageError, match=r"the node .* does not see it; put it on a file"):
-                check_seen([str(shared), mine])
+                check_shared_paths([str(shared), mine])
     finally:
         cluster.shutdown()
         gc.collect()  # of a socket that Ray leaves open: here, and not in the next test

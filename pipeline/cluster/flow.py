@@ -36,7 +36,7 @@ class Flow:
     publishers: Publishers
     address: str | None
     meter: PoolMeter
-    stages: Stages = Stages()
+    stages: Stages
 
     def run_units(self, open_units: Callable[[], list[Unit]], poll: Poll) -> int:
         """Compute the units without an outcome and publish; call `poll` about once a second.
@@ -45,12 +45,12 @@ class Flow:
         Raises UnfinishedError if the rest would fail, too; TransientError if a store does not
         answer.
         """
-        work, division, publishers = self.work, self.work.division, self.publishers
+        work, budget, publishers = self.work, self.work.budget, self.publishers
         if work.out_of_time and not publishers.left:
             return 0
-        memory_bytes = division.schedulable_bytes + division.publishing_bytes
+        memory_bytes = budget.schedulable_bytes + budget.publishing_bytes
         with (
-            connected(self.address, division.cpus, memory_bytes, division.store_bytes),
+            connected(self.address, budget.cpus, memory_bytes, budget.store_bytes),
             publishers.at_work(),
         ):
             if self.address:

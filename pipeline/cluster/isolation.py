@@ -1,7 +1,7 @@
 """A unit that got no outcome, scene by scene, each in a process that may die.
 
 The last resort of `pipeline.cluster.flow`, and the only place that says crashed, timeout or memory.
-Nothing is said of a scene unless its store answers right after.
+No scene is blamed unless its store answers right after.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from pipeline.cluster.stages import SegmentStage, read_guarded
+from pipeline.cluster.replica_actor import SegmentStage
+from pipeline.cluster.stages import read_with_limits
 from pipeline.errors import SwathError, TransientError, UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.stages import Work
 from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
 
 _GRACE_S = 60.0
-"""To start a process, beyond the time that its work may take."""
+"""Time for starting a process, in addition to the limit of its work."""
 _LOADING_S = 600.0
+"""Time limit for loading a replica."""
 _ANSWER_S = 5.0
+"""Time within which a living actor answers."""
 
 
-def segment_alone(work: Work, unit: Unit) -> None:
-    """Gives the unit an outcome: what kills its process, hangs or takes all memory is quarantined.
+def segment_in_isolation(work: Work, unit: Unit) -> None:
+    """Give the unit an outcome: a scene that kills its process, hangs or takes all memory is
+    quarantined.
 
-    Raises TransientError where a store does not answer, UnfinishedError where no replica can be
-    had.
+    Raises TransientError if a store does not answer, UnfinishedError if no replica can be loaded.
     """
-    replica = _Replica(work)
+    replica = IsolatedReplica(work)
     try:
-        pieces = [_piece(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
+        pieces = [_segment(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
     finally:
         replica.close()
     work.finish(
@@ -56,15 +59,16 @@ def segment_alone(work: Work, unit: Unit) -> None:
     )
 
 
-def _piece(work: Work, replica: _Replica, piece: Unit) -> SegmentedUnit:
+def _segment(work: Work, replica: IsolatedReplica, piece: Unit) -> SegmentedUnit:
+    """A unit of one block, segmented or with its Failure."""
     (block,) = piece.blocks
-    reader = ray.remote(max_retries=0, max_calls=1, memory=work.need.reader_bytes)(read_guarded)
-    read = _outcome(work, block, "read", lambda: reader.remote(work, piece))
+    reader = ray.remote(max_retries=0, max_calls=1, memory=work.need.reader_bytes)(read_with_limits)
+    read = result_or_failure(work, block, "read", lambda: reader.remote(work, piece))
     if isinstance(read, Failure):
         return _failed(piece, read)
     if isinstance(read.blocks[0], Failure):
         return _failed(piece, read.blocks[0])
-    segmented = _outcome(work, block, "segment", lambda: replica.segment(read))
+    segmented = result_or_failure(work, block, "segment", lambda: replica.segment(read))
     return _failed(piece, segmented) if isinstance(segmented, Failure) else segmented
 
 
@@ -73,58 +77,68 @@ def _failed(piece: Unit, failure: Failure) -> SegmentedUnit:
     return SegmentedUnit(piece, blocks, windows=0, read_s=0.0, segment_s=0.0, retries=0)
 
 
-def _outcome(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
-    """The result of a piece of work, or the Failure of its block."""
-    result = _tried(work, stage, start)
-    if isinstance(result, _Ended) and result.error != "timeout":
-        result = _tried(work, stage, start)  # it might have been its node, or its neighbour
-    if not isinstance(result, _Ended):
+def result_or_failure(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
+    """The result of the work that `start` gives to Ray, or the Failure of its block.
+
+    Raises TransientError and UnfinishedError for what is not the block's fault.
+    """
+    result = _attempt(work, stage, start)
+    if isinstance(result, _Death) and result.error != "timeout":
+        result = _attempt(work, stage, start)  # its node may have been at fault, or its neighbor
+    if not isinstance(result, _Death):
         return result
     return work.failed(block, stage, result.error, result.what)
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """Why there is no result."""
+class _Death:
+    """Why a process gave no result."""
 
     error: str
+    """crashed, timeout or memory."""
     what: str
+    """The same as the predicate of a sentence."""
 
 
-def _tried(work: Work, stage: str, start: Callable[[], Any]) -> Any:
-    """The result, or how it ended. Raises errors of our own: they are no single input's fault."""
-    too_long = _Ended("timeout", f"took more than {work.unit_timeout_s:.0f} s")
+def _attempt(work: Work, stage: str, start: Callable[[], Any]) -> Any:
+    """The result, or the _Death of the process. Raises errors of ours: they are no single input's
+    fault."""
     started = time.monotonic()
     try:
-        ref = start()  # which may load a replica first, and finds no room for what it is given
+        ref = start()  # may load a replica first, and may find no room for its arguments
         started = time.monotonic()
         return ray.get(ref, timeout=work.unit_timeout_s + _GRACE_S)
-    except GetTimeoutError as error:  # what hangs is ended by its guard: this never had its turn
+    except GetTimeoutError as error:  # its own limit ends what hangs: this never had its turn
         raise TransientError(f"{stage}: Ray found no room for it in time") from error
     except OutOfMemoryError:
-        return _Ended("memory", "took more memory than there is")
+        return _Death("memory", "took more memory than there is")
     except (WorkerCrashedError, RayActorError):
-        if time.monotonic() - started >= work.unit_timeout_s:
-            return too_long  # its guard has ended it
-        return _Ended("crashed", "ended its process each time")
-    except RayTaskError as task:
-        cause = task.cause
-        if isinstance(cause, SwathError):
-            raise cause from task
-        why = one_line(cause)
-        if isinstance(cause, MemoryError):
-            return _Ended("memory", f"took more memory than it may: {why}")
-        # What is wrong with pixels is said in their Failure; an exception is the device's.
-        raise UnfinishedError(
-            f"{stage} fails with {type(cause).__name__}: {why}; the same command resumes the run"
-        ) from task
-    except RayError as lost:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...
+        if time.monotonic() - started >= work.unit_timeout_s:  # killed by its own limit
+            return _Death("timeout", f"took more than {work.unit_timeout_s:.0f} s")
+        return _Death("crashed", "crashed its process each time")
+    except RayTaskError as error:
+        return _death_of_task(stage, error)
+    except RayError as error:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...
         raise TransientError(
-            f"{stage}: lost with {type(lost).__name__}; do Ray's nodes have disk and memory left?"
-        ) from lost
+            f"{stage}: lost with {type(error).__name__}; check the disk and memory of Ray's nodes"
+        ) from error
 
 
-class _Replica:
+def _death_of_task(stage: str, error: RayTaskError) -> _Death:
+    """A lack of memory. Raises anything else that a task has raised."""
+    cause = error.cause
+    if isinstance(cause, SwathError):
+        raise cause from error
+    why = one_line(cause)
+    if isinstance(cause, MemoryError):
+        return _Death("memory", f"took more memory than it may: {why}")
+    # Whatever is wrong with pixels is in their Failure; an exception is the device's.
+    raise UnfinishedError(
+        f"{stage} fails with {type(cause).__name__}: {why}; the same command resumes the run"
+    ) from error
+
+
+class IsolatedReplica:
     """A replica that is loaded when it is needed, and again after it has died."""
 
     def __init__(self, work: Work) -> None:
@@ -142,24 +156,25 @@ class _Replica:
             ray.kill(self._actor)
 
     def _load(self) -> None:
-        """Twice, where the first is lost. Raises errors of our own, and UnfinishedError."""
-        kind = ray.remote(
+        """Load a replica, a second time if the first one dies. Raises what loading raises, and
+        UnfinishedError."""
+        actor_class = ray.remote(
             num_gpus=self._work.budget.machine.gpus_per_replica,
             max_restarts=0,
             memory=self._work.need.replica_bytes,
-        )(_Actor)
+        )(IsolatedReplicaActor)
         for _ in range(2):
             self.close()
-            self._actor = kind.remote()
-            ended = _tried(
+            self._actor = actor_class.remote()
+            result = _attempt(
                 replace(self._work, unit_timeout_s=_LOADING_S),
                 "load",
                 lambda: self._actor.load.remote(self._work),
             )
-            if not isinstance(ended, _Ended):
+            if not isinstance(result, _Death):
                 return
         raise UnfinishedError(
-            f"{self._work.job.checkpoint}: a replica that loads it {ended.what}; the same command"
+            f"{self._work.job.checkpoint}: a replica that loads it {result.what}; the same command"
             " resumes the run"
         )
 
@@ -171,8 +186,8 @@ class _Replica:
         return True
 
 
-class _Actor:
-    """A SegmentStage that is loaded by a call: of a failing `__init__` Ray keeps the text alone."""
+class IsolatedReplicaActor:
+    """A SegmentStage that a call loads: Ray keeps only the text of what `__init__` raises."""
 
     def load(self, work: Work) -> None:
         self._stage = SegmentStage(work)

@@ -1,24 +1,23 @@
 """What a run is doing, as Prometheus scrapes it from Ray's own endpoint on each node.
 
-Ray puts `ray_` before the names. Without a cluster, or where the cluster exports nothing (Ray
-without ray[default]), nothing is done. Every metric is of one output: several drivers may share a
+Ray puts `ray_` before the names. Without a cluster, or if the cluster exports nothing (Ray without
+ray[default]), nothing is done. Every metric is tagged with its output: several drivers may share a
 cluster.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.cluster.callbacks import PoolMeter
 from pipeline.progress import Progress
 from pipeline.unit import GpuUse
 
-GAUGES: dict[str, tuple[str, Callable[[Progress], float]]] = {
+Value = Callable[[Progress], float]
+GAUGES: dict[str, tuple[str, Value]] = {
     "swath_planned_units": ("Units of the plan.", lambda p: p.total_units),
     "swath_done_units": ("Units with an outcome, by any run.", lambda p: p.done_units),
     "swath_planned_pixels": ("Pixels of the plan.", lambda p: p.total_px),
@@ -29,29 +28,29 @@ GAUGES: dict[str, tuple[str, Callable[[Progress], float]]] = {
         "Pixels that this run segments, on average since its first unit.",
         lambda p: p.megapixels_per_s * 1e6,
     ),
-    "swath_waiting_units": (
-        "Units that are read and wait for a replica.",
-        lambda _: Waiting.units,
-    ),
 }
-COUNTERS: dict[str, tuple[str, Callable[[Progress], float]]] = {
+COUNTERS: dict[str, tuple[str, Value]] = {
     "swath_units_total": ("Units that this run computed.", lambda p: p.computed_units),
     "swath_pixels_total": ("Pixels that this run segmented.", lambda p: p.computed_px),
     "swath_retries_total": (
-        "Reads and writes that this run tried again, as their units come to an end.",
+        "Reads and writes that this run retried, counted as their units finish.",
         lambda p: p.retries,
     ),
 }
+WAITING_UNITS = "swath_waiting_units"
 GPU_MEMORY = "swath_gpu_memory_bytes"
 TAGS = ("output",)
 
 
 class Metrics:
-    """Of one run. Called with each Progress, which it passes on."""
+    """The metrics of one run. Called with each Progress, which it passes on."""
 
-    def __init__(self, output: str, then: Callable[[Progress], None] | None) -> None:
+    def __init__(
+        self, output: str, meter: PoolMeter, on_progress: Callable[[Progress], None] | None
+    ) -> None:
         """output: its URL, which holds no credentials."""
-        self._then = then
+        self._meter = meter
+        self._on_progress = on_progress
         self._tags = {"output": output}
         self._gauges: dict[str, Gauge] = {}
         self._counters: dict[str, Counter] = {}
@@ -59,63 +58,36 @@ class Metrics:
 
     def __call__(self, progress: Progress) -> None:
         self._export(progress)
-        if self._then:
-            self._then(progress)
+        if self._on_progress:
+            self._on_progress(progress)
 
     def _export(self, progress: Progress) -> None:
         if not ray.is_initialized():  # before the cluster, after it, or without one
             return
         if not self._gauges:
-            self._gauges = {name: Gauge(name, text, TAGS) for name, (text, _) in GAUGES.items()}
-            self._counters = {
-                name: Counter(name, text, TAGS) for name, (text, _) in COUNTERS.items()
-            }
+            self._register()
         for name, (_, value) in GAUGES.items():
             self._gauges[name].set(value(progress), self._tags)
+        self._gauges[WAITING_UNITS].set(self._meter.waiting_units, self._tags)
         for name, (_, value) in COUNTERS.items():
             more, self._counted[name] = value(progress) - self._counted[name], value(progress)
             if more > 0:  # Ray refuses to count nothing
                 self._counters[name].inc(more, self._tags)
 
-
-class Waiting(ExecutionCallback):
-    """Told by Ray Data at each step: how many units are read and wait for a replica, and how many
-    replicas there are."""
-
-    stage = ""
-    """The operator before which they wait, by a part of its name."""
-    units = 0
-    replica_s = 0.0
-    """Summed over the replicas and rounds of a run, each from when its model was loaded."""
-
-    def __init__(self) -> None:
-        self._seen_s = time.monotonic()
-
-    def on_execution_step(self, executor: Any) -> None:
-        before_s, self._seen_s = self._seen_s, time.monotonic()
-        Waiting.units = 0
-        for operator, state in executor._topology.items():
-            if self.stage in operator.name:
-                Waiting.units += state.total_enqueued_input_blocks()
-                running = operator.get_actor_info().running
-                Waiting.replica_s += running * (self._seen_s - before_s)
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        del executor
-        Waiting.units = 0
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        del error
-        self.after_execution_succeeds(executor)
+    def _register(self) -> None:
+        self._gauges = {name: Gauge(name, text, TAGS) for name, (text, _) in GAUGES.items()}
+        text = "Units that are read and wait for a replica."
+        self._gauges[WAITING_UNITS] = Gauge(WAITING_UNITS, text, TAGS)
+        self._counters = {name: Counter(name, text, TAGS) for name, (text, _) in COUNTERS.items()}
 
 
-class GpuMemory:
-    """Of one replica, in its actor."""
+class GpuMemoryGauge:
+    """The GPU memory of one replica, exported by its actor."""
 
     def __init__(self, output: str) -> None:
         text = "Most memory of its GPU that a replica held at once."
         self._gauge = Gauge(GPU_MEMORY, text, TAGS).set_default_tags({"output": output})
 
-    def __call__(self, use: GpuUse | None) -> None:
+    def record(self, use: GpuUse | None) -> None:
         if use is not None:
             self._gauge.set(use.peak_bytes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, WriteResult
 
 from pipeline.cluster.packing import Row, pack, unpack
+from pipeline.cluster.publishers import publish_shard
 from pipeline.cluster.replica_actor import SegmentStage
+from pipeline.output.shard import Shard
 from pipeline.processes.limits import process_limits
-from pipeline.stages import Work
+from pipeline.stages import PublishedShard, Work
 from pipeline.storage.retry import retries_so_far
 from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 
@@ -114,8 +116,14 @@ class UnitSink(Datasink[int]):
 
 @dataclass(frozen=True)
 class Stages:
-    """The classes that make up a flow, each constructed with a Work; benchmarks replace some."""
+    """What a flow is made of; benchmarks replace some of it. Each class is constructed with a
+    Work."""
 
     read: type[ReadStage] = ReadStage
     segment: type[SegmentStage] = SegmentStage
     sink: type[UnitSink] = UnitSink
+    publish: Callable[[Work, Shard], PublishedShard] = publish_shard
+
+
+STAGES = Stages()
+"""The stages of `swath run`."""
