@@ -15,9 +15,12 @@ import pytest
 
 from pipeline.errors import SwathError, UsageError
 from pipeline.job import Job
+from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, table_path
+from pipeline.output.parquet import ROW_GROUP_ROWS, write_table
 from pipeline.output.query import TABLES, open_output, query, write_parquet
-from pipeline.output.tables import ROW_GROUP_ROWS, SHARD_TABLES, table_of, write_table
+from pipeline.output.schemas import SHARD_TABLES
+from pipeline.output.tables import table_of
 from pipeline.settings import Settings
 
 NAMES = ("ocean", "land")
@@ -54,7 +57,7 @@ def publish(output: Output, shard: str, masks: list[dict[str, Any]], commit: boo
     put(output, "statistics", shard, rows)
     put(output, "quarantine", shard, [])
     if commit:
-        output.commit(shard, {"shard": shard})
+        output.commit(Commit(shard, units=1, pixels=0, failures=(), pixels_without_area={}))
 
 
 def create(path: Path) -> Output:

@@ -19,8 +19,8 @@ from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import from_unit_file
+from pipeline.output.parquet import read_outcome
 from pipeline.output.status import status
-from pipeline.output.tables import read_outcome
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings

@@ -17,21 +17,28 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from pipeline.errors import UsageError
 from pipeline.job import Job
 from pipeline.output.commit import Commit
 from pipeline.output.locks import is_lock
+from pipeline.output.parquet import write_table
+from pipeline.output.schemas import CLASSES
 from pipeline.output.shard import Head, Shard
-from pipeline.output.tables import CLASSES, table_of, write_table
-from pipeline.storage.access import PLAIN, Access
+from pipeline.output.tables import table_of
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
 from pipeline.unit import Unit
 
 FAILED = "failed"
 """How the mark of a unit's file ends."""
+
+TABLE_GONE = (
+    "this published table is gone; put it back, or ask `swath run` with the output's job.toml,"
+    " which says how to have it computed anew"
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Output:
         self.job = job
 
     @classmethod
-    def open(cls, url: str, access: Access = PLAIN) -> Self:
+    def open(cls, url: str, access: Access = DEFAULT_ACCESS) -> Self:
         """Raises UsageError where there is no output of Swath."""
         store = open_store(url, access)
         if not store.exists("job.json"):
@@ -73,7 +80,7 @@ class Output:
         return None
 
     @classmethod
-    def create(cls, url: str, job: Job, access: Access = PLAIN) -> Self:
+    def create(cls, url: str, job: Job, access: Access = DEFAULT_ACCESS) -> Self:
         """A new output. Raises UsageError where another run has created it meanwhile."""
         store = open_store(url, access)
         store.write("classes.parquet", _classes_file(job))
@@ -142,6 +149,14 @@ class Output:
     def commits(self) -> Iterator[Commit]:
         paths = [f"commits/{shard_id}.json" for shard_id in self._ids("commits")]
         return map(Commit.from_json, map(json.loads, self.store.read_all(paths)))
+
+    def open_table(self, table: str, shard_id: str) -> BinaryIO:
+        """A published table's file. Raises UsageError if it is gone."""
+        path = table_path(table, shard_id)
+        try:
+            return self.store.open(path)
+        except FileNotFoundError as error:
+            raise UsageError(f"{self.store.root}/{path}: {TABLE_GONE}") from error
 
     def _ids(self, folder: str) -> list[str]:
         return [name.removesuffix(".json") for name in self.store.list(folder)]

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from pipeline.errors import UsageError
 from pipeline.share import Share
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.store import Store
 
 _ALL = "lock.json"
@@ -39,7 +39,7 @@ def working(store: Store, share: Share) -> Iterator[None]:
     with store.hold(mine):
         for other in _others(store, share):
             if share.whole or not other.endswith(f"-of-{share.of}.json"):
-                store.free(other)
+                store.remove_dead_lock(other)
         yield
 
 
@@ -47,7 +47,7 @@ def is_alone(store: Store, share: Share) -> bool:
     """Whether no other driver works on the output."""
     for other in _others(store, share):
         try:
-            store.free(other)
+            store.remove_dead_lock(other)
         except UsageError:
             return False
     return True

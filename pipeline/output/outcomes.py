@@ -13,8 +13,8 @@ from pipeline.errors import UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, unit_path
+from pipeline.output.parquet import read_outcome
 from pipeline.output.shard import Shard
-from pipeline.output.tables import read_outcome
 from pipeline.unit import Unit, UnitOutcome
 
 T = TypeVar("T")

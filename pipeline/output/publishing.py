@@ -22,20 +22,12 @@ from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, table_path, unit_path
 from pipeline.output.outcomes import failures_in, from_unit_file, outcome_of, statuses
+from pipeline.output.parquet import ROW_GROUP_ROWS, Writer, write_table
 from pipeline.output.replacement import supersede
+from pipeline.output.schemas import MASKS, QUARANTINE, SCENES, SHARD_TABLES, STATISTICS
 from pipeline.output.shard import Shard
 from pipeline.output.spool import Spool
-from pipeline.output.tables import (
-    MASKS,
-    QUARANTINE,
-    ROW_GROUP_ROWS,
-    SCENES,
-    SHARD_TABLES,
-    STATISTICS,
-    Writer,
-    table_of,
-    write_table,
-)
+from pipeline.output.tables import table_of
 from pipeline.output.unit_file import mean_confidence, places
 from pipeline.scene import Scene
 from pipeline.unit import UnitOutcome

@@ -21,9 +21,10 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import SwathError, UsageError
 from pipeline.job import Job
-from pipeline.output.layout import Output, table_path
-from pipeline.output.tables import CLASSES, SHARD_TABLES, geo_metadata
-from pipeline.storage.access import PLAIN, Access
+from pipeline.output.layout import TABLE_GONE, Output, table_path
+from pipeline.output.parquet import geo_metadata
+from pipeline.output.schemas import CLASSES, SHARD_TABLES
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 
 TABLES = (*SHARD_TABLES, "classes", "tile_statistics")
 
@@ -64,19 +65,19 @@ class OpenedOutput:
         return query(self.url, sql, self.access)
 
 
-def open_output(url: str, access: Access = PLAIN) -> OpenedOutput:
+def open_output(url: str, access: Access = DEFAULT_ACCESS) -> OpenedOutput:
     """Raises UsageError where there is no output of Swath."""
-    return OpenedOutput(url, Output.open(url, access.hurried()).job, access)
+    return OpenedOutput(url, Output.open(url, access.impatient()).job, access)
 
 
-def query(output: str, sql: str, access: Access = PLAIN) -> pa.Table:
+def query(output: str, sql: str, access: Access = DEFAULT_ACCESS) -> pa.Table:
     """The rows that one SELECT (also WITH, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN, PIVOT) gives.
 
     Tables: masks, statistics, scenes, quarantine and classes as published, and `tile_statistics`,
     a row per mask tile and class. Column names of the result are unique. Raises UsageError where
     there is nothing to ask or the SQL does not hold, SwathError where it ran and failed.
     """
-    connection = _connect(Output.open(output, access.hurried()), output)
+    connection = _connect(Output.open(output, access.impatient()), output)
     try:
         _check_is_question(connection, sql)
         result = connection.sql(sql)
@@ -129,10 +130,7 @@ def _register(
     try:
         dataset = ds.dataset(files, schema=schema, format="parquet", filesystem=fs)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{error}: this published table is gone; put it back, or ask `swath run` with the"
-            " output's job.toml, which says how to have it computed anew"
-        ) from error
+        raise UsageError(f"{error}: {TABLE_GONE}") from error
     connection.register(name, dataset)
 
 

@@ -19,8 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.layout import Output, table_path
+from pipeline.output.parquet import ROW_GROUP_ROWS, Writer
+from pipeline.output.schemas import SHARD_TABLES
 from pipeline.output.shard import Head, Shard
-from pipeline.output.tables import ROW_GROUP_ROWS, SHARD_TABLES, Writer
 from pipeline.unit import Unit
 
 T = TypeVar("T")

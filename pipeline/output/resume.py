@@ -11,7 +11,7 @@ from pipeline.output.layout import Output, UnitFiles
 from pipeline.output.outcomes import failures_in, outcome_of
 from pipeline.output.replacement import standing
 from pipeline.output.shard import Shard
-from pipeline.share import WHOLE, Share
+from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.store import THREADS
 from pipeline.unit import Unit
 
@@ -28,7 +28,7 @@ class Recorded:
     """scene_ids with blocks that have no outcome yet."""
 
 
-def recorded(output: Output | None, share: Share = WHOLE) -> Recorded:
+def recorded(output: Output | None, share: Share = ALL_SHARDS) -> Recorded:
     """Nothing, where there is no output yet. share: whose shards' outcomes are looked at.
 
     Raises UnfinishedError where a unit's file is damaged, or gone since it was listed.

@@ -19,7 +19,7 @@ from pipeline.output.replacement import planned_again, without
 from pipeline.output.resume import failures_waiting
 from pipeline.output.shard import Head, Shard
 from pipeline.receipt import Status
-from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.store import THREADS
 
 
@@ -36,9 +36,9 @@ class _Part:
     quarantined_px: int = 0
 
 
-def status(output: str, access: Access = PLAIN) -> Status:
+def status(output: str, access: Access = DEFAULT_ACCESS) -> Status:
     """What OUT's own records say. Raises UsageError where there is no output."""
-    out = Output.open(output, access.hurried())
+    out = Output.open(output, access.impatient())
     # Who is at work has been so since before its run is there to be found.
     working, runs = drivers(out.store), out.runs()
     receipts = tuple(receipt for receipt in runs.values() if receipt is not None)

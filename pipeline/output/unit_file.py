@@ -20,7 +20,9 @@ from pipeline.earth.footprint import footprints
 from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
 from pipeline.output.class_sums import ClassSums, SumClasses, plain_sums
-from pipeline.output.tables import UNIT, Lists, bbox_struct, table_of_columns, write_table
+from pipeline.output.parquet import write_table
+from pipeline.output.schemas import UNIT
+from pipeline.output.tables import Lists, table_of_columns
 from pipeline.scene import Affine6, Rect, Scene, tile_transform
 from pipeline.unit import (
     CONFIDENCE_SCALE,
@@ -167,9 +169,13 @@ def places(scene: Scene, rects: list[Rect]) -> list[dict[str, Any]]:
     if scene.crs is None:
         return [{"geometry": None, "bbox": None} for _ in rects]
     return [
-        {"geometry": found and found.wkb, "bbox": found and bbox_struct(found.bbox)}
+        {"geometry": found and found.wkb, "bbox": found and _bbox_struct(found.bbox)}
         for found in footprints(scene.crs, scene.transform, rects)
     ]
+
+
+def _bbox_struct(bbox: tuple[float, float, float, float]) -> dict[str, float]:
+    return dict(zip(("xmin", "ymin", "xmax", "ymax"), bbox, strict=True))
 
 
 def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines | None]:
