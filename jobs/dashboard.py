@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,13 +26,14 @@ from ray.util.state.exception import RayStateApiException
 
 from jobs.cluster_job import Job
 from pipeline.errors import LOG, UnfinishedError, UsageError
+from pipeline.processes.endpoint import KNOCK_S, check_listening
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Where Ray's own commands look, in this order. (There they go before --address; here after.)"""
 STOP_S = 90
 """What a driver has, from the signal on, before it is killed; Ray would give it 3 s. In order it
 takes up to 30 s for Ray Data, and some for the store."""
-_KNOCK_S, _ANSWER_S, _QUIET_S, _LOOK_S = 5.0, 60.0, 30.0, 0.5
+_ANSWER_S, _QUIET_S, _LOOK_S = 60.0, 30.0, 0.5
 _NO_AGENT, _AGENT_S, _AGAIN_S = "No available agent", 60.0, 1.0
 """What a dashboard says while the part of it that starts jobs is not there yet."""
 
@@ -50,7 +50,7 @@ class Dashboard:
         # As Ray's head does by itself: a token that is there is for use.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         with self._asking():
-            _knock(self.address)
+            check_listening(self.address)
             self._client = _Client(self.address)
 
     def check_version(self) -> None:
@@ -207,7 +207,7 @@ class _Client(JobSubmissionClient):
     """Ray's, which would wait for ever."""
 
     def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=(_KNOCK_S, _ANSWER_S), **how)
+        return super()._do_request(method, endpoint, timeout=(KNOCK_S, _ANSWER_S), **how)
 
 
 def _settled(address: str | None) -> str:
@@ -223,12 +223,6 @@ def _settled(address: str | None) -> str:
             f"--address {address}: not the URL of a Ray dashboard, such as http://127.0.0.1:8265"
         )
     return address.rstrip("/")
-
-
-def _knock(address: str) -> None:
-    parts = urlsplit(address)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    socket.create_connection((parts.hostname or "", port), _KNOCK_S).close()
 
 
 def _first_line(error: Exception) -> str:

@@ -60,10 +60,10 @@ except UnfinishedError as error:
 """
 PASSED_ON = """
 import os, sys
-from pipeline.cluster.session import _no_greeting
+from pipeline.cluster.ray_environment import without_greeting
 
 try:
-    with _no_greeting():
+    with without_greeting():
         os.write(2, b"[I] logging.cc:303: Set ray log level from environment variable X to 3\\n")
         os.write(2, b"a trouble\\n")
         print("another", file=sys.stderr)
@@ -176,7 +176,7 @@ def test_replicas_share_gpus_where_there_are_more_of_them(
     replicas: int | tuple[int, int] | None, share: Share, gpus: float
 ) -> None:
     execution = Execution(replicas=replicas, shards=share)
-    machine = Machine.of("cuda", 8, (10**9,) * 4, execution, cpus=16)
+    machine = Machine.of("cuda", 4, (10**9,) * 4, execution, cpus=16)
     assert machine.gpus_per_replica == gpus
     assert Machine.of("cpu", 8, (), execution).gpus_per_replica == 0
 

@@ -77,6 +77,8 @@ def test_prometheus_sees_a_run(
     b0_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")
+    meter = PoolMeter()
+    monkeypatch.setattr("pipeline.api.PoolMeter", lambda: meter)
     for n in range(4):
         write_scene(tmp_path / "in" / f"{n}.tif", 1500, 1400, seed=n)
     (tmp_path / "in" / "bad.tif").write_bytes(b"no image")
@@ -106,8 +108,8 @@ def test_prometheus_sees_a_run(
     assert receipt.busy == pytest.approx(min(1, receipt.segment_s / steady_s))
     assert 0.2 < receipt.busy <= 1
     assert receipt.megapixels_per_s_steady == pytest.approx(receipt.megapixels / steady_s)
-    assert 0.3 * steady_s < Waiting.replica_s < receipt.seconds  # as a pool that grows would use
-    assert Waiting.units == 0
+    assert 0.3 * steady_s < meter.replica_s < receipt.seconds  # as a pool that grows would use
+    assert meter.waiting_units == 0
     assert 0 < receipt.driver_s < receipt.seconds * 2
     assert (receipt.gpu_utilisation, receipt.gpu_memory_bytes) == (None, None)
     (recorded,) = status(str(out)).runs

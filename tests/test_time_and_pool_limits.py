@@ -133,11 +133,11 @@ def test_a_cluster_must_hold_what_the_pool_begins_with() -> None:
 @pytest.mark.parametrize(
     ("device", "count", "nodes", "replicas", "drivers", "expected"),
     [
-        ("cuda", 8, (), None, 1, (8, 8)),
-        ("cuda", 8, (), (2, 64), 1, (2, 8)),  # the embedded Ray does not grow
-        ("cuda", 8, (), (9, 64), 1, (9, 9)),
-        ("cuda", 8, (GB,), (2, 64), 1, (2, 64)),  # a cluster might
-        ("cuda", 8, (GB,), None, 2, (4, 4)),  # two drivers on it share its GPUs
+        ("cuda", 4, (), None, 1, (8, 8)),
+        ("cuda", 4, (), (2, 64), 1, (2, 8)),  # the embedded Ray does not grow
+        ("cuda", 4, (), (9, 64), 1, (9, 9)),
+        ("cuda", 4, (GB,), (2, 64), 1, (2, 64)),  # a cluster might
+        ("cuda", 4, (GB,), None, 2, (4, 4)),  # two drivers on it share its GPUs
         ("cpu", 8, (GB,), 9, 1, (9, 9)),
         ("cpu", 8, (GB,), 10, 1, None),  # no CPU for a read
         ("cpu", 8, (GB,), (1, 64), 1, (1, 64)),

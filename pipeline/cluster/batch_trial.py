@@ -25,7 +25,7 @@ from pipeline.processes.fresh_process import ADDRESS_SPACE_BYTES, run_in_fresh_p
 from pipeline.processes.limits import process_limits
 from pipeline.processes.sandbox import Limits
 from pipeline.settings import Settings
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 DEVICES = frozenset({"cuda"})
@@ -41,7 +41,7 @@ _FAILED = "the batch could not be tried"
 
 
 def fitting_batch(
-    work: Work, unit: Unit, address: str | None, memory_bytes: int = ADDRESS_SPACE_BYTES
+    work: Segmentation, unit: Unit, address: str | None, memory_bytes: int = ADDRESS_SPACE_BYTES
 ) -> int | None:
     """The job's batch, or the largest that fits of its half, quarter and so on; 0 if none fits;
     None if no GPU of the cluster at the address became free in time.
@@ -58,7 +58,7 @@ def fitting_batch(
         return fitting_batch_on_cluster(work, unit)
 
 
-def fitting_batch_on_cluster(work: Work, unit: Unit) -> int | None:
+def fitting_batch_on_cluster(work: Segmentation, unit: Unit) -> int | None:
     """See `fitting_batch`; on the cluster that this process has joined."""
     task = ray.remote(
         num_cpus=0,
@@ -87,16 +87,16 @@ def _result(ref: Any) -> int:
         raise UnfinishedError(f"{_FAILED}: {root_cause(error)}") from error
 
 
-def _largest_batch_with_limits(work: Work, unit: Unit, limit_s: float) -> int:
+def _largest_batch_with_limits(work: Segmentation, unit: Unit, limit_s: float) -> int:
     with process_limits(limit_s):
         return largest_batch(work, unit)
 
 
-def _limit_s(work: Work) -> float:
+def _limit_s(work: Segmentation) -> float:
     return max(work.unit_timeout_s, LOADING_S)
 
 
-def largest_batch(work: Work, unit: Unit) -> int:
+def largest_batch(work: Segmentation, unit: Unit) -> int:
     """See `fitting_batch`; in this process."""
     settings = work.job.settings
     blocks = tuple(_sparse_pixels(block, settings) for block in unit.blocks)

@@ -33,7 +33,8 @@ def segmented_units(
     units: Sequence[Unit],
     callbacks: Sequence[type[ExecutionCallback]],
 ) -> Dataset:
-    """The units, read and segmented once the dataset is executed; a row each, as `pack` makes it."""
+    """The units, to be read and segmented when the dataset is executed; a row each, see
+    `packing`."""
     _configure_ray_data(work, callbacks)
     source = ray.data.read_datasource(
         UnitSource(units), override_num_blocks=-(-len(units) // UNITS_PER_READ_TASK)

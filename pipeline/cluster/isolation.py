@@ -87,7 +87,7 @@ def result_or_failure(work: Work, block: Block, stage: str, start: Callable[[], 
         result = _attempt(work, stage, start)  # its node may have been at fault, or its neighbor
     if not isinstance(result, _Death):
         return result
-    return work.failed(block, stage, result.error, result.what)
+    return work.failure(block, stage, result.error, result.what)
 
 
 @dataclass(frozen=True)

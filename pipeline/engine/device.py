@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.planning.machine import REPLICAS_PER_GPU
 from pipeline.processes.host import available_cores
 
 
 def devices_here() -> tuple[str, int]:
-    """The kind of device that replicas on this machine use, and for how many there is room."""
+    """The kind of device that replicas on this machine use, cuda or cpu, and the number of GPUs or
+    cores."""
     if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
-        return "cuda", torch.cuda.device_count() * REPLICAS_PER_GPU
+        return "cuda", torch.cuda.device_count()
     return "cpu", available_cores()
 
 

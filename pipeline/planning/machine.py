@@ -54,7 +54,7 @@ class Machine:
     def of(
         cls,
         device: str,
-        capacity: int,
+        count: int,
         nodes_bytes: tuple[int, ...],
         execution: Execution,
         cpus: int = 0,
@@ -62,13 +62,14 @@ class Machine:
         """Two replicas per GPU unless fewer are requested; on CPUs one per core, each with one
         thread.
 
-        capacity: the number of replicas there is room for; cpus: those of a joined cluster. Raises
+        count: GPUs, or CPUs that replicas may take; cpus: those of a joined cluster. Raises
         UsageError if the replicas would leave no CPU for the reads of a joined cluster.
         """
         memory = available_memory_bytes()
         if execution.runner == "local":
             return cls(device, 1, memory, tasks=0)
         drivers = execution.shards.of
+        capacity = count if device == "cpu" else count * REPLICAS_PER_GPU
         if not nodes_bytes:
             if device == "cpu":
                 in_memory = (memory - SHARED_BYTES) // CPU_REPLICA_BYTES
@@ -88,7 +89,7 @@ class Machine:
         initial = smallest if smallest < largest else None
         # Ray packs halves of GPUs together: with one replica for each GPU, half of the GPUs would
         # be idle.
-        one_per_gpu = largest * drivers <= capacity // REPLICAS_PER_GPU
+        one_per_gpu = largest * drivers <= count
         sharing = 1 if one_per_gpu or device == "cpu" else REPLICAS_PER_GPU
         return cls(device, largest, memory, tasks, nodes_bytes, initial, sharing)
 
