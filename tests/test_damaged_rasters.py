@@ -155,7 +155,7 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
         **options,
     ):
         pass
-    program = "import sys, test_raster_faults as own; own.refused_and_then_read(sys.argv[1])"
+    program = "import sys, tests.test_damaged_rasters as own; own.refused_and_then_read(sys.argv[1])"
     command = [sys.executable, "-c", program, str(tmp_path / "a.tif")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(command, check=True, env=environment)

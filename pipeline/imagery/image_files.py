@@ -71,9 +71,7 @@ def _find(given: str, fs: FileSystem, path: str, patience_s: float) -> list[Inpu
         raise UsageError(f"{given}: no such file or folder; check the path")
     if not names:
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UsageError(
-            f"{given}: contains no raster file ({suffixes}); name another folder or glob"
-        )
+        raise UsageError(f"{given}: holds no raster file ({suffixes}); name another folder or glob")
     by_lower_case = {name.lower(): name for name in listing}
     return [_input_file(name, root, fs, listing, by_lower_case) for name in names]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from pipeline.errors import InputError
 from pipeline.scene import RASTER
 
 
@@ -30,3 +31,8 @@ class InputFile:
 def escape_non_utf8(name: str) -> str:
     """The name with every byte that is not UTF-8 written as \\xNN, for tables and records."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def header_error(url: str, reason: str) -> InputError:
+    """The error of a file whose header says that it cannot be processed."""
+    return InputError(f"{url}: {reason}", url=url, stage="describe")

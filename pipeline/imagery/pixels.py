@@ -1,9 +1,8 @@
-"""Reads rectangles of pixels from image files, and which of them are data.
+"""Rectangles of an image file's pixels, and which of them are valid.
 
-Knows nothing of windows of the network, of filling or of normalisation: pixels leave as they are
-stored.
-Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows and
-columns are those of the file.
+Knows nothing of the network's windows, of filling or of normalisation: pixels leave as they are
+stored. Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows
+and columns are those of the file.
 
 Legend: C channels of the network, H rows, W columns.
 """
@@ -17,22 +16,22 @@ from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from pipeline.errors import InputError
-from pipeline.imagery.gdal import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.scene import Rect, Scene
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.unit import Pixels
 
 
 def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pixels:
-    """The pixels of `rect`, as stored, and which of them are data.
+    """The pixels of `rect`, as stored, and which of them are valid.
 
-    Valid follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
-    mask if there is one, else nodata (alpha is not asked where nodata is set), and NaN in float
-    data; a pixel is valid if any selected band is. `scene.nodata` overrides what the file says.
+    Validity follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
+    mask if there is one, else nodata (alpha is ignored if nodata is set), and NaN in float data; a
+    pixel is valid if any selected band is. `scene.nodata` overrides what the file says.
 
     Raises InputError(stage="read") for a file that is damaged in this place, has vanished or is
     no longer the one that was described; ValueError for a rect outside of the scene; and what
-    `read_dataset` raises where the file could not be had.
+    `read_dataset` raises if the file could not be fetched.
     """
     if (
         min(rect.col_off, rect.row_off) < 0
@@ -44,37 +43,35 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pi
     distinct = tuple(dict.fromkeys(scene.bands))
     window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
 
-    def look(src: Any, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        _check_unchanged(src, scene)
+    def read(src: Any, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        _check_shape(src, scene)
         values = src.read(distinct, window=window)
         return values, _valid(src, scene, distinct, values, window)
 
     try:
-        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, look)
+        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, read)
     except RASTER_ERRORS as error:
-        raise _unreadable(scene, rect, root_cause(error, scene.url)) from error
+        raise InputError(
+            f"{scene.url}: window {rect} cannot be read: {root_cause(error, scene.url)}; replace"
+            " the file or leave it out",
+            url=scene.url,
+            stage="read",
+        ) from error
     if distinct != scene.bands:
         values = values[[distinct.index(band) for band in scene.bands]]
     return Pixels(values, valid_HW, rect)
 
 
-def _unreadable(scene: Scene, rect: Rect, why: str) -> InputError:
-    return InputError(
-        f"{scene.url}: window {rect} cannot be read: {why}; replace the file or leave it out",
-        url=scene.url,
-        stage="read",
-    )
-
-
-def _check_unchanged(src: Any, scene: Scene) -> None:
+def _check_shape(src: Any, scene: Scene) -> None:
+    """Raise InputError if the open dataset has another size or type than the scene."""
     planned = f"{scene.width}x{scene.height} {scene.dtype}"
     highest = max(scene.bands)
     dtype = src.dtypes[highest - 1] if highest <= src.count else f"{src.count} bands"
-    found = f"{src.width}x{src.height} {dtype}"
-    if found != planned:
+    current = f"{src.width}x{src.height} {dtype}"
+    if current != planned:
         raise InputError(
             f"{scene.url}: changed since it was planned: was {planned} with band {highest},"
-            f" is {found}; start a new output for the new file",
+            f" is {current}; start a new output for the new file",
             url=scene.url,
             stage="read",
         )
@@ -83,7 +80,7 @@ def _check_unchanged(src: Any, scene: Scene) -> None:
 def _valid(
     src: Any, scene: Scene, bands: tuple[int, ...], values: np.ndarray, window: Window
 ) -> np.ndarray:
-    """bool HW, True = data; `values` holds one plane per band of `bands`."""
+    """bool HW, True = data; `values` has one plane for each of `bands`."""
     flags = [src.mask_flag_enums[band - 1] for band in bands]
     shared: np.ndarray | None = None
     if scene.nodata is None:
@@ -99,15 +96,15 @@ def _valid(
     valid = np.zeros(values.shape[1:], dtype=bool)
     for band, band_flags, plane in zip(bands, flags, values, strict=True):
         if shared is not None:
-            here = shared
+            band_valid = shared
         elif scene.nodata is not None:
-            here = _differs(plane, scene.nodata)
+            band_valid = _differs(plane, scene.nodata)
         elif band_flags == [MaskFlags.nodata] and _exact(plane.dtype, src.nodatavals[band - 1]):
             # What GDAL would answer after decoding the band a second time.
-            here = _differs(plane, src.nodatavals[band - 1])
+            band_valid = _differs(plane, src.nodatavals[band - 1])
         else:
-            here = src.read_masks(band, window=window) != 0
-        valid |= here & np.isfinite(plane) if is_float else here
+            band_valid = src.read_masks(band, window=window) != 0
+        valid |= band_valid & np.isfinite(plane) if is_float else band_valid
     return valid
 
 

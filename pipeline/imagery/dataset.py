@@ -1,0 +1,111 @@
+"""Opens image files as rasterio datasets, and tells what is at fault when that fails: the file, its
+store or a lack of memory.
+
+Knows no scene: what is read from an open dataset is the caller's business.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import rasterio
+from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
+from rasterio.errors import CRSError, RasterioError, RasterioIOError
+
+from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError, one_line
+from pipeline.imagery.gdal import gdal_env
+from pipeline.imagery.opener import ImageOpener
+from pipeline.storage.access import Access
+
+T = TypeVar("T")
+
+RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
+"""What rasterio raises for a file that is at fault."""
+
+# Inside a TIFF, libtiff turns the damage that GDAL_ERROR_ON_LIBJPEG_WARNING is for into a mere
+# warning. If the index of tiles has the wrong length, it takes every tile for a missing one.
+_DAMAGE = re.compile(r"corrupt jpeg|premature end|incorrect count for", re.IGNORECASE)
+# The words of GDAL, which also has a class for it, and of libtiff, which has none.
+_NO_MEMORY = re.compile(
+    r"out of memory|(can ?not|failed to|unable to|could not) allocate|no space for ", re.IGNORECASE
+)
+_LEADING_PATH = re.compile(r"^'[^']*' ")
+
+
+def read_dataset(
+    url: str, sidecars: Sequence[str], access: Access, read: Callable[[Any, list[str]], T]
+) -> T:
+    """The result of `read`, called with the open rasterio dataset and the list that receives GDAL's
+    warnings.
+
+    Raises what `read` raises, and one of RASTER_ERRORS if the file is at fault, which is certain
+    only once its bytes have arrived whole. Raises MemoryError if GDAL had no memory, TransientError
+    if the bytes did not arrive and may later, UnfinishedError if the store refuses us and not just
+    this file.
+    """
+    if "://" not in url:
+        try:
+            return _open_and_read(url, read)
+        except RASTER_ERRORS as error:
+            # GDAL does not distinguish a bad file from a bad disk. Python does: read it again.
+            _check_memory(error)
+    opener = ImageOpener(url, sidecars, access)
+    try:
+        result = _open_and_read(opener.path, read, opener=opener)
+    except (*RASTER_ERRORS, InputError) as error:
+        _check_delivery(opener.error)  # first: without bytes, GDAL may complain of anything
+        _check_memory(error)
+        raise error
+    _check_delivery(opener.error)
+    return result
+
+
+def root_cause(error: BaseException, url: str) -> str:
+    """What was wrong, in one line: GDAL's own words if rasterio's error points to them."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if os.path.isfile(url) and os.path.getsize(url) == 0:
+        return "the file is empty (0 bytes)"
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = one_line(error, "").rstrip(".")
+    text = _LEADING_PATH.sub("", text).removeprefix(f"'{url}' ").removeprefix(f"{url}: ")
+    return text or type(error).__name__
+
+
+def _open_and_read(path: str, read: Callable[[Any, list[str]], T], **open_options: Any) -> T:
+    with gdal_env() as warnings:
+        with rasterio.open(path, **open_options) as src:
+            if src.driver == "VRT" and not path.lower().endswith(".vrt"):
+                # Text that names other files: welcome only if its name says so.
+                raise RasterioIOError("is a virtual raster under another name; call it .vrt")
+            result = read(src, warnings)
+        for warning in warnings:
+            if _DAMAGE.search(warning):
+                raise RasterioIOError(one_line(warning.removeprefix("CPLE_AppDefined:"), ""))
+    return result
+
+
+def _check_memory(error: BaseException) -> None:
+    """Raise MemoryError if that is what GDAL's error or one of its causes says."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CPLE_OutOfMemoryError) or _NO_MEMORY.search(str(cause)):
+            raise MemoryError(one_line(cause, "")) from error
+        cause = cause.__cause__
+
+
+def _check_delivery(error: Exception | None) -> None:
+    """Raise what went wrong while the file's bytes were fetched, if anything did."""
+    if isinstance(error, DeniedError):  # this file's fault alone, as if it did not exist
+        cause = error.__cause__
+        is_builtin = isinstance(cause, OSError) and type(cause).__module__ == "builtins"
+        kind: type[OSError] = type(cause) if is_builtin else PermissionError  # type: ignore[assignment]
+        raise kind(str(error))
+    if isinstance(error, UsageError):
+        raise UnfinishedError(str(error)) from error
+    if error is not None:
+        raise error

@@ -1,0 +1,68 @@
+"""Where an image file is on Earth: its transform, from the file or a world file, and its CRS."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rasterio.crs import CRS
+from rasterio.enums import WktVersion
+
+from pipeline.earth.crs import parse_crs
+from pipeline.imagery.input_file import InputFile, header_error
+from pipeline.imagery.opener import read_beside
+from pipeline.scene import IDENTITY, Affine6
+from pipeline.storage.access import Access
+
+
+def transform_of(src: Any, url: str) -> Affine6:
+    """The file's own transform, IDENTITY if it has none. Raises InputError for one that maps pixels
+    to no area."""
+    a, b, c, d, e, f = (float(value) for value in tuple(src.transform)[:6])
+    if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
+        raise header_error(
+            url, f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area"
+        )
+    return (a, b, c, d, e, f)
+
+
+def world_file_transform(file: InputFile, access: Access) -> Affine6:
+    """The transform in the image's world file, which GDAL cannot read through Python; IDENTITY if
+    there is none. Raises InputError for a damaged world file.
+
+    It has six lines: x then y of the column step, of the row step, and of the center of the first
+    pixel.
+    """
+    names = [name for name in file.sidecars if name.lower().endswith(("w", ".wld"))]
+    if not names:
+        return IDENTITY
+    try:
+        a, d, b, e, x, y = (float(line) for line in read_beside(file.url, names[0], access).split())
+    except ValueError as error:
+        raise header_error(
+            file.url, f"its world file {names[0]} does not contain six numbers"
+        ) from error
+    return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+
+
+def crs_on_earth(crs: CRS | None) -> str | None:
+    """The CRS as in Scene; None also for local, geocentric and vertical systems, which give neither
+    area nor place."""
+    name = _crs_name(crs)
+    if name is None:
+        return None
+    try:
+        parse_crs(name)
+    except ValueError:
+        return None
+    return name
+
+
+def _crs_name(crs: CRS | None) -> str | None:
+    """What CRS.from_user_input takes: an authority code only if it says exactly the same."""
+    if not crs:
+        return None
+    code = crs.to_authority(confidence_threshold=100)
+    if code is not None and CRS.from_authority(*code) == crs:
+        return ":".join(code)
+    return str(crs.to_wkt(version=WktVersion.WKT2_2019))
