@@ -127,7 +127,7 @@ def _complain(message: str, code: int) -> int:
 
 def _in_one_line(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
-    message = job_file_option.in_words(error)
+    message = job_file_option.located_message(error)
     return f"{message} See: {context.command_path} --help" if context else message
 
 

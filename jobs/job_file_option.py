@@ -28,7 +28,7 @@ class _JobOption(click.Option):
         if name := opts.get(self.name):
             # The file's own storage options are for what it names, not for itself.
             access = Access.parse(opts.get("storage_options"))
-            _take(ctx, JobFile.read(name, access.hurried()))
+            _take(ctx, JobFile.read(name, access.impatient()))
         return super().handle_parse_result(ctx, opts, args)
 
 
@@ -70,7 +70,7 @@ def place_of(ctx: click.Context, option: str) -> str:
     return f"{job.place(key)}: "
 
 
-def in_words(error: click.ClickException) -> str:
+def located_message(error: click.ClickException) -> str:
     """What click complains of, with its place in the job file if there is one."""
     message = error.format_message()
     if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:

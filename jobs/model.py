@@ -78,7 +78,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
 
-    access = Access.parse(storage_options).hurried()
+    access = Access.parse(storage_options).impatient()
     present = from_checkpoint(there, folder, access)
     if _is_itself(path, folder, access):
         raise UsageError(f"--to {folder}: is the checkpoint that is read; give another folder")
@@ -119,7 +119,7 @@ def _read(path: str, storage_options: str | None) -> Checkpoint:
     from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
-    return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).hurried())
+    return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).impatient())
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:

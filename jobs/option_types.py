@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline.errors import UsageError
-from pipeline.settings import in_words
+from pipeline.settings import format_replicas
 from pipeline.share import Share
 
 
@@ -56,7 +56,7 @@ class Replicas(Written):
         return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
     def text(self, value: Any) -> str:
-        return in_words(value)
+        return format_replicas(value)
 
 
 class Shards(Written):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs.options import Decorator, F, add
-from pipeline.settings import NOTHING, Trial
+from pipeline.settings import NO_TRIAL, Trial
 
 TRIAL: tuple[Decorator[Any], ...] = (
     click.option(
@@ -23,7 +23,7 @@ TRIAL: tuple[Decorator[Any], ...] = (
         "--sample",
         type=int,
         metavar="N",
-        default=NOTHING.sample,
+        default=NO_TRIAL.sample,
         show_default=True,
         help="Segment N random blocks, a count, the same ones each time, and say which classes they"
         " show and how sure the network is. Pictures go to --sample-to.",
@@ -31,7 +31,7 @@ TRIAL: tuple[Decorator[Any], ...] = (
     click.option(
         "--sample-to",
         metavar="FOLDER",
-        default=NOTHING.sample_to,
+        default=NO_TRIAL.sample_to,
         show_default="none: --sample needs it",
         help="Folder of the samples' pictures, sample-NNN.png: pixels on the left, classes on the"
         " right. They take the place of an earlier sampling's.",

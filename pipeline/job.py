@@ -41,7 +41,7 @@ class Job:
         mine, theirs = self._deciding(), other._deciding()
         words = {
             **{
-                name: f"{name}: {_in_words(mine[name])} here, {_in_words(theirs[name])} asked for"
+                name: f"{name}: {_format_value(mine[name])} here, {_format_value(theirs[name])} asked for"
                 for name in mine
             },
             "checkpoint_sha256": f"another checkpoint: {self.checkpoint} here, as it was then,"
@@ -65,7 +65,7 @@ class Job:
         return cls(**known)
 
 
-def _in_words(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):

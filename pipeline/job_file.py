@@ -16,7 +16,7 @@ from typing import Any, Self, get_type_hints
 import tomli_w
 
 from pipeline.errors import DeniedError, UsageError
-from pipeline.settings import Execution, Settings, in_words
+from pipeline.settings import Execution, Settings, format_replicas
 from pipeline.share import Share
 from pipeline.storage.access import Access
 from pipeline.storage.retry import call_store
@@ -179,7 +179,7 @@ def _from(folder: str, path: str) -> str:
     return f"{folder}/{path}"
 
 
-def written(
+def job_file_text(
     inputs: Sequence[str], checkpoint: str, output: str, settings: Settings, execution: Execution
 ) -> str:
     """The job file that repeats a run. What was left to Swath is left out, but the batch."""
@@ -196,7 +196,7 @@ def written(
     return _HEAD + tomli_w.dumps(_without_none(values))
 
 
-def leave(store: Store, name: str, text: str) -> None:
+def write_job_file(store: Store, name: str, text: str) -> None:
     """A run's own job file stays beside its receipt; the latest run's stands at the top."""
     for path in (f"runs/{name}.toml", "job.toml"):
         store.write(path, text.encode())
@@ -205,7 +205,7 @@ def leave(store: Store, name: str, text: str) -> None:
 def _plain(name: str, value: Any) -> Any:
     """A field's value as TOML has it."""
     if name == "replicas" and value is not None:
-        return value if isinstance(value, int) else in_words(value)
+        return value if isinstance(value, int) else format_replicas(value)
     if isinstance(value, Share):
         return None if value.whole else str(value)
     return value

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.failure import Failure
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.lock_holder import LockHolder
 
 DONE = "done"
 START_UP = "start-up"

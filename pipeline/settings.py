@@ -7,13 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pipeline.errors import UsageError
-from pipeline.share import WHOLE, Share
-from pipeline.storage.access import PLAIN, Access
+from pipeline.share import ALL_SHARDS, Share
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 
 RESULT_VERSION = 4
 """Raised whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""
+ROW_GROUP_ROWS = 256
+"""The largest number of rows in a row group of a table: 64 MB of masks, uncompressed, with 8-bit
+classes."""
+GDAL_CACHE_BYTES = 128 << 20
+"""Decoded tiles that GDAL may keep per process: a row of 512-px tiles of a scene 20,000 px wide
+in three bands of two bytes is 61 MB. (GDAL's default is 5 % of the machine, in every process.)"""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -89,13 +95,13 @@ class Execution:
     """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
     retry_quarantined: bool = False
     """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
-    shards: Share = WHOLE
+    shards: Share = ALL_SHARDS
     """The part of the shards that this driver computes, beside others on the same output."""
     max_hours: float | None = None
     """After which nothing more is begun; None: no limit."""
     price_per_hour: float | None = None
     """Of all machines of the run together, in any currency; None: nothing is said of cost."""
-    access: Access = PLAIN
+    access: Access = DEFAULT_ACCESS
     """How remote files are reached."""
 
     def __post_init__(self) -> None:
@@ -108,7 +114,7 @@ class Execution:
         least, most = self.pool or (1, 1)
         if not 1 <= least <= most:
             raise UsageError(
-                f"--replicas {in_words(self.replicas)}: must be at least 1, and MIN:MAX in order"
+                f"--replicas {format_replicas(self.replicas)}: must be at least 1, and MIN:MAX in order"
             )
         if self.unit_timeout < 1:
             raise UsageError(f"--unit-timeout {self.unit_timeout:g}: must be at least 1 s")
@@ -134,7 +140,7 @@ class Execution:
         return self.replicas
 
 
-def in_words(replicas: int | tuple[int, int] | None) -> str:
+def format_replicas(replicas: int | tuple[int, int] | None) -> str:
     """As --replicas takes it."""
     return f"{replicas}" if isinstance(replicas, int) else ":".join(map(str, replicas or ()))
 
@@ -161,4 +167,4 @@ class Trial:
             raise UsageError(f"--sample-to {self.sample_to}: say how many: --sample 5")
 
 
-NOTHING = Trial()
+NO_TRIAL = Trial()

@@ -46,4 +46,4 @@ class Share:
         return self.number == 1 if retries else shard_number % self.of == self.number - 1
 
 
-WHOLE = Share()
+ALL_SHARDS = Share()

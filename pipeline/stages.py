@@ -1,7 +1,7 @@
-"""Read, finish and publish, as every runner calls them; segment is the replica's method.
+"""Read, finish and publish, as every runner calls them; segmenting is the replica's method.
 
-The verdict on an input is made here: what is wrong with one block becomes its Failure and the
-others go on. What may pass, and what would stop every unit, is raised.
+Inputs are judged here: what is wrong with one block becomes its Failure, and the others continue.
+Transient errors, and errors that would stop every unit, are raised.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PublishedShard:
-    """A shard, and what that took."""
+    """A shard, and what publishing it took."""
 
     shard_id: str
     seconds: float
@@ -44,21 +44,13 @@ class PublishedShard:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a worker in any process needs to know: small and picklable."""
+class Segmentation:
+    """What any process needs to read and segment units: small and picklable. Knows no output."""
 
-    output: str
-    access: Access
     job: Job
+    access: Access
     budget: MemoryBudget
-    """Of the memory."""
     unit_timeout_s: float
-    until: float = math.inf
-    """When no more units are begun: seconds since 1970, for clocks of several machines."""
-
-    @property
-    def out_of_time(self) -> bool:
-        return time.time() >= self.until
 
     @property
     def replicas(self) -> int:
@@ -71,44 +63,25 @@ class Work:
 
     @property
     def need(self) -> MemoryNeed:
-        """Of the largest unit."""
+        """Memory needed for the largest unit."""
         return self.budget.need
-
-    @property
-    def out(self) -> Output:
-        return Output(open_store(self.output, self.access), self.job)
 
     def read(self, unit: Unit) -> ReadUnit:
         """The pixels of every block that can be read.
 
-        Raises TransientError where a store does not answer, UnfinishedError where it refuses us,
+        Raises TransientError if a store does not answer, UnfinishedError if it refuses us,
         MemoryError.
         """
         started, tries = time.perf_counter(), retries_so_far()
-        blocks = tuple(result_or_failure(block, "read", partial(self._pixels, block)) for block in unit.blocks)
-        bright = self._brightness(unit, blocks)
-        return ReadUnit(
-            unit, blocks, time.perf_counter() - started, retries_so_far() - tries, bright
-        )
+        blocks = tuple(try_block(block, "read", partial(self._pixels, block)) for block in unit.blocks)
+        brightness = self._brightness(unit, blocks)
+        seconds, retries = time.perf_counter() - started, retries_so_far() - tries
+        return ReadUnit(unit, blocks, seconds, retries, brightness)
 
-    def finish(self, segmented: SegmentedUnit) -> None:
-        """Writes the unit's file: from here on the unit has an outcome."""
-        data = unit_file(segmented)
-        failed = any(isinstance(block, Failure) for block in segmented.blocks)
-        with storage_errors(self.output):  # a full disk is no unit's fault
-            write_unit(self.out.store, segmented.unit, data, failed=failed)
-
-    def publish(self, shard: Shard) -> PublishedShard:
-        """See `pipeline.output.publishing`. Raises TransientError where a store does not answer,
-        UnfinishedError and UsageError where it fails or refuses us."""
-        started, tries = time.perf_counter(), retries_so_far()
-        with storage_errors(self.output):
-            publish(self.out, shard)
-        return PublishedShard(shard.shard_id, time.perf_counter() - started, retries_so_far() - tries)
-
-    def failed(self, block: Block, stage: str, error: str, what: str) -> Failure:
-        """Of a block that ended its process, hung or took all memory: named `error`, if the file is
-        the one that was planned. Raises TransientError where its store does not answer."""
+    def failure(self, block: Block, stage: str, error: str, what: str) -> Failure:
+        """The failure of a block that killed its process, hung or took all memory, named `error`;
+        or that its input is not the one that was planned. Raises TransientError if its store does
+        not answer."""
         try:
             source_of(block.scene).check_unchanged(block.scene, self.access)
         except InputError as other:
@@ -117,18 +90,10 @@ class Work:
         message = f"{url}: to {stage} window {block.core} {what}; replace the file or leave it out"
         return failure_of(InputError(message, url=url, stage=stage), block, error)
 
-    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> ValueRange | None:
-        settings = self.job.settings
-        if settings.scale is None:
-            return None
-        both = zip(unit.blocks, blocks, strict=True)
-        scaled = [p for b, p in both if isinstance(p, Pixels) and b.scene.dtype != "uint8"]
-        return value_range(scaled, settings.scale, settings.offset or 0.0)
-
     def _pixels(self, block: Block) -> Pixels:
         scene, settings = block.scene, self.job.settings
         source = source_of(scene)
-        grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+        grid = WindowGrid.over(scene, settings)
         try:
             pixels = source.read(scene, grid.read_rect(block.core), self.access)
         except InputError:
@@ -138,11 +103,54 @@ class Work:
         source.check_unchanged(scene, self.access)
         return pixels
 
+    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> ValueRange | None:
+        """The range of the pixels that --scale is for."""
+        settings = self.job.settings
+        if settings.scale is None:
+            return None
+        pairs = zip(unit.blocks, blocks, strict=True)
+        scaled = [p for b, p in pairs if isinstance(p, Pixels) and b.scene.dtype != "uint8"]
+        return value_range(scaled, settings.scale, settings.offset or 0.0)
 
-def result_or_failure(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
-    """The work's result, or the block's Failure where its input is at fault: the one place where
-    any error of a library is caught. A lack of memory may be another unit's doing: it is raised,
-    and the unit is tried again, alone."""
+
+@dataclass(frozen=True)
+class Work(Segmentation):
+    """A segmentation whose units are written to an output, until the time is up."""
+
+    output: str
+    """The output's URL, without credentials."""
+    until: float = math.inf
+    """When no more units are started, in seconds since 1970: the clock that all machines share."""
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.time() >= self.until
+
+    @property
+    def out(self) -> Output:
+        return Output(open_store(self.output, self.access), self.job)
+
+    def finish(self, segmented: SegmentedUnit) -> None:
+        """Write the unit's file: from here on the unit has an outcome."""
+        data = unit_file(segmented)
+        failed = any(isinstance(block, Failure) for block in segmented.blocks)
+        with storage_errors(self.output):  # a full disk is no unit's fault
+            write_unit(self.out.store, segmented.unit, data, failed=failed)
+
+    def publish(self, shard: Shard) -> PublishedShard:
+        """See `pipeline.output.publishing`. Raises TransientError if a store does not answer,
+        UnfinishedError and UsageError if it fails or refuses us."""
+        started, tries = time.perf_counter(), retries_so_far()
+        with storage_errors(self.output):
+            publish(self.out, shard)
+        seconds, retries = time.perf_counter() - started, retries_so_far() - tries
+        return PublishedShard(shard.shard_id, seconds, retries)
+
+
+def try_block(block: Block, stage: str, work: Callable[[], T]) -> T | Failure:
+    """The work's result, or the block's Failure if its input is at fault: the one place where any
+    error of a library is caught. A shortage of memory may be another unit's doing: it is raised,
+    and the unit is retried in isolation."""
     try:
         return work()
     except InputError as error:
@@ -150,13 +158,12 @@ def result_or_failure(block: Block, stage: str, work: Callable[[], T]) -> T | Fa
     except (SwathError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001
-        where = f"{block.scene.url}: window {block.core}"
-        what = one_line(error)
-        found = InputError(
-            f"{where}: {stage} failed with {type(error).__name__}: {what}; replace the file or"
-            " leave it out",
-            url=block.scene.url,
+        url = block.scene.url
+        input_error = InputError(
+            f"{url}: window {block.core}: {stage} failed with {type(error).__name__}:"
+            f" {one_line(error)}; replace the file or leave it out",
+            url=url,
             stage=stage,
         )
-        found.__cause__ = error
-        return failure_of(found, block)
+        input_error.__cause__ = error
+        return failure_of(input_error, block)

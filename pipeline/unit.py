@@ -45,7 +45,7 @@ class Unit:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
-Range = tuple[float, float]
+ValueRange = tuple[float, float]
 """The 1st and the 99th percentile of values as the network gets them before normalisation."""
 
 
@@ -71,7 +71,7 @@ class ReadUnit:
     read_s: float
     retries: int = 0
     """How often something was tried again while reading."""
-    brightness: Range | None = None
+    brightness: ValueRange | None = None
     """Of the pixels that --scale is for; None: there are none."""
 
 
@@ -112,7 +112,7 @@ class SegmentedUnit:
     retries: int
     gpu: GpuUse | None = None
     """None on a CPU."""
-    brightness: Range | None = None
+    brightness: ValueRange | None = None
     """As it was read."""
 
 
@@ -137,7 +137,7 @@ class UnitOutcome:
     """The peak of GPU memory in bytes, as in GpuUse; None on a CPU."""
     gpu_busy: float | None
     """The GPU's utilisation, as in GpuUse."""
-    brightness: Range | None
+    brightness: ValueRange | None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

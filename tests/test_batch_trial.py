@@ -33,7 +33,7 @@ from pipeline.processes.sandbox import Limits
 from pipeline.progress import Progress
 from pipeline.scene import Rect
 from pipeline.settings import Execution, Settings, Trial
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.trial.calibration import random_unit
 from pipeline.unit import Block, Unit
@@ -49,9 +49,9 @@ LOCAL = Execution(runner="local")
 NOTHING = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
 
 
-def work_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Work:
+def segmentation_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Segmentation:
     job = Job(settings, checkpoint, "sha", "cpu", ("a", "b", "c", "d"), (None,) * 4)
-    return Work("", DEFAULT_ACCESS, job, NOTHING, timeout_s)
+    return Segmentation(job, DEFAULT_ACCESS, NOTHING, timeout_s)
 
 
 def unit_of(width: int = 900, height: int = 700) -> Unit:
@@ -62,7 +62,7 @@ def unit_of(width: int = 900, height: int = 700) -> Unit:
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str) -> None:
     def fitting(batch: int, unit: Unit) -> int:
-        work = work_of(small_checkpoint, replace(SETTINGS, batch=batch))
+        work = segmentation_of(small_checkpoint, replace(SETTINGS, batch=batch))
         return fitting_batch(work, unit, None, MEMORY_BYTES) or 0
 
     found = fitting(256, unit_of())
@@ -75,7 +75,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str
 def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpoint: str) -> None:
     def refusal(settings: Settings) -> str:
         limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
-        work = work_of(small_checkpoint, settings)
+        work = segmentation_of(small_checkpoint, settings)
         return run_in_fresh_process(partial(low_memory.refusal, work), 900, limits, "refusal")
 
     said = refusal(replace(SETTINGS, batch=256))
@@ -232,12 +232,12 @@ def test_a_task_of_a_cluster_tries_it(
 ) -> None:
     settings = Settings(window=128, stride=96, batch=4)
     unit = unit_of()
-    assert fitting_batch(work_of(small_checkpoint, settings), unit, gpus) == 4
+    assert fitting_batch(segmentation_of(small_checkpoint, settings), unit, gpus) == 4
     with pytest.raises(CheckpointError, match="gone does not exist"):
-        fitting_batch(work_of(str(tmp_path / "gone"), settings), unit, gpus)
+        fitting_batch(segmentation_of(str(tmp_path / "gone"), settings), unit, gpus)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "LOADING_S", 0.001)  # its guard ends it
     with pytest.raises(UnfinishedError, match="the batch could not be tried: WorkerCrashedError"):
-        fitting_batch(work_of(small_checkpoint, settings, timeout_s=0.001), unit, gpus)
+        fitting_batch(segmentation_of(small_checkpoint, settings, timeout_s=0.001), unit, gpus)
 
 
 def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
@@ -253,14 +253,14 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
         busy = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(3600)).remote()
         while ray.available_resources().get("GPU"):
             time.sleep(0.1)
-        assert fitting_batch_on_cluster(work_of(small_checkpoint, settings), unit_of()) is None
+        assert fitting_batch_on_cluster(segmentation_of(small_checkpoint, settings), unit_of()) is None
         said = [record.message for record in caplog.records]
         assert said[-2:] == [
             f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
         ]
         ray.cancel(busy, force=True)
         monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 60.0)
-        assert fitting_batch_on_cluster(work_of(small_checkpoint, settings), unit_of()) == 4
+        assert fitting_batch_on_cluster(segmentation_of(small_checkpoint, settings), unit_of()) == 4
 
 
 def test_a_batch_that_nobody_could_try_is_recorded_with_a_note(

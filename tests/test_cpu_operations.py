@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segformer import SegFormer, mit_config
-from segformer.operations import cpu, cpu_loops, numba_threads, plain
+from segformer.operations import cpu, cpu_loops, plain, torch_threads
 from segformer.operations.choice import operations
 from segformer.operations.cpu import Axis, ExpandedDepthwise, UpsampledSum, add_norm
-from segformer.operations.numba_threads import Kernel, brains, floats, load, store
+from segformer.operations.pointers import bfloats, floats, load, store
+from segformer.operations.torch_threads import ParallelLoop
 from tests.support.checkpoints import SMALL, random_checkpoint
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -110,8 +111,8 @@ def test_upsampled_sum(
 @pytest.mark.parametrize(("size", "coarser"), [(128, 64), (130, 65), (97, 49), (5, 1), (64, 64)])
 def test_an_axis_lies_as_torch_lays_it(size: int, coarser: int) -> None:
     axis, x = Axis.of(size, coarser), normal(coarser)
-    first, second = x[axis.neighbours_N2[:, 0]], x[axis.neighbours_N2[:, 1]]
-    weight = torch.from_numpy(axis.weight_N)
+    first, second = x[axis.neighbors_n2[:, 0]], x[axis.neighbors_n2[:, 1]]
+    weight = torch.from_numpy(axis.weight_n)
     expected = F.interpolate(x[None, None, None], (1, size), mode="bilinear")[0, 0, 0]
     # Weights differ in the last bit.
     assert (first * (1 - weight) + second * weight - expected).abs().max() <= 1e-5
@@ -139,9 +140,9 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
 
     def copy(job, part, parts):  # type: ignore[no-untyped-def]
         for n in range(part, job[0], parts):
-            store(brains(job[2]), n, load(floats(job[1]), n))
+            store(bfloats(job[2]), n, load(floats(job[1]), n))
 
-    copying = Kernel(copy)
+    copying = ParallelLoop(copy)
     copying(len(x), x, out)
     assert torch.equal(out.view(torch.int16), x.bfloat16().view(torch.int16))
     copying(1, torch.tensor([math.nan]), out)
@@ -161,7 +162,7 @@ def test_what_is_not_finite_comes_through(dtype: torch.dtype, bad: float) -> Non
     assert not logits_NKHW[1].isfinite().all()
 
 
-def test_threads_do_not_change_a_kernels_result(thread_count: int) -> None:
+def test_threads_do_not_change_a_loops_result(thread_count: int) -> None:
     norm, x_NTC, y_NTC = nn.LayerNorm(40), normal(1, 101, 40), normal(1, 101, 40, seed=1)
     several = add_norm(x_NTC.clone(), y_NTC, None, norm)
     torch.set_num_threads(1)
@@ -171,15 +172,15 @@ def test_threads_do_not_change_a_kernels_result(thread_count: int) -> None:
 
 
 def test_each_thread_has_its_part(thread_count: int) -> None:
-    """All of torch's threads, where torch has the OpenMP that kernels can use."""
+    """All of torch's threads, if torch has the OpenMP that loops can use."""
     seen = torch.full((thread_count, 2), -1.0)
 
     def mark(job, part, parts):  # type: ignore[no-untyped-def]
         store(floats(job[0]), 2 * part, np.float32(part))
         store(floats(job[0]), 2 * part + 1, np.float32(parts))
 
-    Kernel(mark)(seen)
-    if numba_threads._OPENMP is None:
+    ParallelLoop(mark)(seen)
+    if torch_threads._OPENMP is None:
         assert seen[0].tolist() == [0, 1]
     else:
         assert seen.tolist() == [[part, thread_count] for part in range(thread_count)]
@@ -205,7 +206,7 @@ def test_other_devices_and_types_have_torchs_operations() -> None:
     assert operations(torch.zeros(1, device="meta")) is plain
 
 
-def test_a_kernel_does_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_does_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
@@ -215,5 +216,5 @@ def test_a_kernel_does_without_a_cache(tmp_path: Path, monkeypatch: pytest.Monke
             store(floats(job[0]), 0, np.float32(parts))
 
     out = torch.zeros(1)
-    Kernel(fill)(out)
+    ParallelLoop(fill)(out)
     assert out[0] >= 1

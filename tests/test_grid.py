@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipeline.grid
 from pipeline.grid import Axis, WindowGrid, cores, mask_tiles
 from pipeline.scene import Rect
 
@@ -126,6 +127,30 @@ def test_cores_and_mask_tiles_cover_every_pixel_once(w: int, h: int, cw: int, ch
             seen.add((tile_col, tile_row))
             covered[rect.row_off : rect.row_end, rect.col_off : rect.col_end] += 1
     assert (covered == 1).all()
+
+
+def test_the_drawing() -> None:
+    """What the module's docstring shows is what the code does."""
+    axis, drawn = Axis(20, 8, 5), (pipeline.grid.__doc__ or "").splitlines()
+
+    def line(label: str, mark: str, start: int, end: int) -> str:
+        return f"    {label:10}{'  ' * start}{' '.join(mark * (end - start))}"
+
+    spans = [(f"window {i}", f"{i}", axis.origin(i)) for i in range(axis.count)]
+    expected = [line(label, mark, start, start + 8) for label, mark, start in spans]
+    expected += [line("core", "c", 5, 10), line("read", "r", *axis.span(5, 10))]
+    first = drawn.index(expected[0])
+    assert drawn[first : first + len(expected)] == expected
+    assert (axis.touching(5, 10), axis.span(5, 10)) == (range(2), (0, 13))
+    assert axis.cuts(5, 10) == [5, 8, 10]
+
+
+@given(axes())
+def test_no_more_windows_are_live_than_the_axis_says(axis: Axis) -> None:
+    covering = np.zeros(axis.size_px, int)
+    for origin in definition(axis):
+        covering[origin : origin + axis.window_px] += 1
+    assert covering.max() <= axis.live
 
 
 def test_a_whole_scene_computes_no_window_twice() -> None:

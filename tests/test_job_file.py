@@ -17,10 +17,10 @@ from jobs.job_file_option import job_opt
 from jobs.run import run as run_command
 from pipeline.api import run
 from pipeline.errors import UsageError
-from pipeline.job_file import JobFile, written
+from pipeline.job_file import JobFile, job_file_text
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
-from pipeline.storage.access import PLAIN, Access
+from pipeline.storage.access import DEFAULT_ACCESS, Access
 from tests.support import s3_server
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, files
@@ -92,7 +92,7 @@ def test_the_command_line_goes_before(job: Path) -> None:
 
 
 def test_every_option_of_run_has_its_key_and_comes_back(tmp_path: Path) -> None:
-    text = written(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION)
+    text = job_file_text(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION)
     said = tomllib.loads(text)
     names = [option.opts[0].removeprefix("--") for option in run_command.params[1:]]
     assert set(said) == {"inputs", *names} - {"job"}
@@ -113,7 +113,7 @@ def test_every_option_of_run_has_its_key_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_what_was_left_to_swath_is_left_out() -> None:
-    said = tomllib.loads(written(["in"], "model", "out", Settings(batch=1), Execution()))
+    said = tomllib.loads(job_file_text(["in"], "model", "out", Settings(batch=1), Execution()))
     assert not {"block", "replicas", "address", "shards", "bands", "storage-options"} & said.keys()
     assert said["inputs"] == [str(Path("in").absolute())]
 
@@ -258,7 +258,7 @@ def test_it_may_lie_in_an_object_store(
     s3_server.client().pipe_file(f"{s3_folder}/job.toml", text.encode())
     assert code_of("run", "--job", f"{s3_folder}/job.toml") == 0
     url = f"{s3_folder}/tables/job.toml"
-    found = JobFile.read(url, PLAIN)
+    found = JobFile.read(url, DEFAULT_ACCESS)
     assert found.values["inputs"] == [f"{s3_folder}/images"]
     assert code_of("run", "--job", url, "--output", str(tmp_path / "again")) == 0
     assert differences(f"{s3_folder}/tables", tmp_path / "again") == []
@@ -269,7 +269,7 @@ def test_python_leaves_one_too(small_checkpoint: str, tmp_path: Path) -> None:
     write_scene(tmp_path / "a.tif", 60, 50)
     settings, local = Settings(64, 48), Execution(runner="local")
     run([str(tmp_path / "a.tif")], small_checkpoint, str(tmp_path / "out"), settings, local)
-    values = JobFile.read(str(tmp_path / "out" / "job.toml"), PLAIN).values
+    values = JobFile.read(str(tmp_path / "out" / "job.toml"), DEFAULT_ACCESS).values
     known = {field.name for of in (Settings, Execution) for field in fields(of)}
     assert {key.replace("-", "_") for key in values} - {"inputs", "checkpoint", "output"} <= known
 

@@ -15,8 +15,8 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.storage import lease
-from pipeline.storage.access import PLAIN, Access
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.access import DEFAULT_ACCESS, Access
+from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
 from tests.support import s3_server
@@ -30,7 +30,7 @@ def store(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> Store:
     """Of a heart that beats ten times as fast."""
     for name in ("BEAT_S", "EXPIRES_S", "LOOK_S"):
         monkeypatch.setattr(lease, name, getattr(lease, name) / 10)
-    return open_store(f"{s3_folder}/out", PLAIN)
+    return open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
 
 
 def holder(store: Store) -> dict[str, str]:
@@ -128,14 +128,14 @@ def test_a_run_that_died_elsewhere_is_waited_for(
         assert holder(store)["owner"] != "x"
     said = " ".join(caplog.messages)
     assert "held by a run on far, process 7; waiting for a sign of life" in said
-    assert "is dead; going on in its place" in said
+    assert "is dead; this run takes its place" in said
 
 
 def test_a_run_that_died_here_is_not_waited_for(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    code = "import sys; from pipeline.storage.lease import _process; import os, json;"
-    code += "print(json.dumps(_process(os.getpid())))"
+    code = "import sys; from pipeline.storage.lock_holder import process_identity; import os, json;"
+    code += "print(json.dumps(process_identity(os.getpid())))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     store.write("lock.json", json.dumps({"owner": "x", **json.loads(done.stdout)}).encode())
     assert store.holder("lock.json") is None

@@ -18,8 +18,6 @@ from pipeline.engine.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
 from pipeline.engine.blend_tables import Chunk
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
-from pipeline.imagery import gdal
-from pipeline.output import parquet
 from pipeline.planning import machine as machine_module
 from pipeline.planning import memory_need as rooms
 from pipeline.planning.cost import Cost, Network
@@ -229,11 +227,6 @@ def test_more_memory_never_means_fewer_reads() -> None:
         tasks.append(budget.tasks if budget else 0)
     assert tasks == sorted(tasks)
     assert {0, 2, 4} <= set(tasks)
-
-
-def test_constants_are_those_of_the_rooms_they_speak_of() -> None:
-    assert rooms._ROW_GROUP_TILES == parquet.ROW_GROUP_ROWS
-    assert rooms._GDAL_BYTES == gdal.GDAL_CACHE_MB << 20
 
 
 @pytest.mark.parametrize(

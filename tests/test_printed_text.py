@@ -16,7 +16,7 @@ from pipeline.estimate import EarlierRuns, Estimate, Rate
 from pipeline.failure import Failure
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt, Status
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.lock_holder import LockHolder
 
 VALUES = pa.table(
     {

@@ -17,11 +17,11 @@ from pipeline.errors import SwathError, UsageError
 from pipeline.job import Job
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, table_path
-from pipeline.output.parquet import ROW_GROUP_ROWS, write_table
+from pipeline.output.parquet import write_table
 from pipeline.output.query import TABLES, open_output, query, write_parquet
 from pipeline.output.schemas import SHARD_TABLES
 from pipeline.output.tables import table_of
-from pipeline.settings import Settings
+from pipeline.settings import ROW_GROUP_ROWS, Settings
 
 NAMES = ("ocean", "land")
 

@@ -32,7 +32,7 @@ from pipeline.processes.sandbox import Returned
 from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched, Unit
 from segformer import load_model
 from tests.support.archives import write_scene
@@ -248,7 +248,7 @@ def test_the_same_on_s3(
 ) -> None:
     assert s3.url
     out = f"s3://tests/{uuid.uuid4().hex[:12]}/out"
-    fs, _ = PLAIN.filesystem(out)
+    fs, _ = DEFAULT_ACCESS.filesystem(out)
     Chronicle(story, pool, small_checkpoint, out).live(lambda end: life_on_bucket(fs, end))
     assert stray_files(out) == []
     check_rows(undisturbed, out, story.names)

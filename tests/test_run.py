@@ -20,7 +20,7 @@ from pipeline.output.status import status
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
-from pipeline.share import WHOLE, Share
+from pipeline.share import ALL_SHARDS, Share
 from segformer import read_checkpoint, write_checkpoint
 from tests.support.archives import picture, write_scene
 from tests.support.outputs import differences, rows, stray_files
@@ -156,7 +156,7 @@ def test_added_files_are_computed_and_nothing_else(
     assert waiting.scenes == len(names[1::2])
     assert not any("nothing is left" in note for note in waiting.notes)
     for share, says in (
-        (WHOLE, "has every input"),
+        (ALL_SHARDS, "has every input"),
         (Share(1, 2), "has every input of --shards 1/2"),
     ):
         execution = replace(LOCAL, shards=share)

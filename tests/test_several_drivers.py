@@ -24,7 +24,7 @@ from pipeline.receipt import Receipt
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.storage.schemes import open_store
 from tests.support.archives import write_scene
 from tests.support.outputs import Place, differences, files, receipts, rows, stray_files
@@ -190,7 +190,7 @@ def test_planning_is_waited_for(
 ) -> None:
     write_scene(tmp_path / "in" / "a.tif", 100, 80)
     out = tmp_path / "out"
-    store = open_store(str(out), PLAIN)
+    store = open_store(str(out), DEFAULT_ACCESS)
     given = tmp_path / "in", small_checkpoint, out, Share(1, 2)
     waiting = threading.Thread(target=segment, args=given)
     with store.hold(PLANNING):

@@ -123,7 +123,7 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
         first.send_signal(signal.SIGSTOP)  # it would be done before the other one has begun
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2
-        assert f"another run is at work on this output ({driver}); wait for it" in second.stderr
+        assert f"another run is using this output ({driver}); wait until it" in second.stderr
         assert first.poll() is None
     finally:
         first.kill()

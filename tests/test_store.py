@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.storage.access import PLAIN, Access
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.access import DEFAULT_ACCESS, Access
+from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.schemes import open_store
@@ -27,8 +27,8 @@ from pipeline.storage.store import Store
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "disk":
-        return open_store(str(tmp_path / "out"), PLAIN)
-    return open_store(f"{request.getfixturevalue('s3_folder')}/out", PLAIN)
+        return open_store(str(tmp_path / "out"), DEFAULT_ACCESS)
+    return open_store(f"{request.getfixturevalue('s3_folder')}/out", DEFAULT_ACCESS)
 
 
 def test_the_url_decides_the_kind(store: Store) -> None:
@@ -83,7 +83,7 @@ def test_a_full_disk_before_an_upload_is_named(
     s3_folder: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The place is this machine's, not the store's."""
-    store = open_store(f"{s3_folder}/out", PLAIN)
+    store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
     says = f"^{tempfile.gettempdir()} on .*: no space is left for a/b before it is uploaded"
     with pytest.raises(UnfinishedError, match=says), store.writing("a/b") as file:
@@ -95,7 +95,7 @@ def test_a_full_disk_before_an_upload_is_named(
 def test_times_of_a_listing_are_read_without_botocores_help(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(f"{s3_folder}/out", PLAIN)
+    store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     store.write("a", b"a")
     fs, path = store.fsspec()
 
@@ -156,7 +156,7 @@ def test_delete_folder_leaves_its_neighbours(store: Store) -> None:
 
 
 def test_sweep_deletes_what_killed_writers_left_on_disk(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "out"), PLAIN)
+    store = open_store(str(tmp_path / "out"), DEFAULT_ACCESS)
     store.write("work/0/a.parquet", b"rows")
     (tmp_path / "out" / "work" / "0" / ".a.parquet.12-ab.tmp").write_bytes(b"half")
     (tmp_path / "other").mkdir()
@@ -175,7 +175,7 @@ def test_sweep_deletes_what_killed_writers_left_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.s3
 def test_sweep_aborts_the_uploads_of_its_folder_only(s3_folder: str) -> None:
-    store = open_store(f"{s3_folder}/out", PLAIN)
+    store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     fs, root = store.fsspec()
     bucket, _, folder = root.partition("/")
     keys = [f"{folder}/masks/0.parquet", f"{folder}/1", f"{folder}2/0", f"{folder[:-1]}/0"]
@@ -194,7 +194,7 @@ def test_sweep_aborts_the_uploads_of_its_folder_only(s3_folder: str) -> None:
 @pytest.mark.s3
 def test_a_folder_made_in_a_console_is_empty(s3_folder: str) -> None:
     """There a new folder is an empty object whose name ends in a slash."""
-    store = open_store(f"{s3_folder}/out", PLAIN)
+    store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     fs, root = store.fsspec()
     bucket, _, folder = root.partition("/")
     fs.call_s3("put_object", Bucket=bucket, Key=f"{folder}/", Body=b"")
@@ -208,7 +208,7 @@ def test_a_folder_made_in_a_console_is_empty(s3_folder: str) -> None:
 
 @pytest.mark.s3
 def test_a_large_file_goes_up_in_parts_and_leaves_no_upload(s3_folder: str) -> None:
-    store = open_store(s3_folder, PLAIN)
+    store = open_store(s3_folder, DEFAULT_ACCESS)
     fs, root = store.fsspec()
     bucket, _, folder = root.partition("/")
     block = os.urandom(1 << 20)
@@ -256,7 +256,7 @@ def test_who_holds_a_name(store: Store) -> None:
         assert timedelta() <= datetime.now(UTC) - since < timedelta(minutes=1)
         assert store.list("") == ["lock.json"]
         assert store.read("lock.json") == before
-        says = rf"at work on this output \({found.host}, process {os.getpid()}, since {since.year}-"
+        says = rf"using this output \({found.host}, process {os.getpid()}, since {since.year}-"
         if isinstance(store, LocalStore):  # test_lock.py has the other's
             with pytest.raises(UsageError, match=says), store.hold("lock.json"):
                 pytest.fail("both hold it")
@@ -265,7 +265,7 @@ def test_who_holds_a_name(store: Store) -> None:
 
 def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
     """As earlier versions left them, locked or not."""
-    store = open_store(str(tmp_path), PLAIN)
+    store = open_store(str(tmp_path), DEFAULT_ACCESS)
     (tmp_path / "lock.json").touch()
     assert store.holder("lock.json") is None
     with (tmp_path / "lock.json").open("ab") as file:
@@ -279,7 +279,7 @@ def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
 
 
 def test_who_asks_for_a_holder_is_in_nobodys_way(tmp_path: Path) -> None:
-    store, over = open_store(str(tmp_path), PLAIN), threading.Event()
+    store, over = open_store(str(tmp_path), DEFAULT_ACCESS), threading.Event()
     (tmp_path / "lock.json").touch()  # a dead run's, which can be locked by who looks
 
     def ask() -> None:
@@ -306,7 +306,7 @@ def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
         pytest.skip("may not mount")
     try:
         for folder in (tmp_path / "disk", tmp_path / "disk" / "new" / "out"):
-            store = open_store(str(folder), PLAIN)
+            store = open_store(str(folder), DEFAULT_ACCESS)
             with pytest.raises(UsageError, match=f"{folder}: cannot .* into {tmp_path}/disk, or"):
                 store.check_writable()
             with pytest.raises(UsageError, match=r"Read-only file system\); name"):
@@ -317,7 +317,7 @@ def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
 
 def test_web_servers_are_not_written_to() -> None:
     with pytest.raises(UsageError, match="cannot be written"):
-        open_store("http://127.0.0.1/out", PLAIN)
+        open_store("http://127.0.0.1/out", DEFAULT_ACCESS)
 
 
 def uploads(fs: Any, bucket: str, prefix: str) -> list[str]:

@@ -32,7 +32,7 @@ from pipeline.planning.planner import Planner
 from pipeline.scene import Scene, tile_transform
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
 from tests.support.outputs import ORDER, rows, stray_files
 
@@ -135,7 +135,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     out = Output.create(str(folder), job)
     out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
-    work = Work(str(folder), PLAIN, job, budget_memory(COST, []), 60.0)
+    work = Work(job, DEFAULT_ACCESS, budget_memory(COST, []), 60.0, str(folder))
     tracker = Tracker(out, list(archive.shards), COST, quarantine, LocalPublisher(work), (), lambda _: None)
     tracker.begin()
     rng, units = random.Random(order), archive.units

@@ -27,7 +27,7 @@ from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.planner import BATCH
 from pipeline.settings import Execution, Settings, Trial
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.trial.pictures import overlay, palette
 from pipeline.trial.results import _here
 from pipeline.trial.samples import EDGE_PX, draw_blocks
@@ -196,9 +196,9 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     budget = MemoryBudget(
         MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
     )
-    used = _here(Work("", LOCAL.access, there, budget, 900)).job
+    used = _here(Segmentation(there, LOCAL.access, budget, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
-    assert _here(Work("", LOCAL.access, here, budget, 900)).job == here
+    assert _here(Segmentation(here, LOCAL.access, budget, 900)).job == here
 
 
 def _mask(output: Path, scene_id: str) -> np.ndarray:

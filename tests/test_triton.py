@@ -118,7 +118,7 @@ def network_compiles() -> None:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    from segformer.operations import cuda, cuda_decoder, cuda_kernels  # noqa: PLC0415
+    from segformer.operations import cuda, cuda_decoder_kernels, cuda_kernels  # noqa: PLC0415
 
     numbers = {"height", "width", "channels", "count", "inputs", "classes"}
     numbers |= {f"{side}_{scale}" for side in ("height", "width") for scale in (1, 2, 3)}
@@ -129,9 +129,9 @@ def network_compiles() -> None:
         (cuda_kernels.add_norm, "*fp16", norm | {"tokens": 4, "lanes": 512}),
         (cuda_kernels.depthwise_gelu, "*fp16", {"rows": 8, "pairs": 4, "lanes": 64}),
         (cuda_kernels.depthwise_gelu, "*fp32", {"rows": 8, "pairs": 4, "lanes": 64}),
-        (cuda_decoder.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}),
-        (cuda_decoder.decode, "*fp16", spans | lanes | {"class_lanes": 16}),
-        (cuda_decoder.decode, "*bf16", spans | lanes | {"class_lanes": 64}),
+        (cuda_decoder_kernels.upsampled_sum, "*fp32", {"pixels": 16, "lanes": 128}),
+        (cuda_decoder_kernels.decode, "*fp16", spans | lanes | {"class_lanes": 16}),
+        (cuda_decoder_kernels.decode, "*bf16", spans | lanes | {"class_lanes": 64}),
     ]
     for kernel, kind, constants in cases:
         signature = {

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.support.rounds import machine, spread
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support import s3_server
 from tests.support.unfinished_outputs import Made, made, planned
 
@@ -140,7 +140,7 @@ def process(command: list[str]) -> tuple[str, dict[str, float]]:
 
 
 def plan_bytes(url: str) -> int:
-    fs, path = PLAIN.filesystem(url)
+    fs, path = DEFAULT_ACCESS.filesystem(url)
     return int(sum(fs.du(f"{path}/plan", total=False).values()))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 from pipeline.earth.outline import Outline, Plane
-from pipeline.earth.rings import densified, followed, polygons, quantised, short, with_area
+from pipeline.earth.rings import densified, unwrapped, polygons, rounded_lon, wrapped_180, polygonal_part
 from pipeline.scene import Affine6, Rect
 
 
@@ -71,7 +71,7 @@ def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
     ring = np.concatenate(parts)
     lon, lat = plane.transformer.transform(*(ring / to_deg).T)
     # The transformer may wrap; the grid's own longitudes go on beyond 180.
-    lon = quantised(ring[:, 0] + short(lon - ring[:, 0]))
+    lon = rounded_lon(ring[:, 0] + wrapped_180(lon - ring[:, 0]))
     sizes = [len(part) for part in parts]
     shapes = np.full(len(corners), shapely.Polygon())
     found = np.flatnonzero(sizes)
@@ -85,7 +85,7 @@ def _between_poles(ring: np.ndarray) -> np.ndarray:
     if ring[:, 1].min() >= -90 and ring[:, 1].max() <= 90:
         return ring
     left, right = ring[:, 0].min(), ring[:, 0].max()
-    part = with_area(shapely.Polygon(ring).intersection(shapely.box(left, -90, right, 90)))
+    part = polygonal_part(shapely.Polygon(ring).intersection(shapely.box(left, -90, right, 90)))
     return shapely.get_coordinates(part)[:-1]
 
 
@@ -99,7 +99,7 @@ def _projected(plane: Plane, corners: np.ndarray) -> np.ndarray:
     rings = {}
     for number in numbers:
         own = slice(*np.searchsorted(ring, (number, number + 1)))
-        turns, lon = followed(vertices[own, 2])
+        turns, lon = unwrapped(vertices[own, 2])
         if turns == 0:
             rings[number] = lon, vertices[own, 3]
     shapes = np.empty(len(corners), object)

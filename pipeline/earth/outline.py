@@ -13,7 +13,7 @@ import pyproj
 import shapely
 
 from pipeline.earth.crs import EllipsoidCrs, parse_crs
-from pipeline.earth.rings import densified, followed, polygons
+from pipeline.earth.rings import densified, unwrapped, polygons
 from pipeline.scene import Affine6
 
 SMALL_M = 100e3  # edges shorter than this start undivided: they are bent most halfway
@@ -121,7 +121,7 @@ class Outline:
         points, lon, lat = vertices[:, :2], vertices[:, 2], vertices[:, 3]
         for pole_lat, at in self._poles:
             lat[self._near(points, at, 4)] = pole_lat
-        turns, lon = followed(lon)
+        turns, lon = unwrapped(lon)
         held = [p for p, at in self._poles if shapely.contains_xy(shapely.Polygon(ring), *at)]
         if turns == 0:
             shape = polygons([(lon, lat)])[0]

@@ -39,9 +39,9 @@ def densified(
         middle = (here[:, :2] + there[:, :2]) / 2
         lon, lat = lonlat(middle)
         lon[np.isinf(lon)] = lat[np.isinf(lat)] = np.nan  # never bent
-        east, north = short(there[:, 2] - here[:, 2]), there[:, 3] - here[:, 3]
+        east, north = wrapped_180(there[:, 2] - here[:, 2]), there[:, 3] - here[:, 3]
         shrink = np.cos(np.radians(lat))
-        cross = np.abs(east * (lat - here[:, 3]) - north * short(lon - here[:, 2])) * shrink
+        cross = np.abs(east * (lat - here[:, 3]) - north * wrapped_180(lon - here[:, 2])) * shrink
         bent = cross > tolerance[ring[active]] * np.hypot(east * shrink, north)
         if not bent.any():
             break
@@ -74,18 +74,18 @@ def _following(ring: np.ndarray) -> np.ndarray:
     return following
 
 
-def followed(lon: np.ndarray) -> tuple[int, np.ndarray]:
+def unwrapped(lon: np.ndarray) -> tuple[int, np.ndarray]:
     """How often a ring goes round the Earth, and its longitudes followed on from the first."""
-    steps = short(np.diff(lon, append=lon[0]))
-    return round(steps.sum() / 360), quantised(lon[0] + np.cumsum(steps) - steps)
+    steps = wrapped_180(np.diff(lon, append=lon[0]))
+    return round(steps.sum() / 360), rounded_lon(lon[0] + np.cumsum(steps) - steps)
 
 
-def short(step_deg: np.ndarray) -> np.ndarray:
+def wrapped_180(step_deg: np.ndarray) -> np.ndarray:
     """A difference of longitudes by the shorter way round, in [-180, 180)."""
     return np.mod(step_deg + 180, 360) - 180
 
 
-def quantised(lon: np.ndarray) -> np.ndarray:
+def rounded_lon(lon: np.ndarray) -> np.ndarray:
     edges = np.round(lon / 180) * 180
     fine = np.round(lon * LON_STEPS) / LON_STEPS
     return np.where(np.abs(lon - edges) < SNAP_DEG, edges, fine) + 0.0  # no -0.0
@@ -102,7 +102,7 @@ def polygons(rings: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     indices = np.repeat(np.arange(len(rings)), [len(lon) for lon, _ in rings])
     shapes = shapely.polygons(shapely.linearrings(np.hstack(lon_lat).T, indices=indices))
     for k in np.flatnonzero(~shapely.is_valid(shapes)):
-        shapes[k] = with_area(shapely.make_valid(shapes[k]))
+        shapes[k] = polygonal_part(shapely.make_valid(shapes[k]))
     for k in np.flatnonzero(np.less(first, last)):
         shapes[k] = _cut(shapes[k], last[k] - first[k] + 1)
     return shapes
@@ -113,10 +113,10 @@ def _cut(shape: shapely.Geometry, turns: int) -> shapely.Geometry:
     for turn in range(turns):
         piece = shape.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
         pieces.append(shapely.transform(piece, lambda at, by=360 * turn: at - [by, 0]))
-    return with_area(shapely.union_all(pieces).simplify(0))
+    return polygonal_part(shapely.union_all(pieces).simplify(0))
 
 
-def with_area(shape: shapely.Geometry) -> shapely.Geometry:
+def polygonal_part(shape: shapely.Geometry) -> shapely.Geometry:
     """Only what has an area: lines, points and slivers left over by clipping are dropped."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     area = shapely.area(parts)

@@ -147,7 +147,7 @@ class Replica:
     def _open(self, block: Block, pixels: Pixels) -> OpenBlock:
         scene, core, rect = block.scene, block.core, pixels.rect
         settings = self._settings
-        grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+        grid = WindowGrid.over(scene, settings)
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
         stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)

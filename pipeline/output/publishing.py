@@ -22,7 +22,7 @@ from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, table_path, unit_path
 from pipeline.output.outcomes import failures_in, from_unit_file, outcome_of, statuses
-from pipeline.output.parquet import ROW_GROUP_ROWS, Writer, write_table
+from pipeline.output.parquet import Writer, write_table
 from pipeline.output.replacement import supersede
 from pipeline.output.schemas import MASKS, QUARANTINE, SCENES, SHARD_TABLES, STATISTICS
 from pipeline.output.shard import Shard
@@ -30,6 +30,7 @@ from pipeline.output.spool import Spool
 from pipeline.output.tables import table_of
 from pipeline.output.unit_file import mean_confidence, places
 from pipeline.scene import Scene
+from pipeline.settings import ROW_GROUP_ROWS
 from pipeline.unit import UnitOutcome
 
 _KEYS = ["scene_id", "tile_row", "tile_col", "valid_pixels", "class_pixels", "class_confidence"]

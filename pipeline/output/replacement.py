@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.layout import Output, table_path
-from pipeline.output.parquet import ROW_GROUP_ROWS, Writer
+from pipeline.output.parquet import Writer
 from pipeline.output.schemas import SHARD_TABLES
 from pipeline.output.shard import Head, Shard
+from pipeline.settings import ROW_GROUP_ROWS
 from pipeline.unit import Unit
 
 T = TypeVar("T")

@@ -90,7 +90,7 @@ class Cost:
         return sharing * (self.network.gflop_per_window / gflop_per_s + overhead_s)
 
     def grid(self, scene: Scene) -> WindowGrid:
-        return WindowGrid.of(scene.width, scene.height, self.settings.window, self.settings.stride)
+        return WindowGrid.over(scene, self.settings)
 
     def windows(self, block: Block) -> int:
         """Windows that are computed for the block."""
@@ -129,10 +129,9 @@ class Cost:
 
     def live_bytes(self, block: Block) -> int:
         """Size of the low-resolution logits of the rows of windows not blended yet, float32."""
-        settings = self.settings
-        live_rows = -(-settings.window // settings.stride) + 1
-        rows, columns = self.grid(block.scene).touching(block.core)
-        windows = min(live_rows, len(rows)) * len(columns) + (settings.batch or 1)
+        settings, grid = self.settings, self.grid(block.scene)
+        rows, columns = grid.touching(block.core)
+        windows = min(grid.rows.live, len(rows)) * len(columns) + (settings.batch or 1)
         window_bytes = self.network.classes * (settings.window // 4 + 1) ** 2 * 4
         factor = _FRAGMENTATION if window_bytes <= _SMALL_BYTES else 1.0
         return math.ceil(factor * windows * window_bytes)
@@ -142,7 +141,7 @@ def grid_windows(block: Block, settings: Settings) -> float:
     """The block's part of its scene's windows, each of them counted once: a fraction, so that the
     blocks of a scene add up to its grid."""
     scene = block.scene
-    grid = WindowGrid.of(scene.width, scene.height, settings.window, settings.stride)
+    grid = WindowGrid.over(scene, settings)
     return grid.count * block.core.pixels / scene.pixels
 
 

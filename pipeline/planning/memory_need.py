@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.planning.cost import Cost
-from pipeline.settings import MASK_TILE_PX
+from pipeline.settings import GDAL_CACHE_BYTES, MASK_TILE_PX, ROW_GROUP_ROWS
 from pipeline.unit import Block, Unit
 
 _WORKER_BYTES = 300_000_000
@@ -33,8 +33,6 @@ _LOADING = 2.5
 """Copies of the weights while a checkpoint is read; 2.2 measured."""
 _LOADED = 1.3
 """Copies of the weights from then on; 1.1 measured."""
-_GDAL_BYTES = 128 << 20
-"""GDAL's cache, imagery.gdal.GDAL_CACHE_MB."""
 _BLEND_BYTES = 60_000_000
 """A strip while it is blended: blend._LIVE_VALUES in a dozen forms with torch, or the sums of a
 chunk, blend_cpu.CHUNK_BYTES; and their tables."""
@@ -47,8 +45,6 @@ _WRITING = 7
 """Copies of the class ids while a unit's file is made; 5.3 if they compress to a third."""
 _PUBLISHED = 2
 """Copies of a unit's class ids while its masks are written to the spool."""
-_ROW_GROUP_TILES = 256
-"""Mask tiles in a row group of `masks`, output.tables.ROW_GROUP_ROWS."""
 _ROW_GROUP_COPIES = 6
 """Copies of a row group of masks until it is written."""
 _TILE_BYTES = 2_000
@@ -82,7 +78,10 @@ class MemoryNeed:
             return cls(0, 0, 0, 0, 0, 0, 0)
         weights = cost.network.weights_bytes
         row = max(map(cost.row_bytes, units))
-        read, segment = _GDAL_BYTES + 2 * row, max(segmenting_bytes(cost, unit) for unit in units)
+        read, segment = (
+            GDAL_CACHE_BYTES + 2 * row,
+            max(segmenting_bytes(cost, unit) for unit in units),
+        )
         write = max(_writing_bytes(cost, unit) for unit in units)
         plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(cost, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
@@ -141,7 +140,7 @@ def _publishing_bytes(cost: Cost, units: Iterable[Unit]) -> Iterator[int]:
         tiles = sum(map(_tiles, members))
         ids = [cost.ids_bytes(unit) for unit in members]
         px_bytes = sum(ids) // sum(unit.pixels for unit in members)
-        row_group = min(tiles, _ROW_GROUP_TILES) * MASK_TILE_PX**2 * px_bytes
+        row_group = min(tiles, ROW_GROUP_ROWS) * MASK_TILE_PX**2 * px_bytes
         records = len(members) * _UNIT_BYTES + tiles * _tile_bytes(cost)
         yield records + max(_PUBLISHED * max(ids), _ROW_GROUP_COPIES * row_group)
 

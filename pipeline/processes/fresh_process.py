@@ -16,7 +16,7 @@ from pipeline.processes.sandbox import Limits, Outcome, Raised, Returned, run_in
 T = TypeVar("T")
 R = TypeVar("R")
 
-LOOSE_BYTES = 1 << 50
+ADDRESS_SPACE_BYTES = 1 << 50
 """Of address space, which CUDA takes freely; the plan has checked what is used of it."""
 
 

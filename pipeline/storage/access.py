@@ -26,7 +26,7 @@ _S3 = ("s3", "s3a")
 _SECRETS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
 _SECRET_QUERIES = ("sig", "signature", "token", "key", "secret", "password", "credential")
 _NEEDED = """a JSON object is needed, in quotes for the shell: '{"anon": true}'"""
-HURRIED_S = 10.0
+IMPATIENT_S = 10.0
 _CONNECT_S, _READ_S = 5, 20
 _TRIES = 3
 """By botocore, of one request; beyond that, `retry.call_store` tries the whole operation again."""
@@ -68,9 +68,9 @@ class Access:
             raise UsageError(f"--storage-options: {_NEEDED}")
         return cls(tuple(sorted(options.items())))
 
-    def hurried(self) -> Self:
+    def impatient(self) -> Self:
         """For what is done before anything is started: somebody is looking at it."""
-        return replace(self, patience_s=min(self.patience_s, HURRIED_S))
+        return replace(self, patience_s=min(self.patience_s, IMPATIENT_S))
 
     def filesystem(self, url: str) -> tuple[FileSystem, str]:
         """The file system of a URL, and the URL's path on it."""
@@ -177,5 +177,5 @@ def _check_no_credential(url: str) -> None:
         )
 
 
-PLAIN = Access()
+DEFAULT_ACCESS = Access()
 """Nothing but the standard variables."""

@@ -1,4 +1,4 @@
-"""A store on local disk: temporary name, fsync, rename."""
+"""A store on local disk: files are written under a temporary name, synced and renamed."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import BinaryIO
 
 from pipeline.errors import LOG, UsageError
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import LockHolder
-from pipeline.storage.lease import (
-    busy_message,
+from pipeline.storage.lock_holder import (
+    LockHolder,
+    decode_lock,
     encode_lock,
-    holder_of,
     planning_message,
     this_process,
 )
@@ -30,14 +29,16 @@ _REFUSALS = frozenset(
         *(errno.ELOOP, errno.ENAMETOOLONG),
     }
 )
-"""Of a folder that is to be made: the same command will meet them again."""
+"""Errors of creating a folder that the same command will meet again."""
 _LOOK_S = 0.5
+"""Pause between two tries to take a lock that is held."""
 _GLANCE_S = 0.2
-"""Who asks for a lock's holder has the lock for some microseconds."""
+"""`holder` takes the lock for some microseconds; wait this long before calling the output busy."""
 
 
 class LocalStore(Store):
-    """Temporary name, fsync, rename."""
+    """A folder on local disk. A file appears by a rename after it was synced, a lock is the
+    kernel's (flock)."""
 
     def __init__(self, root: str, fs: FileSystem) -> None:
         super().__init__(root)
@@ -52,13 +53,13 @@ class LocalStore(Store):
         return (self._folder / path).open("rb")
 
     def check_writable(self) -> None:
-        there = self._folder
-        while not os.path.lexists(there):
-            there = there.parent
-        if not there.is_dir():
-            raise _impossible(self.root, f"{there} is no folder")
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise _impossible(self.root, f"you may not write into {there}, or nobody can")
+        nearest = self._folder
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise _not_writable(self.root, f"{nearest} is not a folder")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise _not_writable(self.root, f"you may not write to {nearest}, or it is read-only")
 
     def exists(self, path: str) -> bool:
         return (self._folder / path).exists()
@@ -112,7 +113,7 @@ class LocalStore(Store):
         if path.is_dir():
             for file in path.iterdir():
                 file.unlink(missing_ok=True)
-            with suppress(FileNotFoundError):  # another one does the same
+            with suppress(FileNotFoundError):  # another process does the same
                 path.rmdir()
 
     def sweep(self, path: str = "") -> None:
@@ -124,22 +125,22 @@ class LocalStore(Store):
     @contextmanager
     def hold(self, name: str, patient: bool = False) -> Iterator[None]:
         path, made = self._folder / name, not self._folder.exists()
-        with self._held(path, patient) as file:
-            with suppress(OSError):  # a full disk: nobody will know who holds it
+        with self._locked(path, patient) as file:
+            with suppress(OSError):  # a full disk: nobody will know the holder
                 os.ftruncate(file.fileno(), 0)
                 os.write(file.fileno(), encode_lock(this_process(), beat=0))
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)  # before it is let go, or it might be another's
+                path.unlink(missing_ok=True)  # before the release, or it might be another's
                 if made:
-                    with suppress(OSError):  # something is in it now
+                    with suppress(OSError):  # it is no longer empty
                         self._folder.rmdir()
 
-    def free(self, name: str) -> None:
+    def remove_dead_lock(self, name: str) -> None:
         path = self._folder / name
         if path.exists():
-            with self._held(path, patient=False):
+            with self._locked(path, patient=False):
                 path.unlink(missing_ok=True)
 
     def holder(self, name: str) -> LockHolder | None:
@@ -150,13 +151,13 @@ class LocalStore(Store):
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            return _named_in(path)
+            return _recorded_in(path)
         return None
 
     @contextmanager
-    def _held(self, path: Path, patient: bool) -> Iterator[BinaryIO]:
-        """Locks the file. The kernel lets it go with the process, however that ends."""
-        said, glance_s = False, time.monotonic() + _GLANCE_S
+    def _locked(self, path: Path, patient: bool) -> Iterator[BinaryIO]:
+        """Lock the file. The kernel releases it with the process, however that ends."""
+        told, glance_s = False, time.monotonic() + _GLANCE_S
         while True:
             with self._opened(path) as file:
                 try:
@@ -166,38 +167,38 @@ class LocalStore(Store):
                         time.sleep(_GLANCE_S / 10)
                         continue
                     if not patient:
-                        raise UsageError(busy_message(self.root, _named_in(path))) from error
-                    if not said:
+                        raise UsageError(_recorded_in(path).busy_message(self.root)) from error
+                    if not told:
                         LOG.warning("%s", planning_message(self.root))
-                        said = True
+                        told = True
                     time.sleep(_LOOK_S)
                     continue
                 if _is_at(file, path):
                     yield file
                     return
-            # its holder has just deleted it
+            # its holder has just deleted it: lock the new file of this name
 
     def _opened(self, path: Path) -> BinaryIO:
         while True:
             _make_folder(path.parent)
             try:
                 return path.open("ab")
-            except FileNotFoundError:  # whoever had made the folder has just removed it
+            except FileNotFoundError:  # the process that made the folder has just removed it
                 continue
             except OSError as error:
                 if error.errno not in _REFUSALS:
                     raise
-                raise _impossible(self.root, f"{path}: {error.strerror}") from error
+                raise _not_writable(self.root, f"{path}: {error.strerror}") from error
 
     def _temporary(self, final: Path) -> Path:
         _make_folder(final.parent)
         return final.parent / f".{final.name}.{os.getpid()}-{os.urandom(4).hex()}{_TEMPORARY}"
 
 
-def _impossible(folder: str, why: str) -> UsageError:
+def _not_writable(folder: str, why: str) -> UsageError:
     return UsageError(
-        f"{folder}: cannot be made, or not be written into ({why}); name another folder, or have"
-        " its rights changed"
+        f"{folder}: cannot be created or written to ({why}); name another folder, or fix its"
+        " permissions"
     )
 
 
@@ -208,31 +209,32 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
         return False
 
 
-def _named_in(path: Path) -> LockHolder:
-    """Nobody knows whom, where the lock has just gone."""
+def _recorded_in(path: Path) -> LockHolder:
+    """The holder that a lock file names; an unknown one if the file is already gone."""
     try:
-        return holder_of(path.read_bytes())
+        return LockHolder.of(decode_lock(path.read_bytes()))
     except FileNotFoundError:
-        return holder_of(b"")
+        return LockHolder.of({})
 
 
 def _make_folder(folder: Path) -> None:
-    """A new folder survives a power cut only once the one that it stands in is on disk too."""
+    """Create a folder and its parents. A new folder survives a power cut only once its parent is on
+    disk, too."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
         except FileExistsError as error:
-            raise _impossible(str(folder), "there is a file of that name") from error
+            raise _not_writable(str(folder), "there is a file with that name") from error
         except OSError as error:
             if error.errno not in _REFUSALS:
                 raise
-            raise _impossible(str(folder), error.strerror or "") from error
+            raise _not_writable(str(folder), error.strerror or "") from error
         _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk too."""
+    """Write a folder to disk: only then do the renames in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -12,8 +12,8 @@ from typing import BinaryIO, TypeVar, cast
 
 from pipeline.errors import LOG, DeniedError, UnfinishedError
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import LockHolder
 from pipeline.storage.lease import clear_dead_lease, current_holder, hold_lease
+from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.range_file import StoredFile
 from pipeline.storage.retry import call_store
 from pipeline.storage.store import Store
@@ -107,7 +107,7 @@ class ObjectStore(Store):
     def hold(self, name: str, patient: bool = False) -> AbstractContextManager[None]:
         return hold_lease(self, name, patient)
 
-    def free(self, name: str) -> None:
+    def remove_dead_lock(self, name: str) -> None:
         clear_dead_lease(self, name)
 
     def holder(self, name: str) -> LockHolder | None:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 from pipeline.storage.access import FileSystem
-from pipeline.storage.holder import LockHolder
+from pipeline.storage.lock_holder import LockHolder
 
 THREADS = 16
 """That read small files at once: they wait for the disk or the network, not for the CPU."""
@@ -86,7 +86,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def free(self, name: str) -> None:
+    def remove_dead_lock(self, name: str) -> None:
         """Takes away what a dead holder has left of a name. Raises UsageError where it lives."""
 
     @abstractmethod

@@ -22,14 +22,14 @@ from pipeline.processes.fresh_process import ADDRESS_SPACE_BYTES, run_in_fresh_p
 from pipeline.processes.sandbox import Limits
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 MEASURED_S = 3.0
 """At least: other processes come and go."""
 
 
-def calibrate(work: Work, channels: int) -> Rate:
+def calibrate(work: Segmentation, channels: int) -> Rate:
     """Takes some seconds, and with a large network on a CPU a minute.
 
     Raises UsageError where the job's replicas do not run on this machine's kind of device, and what
@@ -52,14 +52,14 @@ def calibrate(work: Work, channels: int) -> Rate:
     return Rate(seconds / windows, True, replicas, windows // replicas)
 
 
-def _apart(work: Work, channels: int) -> tuple[int, float]:
+def _apart(work: Segmentation, channels: int) -> tuple[int, float]:
     """What `_measured` says in a process of its own."""
     limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=ADDRESS_SPACE_BYTES)
     failed = "--calibrate: the replica could not be measured"
     return run_in_fresh_process(partial(_measured, work), channels, limits, failed)
 
 
-def _measured(work: Work, channels: int) -> tuple[int, float]:
+def _measured(work: Segmentation, channels: int) -> tuple[int, float]:
     """Windows that were computed, and the seconds that they took."""
     settings, replica = work.job.settings, Replica(work.job, work.access, work.sharing)
     # Its one thread's own time: a run has the cores to itself, and whoever plans may not.
@@ -81,7 +81,7 @@ def random_unit(settings: Settings, channels: int, columns: int, rows: int) -> R
     width, height = ((count - 1) * stride + window for count in (columns, rows))
     core = Rect(0, 0, columns * stride, rows * stride)
     scene = _scene(width, height, channels)
-    rect = WindowGrid.of(width, height, window, stride).read_rect(core)
+    rect = WindowGrid.over(scene, settings).read_rect(core)
     values_CHW = np.random.default_rng(0).integers(
         0, 256, (channels, rect.height, rect.width), dtype=np.uint8
     )

@@ -6,11 +6,11 @@ from pipeline.engine.gpu import Gpu
 from pipeline.engine.replica import Replica
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.trial.calibration import random_unit
 
 
-def refusal(work: Work, size: int) -> str:
+def refusal(work: Segmentation, size: int) -> str:
     """In place of a GPU's memory it has what this process may take. Its next unit is refused with
     the same words."""
     replica = Replica(work.job, work.access, work.sharing)

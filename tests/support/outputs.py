@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 
 ORDER = {
     "masks": ["scene_id", "tile_row", "tile_col"],
@@ -28,12 +28,12 @@ Place = Path | str
 
 def files(output: Place) -> list[str]:
     """Every file, relative to the output, sorted; none where there is no output."""
-    fs, root = PLAIN.filesystem(str(output))
+    fs, root = DEFAULT_ACCESS.filesystem(str(output))
     return sorted(name.removeprefix(f"{root}/") for name in fs.find(root))
 
 
 def read(output: Place, name: str) -> bytes:
-    fs, root = PLAIN.filesystem(str(output))
+    fs, root = DEFAULT_ACCESS.filesystem(str(output))
     return bytes(fs.cat_file(f"{root}/{name}"))
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import pytest
 
-import pipeline.storage.lease
+import pipeline.storage.lock_holder
 
 Undo = Callable[[], object]
 
@@ -144,7 +144,7 @@ def life_on_bucket(fs: Any, end: int | None) -> Iterator[Life]:
     """A process whose changes by this file system are counted, and that is another one than those
     before it. Of several objects deleted at once, the half may be gone."""
     life, started = Life(end), f"{next(_LIVES)}"
-    process, delete = pipeline.storage.lease._process, fs.rm
+    process, delete = pipeline.storage.lock_holder.process_identity, fs.rm
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def change(*arguments: Any, **options: Any) -> Any:
@@ -164,6 +164,8 @@ def life_on_bucket(fs: Any, end: int | None) -> Iterator[Life]:
         for name in ("pipe_file", "put_file"):
             patch.setattr(fs, name, counted(getattr(fs, name)))
         patch.setattr(
-            pipeline.storage.lease, "_process", lambda pid: process(pid) | {"started": started}
+            pipeline.storage.lock_holder,
+            "process_identity",
+            lambda pid: process(pid) | {"started": started},
         )
         yield life

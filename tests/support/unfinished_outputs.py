@@ -28,7 +28,7 @@ from pipeline.planning.planner import Planner
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
-from pipeline.storage.access import PLAIN
+from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
 
 TILE_PX, CLASSES, WRITERS = 512, 150, 8
@@ -99,7 +99,7 @@ def made(url: str, shards: list[Shard]) -> Made:
     if not Path(url).exists():
         out = Output.create(url, JOB)
         out.append(shards)
-        work = Work(url, PLAIN, JOB, budget_memory(COST, shards[0].units), 900.0)
+        work = Work(JOB, DEFAULT_ACCESS, budget_memory(COST, shards[0].units), 900.0, url)
         with ThreadPoolExecutor(WRITERS) as pool:
             list(pool.map(partial(commit, out), committed, failures))
             list(pool.map(partial(finish, work), range(len(waiting)), waiting))
