@@ -1,4 +1,4 @@
-"""Which band of an image file feeds which channel of the network, and what type its values have.
+"""Chooses the band of an image file for each channel of the network, and tells their type.
 
 Knows the header's colours and types, --bands and --scale; reads no pixel.
 """

@@ -23,7 +23,7 @@ from pipeline.storage.access import Access
 T = TypeVar("T")
 
 RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
-"""What rasterio raises for a file that is at fault."""
+"""The errors that rasterio raises for a file that is at fault."""
 
 # Inside a TIFF, libtiff turns the damage that GDAL_ERROR_ON_LIBJPEG_WARNING is for into a mere
 # warning. If the index of tiles has the wrong length, it takes every tile for a missing one.
@@ -64,7 +64,7 @@ def read_dataset(
 
 
 def root_cause(error: BaseException, url: str) -> str:
-    """What was wrong, in one line: GDAL's own words if rasterio's error points to them."""
+    """The reason of an error, in one line: GDAL's own words if rasterio's error points to them."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if os.path.isfile(url) and os.path.getsize(url) == 0:

@@ -34,17 +34,17 @@ _HEADER_BYTES = 1_000_000_000
 indices of scenes of 10^12 px, take some 10 MB."""
 
 OnDescribed = Callable[[int, int], None]
-"""Called with the number of files described so far and the number of all files."""
+"""Called with the number of headers read so far and the number of all of them."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """What describing some files gave."""
+    """The result of describing some files."""
 
     results: tuple[Scene | Rejected, ...]
-    """In the order of the files."""
+    """Scenes, and files without a usable one."""
     unavailable: tuple[tuple[InputFile, TransientError], ...]
-    """Files that their store did not deliver although every attempt was retried."""
+    """Files that their store did not deliver however often it was asked."""
     retries: int
     """Retries in the processes that read the headers."""
 

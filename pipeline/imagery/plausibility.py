@@ -41,7 +41,7 @@ def implausibility(src: Any, warnings: list[str], dtype: str, size_bytes: int | 
 
 
 def _excess(src: Any, dtype: str, size_bytes: int, first_tile_bytes: int) -> str | None:
-    """What the file is too small for, or None."""
+    """The claim that the file is too small for, or None."""
     bits = int(src.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dtype).itemsize))
     if src.width * src.height * src.count * bits <= 8 * MAX_EXPANSION * size_bytes:
         return None

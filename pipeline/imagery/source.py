@@ -1,4 +1,4 @@
-"""What a scene is read from: one kind of input per file, behind one protocol.
+"""The sources that scenes are read from: one kind of input per file, behind one protocol.
 
 The rest of the pipeline finds, describes and reads through this file and never asks which kind of
 source it deals with. A new kind is one file with a class that implements Source, and one line in
@@ -8,9 +8,10 @@ SOURCES.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.imagery.header_pool import Described, OnDescribed
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.raster import RasterSource
@@ -27,9 +28,11 @@ class Source(Protocol):
         """Whether an INPUT is of this kind, judged by its text alone."""
 
     def find(self, given: str, access: Access) -> Sequence[InputFile]:
-        """The files that an INPUT names; each bears the name of the source that describes it.
+        """Return one InputFile for each future scene that an INPUT names.
 
-        Raises UsageError for an INPUT that names nothing.
+        The scene takes over its scene_id, url and version, by which later runs recognize what is
+        planned; its `source` is the source that describes and reads it. Raises UsageError for an
+        INPUT that names nothing.
         """
 
     def describe(
@@ -40,10 +43,11 @@ class Source(Protocol):
         access: Access,
         on_described: OnDescribed,
     ) -> Described:
-        """The scenes that the files hold, from headers only: a scene may span many files.
+        """The scenes in these files, or why there are none, from headers only.
 
-        `read_headers` does the work in parallel processes. `channels` is the number of the
-        network's input channels. Raises what `read_headers` raises.
+        `read_headers` reads headers in parallel processes: those of the files, or those of their
+        members if a file stands for many. `channels` is the number of the network's input channels.
+        Raises what `read_headers` raises.
         """
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
@@ -65,7 +69,12 @@ that accepts it, so image files, which accept any path, come last."""
 
 
 def source_of(scene: Scene) -> Source:
-    """The source that reads the scene."""
+    """The source that reads the scene. Raises UnfinishedError if this Swath does not have it."""
+    if scene.source not in SOURCES:
+        raise UnfinishedError(
+            f"{scene.url}: planned as {scene.source!r}, which this Swath cannot read; use the one"
+            " that planned it"
+        )
     return SOURCES[scene.source]
 
 
@@ -102,19 +111,19 @@ def describe_inputs(
     access: Access,
     on_described: OnDescribed,
 ) -> Described:
-    """The scenes that the files hold, each file described by its own source; `on_described` is
-    called with the number of files described so far and with that of all files.
+    """The scenes in the files, each file described by its own source.
 
     Raises what `read_headers` raises.
     """
     parts: list[Described] = []
-    done = 0
+    before, after = 0, len(files)
     for name, source in SOURCES.items():
         batch = [file for file in files if file.source == name]
-        report = _counting_from(done, len(files), on_described)
+        after -= len(batch)
         if batch:
+            report = partial(_report, on_described, before, after)
             parts.append(source.describe(batch, settings, channels, access, report))
-        done += len(batch)
+        before += len(batch)
     return Described(
         results=tuple(result for part in parts for result in part.results),
         unavailable=tuple(file for part in parts for file in part.unavailable),
@@ -122,5 +131,6 @@ def describe_inputs(
     )
 
 
-def _counting_from(before: int, total: int, on_described: OnDescribed) -> OnDescribed:
-    return lambda done, _: on_described(before + done, total)
+def _report(on_described: OnDescribed, before: int, after: int, done: int, total: int) -> None:
+    """Report the progress of one source, with the files of the sources before and after it."""
+    on_described(before + done, before + total + after)

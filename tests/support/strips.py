@@ -1,0 +1,117 @@
+"""A second source, as small as can be: a `.strips` file names arrays (.npy, uint8, 3 x height x
+width), one per line, which are stacked in one scene."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InputError
+from pipeline.failure import Failure, Rejected
+from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
+from pipeline.imagery.image_files import version_of
+from pipeline.imagery.input_file import InputFile
+from pipeline.scene import IDENTITY, Rect, Scene
+from pipeline.settings import Settings
+from pipeline.storage.access import Access
+from pipeline.unit import Pixels
+
+NAME = "strips"
+
+
+class StripSource:
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        """The strips whose pixels were read."""
+
+    def accepts(self, given: str) -> bool:
+        return given.endswith(".strips")
+
+    def find(self, given: str, access: Access) -> Sequence[InputFile]:
+        strips = tuple(Path(given).read_text().split())
+        version = version_of(given, strips, access)
+        return [InputFile(Path(given).name, given, version, strips, source=NAME)]
+
+    def describe(
+        self,
+        files: Sequence[InputFile],
+        settings: Settings,
+        channels: int,
+        access: Access,
+        on_described: OnDescribed,
+    ) -> Described:
+        """One scene from the headers of many strips."""
+        del settings, channels, access
+        members = [
+            InputFile(strip, str(Path(file.url).parent / strip), file.version)
+            for file in files
+            for strip in file.sidecars
+        ]
+        described = read_headers(members, describe_strip, on_described)
+        rejected = [result for result in described.results if isinstance(result, Rejected)]
+        if rejected:
+            return Described((rejected[0],), (), described.retries)
+        parts = {part.scene_id: part for part in described.results if isinstance(part, Scene)}
+        scenes = [_stacked(file, [parts[strip] for strip in file.sidecars]) for file in files]
+        return Described(tuple(scenes), (), described.retries)
+
+    def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
+        """Opens only the strips that the rectangle meets."""
+        del access
+        rows, top = [], 0
+        for strip in scene.sidecars:
+            values = np.load(Path(scene.url).parent / strip, mmap_mode="r")
+            height = values.shape[1]
+            start, end = max(rect.row_off - top, 0), min(rect.row_end - top, height)
+            if start < end:
+                self.opened.append(strip)
+                rows.append(values[:, start:end, rect.col_off : rect.col_end])
+            top += height
+        values = np.concatenate(rows, axis=1)
+        return Pixels(values, np.ones(values.shape[1:], bool), rect)
+
+    def check_unchanged(self, scene: Scene, access: Access) -> None:
+        if version_of(scene.url, scene.sidecars, access) != scene.version:
+            raise InputError(f"{scene.url}: a strip changed", url=scene.url, stage="read")
+
+
+def describe_strip(file: InputFile) -> Scene | Failure:
+    """The strip as a scene of its own. Run in a worker process, which imports it by its name."""
+    values = np.load(file.url, mmap_mode="r")
+    return Scene(
+        scene_id=file.scene_id,
+        url=file.url,
+        version=file.version,
+        sidecars=(),
+        width=values.shape[2],
+        height=values.shape[1],
+        bands=(1, 2, 3),
+        dtype=str(values.dtype),
+        nodata=None,
+        crs=None,
+        transform=IDENTITY,
+        datetime=None,
+        striped=True,
+        source=NAME,
+    )
+
+
+def _stacked(file: InputFile, parts: Sequence[Scene]) -> Scene:
+    return Scene(
+        scene_id=file.scene_id,
+        url=file.url,
+        version=file.version,
+        sidecars=file.sidecars,
+        width=parts[0].width,
+        height=sum(part.height for part in parts),
+        bands=(1, 2, 3),
+        dtype="uint8",
+        nodata=None,
+        crs=None,
+        transform=IDENTITY,
+        datetime=None,
+        striped=True,
+        source=NAME,
+    )
