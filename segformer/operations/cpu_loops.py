@@ -1,8 +1,12 @@
-"""The loops of the network on a CPU: what lies between its matrix products, each in one pass.
+"""The loops between the network's matrix products on a CPU, each one pass over memory.
 
-Channels are innermost, so that neighbours in memory are alike and numba makes vectors of them.
-What the loops compute, `fused.py` says in torch's operations. Nothing here depends on how rows are
-shared among threads. Each comes for float32 and for bfloat16, and computes in float32.
+`plain` says in torch's words what they compute; shape suffixes as in `protocol`, and G rows in a
+strip. From Xie et al. 2021 (arXiv 2105.15203), sections 3.1 and 3.2, and modeling_segformer.py of
+transformers (Apache-2.0).
+
+Channels are innermost, so that neighbors in memory are alike and numba makes vectors of them. No
+result depends on how rows are shared among threads. Each loop comes for float32 and for bfloat16,
+and computes in float32. A job's words are in the order of the loop's docstring.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -15,15 +19,18 @@ import math
 import numpy as np
 
 from segformer.operations.gelu import gelu_terms
-from segformer.operations.numba_threads import Kernel, brains, floats, integers, load, loops, store
+from segformer.operations.pointers import bfloats, floats, integers, load, store
+from segformer.operations.torch_threads import ParallelLoop, fast_njit
 
 _f = np.float32
 _ONE, _HALF, _ZERO = _f(1), _f(0.5), _f(0)
 GELU_END = 3.8 * math.sqrt(2)
-"""From here on erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is at
-most 9e-7 from exact GELU up to |x| = 6 (torch's own: 1.1e-6), and 2e-7 of x beyond."""
+"""Beyond this |x| erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is
+within 9e-7 of exact GELU up to |x| = 6 (torch's own: 1.1e-6), and within 2e-7 of x beyond."""
 GELU_DEGREE = 14
-
+"""Degree of its polynomial."""
+_FIRST_MAP, _MAP_WORDS = 9, 6
+"""The word at which the coarser maps of `_add_upsampled_relu` start, and the words of each."""
 
 _END, _SQUARES = _f(GELU_END), _f(2 / GELU_END**2)
 _0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14 = map(
@@ -31,9 +38,10 @@ _0, _1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14 = map(
 )
 
 
-@loops
+@fast_njit
 def _gelu(x):
-    """In pairs of terms (Estrin): half as long a chain as Horner's."""
+    """GELU by the polynomial of `gelu_terms`, in pairs of terms (Estrin): half as long a chain as
+    Horner's."""
     c = min(max(x, -_END), _END)
     t = c * c * _SQUARES - _ONE
     t2 = t * t
@@ -43,12 +51,12 @@ def _gelu(x):
     return x * (_HALF + c * (low + high * (t4 * t4)))
 
 
-@loops
+@fast_njit
 def _depthwise_gelu(job, part, parts, values):
-    """images, height, width, channels; input, output; taps (9 rows), biases (16 rows, see
-    fused_cpu); scratch, a pixel per thread.
+    """GELU of a 3x3 depthwise convolution, padded with 0.
 
-    A pixel's taps lie one row of channels apart; where there is no pixel there is no tap.
+    job: images, height, width, channels; x_NTF, out_NTF; taps_9F; biases_16F (see
+    `cpu.ExpandedDepthwise`); scratch of one pixel's channels per thread.
     """
     images, height, width, n = job[0], job[1], job[2], job[3]
     pixels, out, taps, biases = values(job[4]), values(job[5]), floats(job[6]), floats(job[7])
@@ -74,7 +82,7 @@ def _depthwise_gelu(job, part, parts, values):
                 store(out, at + c, _gelu(total[c]))
 
 
-@loops
+@fast_njit
 def _inner_pixel(pixels, at, row, n, taps, biases, out):
     above, below = at - row, at + row
     for c in range(n):
@@ -90,9 +98,12 @@ def _inner_pixel(pixels, at, row, n, taps, biases, out):
         store(out, at + c, _gelu(total))
 
 
-@loops
+@fast_njit
 def _add_norm(job, part, parts, values):
-    """tokens, channels; x (the sum takes its place), y, normalised; bias, gain, shift, eps."""
+    """z = x + y + bias, and the layer norm of z.
+
+    job: tokens, channels; x_TC (z replaces it), y_TC, normed_TC; bias_C, gain_C, shift_C, eps.
+    """
     tokens, n = job[0], job[1]
     x, y, out = values(job[2]), values(job[3]), values(job[4])
     bias, gain, shift, eps = floats(job[5]), floats(job[6]), floats(job[7]), floats(job[8])[0]
@@ -114,18 +125,21 @@ def _add_norm(job, part, parts, values):
             store(out, at + c, (load(x, at + c) - mean) * scale * gain[c] + shift[c])
 
 
-@loops
+@fast_njit
 def _add_upsampled_relu(job, part, parts, values):
-    """rows, the first of them, width, channels; the sum so far (these rows); bias; scratch and its
-    floats per thread; how many coarser maps. Of each: address, width, and for the rows and for the
-    columns of the finest map their two neighbours and the weight of the second."""
+    """ReLU of a strip of the finest map plus a bias and the coarser maps, upsampled.
+
+    job: rows, first row, width, channels; sum_GWC, in place; bias_C; scratch, and its floats per
+    thread; the number of coarser maps. Then for each coarser map: x_hwC, w, and for the rows and
+    for the columns of the finest map a `cpu.Axis`: two neighbors each, the second one's weight.
+    """
     rows, first, width, n = job[0], job[1], job[2], job[3]
     out, bias, maps = values(job[4]), floats(job[5]), job[8]
     scratch = job[6] + 4 * part * job[7]
     total = floats(scratch)
     for row in range(rows * part // parts, rows * (part + 1) // parts):
         between = scratch + 4 * n
-        for m in range(9, 9 + 6 * maps, 6):
+        for m in range(_FIRST_MAP, _FIRST_MAP + _MAP_WORDS * maps, _MAP_WORDS):
             _between_rows(job, m, first + row, values(job[m]), floats(between))
             between += 4 * n * job[m + 1]
         for x in range(width):
@@ -133,7 +147,7 @@ def _add_upsampled_relu(job, part, parts, values):
             for c in range(n):
                 total[c] = load(out, at + c) + bias[c]
             between = scratch + 4 * n
-            for m in range(9, 9 + 6 * maps, 6):
+            for m in range(_FIRST_MAP, _FIRST_MAP + _MAP_WORDS * maps, _MAP_WORDS):
                 _add_between_columns(job, m, x, floats(between), total)
                 between += 4 * n * job[m + 1]
             for c in range(n):
@@ -141,21 +155,23 @@ def _add_upsampled_relu(job, part, parts, values):
                 store(out, at + c, _ZERO if value < _ZERO else value)  # NaN stays
 
 
-@loops
+@fast_njit
 def _between_rows(job, m, y, pixels, to):
+    """Interpolate one row of a coarser map, whose words are at m, at row y of the finest."""
     size = job[m + 1] * job[3]
-    neighbours, weight = integers(job[m + 2]), floats(job[m + 3])[y]
-    upper, lower = neighbours[2 * y] * size, neighbours[2 * y + 1] * size
+    neighbors, weight = integers(job[m + 2]), floats(job[m + 3])[y]
+    upper, lower = neighbors[2 * y] * size, neighbors[2 * y + 1] * size
     rest = _ONE - weight
     for c in range(size):
         to[c] = rest * load(pixels, upper + c) + weight * load(pixels, lower + c)
 
 
-@loops
+@fast_njit
 def _add_between_columns(job, m, x, between, total):
+    """Interpolate in such a row at column x of the finest map, and add one pixel's channels."""
     n = job[3]
-    neighbours, weight = integers(job[m + 4]), floats(job[m + 5])[x]
-    left, right = neighbours[2 * x] * n, neighbours[2 * x + 1] * n
+    neighbors, weight = integers(job[m + 4]), floats(job[m + 5])[x]
+    left, right = neighbors[2 * x] * n, neighbors[2 * x + 1] * n
     rest = _ONE - weight
     for c in range(n):
         total[c] += rest * between[left + c] + weight * between[right + c]
@@ -166,7 +182,7 @@ def _depthwise_gelu_float32(job, part, parts):
 
 
 def _depthwise_gelu_bfloat16(job, part, parts):
-    _depthwise_gelu(job, part, parts, brains)
+    _depthwise_gelu(job, part, parts, bfloats)
 
 
 def _add_norm_float32(job, part, parts):
@@ -174,7 +190,7 @@ def _add_norm_float32(job, part, parts):
 
 
 def _add_norm_bfloat16(job, part, parts):
-    _add_norm(job, part, parts, brains)
+    _add_norm(job, part, parts, bfloats)
 
 
 def _add_upsampled_relu_float32(job, part, parts):
@@ -182,15 +198,18 @@ def _add_upsampled_relu_float32(job, part, parts):
 
 
 def _add_upsampled_relu_bfloat16(job, part, parts):
-    _add_upsampled_relu(job, part, parts, brains)
+    _add_upsampled_relu(job, part, parts, bfloats)
 
 
 depthwise_gelu = {
-    "float32": Kernel(_depthwise_gelu_float32),
-    "bfloat16": Kernel(_depthwise_gelu_bfloat16),
+    "float32": ParallelLoop(_depthwise_gelu_float32),
+    "bfloat16": ParallelLoop(_depthwise_gelu_bfloat16),
 }
-add_norm = {"float32": Kernel(_add_norm_float32), "bfloat16": Kernel(_add_norm_bfloat16)}
+add_norm = {
+    "float32": ParallelLoop(_add_norm_float32),
+    "bfloat16": ParallelLoop(_add_norm_bfloat16),
+}
 add_upsampled_relu = {
-    "float32": Kernel(_add_upsampled_relu_float32),
-    "bfloat16": Kernel(_add_upsampled_relu_bfloat16),
+    "float32": ParallelLoop(_add_upsampled_relu_float32),
+    "bfloat16": ParallelLoop(_add_upsampled_relu_bfloat16),
 }

@@ -1,38 +1,35 @@
-"""The operations of `fused` on a GPU, by Triton: float32, bfloat16 and float16.
+"""The operations on a GPU, by Triton kernels: float32, bfloat16 and float16.
 
-Shape suffixes as in `network`; I channels of the finest scale.
+Shape suffixes as in `protocol`; I channels of the finest scale before its projection. From Xie et
+al. 2021 (arXiv 2105.15203), sections 3.1 (Mix-FFN) and 3.2 (decoder), and modeling_segformer.py of
+transformers (Apache-2.0).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segformer.operations import cuda_decoder as decoder
-from segformer.operations import cuda_kernels as kernels
-from segformer.operations import plain
+from segformer.operations import cuda_decoder_kernels, cuda_kernels, plain
+from segformer.operations.protocol import Decoder, Mixer
 
-if TYPE_CHECKING:
-    from segformer.network import Head, MixFFN
-    from segformer.operations.choice import Mixer
-
-# What a program has of a tensor, and its warps. Measured on an H100; fixed, for to choose by timing
-# would be to choose the bits by timing.
+# What one program of a kernel computes. Measured on an H100 and fixed: choosing by timing would be
+# choosing the bits by timing.
 _NORM_VALUES = 2048
 _ROWS, _PAIRS, _LANES = 8, 4, 64
 _PIXELS, _DECODED_LANES = 64, 64
 _SUMMED_PIXELS, _SUMMED_LANES = 16, 128
 _MOST_CLASSES, _MOST_INPUTS = 64, 128
-"""Of a head that is one kernel: of more, a product of the library's is faster."""
+"""Limits of a head that is one kernel; beyond them the library's matrix product is faster."""
 _SCALES = 4
+"""The number of scales that the kernels of the head are written for."""
 
 
 def convolve(convolution: nn.Conv2d, x_NCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The bias would be a pass of its own."""
+    """Leaves the bias to the norm that follows: here it would be a separate pass."""
     weight, stride, padding = convolution.weight, convolution.stride, convolution.padding
     return F.conv2d(x_NCHW, weight, None, stride, padding), convolution.bias
 
@@ -60,8 +57,10 @@ def _normed(
     norms: tuple[nn.LayerNorm, nn.LayerNorm],
     keeps: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What is kept of x before the second norm, and that norm. With two norms that differ x is
-    normed twice. Without `keeps` the first is x itself."""
+    """z = x + y + bias, or its first norm if the two norms differ; and the second norm of z.
+
+    keeps: whether z is stored; else x is returned in its place.
+    """
     x_NTC = x_NTC.contiguous()
     channels = x_NTC.shape[2]
     tokens = x_NTC.shape[0] * x_NTC.shape[1]
@@ -69,8 +68,8 @@ def _normed(
     sum_NTC = x_NTC.new_empty(x_NTC.shape) if keeps else x_NTC
     normed_NTC = x_NTC.new_empty(x_NTC.shape)
     lanes = _power_of_2(channels)
-    at_once = max(1, _NORM_VALUES // lanes)
-    kernels.add_norm[(-(-tokens // at_once),)](
+    tokens_per_program = max(1, _NORM_VALUES // lanes)
+    cuda_kernels.add_norm[(-(-tokens // tokens_per_program),)](
         *(x_NTC, x_NTC if y_NTC is None else y_NTC, x_NTC if bias_C is None else bias_C),
         *(first.weight, first.bias, second.weight, second.bias, sum_NTC, normed_NTC),
         *(tokens, channels, first.eps, second.eps),
@@ -78,32 +77,29 @@ def _normed(
         has_bias=bias_C is not None,
         norms_first=first is not second,
         keeps=keeps,
-        tokens=at_once,
+        tokens=tokens_per_program,
         lanes=lanes,
     )
     return sum_NTC, normed_NTC
 
 
-def mixer(ffn: MixFFN) -> Mixer:
-    if ffn.activation is not F.gelu:
-        return plain.mixer(ffn)
-    return ExpandedDepthwise(ffn.expand, ffn.depthwise)
+def gelu_mixer(expand: nn.Linear, depthwise: nn.Conv2d) -> Mixer:
+    return ExpandedDepthwise(expand, depthwise)
 
 
 class ExpandedDepthwise:
-    """GELU of a 3x3 depthwise convolution, padded with 0, of a linear layer."""
+    """A Mixer: GELU of a 3x3 depthwise convolution, padded with 0, of a linear layer."""
 
     def __init__(self, linear: nn.Linear, depthwise: nn.Conv2d) -> None:
         self._linear, self._bias_F = linear, depthwise.bias
         self._taps_9F = depthwise.weight[:, 0].flatten(1).T.float().contiguous()
 
     def __call__(self, x_NTC: Tensor, height: int, width: int) -> Tensor:
-        """x_NTF."""
         x_NTF = self._linear(x_NTC)
         out_NTF = x_NTF.new_empty(x_NTF.shape)
         images, _, channels = x_NTF.shape
         across, down = -(-width // (2 * _PAIRS)), -(-height // _ROWS)
-        kernels.depthwise_gelu[(-(-channels // _LANES) * across * down, images)](
+        cuda_kernels.depthwise_gelu[(-(-channels // _LANES) * across * down, images)](
             *(x_NTF, self._taps_9F, self._bias_F, out_NTF, height, width, channels),
             rows=_ROWS,
             pairs=_PAIRS,
@@ -112,41 +108,48 @@ class ExpandedDepthwise:
         return out_NTF
 
 
-def decode(head: Head, scales_NHWC: Sequence[Tensor]) -> Tensor:
+def decode(decoder: Decoder, scales_NHWC: Sequence[Tensor]) -> Tensor:
     if len(scales_NHWC) != _SCALES:
-        return plain.decode(head, scales_NHWC)
-    finest_NHWI = head.first(0, scales_NHWC[0]).contiguous()
-    coarser_NhwC = [head.project(s, x).contiguous() for s, x in enumerate(scales_NHWC[1:], 1)]
-    fits = head.classifier.out_features <= _MOST_CLASSES and finest_NHWI.shape[3] <= _MOST_INPUTS
+        return plain.decode(decoder, scales_NHWC)
+    finest_NHWI = decoder.features(0, scales_NHWC[0]).contiguous()
+    coarser_NhwC = [decoder.project(s, x).contiguous() for s, x in enumerate(scales_NHWC[1:], 1)]
+    classes, inputs = decoder.classifier.out_features, finest_NHWI.shape[3]
+    fits = classes <= _MOST_CLASSES and inputs <= _MOST_INPUTS
     if finest_NHWI.dtype == torch.float32 or not fits:
-        return _decode_in_steps(head, finest_NHWI, coarser_NhwC)
-    return _decode_at_once(head, finest_NHWI, coarser_NhwC)
+        return _decode_in_steps(decoder, finest_NHWI, coarser_NhwC)
+    return _decode_at_once(decoder, finest_NHWI, coarser_NhwC)
 
 
-def _decode_in_steps(head: Head, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]) -> Tensor:
-    first: nn.Linear = head.linear[0]  # type: ignore[assignment]
-    finest_NHWC = F.linear(finest_NHWI, first.weight)
+def _decode_in_steps(
+    decoder: Decoder, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]
+) -> Tensor:
+    """The library's product, a kernel that adds the coarser scales, the library's product."""
+    finest = decoder.projections[0]
+    finest_NHWC = F.linear(finest_NHWI, finest.weight)
     images, height, width, channels = finest_NHWC.shape
     sum_NHWC = finest_NHWC.new_empty(finest_NHWC.shape)
     across, lanes = -(-width // _SUMMED_PIXELS), -(-channels // _SUMMED_LANES)
-    decoder.upsampled_sum[(lanes * height * across, images)](
-        *(finest_NHWC, *coarser_NhwC, first.bias, sum_NHWC, height, width),
+    cuda_decoder_kernels.upsampled_sum[(lanes * height * across, images)](
+        *(finest_NHWC, *coarser_NhwC, finest.bias, sum_NHWC, height, width),
         *(edge for x_NhwC in coarser_NhwC for edge in x_NhwC.shape[1:3]),
         channels,
         pixels=_SUMMED_PIXELS,
         lanes=_SUMMED_LANES,
     )
-    return plain.classified(head, sum_NHWC)
+    return plain.classify(decoder.classifier, sum_NHWC)
 
 
-def _decode_at_once(head: Head, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]) -> Tensor:
+def _decode_at_once(
+    decoder: Decoder, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tensor]
+) -> Tensor:
+    """All in one kernel."""
     images, height, width, inputs = finest_NHWI.shape
-    classes, channels = head.classifier.weight.shape
+    classes, channels = decoder.classifier.weight.shape
     logits_NKHW = finest_NHWI.new_empty(images, classes, height, width)
-    first: nn.Linear = head.linear[0]  # type: ignore[assignment]
-    decoder.decode[(height * -(-width // _PIXELS), images)](
-        *(finest_NHWI, first.weight, *coarser_NhwC, first.bias),
-        *(head.classifier.weight, head.classifier.bias, logits_NKHW, height, width),
+    finest = decoder.projections[0]
+    cuda_decoder_kernels.decode[(height * -(-width // _PIXELS), images)](
+        *(finest_NHWI, finest.weight, *coarser_NhwC, finest.bias),
+        *(decoder.classifier.weight, decoder.classifier.bias, logits_NKHW, height, width),
         *(edge for x_NhwC in coarser_NhwC for edge in x_NhwC.shape[1:3]),
         *(inputs, channels, classes, _PIXELS),
         *(_span(width, x_NhwC.shape[2]) for x_NhwC in coarser_NhwC),
@@ -159,9 +162,10 @@ def _decode_at_once(head: Head, finest_NHWI: Tensor, coarser_NhwC: Sequence[Tens
 
 
 def _span(size: int, coarser: int) -> int:
-    """Between how many positions a program's pixels lie at most, as many as tensor cores want."""
+    """The most positions of a coarser row that one program's pixels can lie between, rounded up to
+    a size that tensor cores take."""
     return max(16, _power_of_2(-(-_PIXELS * coarser // size) + 2))
 
 
-def _power_of_2(least: int) -> int:
-    return 1 << (least - 1).bit_length()
+def _power_of_2(minimum: int) -> int:
+    return 1 << (minimum - 1).bit_length()

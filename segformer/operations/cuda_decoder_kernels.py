@@ -1,7 +1,10 @@
-"""The head as Triton kernels: from the projected scales to logits.
+"""Triton kernels of the head: from the projected coarser scales to logits.
 
-Half precision has a kernel for all of it, whose products are the tensor cores'; in float32 these
-are nobody's, and a kernel does what lies between two products.
+In half precision one kernel does all of it, its products on the tensor cores. Those do not multiply
+float32, so there a kernel does what lies between the library's two products.
+
+`plain.decode` says in torch's words what they compute; shape suffixes as in `protocol`. From Xie et
+al. 2021 (arXiv 2105.15203), section 3.2, and modeling_segformer.py of transformers (Apache-2.0).
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -43,11 +46,12 @@ def decode(  # noqa: PLR0913, PLR0917
     input_lanes: tl.constexpr,
     class_lanes: tl.constexpr,
 ):
-    """The whole head in half precision, for some pixels of a row of one image: projects the finest
-    scale, adds the coarser ones upsampled, ReLU, classifies; out is N K H W.
+    """The whole head in half precision, for `pixels` pixels of a row of one image.
 
-    Upsampling is a product too: of weights, zero but for a pixel's two neighbours in each of two
-    rows, and of as many positions as the pixels lie between.
+    Projects finest_NHWI, adds the coarser scales (one, two, three: projected, N h w C), upsampled,
+    applies ReLU and classifies; out is N K H W. Upsampling is a product too: of weights, which are
+    zero but for a pixel's two neighbors in each of two rows, and of the positions that the pixels
+    lie between.
     """
     across = (width + pixels - 1) // pixels
     y = tl.program_id(0) // across
@@ -105,8 +109,8 @@ def decode(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _place(at, size, coarser):
-    """Of positions of the finest map among those of a coarser one: the first neighbour, and the
-    second one's weight."""
+    """Positions of the finest map among those of a coarser one: the first neighbor, and the
+    weight of the second."""
     place = tl.maximum((at + 0.5) * (coarser / size) - 0.5, 0.0)
     first = place.to(tl.int32)
     return first, place - first
@@ -114,13 +118,13 @@ def _place(at, size, coarser):
 
 @triton.jit
 def _weights(  # noqa: PLR0913, PLR0917
-    height, width, own_height, own_width, y, start, px, span: tl.constexpr, kind
+    height, width, coarse_height, coarse_width, y, start, px, span: tl.constexpr, kind
 ):
-    """Of each pixel: the weights of `span` positions in the row above, and in the one below."""
-    _, weight_y = _place(y, height, own_height)
-    left, weight_x = _place(px, width, own_width)
-    right = tl.minimum(left + 1, own_width - 1)
-    base, _ = _place(start, width, own_width)
+    """The weights of `span` positions in the row above each pixel, and in the row below it."""
+    _, weight_y = _place(y, height, coarse_height)
+    left, weight_x = _place(px, width, coarse_width)
+    right = tl.minimum(left + 1, coarse_width - 1)
+    base, _ = _place(start, width, coarse_width)
     x = (base + tl.arange(0, span))[None, :]
     weight = tl.where(x == left[:, None], 1.0 - weight_x[:, None], 0.0)
     weight += tl.where(x == right[:, None], weight_x[:, None], 0.0)
@@ -129,18 +133,28 @@ def _weights(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _rows(  # noqa: PLR0913, PLR0917
-    coarse, image, height, width, own_height, own_width, y, start, c, channels, span: tl.constexpr
+    coarse,
+    image,
+    height,
+    width,
+    coarse_height,
+    coarse_width,
+    y,
+    start,
+    c,
+    channels,
+    span: tl.constexpr,
 ):
-    """The positions that `_weights` speaks of."""
-    upper, _ = _place(y, height, own_height)
-    lower = tl.minimum(upper + 1, own_height - 1)
-    base, _ = _place(start, width, own_width)
+    """The values at the `span` positions that `_weights` weighs, in the rows above and below."""
+    upper, _ = _place(y, height, coarse_height)
+    lower = tl.minimum(upper + 1, coarse_height - 1)
+    base, _ = _place(start, width, coarse_width)
     x = base + tl.arange(0, span)
-    there = (x < own_width)[:, None] & (c < channels)[None, :]
+    inside = (x < coarse_width)[:, None] & (c < channels)[None, :]
     at = x[:, None] * channels + c[None, :]
-    above = coarse + (image * own_height + upper) * own_width * channels
-    below = coarse + (image * own_height + lower) * own_width * channels
-    return tl.load(above + at, mask=there, other=0), tl.load(below + at, mask=there, other=0)
+    above = coarse + (image * coarse_height + upper) * coarse_width * channels
+    below = coarse + (image * coarse_height + lower) * coarse_width * channels
+    return tl.load(above + at, mask=inside, other=0), tl.load(below + at, mask=inside, other=0)
 
 
 @triton.jit
@@ -163,8 +177,8 @@ def upsampled_sum(  # noqa: PLR0913, PLR0917
     pixels: tl.constexpr,
     lanes: tl.constexpr,
 ):
-    """ReLU of the sum of the finest map_HWC, three coarser ones upsampled (bilinear, align_corners
-    False), and a bias; some pixels of a row of one image."""
+    """ReLU of the sum of finest_NHWC, a bias and three coarser scales (one, two, three: N h w C),
+    upsampled; for `pixels` pixels and `lanes` channels of a row of one image."""
     parts = (channels + lanes - 1) // lanes
     c = tl.program_id(0) % parts * lanes + tl.arange(0, lanes)
     tile = tl.program_id(0) // parts
@@ -173,32 +187,33 @@ def upsampled_sum(  # noqa: PLR0913, PLR0917
     px = tile % across * pixels + tl.arange(0, pixels)
     image = tl.program_id(1).to(tl.int64)
     has_c = c < channels
-    there = (px < width)[:, None] & has_c[None, :]
+    inside = (px < width)[:, None] & has_c[None, :]
     at = ((image * height + y) * width + px)[:, None] * channels + c[None, :]
-    total = tl.load(finest + at, mask=there, other=0).to(tl.float32)
+    total = tl.load(finest + at, mask=inside, other=0).to(tl.float32)
     total += tl.load(bias + c, mask=has_c, other=0).to(tl.float32)[None, :]
-    total += _upsampled(one, image, height, width, height_1, width_1, y, px, c, channels, there)
-    total += _upsampled(two, image, height, width, height_2, width_2, y, px, c, channels, there)
-    total += _upsampled(three, image, height, width, height_3, width_3, y, px, c, channels, there)
+    total += _upsampled(one, image, height, width, height_1, width_1, y, px, c, channels, inside)
+    total += _upsampled(two, image, height, width, height_2, width_2, y, px, c, channels, inside)
+    total += _upsampled(three, image, height, width, height_3, width_3, y, px, c, channels, inside)
     total = tl.where(total < 0.0, 0.0, total)  # NaN stays
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=there)
+    tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _upsampled(  # noqa: PLR0913, PLR0917
-    coarse, image, height, width, own_height, own_width, y, px, c, channels, there
+    coarse, image, height, width, coarse_height, coarse_width, y, px, c, channels, inside
 ):
-    upper, weight_y = _place(y, height, own_height)
-    lower = tl.minimum(upper + 1, own_height - 1)
-    left, weight_x = _place(px, width, own_width)
-    right = tl.minimum(left + 1, own_width - 1)
-    above = coarse + (image * own_height + upper) * own_width * channels + c[None, :]
-    below = coarse + (image * own_height + lower) * own_width * channels + c[None, :]
+    """A coarser scale at pixels px of row y of the finest: bilinear, align_corners False."""
+    upper, weight_y = _place(y, height, coarse_height)
+    lower = tl.minimum(upper + 1, coarse_height - 1)
+    left, weight_x = _place(px, width, coarse_width)
+    right = tl.minimum(left + 1, coarse_width - 1)
+    above = coarse + (image * coarse_height + upper) * coarse_width * channels + c[None, :]
+    below = coarse + (image * coarse_height + lower) * coarse_width * channels + c[None, :]
     to_left, to_right = left[:, None] * channels, right[:, None] * channels
-    above_left = tl.load(above + to_left, mask=there, other=0).to(tl.float32)
-    above_right = tl.load(above + to_right, mask=there, other=0).to(tl.float32)
-    below_left = tl.load(below + to_left, mask=there, other=0).to(tl.float32)
-    below_right = tl.load(below + to_right, mask=there, other=0).to(tl.float32)
+    above_left = tl.load(above + to_left, mask=inside, other=0).to(tl.float32)
+    above_right = tl.load(above + to_right, mask=inside, other=0).to(tl.float32)
+    below_left = tl.load(below + to_left, mask=inside, other=0).to(tl.float32)
+    below_right = tl.load(below + to_right, mask=inside, other=0).to(tl.float32)
     at_left = above_left + weight_y * (below_left - above_left)
     at_right = above_right + weight_y * (below_right - above_right)
     return at_left + weight_x[:, None] * (at_right - at_left)

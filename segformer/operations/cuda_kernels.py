@@ -1,6 +1,9 @@
-"""The operations of `fused` as Triton kernels: each one pass over a GPU's memory.
+"""Triton kernels for what lies between the encoder's matrix products, each one pass over memory.
 
-Arithmetic is float32 whatever the tensors hold, and the shapes of programs are fixed, never chosen
+`plain` says in torch's words what they compute; shape suffixes as in `protocol`. From Xie et al.
+2021 (arXiv 2105.15203), section 3.1, and modeling_segformer.py of transformers (Apache-2.0).
+
+Arithmetic is float32 whatever the tensors hold, and what a program computes is fixed, never chosen
 by timing: so a window's logits are the same bits on every GPU of a kind.
 """
 
@@ -34,11 +37,12 @@ def depthwise_gelu(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers
     pairs: tl.constexpr,
     lanes: tl.constexpr,
 ):
-    """Some rows of some columns and channels of one image x_HWC: a 3x3 depthwise convolution,
-    padded with 0, and GELU. taps: float32_9C, row by row.
+    """GELU of a 3x3 depthwise convolution, padded with 0, of images x_NHWC.
 
-    Goes down the rows: each is read once and gives its part to the three rows that it touches. A
-    thread has two neighbours in a row, which share what lies between them.
+    taps: float32, taps_9C, row by row. A program computes `rows` rows of 2 x `pairs` columns and
+    `lanes` channels of one image. It walks down the rows: each is read once and contributes to the
+    three rows that it touches. A thread has pairs of neighbors in a row, which share what is
+    between them.
     """
     parts = (channels + lanes - 1) // lanes
     c = tl.program_id(0) % parts * lanes + tl.arange(0, lanes)
@@ -94,7 +98,7 @@ def _tap(taps, number, c, channels):
 
 @triton.jit
 def _gelu(x, out):
-    """In the type of what is at `out`."""
+    """GELU in the type of what is at `out`: exact in float32, else the polynomial."""
     kind: tl.constexpr = out.dtype.element_ty
     if kind == tl.float32:
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
@@ -135,29 +139,33 @@ def add_norm(  # noqa: PLR0913, PLR0917
     tokens: tl.constexpr,
     lanes: tl.constexpr,
 ):
-    """Of some tokens x_TC: x, with y and a bias added, or the first norm of that; and the layer
-    norm of it."""
+    """z = x + y + bias, or its first layer norm if `norms_first`; and the layer norm of z.
+
+    x, y, out_sum (z, stored if `keeps`), out_normed: (count, channels). A program computes `tokens`
+    rows of them.
+    """
     t = tl.program_id(0) * tokens + tl.arange(0, tokens)
     c = tl.arange(0, lanes)
     has_c = c < channels
-    there = (t < count)[:, None] & has_c[None, :]
+    inside = (t < count)[:, None] & has_c[None, :]
     at = t.to(tl.int64)[:, None] * channels + c[None, :]
-    value = tl.load(x + at, mask=there, other=0).to(tl.float32)
+    value = tl.load(x + at, mask=inside, other=0).to(tl.float32)
     if adds:
-        value += tl.load(y + at, mask=there, other=0).to(tl.float32)
+        value += tl.load(y + at, mask=inside, other=0).to(tl.float32)
     if has_bias:
         value += tl.load(bias + c, mask=has_c, other=0).to(tl.float32)[None, :]
     if norms_first:
         value = _normed(value, first_gain, first_shift, first_eps, c, has_c, channels)
     if keeps:
         kept = value.to(out_sum.dtype.element_ty)
-        tl.store(out_sum + at, kept, mask=there)
+        tl.store(out_sum + at, kept, mask=inside)
     normed = _normed(value, gain, shift, eps, c, has_c, channels)
-    tl.store(out_normed + at, normed.to(out_normed.dtype.element_ty), mask=there)
+    tl.store(out_normed + at, normed.to(out_normed.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _normed(value, gain, shift, eps, c, has_c, channels):
+    """The layer norm of float32 rows."""
     mean = tl.sum(value, axis=1) / channels
     distance = tl.where(has_c[None, :], value - mean[:, None], 0.0)
     scale = 1.0 / tl.sqrt_rn(tl.sum(distance * distance, axis=1) / channels + eps)
