@@ -3,9 +3,9 @@
     python -m bench.promises.nodes --work FOLDER
 
 Three nodes on this machine (ray.cluster_utils), the head without CPUs. The demo's archive is
-segmented undisturbed by the plain loop, then on the cluster: undisturbed, with a worker node killed
-hard in the middle, and with one drained first, as before the end of a spot machine. Every read,
-segmentation and write of a unit leaves a line in a file. The last line is one JSON document.
+segmented by the plain loop, then on the cluster: undisturbed, with a worker node killed hard in the
+middle, and with one drained first, as before the end of a spot machine. Every read, segmentation
+and write of a unit leaves a line in a file. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench.promises.same_rows import CHECKPOINT, write_archive
 from tests.support.outputs import differences, stray_files
 
 DEADLINE_S = 30
-"""Between the notice and the end of a drained node; spot machines give 30 to 120 s."""
+"""Time between the notice and the end of a drained node; spot machines give 30 to 120 s."""
 
 
 def main() -> None:
@@ -43,40 +43,40 @@ def main() -> None:
     calm = work / "calm"
     shutil.rmtree(calm, ignore_errors=True)
     run([str(archive)], str(CHECKPOINT), str(calm), settings, Execution(runner="local"))
-    report = {}
+    records = {}
     for name, disturb in (("undisturbed", None), ("killed", kill), ("drained", drain)):
         out = work / name
         shutil.rmtree(out, ignore_errors=True)
-        report[name] = on_cluster([str(archive)], out, settings, disturb)
-        report[name]["differences"] = differences(calm, out)
-        report[name]["stray_files"] = stray_files(out)
-        print(name, report[name], file=sys.stderr, flush=True)
-    same = not any(r["differences"] or r["stray_files"] for r in report.values())
-    none_again = not any(report["drained"]["again"].values())
-    print(json.dumps({"same": same, "deadline_s": DEADLINE_S, "runs": report}))
+        records[name] = on_cluster([str(archive)], out, settings, disturb)
+        records[name]["differences"] = differences(calm, out)
+        records[name]["stray_files"] = stray_files(out)
+        print(name, records[name], file=sys.stderr, flush=True)
+    same = not any(one["differences"] or one["stray_files"] for one in records.values())
+    none_again = not any(records["drained"]["again"].values())
+    print(json.dumps({"same": same, "deadline_s": DEADLINE_S, "runs": records}))
     sys.exit(0 if same and none_again else 1)
 
 
 def on_cluster(
     inputs: list[str], out: Path, settings: Any, disturb: Callable[[Any, Any], None] | None
 ) -> dict[str, Any]:
-    """One run on a fresh cluster. `disturb(cluster, node)` is called about once a second from the
-    moment on when a fifth of the units is done."""
+    """The record of one run on a fresh cluster. As soon as a fifth of the units is done,
+    `disturb(cluster, node)` is called about once a second."""
     from ray.cluster_utils import Cluster  # noqa: PLC0415
 
-    from pipeline import api  # noqa: PLC0415
-    from pipeline.cluster import flow  # noqa: PLC0415
+    from bench.support import logged_stages  # noqa: PLC0415  imports Ray
+    from pipeline.api import run_request  # noqa: PLC0415
+    from pipeline.cluster.stages import Stages  # noqa: PLC0415
+    from pipeline.driver.preparation import Request  # noqa: PLC0415
     from pipeline.settings import Execution  # noqa: PLC0415
 
     log = out.with_suffix(".log")
     log.unlink(missing_ok=True)
-    from bench.support import nodes_logged  # noqa: PLC0415  imports Ray
-
-    os.environ[nodes_logged.LOG] = str(log)
-
-    vars(api)["Work"], vars(flow)["SegmentStage"] = (
-        nodes_logged.LoggedWork,
-        nodes_logged.LoggedStage,
+    os.environ[logged_stages.LOG] = str(log)
+    stages = Stages(
+        logged_stages.LoggedReadStage,
+        logged_stages.LoggedSegmentStage,
+        logged_stages.LoggedUnitSink,
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     workers = [cluster.add_node(num_cpus=3) for _ in range(2)]
@@ -89,13 +89,14 @@ def on_cluster(
 
     try:
         execution = Execution(address=cluster.address, replicas=2)
-        receipt = api.run(inputs, str(CHECKPOINT), str(out), settings, execution, watch)
+        request = Request(inputs, str(CHECKPOINT), settings, execution)
+        receipt = run_request(request, str(out), watch, stages)
         nodes_at_the_end = 1 + len(cluster.worker_nodes)
     finally:
         cluster.shutdown()
-    done = Counter(tuple(line.split()) for line in log.read_text().splitlines())
+    counts = Counter(tuple(line.split()) for line in log.read_text().splitlines())
     again: Counter[str] = Counter()
-    for (stage, _), times in done.items():
+    for (stage, _), times in counts.items():
         again[stage] += times - 1
     return {
         "units": receipt.units,
@@ -113,7 +114,7 @@ def kill(cluster: Any, node: Any) -> None:
 
 
 def drain(cluster: Any, node: Any) -> None:
-    """Notice first, then the end at the deadline."""
+    """Give notice of the node's end, then kill it at the deadline."""
     if node not in cluster.worker_nodes:
         return
     if not hasattr(node, "noticed"):

@@ -2,13 +2,14 @@
 
     python -m bench.speed.driver --work FOLDER [--units 1000] [--mpx 16] [--results PATH]
 
-The flow of `swath run` on the embedded Ray, with two replicas that do next to nothing (idle.py).
-Small: many units of one 512-px window each: what a unit costs the driver, whatever is in it. Large:
-few units of real size, to see what their bytes cost. Of each: units per second in the steady state
-(from the first tenth of the units to the last), the driver's CPU seconds, those of its main thread
-(which watches and counts) apart, and what a task that publishes took. What machines beside the
-driver would do is done here, too, so the rate is a lower bound; the driver's CPU per unit is its
-ceiling, for Python runs one thread at a time. Masks are of one class, so they compress well.
+The flow of `swath run` on the embedded Ray, with two replicas that do next to nothing
+(idle_stages.py). Small: many units of one 512-px window each, to see what a unit costs the driver
+whatever is in it. Large: few units of real size, to see what their bytes cost. For each: units per
+second in the steady state (from the first tenth of the units to the last), the driver's CPU
+seconds, separately those of its main thread (which watches and counts), and the time of a task that
+publishes. What other machines would do is done here, too, so the rate is a lower bound; the
+driver's CPU time per unit sets its ceiling, for Python runs one thread at a time. Masks are of one
+class, so they compress well.
 
 Memory: what the driver holds in two runs whose plans differ in size, after the same number of
 units. The last line is one JSON document.
@@ -33,29 +34,37 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from bench.support.idle import IdleStage, Publication, publications, timed_publish
+from bench.support.idle_stages import (
+    IdleSegmentStage,
+    Publication,
+    publications,
+    timed_publish,
+)
 from bench.support.rounds import machine
-from pipeline import api
-from pipeline.cluster import flow, publishers
+from pipeline.api import run_request
+from pipeline.cluster.stages import Stages
+from pipeline.driver.preparation import Request
 from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support.checkpoints import save_small
 
 TILE_PX, COLUMNS = 512, 40
 SETTINGS = Settings(window=TILE_PX, stride=TILE_PX, batch=1)
+STAGES = Stages(segment=IdleSegmentStage, publish=timed_publish)
 REPLICAS = 2
 H100_WINDOWS_PER_S = {"b0": 24_400, "b2": 6_800, "b5": 2_680}
-"""By arithmetic, at 512 px: its peak over the GFLOP of a window. Half of that is aimed at."""
+"""Windows per second at 512 px by arithmetic: the GPU's peak over the GFLOP of a window. The aim is
+half of that."""
 STRIDE_PX = 384
 SIZES_MPX = (16, 64, 150)
 PUBLISHERS = (1, 4, 16)
 PLANNED, STOPPED_AFTER = (2_000, 10_000), 200
-"""Units of the runs whose memory is compared."""
+"""Planned units of the two runs whose memory is compared, and the units after which it is."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """Of a run, as its driver sees it."""
+    """A moment of a run, as its driver sees it."""
 
     at_s: float
     cpu_s: float
@@ -70,20 +79,18 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=1000)
     parser.add_argument("--mpx", type=float, default=16)
     parser.add_argument("--large", type=int, default=12)
-    parser.add_argument("--held-with", type=int, help="print the memory held with so many units")
+    parser.add_argument("--held-with", type=int, help="print the memory held with this many units")
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    vars(flow)["SegmentStage"] = IdleStage
-    vars(publishers)["publish_shard"] = timed_publish
-    shutil.rmtree(given.work, ignore_errors=True)
-    given.work.mkdir(parents=True)
-    checkpoint = save_small(given.work / "model")
-    if given.held_with:
-        print(held_bytes(given.work, checkpoint, given.held_with))
+    options = parser.parse_args()
+    shutil.rmtree(options.work, ignore_errors=True)
+    options.work.mkdir(parents=True)
+    checkpoint = save_small(options.work / "model")
+    if options.held_with:
+        print(held_bytes(options.work, checkpoint, options.held_with))
         return
-    edge = round((given.mpx * 1e6) ** 0.5 / TILE_PX) * TILE_PX
-    small = measured(given.work / "small", checkpoint, given.units, TILE_PX)
-    large = measured(given.work / "large", checkpoint, given.large, edge)
+    edge = round((options.mpx * 1e6) ** 0.5 / TILE_PX) * TILE_PX
+    small = measure(options.work / "small", checkpoint, options.units, TILE_PX)
+    large = measure(options.work / "large", checkpoint, options.large, edge)
     result = {
         **machine("cpu", 1),
         "replicas": REPLICAS,
@@ -93,18 +100,18 @@ def main() -> None:
         "feeds": feeds(small, large),
         "publishing": {
             "tasks": {n: round(n * large["publishing_mpx_per_s"]) for n in PUBLISHERS},
-            "what": "Mpx/s of so many tasks at once, each on a core of its own: a multiple of one",
+            "what": "Mpx/s of this many tasks at once, each on its own core: a multiple of one's",
         },
-        "memory": memory(given.work / "memory"),
+        "memory": memory(options.work / "memory"),
     }
     document = json.dumps(result, indent=1)
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(json.dumps(result))
 
 
-def measured(work: Path, checkpoint: str, units: int, edge: int) -> dict[str, Any]:
-    """One run over one scene of so many blocks."""
+def measure(work: Path, checkpoint: str, units: int, edge: int) -> dict[str, Any]:
+    """The record of one run over one scene of about `units` blocks with this edge in pixels."""
     columns = min(units, COLUMNS)
     rows = -(-units // columns)
     write_striped(work / "in" / "scene.tif", columns * edge, rows * edge)
@@ -115,8 +122,8 @@ def measured(work: Path, checkpoint: str, units: int, edge: int) -> dict[str, An
             moments.append(moment(progress.done_units))
 
     execution = Execution(block=edge, replicas=REPLICAS)
-    given = [str(work / "in")], checkpoint, str(work / "out"), SETTINGS, execution
-    receipt = api.run(*given, watch)
+    request = Request([str(work / "in")], checkpoint, SETTINGS, execution)
+    receipt = run_request(request, str(work / "out"), watch, STAGES)
     assert receipt.units_computed == columns * rows
     steady = [m for m in moments if receipt.units / 10 <= m.units]
     first, last = steady[0], steady[-1]
@@ -135,17 +142,17 @@ def measured(work: Path, checkpoint: str, units: int, edge: int) -> dict[str, An
         "driver_grows_by_bytes_per_unit": round(
             (last.resident_bytes - first.resident_bytes) / done
         ),
-        **published(publications(str(work / "out"))),
+        **publishing_cost(publications(str(work / "out"))),
     }
 
 
-def published(some: list[Publication]) -> dict[str, float]:
-    """What publishing took, in processes of its own."""
-    mpx = sum(one.mpx for one in some)
+def publishing_cost(shards: list[Publication]) -> dict[str, float]:
+    """The cost of publishing, which has processes of its own."""
+    mpx = sum(shard.mpx for shard in shards)
     return {
-        "shards": len(some),
-        "publishing_cpu_ms_per_mpx": round(1000 * sum(one.cpu_s for one in some) / mpx, 2),
-        "publishing_mpx_per_s": round(mpx / sum(one.wall_s for one in some), 1),
+        "shards": len(shards),
+        "publishing_cpu_ms_per_mpx": round(1000 * sum(shard.cpu_s for shard in shards) / mpx, 2),
+        "publishing_mpx_per_s": round(mpx / sum(shard.wall_s for shard in shards), 1),
     }
 
 
@@ -156,7 +163,8 @@ def moment(units: int) -> Moment:
 
 
 def memory(work: Path) -> dict[str, Any]:
-    """Of the driver, each time in a process of its own, and what that says of more units."""
+    """The memory of the driver, each time in a process of its own, and what it suggests for more
+    units."""
     held = {}
     for units in PLANNED:
         command = [
@@ -168,18 +176,20 @@ def memory(work: Path) -> dict[str, Any]:
             "--held-with",
             str(units),
         ]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        held[units] = int(done.stdout.split()[-1])
-    (few, least), (many, most) = held.items()
+        process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        held[units] = int(process.stdout.split()[-1])
+    (few, few_bytes), (many, many_bytes) = held.items()
     return {
         "driver_bytes_by_planned_units": held,
         "after_units": STOPPED_AFTER,
-        "extrapolated_bytes_per_100000_units": round((most - least) / (many - few) * 100_000),
+        "extrapolated_bytes_per_100000_units": round(
+            (many_bytes - few_bytes) / (many - few) * 100_000
+        ),
     }
 
 
 def held_bytes(work: Path, checkpoint: str, units: int) -> int:
-    """Of this process, after some of so many units; then the run is stopped."""
+    """The memory of this process when STOPPED_AFTER units are done; then the run is stopped."""
     width, height = COLUMNS * TILE_PX, units // COLUMNS * TILE_PX
     write_striped(work / "in" / "scene.tif", width, height, empty=True)
 
@@ -192,14 +202,15 @@ def held_bytes(work: Path, checkpoint: str, units: int) -> int:
             raise KeyboardInterrupt
 
     execution = Execution(block=TILE_PX, replicas=REPLICAS)
+    request = Request([str(work / "in")], checkpoint, SETTINGS, execution)
     with suppress(KeyboardInterrupt):
-        api.run([str(work / "in")], checkpoint, str(work / "out"), SETTINGS, execution, watch)
+        run_request(request, str(work / "out"), watch, STAGES)
     return held[0]
 
 
 def write_striped(path: Path, width: int, height: int, *, empty: bool = False) -> None:
-    """A tiled GeoTIFF of three bands, one colour per row of tiles; small on disk. Empty: a file
-    without tiles, which reads as zeros."""
+    """Write a tiled GeoTIFF of three bands, one color per row of tiles, which is small on
+    disk. empty: a file without tiles, which reads as zeros."""
     path.parent.mkdir(parents=True)
     with rasterio.open(
         path, "w", driver="GTiff", width=width, height=height, count=3, dtype="uint8",
@@ -207,32 +218,34 @@ def write_striped(path: Path, width: int, height: int, *, empty: bool = False) -
         blockxsize=TILE_PX, blockysize=TILE_PX, compress="zstd", bigtiff="yes", sparse_ok=empty,
     ) as file:  # fmt: skip
         for row in range(0, 0 if empty else height, TILE_PX):
-            here = rasterio.windows.Window(0, row, width, TILE_PX)
+            window = rasterio.windows.Window(0, row, width, TILE_PX)
             values = np.full((3, TILE_PX, width), 1 + row // TILE_PX % 250, np.uint8)
-            file.write(values, window=here)
+            file.write(values, window=window)
 
 
 def feeds(small: dict[str, Any], large: dict[str, Any]) -> list[dict[str, Any]]:
-    """Megapixels per second that one driver's CPU allows at each size of units, how many H100s at
-    half of the floor that is, and how many tasks at once publish as much.
+    """For each size of units: the megapixels per second that one driver's CPU allows, the number of
+    H100s at half of their rate that it feeds, and the number of tasks that publish as much.
 
-    A unit costs the driver what a small one does: its pixels do not come here. (That it costs more
-    per large unit is the idling of its threads between units.)
+    A large unit costs the driver no more than a small one: its pixels do not come here. (What it
+    seems to cost more is the idling of the driver's threads between units.)
     """
     cpu_ms = small["driver_cpu_ms_per_unit"]
-    one = {size: windows / 2 * STRIDE_PX**2 / 1e6 for size, windows in H100_WINDOWS_PER_S.items()}
-    found = []
+    h100_mpx_per_s = {
+        size: windows / 2 * STRIDE_PX**2 / 1e6 for size, windows in H100_WINDOWS_PER_S.items()
+    }
+    rows = []
     for mpx in SIZES_MPX:
         rate = 1000 * mpx / cpu_ms
-        found.append(
+        rows.append(
             {
                 "unit_mpx": mpx,
                 "mpx_per_s": round(rate),
-                "h100s": {size: round(rate / each, 1) for size, each in one.items()},
+                "h100s": {size: round(rate / each, 1) for size, each in h100_mpx_per_s.items()},
                 "published_by_tasks": math.ceil(rate / large["publishing_mpx_per_s"]),
             }
         )
-    return found
+    return rows
 
 
 if __name__ == "__main__":

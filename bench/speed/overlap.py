@@ -2,13 +2,13 @@
 
     python -m bench.speed.overlap --work FOLDER [--seconds 2] [--rounds 2]
 
-One scene of 42 blocks lies on a real S3 server (in and out) and on local disk. The Ray flow of
-`swath run` goes over it, S3 and disk by turns, with one replica that waits a fixed time per unit
-instead of computing; everything else does its real work. Steady is the time from the start of the
-4th unit to the end of the last but 3rd; the share is what the replica waited of it, that is its
-throughput in units of its own rate. CPU seconds are those of the reader's process (all threads)
-per megapixel read, halo included. The last line is one JSON document. Exit code 1: a share on S3
-was below 0.95.
+One scene of 42 blocks is on a real S3 server (in and out) and on local disk. The Ray flow of
+`swath run` segments it, on S3 and on disk in turns, with one replica that waits a fixed time per
+unit instead of computing; everything else does its real work. The steady state lasts from the start
+of the 4th unit to the end of the last but 3rd; the share is the part of it during which the replica
+was busy, that is its throughput relative to its own rate. CPU seconds are those of the reader's
+process (all threads) per megapixel read, halo included. The last line is one JSON document. Exit
+code 1: a share on S3 was below 0.95.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.checkpoints import save_small
 ENOUGH = 0.95
 BLOCK_PX, COLUMNS, ROWS = 2048, 6, 7
 SKIPPED = 3
-"""Units at either end that are not yet, or no longer, the steady state."""
+"""Units at either end that do not belong to the steady state."""
 BUCKET = "overlap"
 Events = list[dict[str, Any]]
 
@@ -60,11 +60,11 @@ def main() -> None:
                 shutil.rmtree(work / "out", ignore_errors=True)
                 out = f"{place}/out{number if kind == 's3' else ''}"
                 log = work / f"{kind}{number}.log"
-                said = one_run(f"{place}/in", out, checkpoint, log, options.seconds)
-                runs[kind].append(said)
-                print(kind, said, file=sys.stderr, flush=True)
+                record = one_run(f"{place}/in", out, checkpoint, log, options.seconds)
+                runs[kind].append(record)
+                print(kind, record, file=sys.stderr, flush=True)
     lowest = min(run["share"] for run in runs["s3"])
-    sides = {kind: summary(work, kind, told) for kind, told in runs.items()}
+    sides = {kind: summary(work, kind, records) for kind, records in runs.items()}
     print(
         json.dumps(
             {
@@ -82,33 +82,38 @@ def main() -> None:
 
 
 def one_run(inputs: str, out: str, checkpoint: str, log: Path, replica_s: float) -> dict[str, Any]:
-    """A run with the waiting replica, in this process; what its stages left in the log."""
-    from bench.support import overlap_stages  # noqa: PLC0415  imports Ray
-    from pipeline import api  # noqa: PLC0415
-    from pipeline.cluster import flow  # noqa: PLC0415
+    """The record of a run with the waiting replica in this process, from its stages' log."""
+    from bench.support import timed_stages  # noqa: PLC0415  imports Ray
+    from pipeline.api import run_request  # noqa: PLC0415
+    from pipeline.cluster.stages import Stages  # noqa: PLC0415
+    from pipeline.driver.preparation import Request  # noqa: PLC0415
     from pipeline.settings import Execution, Settings  # noqa: PLC0415
 
-    vars(api)["Work"] = overlap_stages.TimedWork
-    vars(flow)["SegmentStage"] = overlap_stages.WaitingStage
+    stages = Stages(
+        timed_stages.TimedReadStage,
+        timed_stages.WaitingSegmentStage,
+        timed_stages.TimedUnitSink,
+    )
     log.unlink(missing_ok=True)
-    os.environ |= {overlap_stages.LOG: str(log), overlap_stages.SECONDS: str(replica_s)}
-    load, began = os.getloadavg()[0], time.monotonic()
+    os.environ |= {timed_stages.LOG: str(log), timed_stages.SECONDS: str(replica_s)}
+    load_before, started = os.getloadavg()[0], time.monotonic()
     execution = Execution(block=BLOCK_PX, replicas=1)
-    receipt = api.run([inputs], checkpoint, out, Settings(batch=1), execution)
+    request = Request([inputs], checkpoint, Settings(batch=1), execution)
+    receipt = run_request(request, out, stages=stages)
     if receipt.failures or receipt.units != COLUMNS * ROWS:
         raise RuntimeError(f"{out}: {receipt.units} units, failures: {receipt.failures}")
-    waits = sorted(events(log, "segment"), key=lambda event: event["begin"])[SKIPPED:-SKIPPED]
+    steady = sorted(events(log, "segment"), key=lambda event: event["begin"])[SKIPPED:-SKIPPED]
     reads = events(log, "read")
-    gaps = [later["begin"] - one["end"] for one, later in itertools.pairwise(waits)]
-    elapsed_s = waits[-1]["end"] - waits[0]["begin"]
+    gaps = [later["begin"] - one["end"] for one, later in itertools.pairwise(steady)]
+    elapsed_s = steady[-1]["end"] - steady[0]["begin"]
     return {
-        "share": round(replica_s * len(waits) / elapsed_s, 4),
-        "units_in_steady_state": len(waits),
+        "share": round(replica_s * len(steady) / elapsed_s, 4),
+        "units_in_steady_state": len(steady),
         "gap_s": spread(gaps),
         "read_s": spread([event["end"] - event["begin"] for event in reads]),
         "readers": len({event["pid"] for event in reads}),
-        "seconds": round(time.monotonic() - began, 1),
-        "load_before_and_after": [round(load, 1), round(os.getloadavg()[0], 1)],
+        "seconds": round(time.monotonic() - started, 1),
+        "load_before_and_after": [round(load_before, 1), round(os.getloadavg()[0], 1)],
     }
 
 
@@ -123,8 +128,8 @@ def summary(work: Path, kind: str, runs: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def events(log: Path, stage: str) -> Events:
-    every = [json.loads(line) for line in log.read_text().splitlines()]
-    return [event for event in every if event["stage"] == stage]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [event for event in lines if event["stage"] == stage]
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -134,16 +139,17 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def write_scene(path: Path) -> Path:
-    """Smooth shapes and 4 bits of noise: deflate leaves three quarters, as of photographs."""
+    """Write smooth shapes with 4 bits of noise: deflate leaves three quarters, as with
+    photographs."""
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:BLOCK_PX, :BLOCK_PX] / 300
     width, height = COLUMNS * BLOCK_PX, ROWS * BLOCK_PX
-    half = path.with_suffix(".half")
+    unfinished = path.with_suffix(".half")
     with rasterio.open(
-        half,
+        unfinished,
         "w",
         driver="GTiff",
         width=width,
@@ -165,7 +171,7 @@ def write_scene(path: Path) -> Path:
                 noise = rng.integers(0, 16, (3, BLOCK_PX, BLOCK_PX), np.uint8)
                 values = shapes.astype(np.uint8) + noise
                 file.write(values, window=Window(column, row, BLOCK_PX, BLOCK_PX))
-    half.rename(path)
+    unfinished.rename(path)
     return path
 
 

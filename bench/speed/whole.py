@@ -4,12 +4,12 @@
                                 [--results PATH]
 
 Job: the Ray flow of `swath run` over one scene on local disk, B0 with 5 classes, each replica with
-a clock. Its rate is that of the replicas together in the steady state: of each, the windows of its
-units but the first, over the time from the end of that to the end of its last one, pauses included.
-Engine: as many processes at once, each looping over the windows of its share of the same pixels in
-memory, blended; loading does not count. The two take turns. With fewer replicas than cores the rest
-of the job has a core of its own; with as many, it has to share. The last line is one JSON document.
-Exit code 1: the lower end of a ratio's 95 % interval is below 0.95.
+a clock. Its rate is the sum of the replicas' rates in the steady state: a replica's windows, those
+of its first unit excluded, over the time from the end of that unit to the end of its last one,
+pauses included. Engine: the same number of processes, each looping over the windows of its part of
+the same pixels in memory, blended; loading does not count. The two take turns. With fewer replicas
+than cores the rest of the job has a core to itself; with as many, it has to share. The last line is
+one JSON document. Exit code 1: the lower end of a ratio's 95 % interval is below 0.95.
 """
 
 from __future__ import annotations
@@ -48,66 +48,65 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--replicas", default="1,2", help="how many, each measured for itself")
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    work: Path = given.work
+    options = parser.parse_args()
+    work: Path = options.work
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     scene = work / "in" / "scene.tif"
-    write_large(scene, given.size, TILED, width=given.size)
+    write_large(scene, options.size, TILED, width=options.size)
     checkpoint = saved(random_checkpoint(mit_config("b0", 5), seed=2), work / "checkpoint")
-    found = [
-        measured(scene, checkpoint, work, int(replicas), given.rounds)
-        for replicas in given.replicas.split(",")
+    measurements = [
+        measure(scene, checkpoint, work, int(replicas), options.rounds)
+        for replicas in options.replicas.split(",")
     ]
     document = json.dumps(
         {
             **machine("cuda" if torch.cuda.is_available() else "cpu", 1),
             "cores": len(os.sched_getaffinity(0)),
-            "scene": f"{given.size} x {given.size} px, b0, 5 classes, 512/384, float32",
-            "measured": found,
+            "scene": f"{options.size} x {options.size} px, b0, 5 classes, 512/384, float32",
+            "measured": measurements,
         }
     )
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
-    sys.exit(0 if all(each["job_of_engine"]["low"] >= ENOUGH for each in found) else 1)
+    sys.exit(0 if all(each["job_of_engine"]["low"] >= ENOUGH for each in measurements) else 1)
 
 
-def measured(
-    scene: Path, checkpoint: str, work: Path, replicas: int, rounds: int
-) -> dict[str, Any]:
-    """Job and engine, taking turns."""
+def measure(scene: Path, checkpoint: str, work: Path, replicas: int, rounds: int) -> dict[str, Any]:
+    """The rates of the job and of the engine alone, which take turns."""
     jobs: list[dict[str, Any]] = []
-    alone: list[float] = []
+    engine_rates: list[float] = []
     for _ in range(rounds):
         jobs.append(job(scene, checkpoint, work, replicas))
-        alone.append(engines(scene, checkpoint, replicas))
-        print("windows/s: job", jobs[-1], "engine", alone[-1], file=sys.stderr, flush=True)
-    rates = [float(each["windows_per_s"]) for each in jobs]
+        engine_rates.append(engines(scene, checkpoint, replicas))
+        print("windows/s: job", jobs[-1], "engine", engine_rates[-1], file=sys.stderr, flush=True)
+    job_rates = [float(each["windows_per_s"]) for each in jobs]
     return {
         "replicas": replicas,
-        "job_windows_per_s": spread(rates),
-        "engine_windows_per_s": spread(alone),
+        "job_windows_per_s": spread(job_rates),
+        "engine_windows_per_s": spread(engine_rates),
         # A rate's ratio the other way round is that of seconds per window.
-        "job_of_engine": times_faster(rates, alone),
+        "job_of_engine": times_faster(job_rates, engine_rates),
         "jobs": jobs,
     }
 
 
 def job(scene: Path, checkpoint: str, work: Path, replicas: int) -> dict[str, Any]:
-    """One run, in this process, and what its replicas left in the log."""
-    from bench.support import overlap_stages  # noqa: PLC0415  imports Ray
-    from pipeline.api import plan, run  # noqa: PLC0415
-    from pipeline.cluster import flow  # noqa: PLC0415
+    """The record of one run in this process, from its replicas' log."""
+    from bench.support import timed_stages  # noqa: PLC0415  imports Ray
+    from pipeline.api import plan, run_request  # noqa: PLC0415
+    from pipeline.cluster.stages import Stages  # noqa: PLC0415
+    from pipeline.driver.preparation import Request  # noqa: PLC0415
     from pipeline.settings import Execution  # noqa: PLC0415
 
-    vars(flow)["SegmentStage"] = overlap_stages.TimedStage
     log, out = work / "whole.log", work / "out"
     log.unlink(missing_ok=True)
     shutil.rmtree(out, ignore_errors=True)
-    os.environ[overlap_stages.LOG] = str(log)
-    execution, began = Execution(replicas=replicas), time.monotonic()
+    os.environ[timed_stages.LOG] = str(log)
+    execution, started = Execution(replicas=replicas), time.monotonic()
     planned = plan([str(scene)], checkpoint, SETTINGS, execution)
-    receipt = run([str(scene)], checkpoint, str(out), SETTINGS, execution)
+    request = Request([str(scene)], checkpoint, SETTINGS, execution)
+    receipt = run_request(request, str(out), stages=Stages(segment=timed_stages.TimedSegmentStage))
     if receipt.failures:
         raise RuntimeError(f"{out}: {receipt.failures}")
     segmented = sorted(events(log, "segment"), key=lambda event: (event["pid"], event["begin"]))
@@ -119,7 +118,7 @@ def job(scene: Path, checkpoint: str, work: Path, replicas: int) -> dict[str, An
         "windows_planned": planned.windows_computed,
         "windows_of_the_grid": planned.windows,
         "busy": round(sum(e["end"] - e["begin"] for e in segmented) / sum(map(lasted, units)), 4),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "bound_by": receipt.bounded_by,
     }
 
@@ -134,7 +133,7 @@ def lasted(units: list[dict[str, Any]]) -> float:
 
 
 def engines(scene: Path, checkpoint: str, replicas: int) -> float:
-    """Windows/s of all processes together."""
+    """Windows/s of the engine in all processes together."""
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(replicas)
     rates = context.SimpleQueue()
@@ -144,17 +143,18 @@ def engines(scene: Path, checkpoint: str, replicas: int) -> float:
     ]
     for process in processes:
         process.start()
-    found = [rates.get() for _ in processes]
+    per_process = [rates.get() for _ in processes]
     for process in processes:
         process.join()
-    return round(sum(found), 3)
+    return round(sum(per_process), 3)
 
 
 @torch.inference_mode()
 def engine(
     scene: Path, checkpoint: str, share: tuple[int, int], barrier: Barrier, rates: Any
 ) -> None:
-    """This share of the scene's rows, in memory; puts its windows/s into the queue."""
+    """Segment a part of the scene's rows in memory, and put the windows/s into the queue. share:
+    its number, and the number of parts."""
     from bench.support.contestants import ours  # noqa: PLC0415  only these processes need it
     from pipeline.planning.planner import BATCH  # noqa: PLC0415
 
@@ -168,9 +168,9 @@ def engine(
     segment(pixels_CHW[:, :1024, :1024])
     grid = WindowGrid.of(pixels_CHW.shape[2], rows, SETTINGS.window, SETTINGS.stride)
     barrier.wait(timeout=120)
-    began = time.monotonic()
+    started = time.monotonic()
     segment(pixels_CHW)
-    rates.put(grid.rows.count * grid.cols.count / (time.monotonic() - began))
+    rates.put(grid.rows.count * grid.cols.count / (time.monotonic() - started))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class ClusterDevices(NamedTuple):
 
     kind: str
     """The kind of device that replicas compute on: cpu or cuda."""
-    count: int
+    number: int
     """GPUs, or CPUs that replicas may take."""
     nodes_bytes: tuple[int, ...]
     """Memory that each node gives to processes."""
