@@ -1,4 +1,7 @@
-"""Checkpoints wherever they lie: transient failures are retried, and errors name the remedy."""
+"""Checkpoints on disk or in a store: transient failures are retried, errors name the remedy.
+
+Knows nothing of what is in a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ T = TypeVar("T")
 
 
 def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:
-    """What `read`, load_model or checkpoint_sha256, makes of it.
+    """What `read` (load_model, checkpoint_sha256, ...) returns for the checkpoint.
 
-    Raises CheckpointError for what is wrong with the checkpoint, UsageError where its store
-    refuses, TransientError where it does not answer.
+    Raises CheckpointError if the checkpoint is unusable, UsageError if its store refuses access,
+    TransientError if its store does not answer.
     """
 
     def attempt() -> T:

@@ -1,13 +1,13 @@
-"""What can go wrong in the pipeline. Knows no library.
+"""Errors of the pipeline, and where a command's warnings go. Knows no library.
 
 SwathError                 (segformer.errors) the root
 +-- CheckpointError        (segformer.errors)
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
-|   +-- DeniedError        these credentials may not do this to this file, or nobody can
+|   +-- DeniedError        access to one file is refused: to these credentials, or to everybody
 |   +-- UnseenError        a node of the cluster does not see a path
-+-- InputError             one input cannot be processed; the others go on
++-- InputError             one input cannot be processed; the others can
 +-- UnfinishedError        the run stopped before every unit had an outcome; run it again
-    +-- TransientError     what may pass: a store that does not answer
+    +-- TransientError     a store does not answer, or a connection was lost: a retry may help
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 LOG = logging.getLogger("swath")
-"""What a user should read while a command runs."""
+"""Warnings that a user should read while a command runs."""
 
 
 class UsageError(SwathError):
@@ -36,16 +36,17 @@ class UsageError(SwathError):
 
 
 class DeniedError(UsageError):
-    """A store lets nobody do this, or not with these credentials; a folder, a loop of links or a
-    name that is too long cannot be read as a file. It says nothing of other files."""
+    """Access to one file is refused, to these credentials or to everybody; or its path can never be
+    read as a file (a folder, a loop of links, a name that is too long). Says nothing about other
+    files."""
 
 
 class UnseenError(UsageError):
-    """A local path is not there on a node of the cluster. Known only once the output is there."""
+    """A local path does not exist on a node of the cluster. Raised only once the output exists."""
 
 
 class InputError(SwathError):
-    """One input is at fault: it is quarantined under `stage` with this message."""
+    """One input cannot be processed: it is quarantined under `stage` with this message."""
 
     def __init__(self, message: str, *, url: str, stage: str) -> None:
         super().__init__(message)
@@ -59,11 +60,12 @@ class InputError(SwathError):
 
 
 class UnfinishedError(SwathError):
-    """The run ended with units left open. Exit code 1."""
+    """The run stopped with units left open. Exit code 1."""
 
 
 class TransientError(UnfinishedError):
-    """What may pass: a store that does not answer, a lost connection. Exit code 1."""
+    """A transient failure: a store that does not answer, a lost connection. Exit code 1 if it
+    outlasts the retries."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(f"{cause}; the same command resumes the run")

@@ -1,4 +1,4 @@
-"""A thing that could not be processed. Plain values; knows no library."""
+"""An input or a block that could not be processed. Plain values; knows no library."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Failure:
-    """One thing that could not be processed: a row of `quarantine`."""
+    """An input, or a block of one, that could not be processed: a row of `quarantine`."""
 
     scene_id: str
     url: str
     stage: str
     """describe, read or segment."""
     window: str | None
-    """The rectangle concerned, `col_off,row_off widthxheight`; None: the whole input."""
+    """The block's core, `col_off,row_off widthxheight`; None: the whole input."""
     error: str
-    """The error's class; `crashed`, `timeout` or `memory` where the process ended instead."""
+    """The error's class, or `crashed`, `timeout` or `memory` if the process was lost instead."""
     message: str
 
     @property
     def pixels(self) -> int:
-        """Of the window; 0 where the whole input failed, which was never planned."""
+        """The number of pixels in the window; 0 if the whole input failed, which was never
+        planned."""
         if self.window is None:
             return 0
         width, height = self.window.split()[1].split("x")
@@ -34,7 +35,8 @@ class Failure:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An input whose header could not be read, in the version that could not be read."""
+    """An input whose header could not be read."""
 
     version: str
+    """The version of its bytes, as in Scene.version."""
     failure: Failure

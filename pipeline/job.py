@@ -1,4 +1,7 @@
-"""What decides the rows of an output, and is recorded with it."""
+"""A job: everything that decides the rows of an output, and is recorded with it.
+
+Knows nothing of where it is recorded.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +15,28 @@ from pipeline.settings import RESULT_VERSION, Settings
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the rows of an output; immutable once job.json is written."""
+    """Everything that decides the rows of an output; immutable once job.json is written."""
 
     settings: Settings
-    """With the batch settled."""
+    """With the batch chosen."""
     checkpoint: str
+    """Where the checkpoint was read from. Its contents decide, not its place."""
     checkpoint_sha256: str
     device: str
-    """cpu or cuda: rows are bit-equal per kind of device."""
+    """`cpu` or `cuda`: rows are bit-equal per kind of device."""
     class_names: tuple[str, ...]
+    """By class id, from the checkpoint."""
     class_colors: tuple[str | None, ...]
+    """By class id, `#rrggbb`; None: the checkpoint gives none."""
     result_version: int = RESULT_VERSION
 
     @property
     def fingerprint(self) -> str:
+        """A hash that is the same for jobs with the same rows."""
         return hashlib.sha256(json.dumps(self._deciding(), sort_keys=True).encode()).hexdigest()
 
     def _deciding(self) -> dict[str, Any]:
+        """What the rows depend on. Names and colors of classes come with the checkpoint."""
         return {
             **self.settings.to_json(),
             "checkpoint_sha256": self.checkpoint_sha256,
@@ -37,35 +45,37 @@ class Job:
         }
 
     def differences(self, other: Job) -> list[str]:
-        """What `other` would decide differently, in words."""
-        mine, theirs = self._deciding(), other._deciding()
-        words = {
-            **{
-                name: f"{name}: {_format_value(mine[name])} here, {_format_value(theirs[name])} asked for"
-                for name in mine
-            },
-            "checkpoint_sha256": f"another checkpoint: {self.checkpoint} here, as it was then,"
-            f" {other.checkpoint} asked for",
-        }
-        return [
-            words[name]
-            for name in mine
-            if json.dumps(mine[name]) != json.dumps(theirs[name])  # nan is the same as nan
-        ]
+        """One phrase for each difference from `other`, which is asked for."""
+        recorded, asked = self._deciding(), other._deciding()
+        phrases = []
+        for name, value in recorded.items():
+            if json.dumps(value) == json.dumps(asked[name]):  # as JSON, nan is the same as nan
+                continue
+            if name == "checkpoint_sha256":
+                phrases.append(
+                    f"another checkpoint: {self.checkpoint} here, as it was then,"
+                    f" {other.checkpoint} asked for"
+                )
+            else:
+                here, wanted = _setting_text(value), _setting_text(asked[name])
+                phrases.append(f"{name}: {here} here, {wanted} asked for")
+        return phrases
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "fingerprint": self.fingerprint}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        known = {name: fields[name] for name in cls.__dataclass_fields__}
-        known["settings"] = Settings.from_json(fields["settings"])
-        known["class_names"] = tuple(fields["class_names"])
-        known["class_colors"] = tuple(fields["class_colors"])
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """The job that `to_json` recorded; raises KeyError if a field is missing."""
+        known = {name: record[name] for name in cls.__dataclass_fields__}
+        known["settings"] = Settings.from_json(record["settings"])
+        known["class_names"] = tuple(record["class_names"])
+        known["class_colors"] = tuple(record["class_colors"])
         return cls(**known)
 
 
-def _format_value(value: Any) -> str:
+def _setting_text(value: Any) -> str:
+    """A setting's value for a message."""
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):

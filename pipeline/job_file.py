@@ -1,7 +1,8 @@
 """A job as a TOML file: INPUTs, checkpoint, output and the options of `run`, by their names.
 
-Its keys and types are the fields of Settings and Execution; what their values may be, these say.
-Knows where in its text a key stands, and how a job is written, nothing of what is done with it.
+Its keys and types are the fields of Settings and Execution, which also decide what values are
+possible. Knows on which line of the text a key is, and how a job is written, not what is done with
+it.
 """
 
 from __future__ import annotations
@@ -26,16 +27,18 @@ PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
 _HEAD = "# A job of Swath, as it was run: swath run --job FILE\n"
 _LEFT_OPEN = re.compile(r"character '\\n'|Unterminated|Unclosed|Expected '\]'|Expected \"'")
-"""What tomllib says then."""
+"""What tomllib's messages say if a quote or a bracket is not closed."""
 _SYNTAX = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a value may be."""
+    """A type of value."""
 
     words: str
+    """What a value must be, for messages."""
     fits: Callable[[Any], bool]
+    """Whether a TOML value is of this type."""
 
 
 def _is_whole(value: Any) -> bool:
@@ -69,13 +72,13 @@ _KINDS: dict[Any, _Kind] = {
 
 
 def _kinds() -> dict[str, _Kind]:
-    """Of every key."""
-    known = {"inputs": _Kind('a list of texts, one or more, such as ["/data"]', _list_of(_is_text))}
-    known |= dict.fromkeys(PATHS[1:], _TEXT)
-    for of in (Settings, Execution):
-        for name, hint in get_type_hints(of).items():
-            known[_key(name)] = next(k for t, k in _KINDS.items() if hint in (t, t | None))
-    return known
+    """The type of value of every key."""
+    kinds = {"inputs": _Kind('a list of texts, one or more, such as ["/data"]', _list_of(_is_text))}
+    kinds |= dict.fromkeys(PATHS[1:], _TEXT)
+    for options in (Settings, Execution):
+        for name, hint in get_type_hints(options).items():
+            kinds[_key(name)] = next(k for t, k in _KINDS.items() if hint in (t, t | None))
+    return kinds
 
 
 def _key(field: str) -> str:
@@ -84,17 +87,19 @@ def _key(field: str) -> str:
 
 @dataclass(frozen=True)
 class JobFile:
-    """One that has been read and checked."""
+    """A job file that has been read and checked."""
 
     name: str
-    """As it was named."""
+    """The path or URL as the user gave it."""
     text: str
+    """The whole file."""
     values: dict[str, Any]
     """By key. Paths are absolute or URLs."""
 
     @classmethod
     def read(cls, url: str, access: Access) -> Self:
-        """Raises UsageError, with the line, for what is no job; what `call_store` raises."""
+        """Read and check a file. Raises UsageError, which names the line, if it is not a job, and
+        what `call_store` raises."""
         fs, path = access.filesystem(url)
         try:
             text = bytes(call_store(url, lambda: fs.cat_file(path), access.patience_s)).decode()
@@ -104,40 +109,47 @@ class JobFile:
             raise UsageError(f"--job {error}; name a TOML file that can be read") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"--job {url}: not a text file in UTF-8") from error
-        file = cls(url, text, _parsed(url, text))
+        file = cls(url, text, _parse(url, text))
         file._check()
         folder = access.absolute(url).rpartition("/")[0]
         for key in set(PATHS) & file.values.keys():
             value = file.values[key]
             file.values[key] = (
-                [_from(folder, path) for path in value] if key == "inputs" else _from(folder, value)
+                [_resolve(folder, path) for path in value]
+                if key == "inputs"
+                else _resolve(folder, value)
             )
         return file
 
     def place(self, *keys: str) -> str:
-        """Where the key stands, or with several the last, which is in the table of the one before:
-        `job.toml, line 7`; where it does not, the file."""
-        begin = 1
+        """Where a key is set, as `job.toml, line 7`; several keys name a nested one, outermost
+        first. The file's name alone if it is not set.
+
+        tomllib keeps no positions, so this parses ever more lines until the key appears. That is
+        quadratic, but only for a message, and job files are short; a line number that is right for
+        every notation (dotted keys, tables, values of several lines) is worth it.
+        """
+        first = 1
         lines = self.text.splitlines(keepends=True)
         for number in range(1, len(lines) + 1):
             try:
                 so_far = tomllib.loads("".join(lines[:number]))
             except tomllib.TOMLDecodeError:
-                continue  # within a value of several lines
+                continue  # inside a value of several lines
             if _holds(so_far, keys):
-                return f"{self.name}, line {begin}"
-            begin = number + 1
+                return f"{self.name}, line {first}"
+            first = number + 1
         return self.name
 
     def _check(self) -> None:
-        known = _kinds()
+        kinds = _kinds()
         for key, value in self.values.items():
-            if key not in known:
-                near = get_close_matches(key.replace("_", "-").lower(), known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            if key not in kinds:
+                near = get_close_matches(key.replace("_", "-").lower(), kinds, 1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(kinds)}"
                 raise UsageError(f"{self.place(key)}: unknown key {key}; {hint}")
-            if not known[key].fits(value):
-                raise UsageError(f"{self.place(key)}: {key} must be {known[key].words}")
+            if not kinds[key].fits(value):
+                raise UsageError(f"{self.place(key)}: {key} must be {kinds[key].words}")
         self._check_access(self.values.get(OPTIONS, {}), OPTIONS)
 
     def _check_access(self, table: dict[str, Any], *keys: str) -> None:
@@ -151,6 +163,7 @@ class JobFile:
 
 
 def _holds(table: Any, keys: Sequence[str]) -> bool:
+    """Whether a table holds the nested key."""
     for key in keys:
         if not isinstance(table, dict) or key not in table:
             return False
@@ -158,22 +171,22 @@ def _holds(table: Any, keys: Sequence[str]) -> bool:
     return True
 
 
-def _parsed(name: str, text: str) -> dict[str, Any]:
+def _parse(name: str, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # Python 3.14 has them as attributes, too; "(at end of document)" has no line.
-        if found := _SYNTAX.fullmatch(str(error)):
-            what, line, column = found.groups()
-            where = f"{name}, line {line}: not TOML: {what} (column {column})"
+        if match := _SYNTAX.fullmatch(str(error)):
+            what, line, column = match.groups()
+            message = f"{name}, line {line}: not TOML: {what} (column {column})"
         else:
-            where = f"{name}, line {max(1, len(text.splitlines()))}: not TOML: {error}"
+            message = f"{name}, line {max(1, len(text.splitlines()))}: not TOML: {error}"
         hint = "; is a quote or a bracket left open?" if _LEFT_OPEN.search(str(error)) else ""
-        raise UsageError(f"{where}{hint}") from error
+        raise UsageError(f"{message}{hint}") from error
 
 
-def _from(folder: str, path: str) -> str:
-    """A relative path is one from the job file's folder."""
+def _resolve(folder: str, path: str) -> str:
+    """A path in a job file; relative ones start from the file's folder."""
     if "://" in path or path.startswith(("/", "~")) or not path.strip():
         return path
     return f"{folder}/{path}"
@@ -182,28 +195,29 @@ def _from(folder: str, path: str) -> str:
 def job_file_text(
     inputs: Sequence[str], checkpoint: str, output: str, settings: Settings, execution: Execution
 ) -> str:
-    """The job file that repeats a run. What was left to Swath is left out, but the batch."""
+    """The job file that repeats a run. Options that were left to Swath are omitted, except the
+    batch."""
     access = execution.access
     values: dict[str, Any] = {
         "inputs": [access.absolute(path) for path in inputs],
         "checkpoint": access.absolute(checkpoint),
         "output": access.absolute(output),
     }
-    for told in (settings, execution):
-        for field in fields(told):
-            values[_key(field.name)] = _plain(field.name, getattr(told, field.name))
+    for options in (settings, execution):
+        for field in fields(options):
+            values[_key(field.name)] = _toml_value(field.name, getattr(options, field.name))
     values[OPTIONS] = dict(access.options) or None
     return _HEAD + tomli_w.dumps(_without_none(values))
 
 
-def write_job_file(store: Store, name: str, text: str) -> None:
-    """A run's own job file stays beside its receipt; the latest run's stands at the top."""
-    for path in (f"runs/{name}.toml", "job.toml"):
+def write_job_file(store: Store, run_name: str, text: str) -> None:
+    """Write a run's job file beside its receipt, and as job.toml, which is the latest run's."""
+    for path in (f"runs/{run_name}.toml", "job.toml"):
         store.write(path, text.encode())
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A field's value as TOML has it."""
+def _toml_value(name: str, value: Any) -> Any:
+    """The value of a field as TOML, still with None."""
     if name == "replicas" and value is not None:
         return value if isinstance(value, int) else format_replicas(value)
     if isinstance(value, Share):
@@ -212,7 +226,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _without_none(value: Any) -> Any:
-    """TOML has no null."""
+    """The value without its None items: TOML has no null."""
     if isinstance(value, dict):
         return {k: _without_none(item) for k, item in value.items() if item is not None}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What has an outcome so far, for whoever watches a run. Plain numbers; knows no library."""
+"""The progress of a run, for whoever watches it. Plain numbers; knows no library."""
 
 from __future__ import annotations
 
@@ -7,44 +7,49 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """During: what has an outcome by now."""
+    """What has an outcome at one moment during a run."""
 
     done_px: int
-    """Segmented: what went to quarantine is counted apart."""
+    """Pixels segmented, by this run or earlier ones; quarantined pixels are counted separately."""
     total_px: int
+    """Pixels of the plan, or of this driver's share of it."""
     computed_px: int
-    """Segmented by this run, without what earlier runs left."""
+    """Pixels segmented by this run, without those of earlier runs."""
     elapsed_s: float
-    """Since the first unit of this run began; 0 before one has an outcome."""
+    """Time since the first unit of this run started; 0 before a unit has an outcome."""
     done_units: int
+    """Units with an outcome, from this run or earlier ones."""
     total_units: int
+    """Units of the plan, or of this driver's share of it."""
     notes: tuple[str, ...] = ()
-    """What a user should read before the work is done."""
+    """Warnings that a user should read before the work is done."""
     quarantined_px: int = 0
+    """Pixels in quarantine."""
     computed_units: int = 0
-    """By this run."""
+    """Units that this run computed."""
     quarantined: int = 0
     """Inputs in quarantine."""
     retries: int = 0
-    """Of this run."""
+    """Retries of this run, because a store did not answer."""
 
     @property
     def starting(self) -> bool:
-        """No unit has an outcome by this run yet, and some have none at all."""
+        """Whether units are open and this run has not finished its first one."""
         return self.elapsed_s == 0 and self.done_units < self.total_units
 
     @property
     def left_px(self) -> int:
-        """Without an outcome."""
+        """Pixels without an outcome."""
         return self.total_px - self.done_px - self.quarantined_px
 
     @property
     def megapixels_per_s(self) -> float:
+        """The speed of this run, all replicas together; 0 before a unit has an outcome."""
         return self.computed_px / 1e6 / self.elapsed_s if self.elapsed_s > 0 else 0.0
 
     @property
     def left_s(self) -> float | None:
-        """None while nothing has been computed yet."""
+        """Estimated time to the end; None while nothing has been computed yet."""
         if not self.left_px:
             return 0.0
         if not self.computed_px:

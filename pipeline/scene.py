@@ -1,6 +1,6 @@
-"""The nouns of the flow: Scene, Rect, Block, Unit. Knows no library and no file.
+"""A scene, and a rectangle of its pixels. Knows no library and no file.
 
-With slots where a plan holds hundreds of thousands.
+The classes have slots, because a plan holds hundreds of thousands of them.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Affine6 = tuple[float, float, float, float, float, float]
+"""a to f of rasterio's Affine: x = a * col + b * row + c, y = d * col + e * row + f."""
 IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 RASTER = "raster"
 """The source of single image files."""
@@ -15,19 +16,25 @@ RASTER = "raster"
 
 @dataclass(frozen=True, order=True, slots=True)
 class Rect:
-    """A pixel rectangle, in the words of rasterio's Window."""
+    """A pixel rectangle of a scene, with the names of rasterio's Window."""
 
     col_off: int
+    """The first column, counted from 0 at the left edge of the scene."""
     row_off: int
+    """The first row, counted from 0 at the top."""
     width: int
+    """The number of columns."""
     height: int
+    """The number of rows."""
 
     @property
     def col_end(self) -> int:
+        """The column after the last one."""
         return self.col_off + self.width
 
     @property
     def row_end(self) -> int:
+        """The row after the last one."""
         return self.row_off + self.height
 
     @property
@@ -35,6 +42,7 @@ class Rect:
         return self.width * self.height
 
     def __str__(self) -> str:
+        """`512,0 1024x512`: col_off, row_off, width, height."""
         return f"{self.col_off},{self.row_off} {self.width}x{self.height}"
 
 
@@ -43,29 +51,34 @@ class Scene:
     """One raster on one pixel grid, as its header describes it."""
 
     scene_id: str
-    """The path relative to its INPUT."""
+    """The path relative to its INPUT; unique in the archive."""
     url: str
+    """The file: an absolute local path, or a URL."""
     version: str
     """Identity of the bytes, side-cars included: ETags, or sizes and modification times."""
     sidecars: tuple[str, ...]
-    """Files beside it that say more of it: a mask, a place."""
+    """Names of the files beside it that complete it: a mask, a georeference."""
     width: int
+    """The number of pixel columns."""
     height: int
+    """The number of pixel rows."""
     bands: tuple[int, ...]
     """The bands that feed the network, 1-based, in the order of its channels."""
     dtype: str
-    """numpy's name of the stored type."""
+    """numpy's name for the stored type."""
     nodata: float | None
-    """--nodata, which overrides what the file says; None: the file's own mask holds."""
+    """--nodata, which overrides the file's own nodata value; None: the file's own mask applies."""
     crs: str | None
-    """What CRS.from_user_input takes: an authority code on exact match, else WKT."""
+    """As CRS.from_user_input takes it: an authority code on exact match, else WKT; None: the file
+    has none."""
     transform: Affine6
-    """a to f of rasterio's Affine; the identity where the file has none."""
+    """From pixels to coordinates of the CRS; the identity if the file has none."""
     datetime: str | None
+    """When the image was taken, as the file says; None: it does not say."""
     striped: bool
     """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
     alpha: tuple[int, ...] = ()
-    """Those of the bands that the file itself calls alpha."""
+    """The bands, 1-based, that the file itself declares as alpha."""
     source: str = RASTER
     """The source that reads it: a name in `pipeline.imagery.source.SOURCES`. Plans written before
     there were several sources lack it, and hold image files only."""
@@ -80,6 +93,6 @@ class Scene:
 
 
 def tile_transform(transform: Affine6, col_off: int, row_off: int) -> Affine6:
-    """The transform of the grid whose origin is pixel (col_off, row_off) of the given one."""
+    """The transform of the grid that starts at pixel (col_off, row_off) of `transform`'s grid."""
     a, b, c, d, e, f = transform
     return (a, b, a * col_off + b * row_off + c, d, e, d * col_off + e * row_off + f)

@@ -1,4 +1,8 @@
-"""What a job is told. Settings decide the rows and are recorded; Execution does not."""
+"""The options of a job, and the constants that several rooms share.
+
+Settings decide the rows and are recorded; Execution and Trial do not. Knows what values are
+possible, not what is done with them.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 
 RESULT_VERSION = 4
-"""Raised whenever the same inputs and settings would give other rows."""
+"""To be raised whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""
 ROW_GROUP_ROWS = 256
@@ -21,14 +25,15 @@ GDAL_CACHE_BYTES = 128 << 20
 """Decoded tiles that GDAL may keep per process: a row of 512-px tiles of a scene 20,000 px wide
 in three bands of two bytes is 61 MB. (GDAL's default is 5 % of the machine, in every process.)"""
 DTYPES = ("float32", "bfloat16", "float16")
+"""The network's arithmetic, by numpy's and torch's names."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Options of `run` that decide the result. Fields are named after the options."""
+    """The options of `run` that decide the rows. Fields are named after the options."""
 
     window: int = 512
-    """Edge of the square the network sees, in pixels."""
+    """Edge of the square that the network sees, in pixels."""
     stride: int = 384
     """Step between window origins, in pixels."""
     dtype: str = "float32"
@@ -36,10 +41,11 @@ class Settings:
     batch: int | None = None
     """Windows per forward pass; None: chosen for the device, then recorded."""
     bands: tuple[int, ...] | None = None
-    """1-based band of each channel; None: by colour interpretation, else the first ones."""
+    """The 1-based band of each channel; None: by color interpretation, else the first ones."""
     scale: float | None = None
-    """For scenes that are not uint8: value * scale + offset takes the place of value / 255."""
+    """For scenes that are not uint8: value * scale + offset replaces value / 255."""
     offset: float | None = None
+    """See `scale`; None: 0."""
     nodata: float | None = None
     """Overrides the nodata value of every input."""
 
@@ -48,16 +54,16 @@ class Settings:
             raise UsageError(f"--window {self.window}: the network needs at least 32 px")
         if not 1 <= self.stride <= self.window:
             raise UsageError(
-                f"--stride {self.stride}: must lie between 1 and the window of {self.window} px,"
-                " or pixels would be left out"
+                f"--stride {self.stride}: must be between 1 and the window of {self.window} px,"
+                " or pixels would be skipped"
             )
         if self.dtype not in DTYPES:
             raise UsageError(f"--dtype {self.dtype}: choose one of {', '.join(DTYPES)}")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"--batch {self.batch}: must be at least 1")
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
-            given = ",".join(map(str, self.bands))
-            raise UsageError(f"--bands '{given}': bands count from 1, e.g. --bands 4,3,2")
+            bands = ",".join(map(str, self.bands))
+            raise UsageError(f"--bands '{bands}': bands count from 1, e.g. --bands 4,3,2")
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if value is not None and not math.isfinite(value):
                 raise UsageError(f"--{name} {value}: must be a finite number")
@@ -70,39 +76,41 @@ class Settings:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Self:
-        bands = fields["bands"]
-        return cls(**dict(fields, bands=None if bands is None else tuple(bands)))
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        bands = record["bands"]
+        return cls(**dict(record, bands=None if bands is None else tuple(bands)))
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Options of `run` that do not decide the result."""
+    """The options of `run` that do not decide the rows. Fields are named after the options."""
 
     block: int | None = None
     """Edge of a block's core in pixels, a multiple of the mask tile; None: planned."""
     replicas: int | tuple[int, int] | None = None
-    """Loaded models, or the fewest and the most of a pool that grows with the work; None: two per
-    GPU, or one per CPU core."""
+    """The number of loaded models, or the minimum and maximum of a pool that grows with the work;
+    None: two per GPU, or one per CPU core."""
     runner: str = "ray"
-    """"ray", or "local": a plain loop in this process."""
+    """`ray`, or `local`: a plain loop in this process."""
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
     unit_timeout: float = 900.0
-    """Seconds after which a unit that does not get on is taken to hang; waiting for a store does
-    not count."""
+    """Seconds without progress after which a unit is considered hung; waiting for a store does not
+    count."""
     max_quarantined: int | None = None
-    """More inputs in quarantine stop the run; None: 100, or 1 % of the plan where that is more."""
+    """The number of inputs in quarantine beyond which the run stops; None: 100, or 1 % of the plan
+    if that is more."""
     retry_quarantined: bool = False
-    """Whether quarantined inputs that have not changed are tried again; changed ones always are."""
+    """Whether quarantined inputs that have not changed are retried; changed ones always are."""
     shards: Share = ALL_SHARDS
-    """The part of the shards that this driver computes, beside others on the same output."""
+    """The part of the shards that this driver computes, beside other drivers of the same output."""
     max_hours: float | None = None
-    """After which nothing more is begun; None: no limit."""
+    """Hours after which no new unit is started; None: no limit."""
     price_per_hour: float | None = None
-    """Of all machines of the run together, in any currency; None: nothing is said of cost."""
+    """The price of all machines of the run together, in any currency; None: costs are not
+    estimated."""
     access: Access = DEFAULT_ACCESS
-    """How remote files are reached."""
+    """How remote files are reached: --storage-options."""
 
     def __post_init__(self) -> None:
         if self.block is not None and (self.block < MASK_TILE_PX or self.block % MASK_TILE_PX):
@@ -111,10 +119,11 @@ class Execution:
                 f"--block {self.block}: must be a multiple of the mask tile of {MASK_TILE_PX} px;"
                 f" try {below}"
             )
-        least, most = self.pool or (1, 1)
-        if not 1 <= least <= most:
+        fewest, most = self.pool or (1, 1)
+        if not 1 <= fewest <= most:
             raise UsageError(
-                f"--replicas {format_replicas(self.replicas)}: must be at least 1, and MIN:MAX in order"
+                f"--replicas {format_replicas(self.replicas)}: must be at least 1, and MIN:MAX in"
+                " order"
             )
         if self.unit_timeout < 1:
             raise UsageError(f"--unit-timeout {self.unit_timeout:g}: must be at least 1 s")
@@ -129,42 +138,44 @@ class Execution:
             raise UsageError(f"--runner {self.runner}: choose ray or local")
         if self.runner == "local" and (self.address or most > 1):
             raise UsageError(
-                "--runner local is one replica in this process: leave --address and --replicas out"
+                "--runner local is one replica in this process: omit --address and --replicas"
             )
 
     @property
     def pool(self) -> tuple[int, int] | None:
-        """The fewest replicas and the most."""
+        """The minimum and the maximum number of replicas; None: chosen for the machine."""
         if isinstance(self.replicas, int):
             return self.replicas, self.replicas
         return self.replicas
 
 
 def format_replicas(replicas: int | tuple[int, int] | None) -> str:
-    """As --replicas takes it."""
+    """The value of --replicas on the command line: `4`, or `2:8` for a pool."""
     return f"{replicas}" if isinstance(replicas, int) else ":".join(map(str, replicas or ()))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Options of `plan` by which it computes something on this machine."""
+    """The options of `plan` that make it compute something on this machine. Fields are named after
+    the options."""
 
     calibrate: bool = False
-    """Whether the time of a window is measured."""
+    """Whether to measure the time of a window."""
     sample: int = 0
-    """Blocks that are segmented, to be looked at."""
+    """The number of blocks to segment, for somebody to look at."""
     sample_to: str | None = None
-    """The folder of their pictures."""
+    """The folder for their pictures."""
 
     def __post_init__(self) -> None:
         if self.sample < 0:
             raise UsageError(f"--sample {self.sample}: must not be negative")
         if self.sample and not self.sample_to:
             raise UsageError(
-                f"--sample {self.sample}: name the folder of the pictures: --sample-to FOLDER"
+                f"--sample {self.sample}: name a folder for the pictures: --sample-to FOLDER"
             )
         if self.sample_to and not self.sample:
             raise UsageError(f"--sample-to {self.sample_to}: say how many: --sample 5")
 
 
 NO_TRIAL = Trial()
+"""A plan from headers alone."""

@@ -29,7 +29,7 @@ from pipeline.storage.access import Access
 from pipeline.storage.errors import storage_errors
 from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
-from pipeline.unit import Block, Pixels, ValueRange, ReadUnit, SegmentedUnit, Unit, failure_of
+from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Unit, ValueRange, failure_of
 
 T = TypeVar("T")
 
@@ -73,7 +73,9 @@ class Segmentation:
         MemoryError.
         """
         started, tries = time.perf_counter(), retries_so_far()
-        blocks = tuple(try_block(block, "read", partial(self._pixels, block)) for block in unit.blocks)
+        blocks = tuple(
+            try_block(block, "read", partial(self._pixels, block)) for block in unit.blocks
+        )
         brightness = self._brightness(unit, blocks)
         seconds, retries = time.perf_counter() - started, retries_so_far() - tries
         return ReadUnit(unit, blocks, seconds, retries, brightness)

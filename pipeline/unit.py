@@ -1,5 +1,8 @@
-"""What a unit is between the stages: read, then segmented. Arrays and plain values, no library's
-types, so that a reader's process need not load the network's library."""
+"""A unit of work, and its forms between the stages: planned, read, segmented, done.
+
+Arrays and plain values, no library's types, so that a process that reads need not load the
+network's library.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +19,38 @@ from pipeline.failure import Failure
 from pipeline.scene import Rect, Scene
 
 CONFIDENCE_SCALE = 65535
-"""A probability of 1 as the integer in which confidences are summed."""
+"""Confidences are summed as integers: this stands for a probability of 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A unit's share of one scene: the core whose mask it produces."""
+    """The part of one scene that a unit produces the mask of."""
 
     scene: Scene
+    """The scene, whose grid the windows are laid over."""
     core: Rect
+    """The pixels of the mask; they are read with a halo (WindowGrid.read_rect)."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one row of the flow carries: one block of a large scene, or several small scenes."""
+    """The unit of work, of output and of resume: a block of a large scene, or several small
+    scenes."""
 
     shard: str
+    """The id of the shard that the unit belongs to."""
     blocks: tuple[Block, ...]
+    """One block, or one for each of the small scenes."""
 
     @property
     def pixels(self) -> int:
+        """The number of pixels in the cores."""
         return sum(block.core.pixels for block in self.blocks)
 
     @cached_property
     def unit_id(self) -> str:
-        """A hash of what the unit consists of, so that a retry overwrites itself."""
+        """A hash of the unit's blocks and their versions, so that a second run of the unit
+        overwrites the file of the first."""
         parts = [f"{b.scene.scene_id}\0{b.scene.version}\0{b.core}" for b in self.blocks]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
@@ -55,70 +65,76 @@ class Pixels:
 
     values_CHW: np.ndarray
     """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
-    float data, where another band has a value."""
+    float data if another band has a value."""
     valid_HW: np.ndarray
     """bool, True = data."""
     rect: Rect
-    """Where in the scene; inside it."""
+    """The rectangle, inside the scene."""
 
 
 @dataclass(frozen=True)
 class ReadUnit:
-    """A unit with, for each of its blocks, its pixels or why there are none."""
+    """A unit after reading."""
 
     unit: Unit
     blocks: tuple[Pixels | Failure, ...]
+    """The pixels of each block, or why there are none."""
     read_s: float
+    """Seconds of reading."""
     retries: int = 0
-    """How often something was tried again while reading."""
+    """Retries while reading."""
     brightness: ValueRange | None = None
-    """Of the pixels that --scale is for; None: there are none."""
+    """The range of the pixels that --scale applies to; None: there are none."""
 
 
 @dataclass(frozen=True)
 class GpuUse:
-    """What a replica's GPU says of the time in which it segmented a unit."""
+    """The use of a replica's GPU while the replica segmented a unit."""
 
     peak_bytes: int
-    """Of its memory that the process held at once, since it began."""
+    """The peak of GPU memory held by the process since it started."""
     busy: float | None
-    """Share of the time in which it computed, 0 to 1; None: NVML does not say."""
+    """The fraction of the time that the GPU computed, 0 to 1; None: NVML does not say."""
 
 
 @dataclass(frozen=True)
 class Stitched:
-    """The blended core of a block.
-
-    class_ids_HW: uint8, or uint16 above 255 classes; nodata where the scene has no data.
-    confidence_TK, samples_TK: int64, for each mask tile of the core (row by row) and class: the sum
-    of the winner's probability, as integers out of CONFIDENCE_SCALE, over the sampled pixels, and
-    how many those are.
-    """
+    """The result of a block: the blended core. T is the mask tiles of the core, row by row; K the
+    classes."""
 
     class_ids_HW: np.ndarray
+    """uint8, or uint16 above 255 classes; nodata where the scene has no data."""
     confidence_TK: np.ndarray
+    """int64: the sum of the winner's probability over the sampled pixels of each tile and winning
+    class, in units of 1 / CONFIDENCE_SCALE."""
     samples_TK: np.ndarray
+    """int64: the number of those pixels."""
 
 
 @dataclass(frozen=True)
 class SegmentedUnit:
-    """A unit with, for each of its blocks, its class ids or why there are none."""
+    """A unit after segmentation."""
 
     unit: Unit
     blocks: tuple[Stitched | Failure, ...]
+    """The result of each block, or why there is none."""
     windows: int
+    """The number of windows computed."""
     read_s: float
+    """Seconds of reading."""
     segment_s: float
+    """Seconds of segmenting."""
     retries: int
+    """Retries so far."""
     gpu: GpuUse | None = None
     """None on a CPU."""
     brightness: ValueRange | None = None
-    """As it was read."""
+    """As in ReadUnit."""
 
 
 @dataclass(frozen=True)
 class UnitOutcome:
-    """What came of a unit, as the footer of its file records it."""
+    """The outcome of a unit, as the footer of its file records it."""
 
     failures: tuple[Failure, ...]
     """The blocks that could not be processed."""
@@ -129,22 +145,26 @@ class UnitOutcome:
     area_m2: float
     """The area of all valid pixels that have a place on Earth."""
     read_s: float
+    """Seconds of reading."""
     segment_s: float
+    """Seconds of segmenting."""
     finish_s: float
-    """Seconds up to the writing of the file."""
+    """Seconds of finishing, up to the writing of the file."""
     retries: int
+    """Retries of all stages."""
     gpu_bytes: int | None
     """The peak of GPU memory in bytes, as in GpuUse; None on a CPU."""
     gpu_busy: float | None
     """The GPU's utilisation, as in GpuUse."""
     brightness: ValueRange | None
+    """As in ReadUnit."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """Keys of earlier versions that are no longer read are ignored."""
+        """The outcome in a record; keys of earlier versions that are no longer read are ignored."""
         known = {field.name: record[field.name] for field in fields(cls)}
         known["failures"] = tuple(Failure(**row) for row in record["failures"])
         brightness = record["brightness"]
@@ -153,16 +173,19 @@ class UnitOutcome:
 
 
 def mask_dtype(num_classes: int) -> np.dtype:
-    """uint8 leaves 255 for nodata, so 255 classes fit; beyond that uint16."""
+    """The dtype of class ids: uint8 for up to 255 classes, since 255 is nodata; beyond that
+    uint16, little-endian."""
     return np.dtype(np.uint8) if num_classes <= 255 else np.dtype("<u2")
 
 
 def nodata_value(num_classes: int) -> int:
+    """The class id of pixels without data: the largest of the dtype."""
+    """The class id of pixels without data: the largest of the dtype."""
     return int(np.iinfo(mask_dtype(num_classes)).max)
 
 
 def failure_of(error: InputError, block: Block, name: str | None = None) -> Failure:
-    """The quarantine row of a block; `name` is the error's where it has no class of its own."""
+    """The quarantine row of a block. `name` replaces the name of the error's class."""
     return Failure(
         scene_id=block.scene.scene_id,
         url=block.scene.url,

@@ -15,8 +15,9 @@ from PIL import Image
 import pipeline.trial.calibration
 from jobs.cli import main
 from pipeline.api import plan, run
-from pipeline.driver.survey import PlannedInputs, survey
-from pipeline.engine.device import devices_here
+from pipeline.driver.planned_inputs import PlannedInputs
+from pipeline.driver.survey import survey_inputs
+from pipeline.engine.device import local_devices
 from pipeline.errors import UsageError
 from pipeline.estimate import Estimate
 from pipeline.job import Job
@@ -79,7 +80,7 @@ def test_the_hours_rest_on_what_was_measured(archive: Path, small_checkpoint: st
 def test_as_many_replicas_are_measured_as_there_would_be(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.trial.calibration, "devices_here", lambda: ("cpu", 2))
+    monkeypatch.setattr(pipeline.trial.calibration, "local_devices", lambda: ("cpu", 2))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
     trial = Trial(calibrate=True)
@@ -116,7 +117,7 @@ def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: 
 def test_another_kind_of_device_is_not_measured(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.trial.calibration, "devices_here", lambda: ("cuda", 1))
+    monkeypatch.setattr(pipeline.trial.calibration, "local_devices", lambda: ("cuda", 1))
     with pytest.raises(UsageError, match=r"this machine's cuda, but the replicas run on cpu"):
         plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=Trial(calibrate=True))
 
@@ -133,7 +134,7 @@ def test_the_last_units_leave_replicas_without_work(
 
 def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
     known = PlannedInputs.of(recorded(None), retry=False)
-    scenes = survey([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
+    scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
     blocks = list(draw_blocks(scenes, 200))
     assert blocks == list(draw_blocks(scenes, 200))
     assert len(set(map(_place, blocks))) == len(blocks)
@@ -159,7 +160,7 @@ def test_samples_are_what_the_run_makes_of_these_blocks(
     assert len(found) == 4
     run([str(archive)], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     masks = {
-        name: _mask(tmp_path / "out", name) for name in ("hollow.tif", "full.tif", "small.tif")
+        name: mask_of(tmp_path / "out", name) for name in ("hollow.tif", "full.tif", "small.tif")
     }
     colors = palette((None,) * 4)
     for sample in found:
@@ -188,7 +189,7 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint: str) -> None:
-    settings, device = replace(SETTINGS, batch=16), devices_here()[0]
+    settings, device = replace(SETTINGS, batch=16), local_devices()[0]
     other = "cpu" if device == "cuda" else "cuda"
     there, here = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
@@ -199,11 +200,6 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     used = _here(Segmentation(there, LOCAL.access, budget, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
     assert _here(Segmentation(here, LOCAL.access, budget, 900)).job == here
-
-
-def _mask(output: Path, scene_id: str) -> np.ndarray:
-    sizes = {"hollow.tif": (2600, 2200), "full.tif": (1300, 1100), "small.tif": (200, 150)}
-    return mask_of(output, scene_id, *sizes[scene_id])
 
 
 def _slices(window: str) -> tuple[slice, slice]:
@@ -277,7 +273,7 @@ def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sample", "2"], "name the folder of the pictures: --sample-to FOLDER"),
+        (["--sample", "2"], "name a folder for the pictures: --sample-to FOLDER"),
         (["--sample-to", "x"], "say how many: --sample 5"),
         (["--sample", "-1"], "must not be negative"),
         (["--price-per-hour", "-1"], "must be a number, 0 or more"),
