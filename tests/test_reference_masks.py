@@ -59,7 +59,7 @@ def test_mask_equals_the_reference(
     execution = Execution(runner="local", block=1024)
     run([str(tmp_path / "in")], b0_checkpoint, str(tmp_path / "out"), Settings(), execution)
 
-    mask = mask_of(tmp_path / "out", "scene.tif", width, height)
+    mask = mask_of(tmp_path / "out", "scene.tif")
     expected = reference(load_model(b0_checkpoint), values_CHW, valid_HW)
     assert ((mask == 255) == ~valid_HW).all()
     assert len(np.unique(expected)) > 1

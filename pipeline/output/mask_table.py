@@ -21,9 +21,8 @@ from pipeline.unit import mask_dtype
 
 _SMALL_COLUMNS = ["scene_id", "col_off", "row_off", "width", "height"]
 _BATCH_ROWS = 16
-"""Masks decoded at once: 4 MB of 8-bit ones. A data page holds four."""
-_BUFFER_BYTES = 1 << 20
-"""How much of a column is read at a time; without a limit, all that a row group has of it."""
+"""Masks copied out of a row group at once. (Arrow writes those of a row group as one page, which is
+decompressed as a whole.)"""
 _CACHED_GROUPS = 4096
 """The largest number of row groups whose tiles' places are kept: a million tiles, 24 MB."""
 _LAST_TEXT = "\U0010ffff"
@@ -59,7 +58,7 @@ class MaskTable:
     def __init__(self, output: Output, shard_id: str) -> None:
         """Raises UsageError if the table is gone."""
         self._file = output.open_table("masks", shard_id)
-        self._table = pq.ParquetFile(self._file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        self._table = pq.ParquetFile(self._file, pre_buffer=False)
         self._dtype = mask_dtype(len(output.job.class_names))
         self._scene_G = self._spans("scene_id", ("", _LAST_TEXT))
         self._col_G = self._spans("col_off", (0, np.inf))

@@ -35,7 +35,8 @@ class SceneMask:
         with SceneMask.open(output, "2026/a.tif") as mask:
             ids_HW = mask.read(Rect(0, 0, 1000, 1000))
 
-    It shows the table as it was when it was opened. A read holds its result and 16 mask tiles.
+    On disk it shows the table as it was when it was opened. A read holds its result and the masks
+    of one row group, compressed and decompressed: 64 MB, or 128 MB above 255 classes.
     """
 
     scene_id: str

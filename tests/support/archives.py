@@ -8,7 +8,8 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from tests.support.outputs import rows
+from pipeline.output.layout import Output
+from pipeline.output.masks import SceneMask
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -52,14 +53,7 @@ def write_scene(  # noqa: PLR0913 - what a raster can be
     return path
 
 
-def mask_of(output: Path, scene_id: str, width: int, height: int) -> np.ndarray:
-    """A scene's class ids put together from its mask tiles; nodata where there is no tile."""
-    tiles = [row for row in rows(output, "masks").to_pylist() if row["scene_id"] == scene_id]
-    mask = np.full((height, width), tiles[0]["nodata"], tiles[0]["mask_dtype"])
-    for tile in tiles:
-        shape = (tile["height"], tile["width"])
-        here = np.s_[tile["row_off"] :, tile["col_off"] :]
-        mask[here][: shape[0], : shape[1]] = np.frombuffer(
-            tile["mask"], tile["mask_dtype"]
-        ).reshape(shape)
-    return mask
+def mask_of(output: Path, scene_id: str) -> np.ndarray:
+    """A published scene's class ids."""
+    with SceneMask.open(Output.open(str(output)), scene_id) as mask:
+        return mask.read(mask.rect)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,6 +44,20 @@ def rows(output: Place, table: str) -> pa.Table:
     parts = [read(output, name) for name in names if name.endswith(".parquet")]
     whole = pa.concat_tables([pq.read_table(pa.BufferReader(part)) for part in parts])
     return whole.sort_by([(name, "ascending") for name in ORDER[table]])
+
+
+def mask_by_rows(output: Place, scene_id: str, width: int, height: int) -> np.ndarray:
+    """A scene's class ids put together from its mask tiles; nodata where there is no tile.
+    What SceneMask is tested against."""
+    tiles = [row for row in rows(output, "masks").to_pylist() if row["scene_id"] == scene_id]
+    mask = np.full((height, width), tiles[0]["nodata"], tiles[0]["mask_dtype"])
+    for tile in tiles:
+        shape = (tile["height"], tile["width"])
+        here = np.s_[tile["row_off"] :, tile["col_off"] :]
+        mask[here][: shape[0], : shape[1]] = np.frombuffer(
+            tile["mask"], tile["mask_dtype"]
+        ).reshape(shape)
+    return mask
 
 
 def differences(one: Place, other: Place, *tables: str) -> list[str]:

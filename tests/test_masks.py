@@ -1,0 +1,327 @@
+"""A scene's mask read back from the tables: the ids that were published, and what that reads."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.failure import Failure, Rejected
+from pipeline.grid import cores, mask_tiles
+from pipeline.job import Job
+from pipeline.output.layout import Output, table_path, write_unit
+from pipeline.output.masks import SceneMask, scene_masks
+from pipeline.output.publishing import publish
+from pipeline.output.shard import Shard
+from pipeline.output.unit_file import unit_file
+from pipeline.scene import Rect, Scene
+from pipeline.settings import Settings
+from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
+from tests.support.outputs import mask_by_rows
+
+BLOCK_PX = 1024
+TRANSFORM = (10.0, 0.0, 5e5, 0.0, -10.0, 5e6)
+
+Maps = dict[str, np.ndarray]
+"""scene_id -> class ids [H, W]."""
+
+
+def random_ids(width: int, height: int, classes: int, seed: int) -> np.ndarray:
+    """Patches of a few classes; about a third of the patches has no data."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(np.uint8) if classes <= 255 else np.dtype("<u2")
+    edge = int(rng.integers(100, 700))
+    shape = height // edge + 1, width // edge + 1
+    coarse = rng.integers(0, classes, shape).astype(dtype)
+    coarse[rng.random(shape) < 0.3] = np.iinfo(dtype).max
+    return np.kron(coarse, np.ones((edge, edge), dtype))[:height, :width].copy()
+
+
+def create(folder: Path | str, classes: int = 5) -> Output:
+    names = tuple(f"class {k}" for k in range(classes))
+    job = Job(Settings(batch=1), "/model", "0" * 64, "cpu", names, (None,) * classes)
+    return Output.create(str(folder), job)
+
+
+def shard_of(
+    shard_id: str,
+    maps: Maps,
+    rejected: Sequence[str] = (),
+    retries: dict[str, tuple[str, ...]] | None = None,
+    crs: str | None = "EPSG:32633",
+) -> Shard:
+    scenes = tuple(
+        Scene(
+            *(name, f"/in/{name}", "1-2", (), ids_HW.shape[1], ids_HW.shape[0], (1, 2, 3), "uint8"),
+            *(None, crs, TRANSFORM, None, False),
+        )
+        for name, ids_HW in maps.items()
+    )
+    units = tuple(
+        Unit(shard_id, (Block(scene, core),))
+        for scene in scenes
+        for core in cores(scene.width, scene.height, BLOCK_PX, BLOCK_PX)
+    )
+    failures = [Failure(n, f"/in/{n}", "describe", None, "E", "no header") for n in rejected]
+    bad = tuple(Rejected("1-2", failure) for failure in failures)
+    return Shard(shard_id, scenes, units, bad, retries or {})
+
+
+def write_units(output: Output, shard: Shard, maps: Maps, failing: Sequence[Rect] = ()) -> None:
+    classes = len(output.job.class_names)
+    for unit in shard.units:
+        (block,) = unit.blocks
+        scene_id, core = block.scene.scene_id, block.core
+        counts = np.zeros((len(list(mask_tiles(core))), classes), np.int64)
+        ids_HW = maps[scene_id][core.row_off : core.row_end, core.col_off : core.col_end]
+        result: Stitched | Failure = Stitched(ids_HW, counts, counts)
+        if core in failing:
+            result = Failure(scene_id, block.scene.url, "read", str(core), "E", "torn")
+        data = unit_file(SegmentedUnit(unit, (result,), 1, 0.0, 0.0, 0))
+        write_unit(output.store, unit, data, failed=core in failing)
+
+
+def publish_maps(output: Output, shard_id: str, maps: Maps, **how: Any) -> None:
+    failing = how.pop("failing", ())
+    shard = shard_of(shard_id, maps, **how)
+    output.append([shard])
+    write_units(output, shard, maps, failing)
+    publish(output, shard)
+
+
+@st.composite
+def rects(draw: st.DrawFn, width: int, height: int) -> Rect:
+    left, right = sorted(draw(st.sets(st.integers(0, width), min_size=2, max_size=2)))
+    top, bottom = sorted(draw(st.sets(st.integers(0, height), min_size=2, max_size=2)))
+    return Rect(left, top, right - left, bottom - top)
+
+
+def cut(ids_HW: np.ndarray, rect: Rect) -> np.ndarray:
+    return ids_HW[rect.row_off : rect.row_end, rect.col_off : rect.col_end]
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_any_window_of_any_scene_is_what_was_published(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    classes = data.draw(st.sampled_from([5, 300]))
+    sides, seed = st.integers(1, 1600), data.draw(st.integers(0, 10**6))
+    sizes = data.draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=3))
+    maps = {f"{n}.tif": random_ids(*size, classes, seed + n) for n, size in enumerate(sizes)}
+    output = create(tmp_path_factory.mktemp("masks") / "out", classes)
+    shards = data.draw(st.integers(1, len(maps)))
+    for number in range(shards):
+        publish_maps(output, f"{number:06d}", dict(list(maps.items())[number::shards]))
+    for name, ids_HW in maps.items():
+        height, width = ids_HW.shape
+        with SceneMask.open(output, name) as mask:
+            assert (mask.width, mask.height) == (width, height)
+            assert (mask.crs, mask.transform, mask.status) == ("EPSG:32633", TRANSFORM, "done")
+            assert mask.dtype == ids_HW.dtype
+            assert mask.nodata == np.iinfo(ids_HW.dtype).max
+            for rect in data.draw(st.lists(rects(width, height), min_size=1, max_size=4)):
+                window_HW = mask.read(rect)
+                assert window_HW.dtype == ids_HW.dtype
+                assert np.array_equal(window_HW, cut(ids_HW, rect)), rect
+    whole = {mask.scene_id: mask.read(mask.rect) for mask in scene_masks(output)}
+    assert whole.keys() == maps.keys()
+    assert all(np.array_equal(whole[name], ids_HW) for name, ids_HW in maps.items())
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> tuple[Output, np.ndarray]:
+    """One scene of three shards' output, 1300 x 2100."""
+    output = create(tmp_path / "out")
+    ids_HW = random_ids(1300, 2100, 5, seed=1)
+    for number, maps in enumerate(
+        [{"a.tif": random_ids(300, 200, 5, 2)}, {"b.tif": ids_HW}, {"c.tif": ids_HW[:9, :9]}]
+    ):
+        publish_maps(output, f"{number:06d}", maps)
+    return output, ids_HW
+
+
+def test_the_same_mask_as_by_any_other_reader(scene: tuple[Output, np.ndarray]) -> None:
+    output, ids_HW = scene
+    by_rows = mask_by_rows(output.store.root, "b.tif", 1300, 2100)
+    with SceneMask.open(output, "b.tif") as mask:
+        assert np.array_equal(mask.read(mask.rect), by_rows)
+    assert np.array_equal(ids_HW, by_rows)
+
+
+@pytest.mark.parametrize("height", [1, 100, 512, 5000])
+def test_strips_cover_the_scene(scene: tuple[Output, np.ndarray], height: int) -> None:
+    output, ids_HW = scene
+    small = {1: "c.tif"}.get(height, "b.tif")
+    expected_HW = ids_HW[:9, :9] if height == 1 else ids_HW
+    with SceneMask.open(output, small) as mask:
+        strips = list(mask.strips(height))
+    assert all(rect.width == mask.width and rect.height <= height for rect, _ in strips)
+    assert np.array_equal(np.concatenate([ids for _, ids in strips]), expected_HW)
+
+
+def test_tiles_are_those_with_data(scene: tuple[Output, np.ndarray]) -> None:
+    output, ids_HW = scene
+    found = np.full_like(ids_HW, 255)
+    with SceneMask.open(output, "b.tif") as mask:
+        places = set()
+        for rect, tile_HW in mask.tiles():
+            places.add(rect)
+            found[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = tile_HW
+    whole = Rect(0, 0, 1300, 2100)
+    assert places == {r for _, _, r in mask_tiles(whole) if (cut(ids_HW, r) != 255).any()}
+    assert np.array_equal(found, ids_HW)
+
+
+def test_a_scene_without_a_valid_pixel_is_all_nodata(tmp_path: Path) -> None:
+    output = create(tmp_path / "out")
+    publish_maps(output, "000000", {"sea.tif": np.full((600, 700), 255, np.uint8)})
+    with SceneMask.open(output, "sea.tif") as mask:
+        assert list(mask.tiles()) == []
+        assert (mask.read(mask.rect) == 255).all()
+
+
+def test_a_failed_block_is_nodata(tmp_path: Path) -> None:
+    output = create(tmp_path / "out")
+    ids_HW = np.full((1100, 1100), 3, np.uint8)
+    torn = Rect(0, 1024, 1024, 76)
+    publish_maps(output, "000000", {"torn.tif": ids_HW}, failing=[torn])
+    cut(ids_HW, torn)[:] = 255
+    with SceneMask.open(output, "torn.tif") as mask:
+        assert mask.status == "partial"
+        assert np.array_equal(mask.read(mask.rect), ids_HW)
+
+
+@pytest.mark.parametrize(
+    "rect",
+    [Rect(0, 0, 0, 5), Rect(-1, 0, 5, 5), Rect(1299, 0, 2, 5), Rect(0, 2100, 5, 1)],
+    ids=str,
+)
+def test_a_window_outside_the_scene_is_refused(
+    scene: tuple[Output, np.ndarray], rect: Rect
+) -> None:
+    with (
+        SceneMask.open(scene[0], "b.tif") as mask,
+        pytest.raises(UsageError, match=r"b.tif: .* not inside the scene of 1300x2100 px; ask for"),
+    ):
+        mask.read(rect)
+
+
+def test_scenes_without_a_mask_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    output = create(tmp_path / "out")
+    maps = {"good.tif": np.zeros((9, 9), np.uint8), "torn.tif": np.zeros((9, 8), np.uint8)}
+    publish_maps(output, "000000", maps, rejected=["text.tif"], failing=[Rect(0, 0, 8, 9)])
+    output.append([shard_of("000001", {"later.tif": maps["good.tif"]})])
+    with pytest.raises(UsageError, match=r"torn.tif is in quarantine .*torn\); fix the input"):
+        SceneMask.open(output, "torn.tif")
+    with pytest.raises(UsageError, match=r"text.tif .*no header.* --retry-quarantined"):
+        SceneMask.open(output, "text.tif")
+    with pytest.raises(UsageError, match=r"later.tif is not published yet; `swath run --job .*out"):
+        SceneMask.open(output, "later.tif")
+    with pytest.raises(UsageError, match=r"no scene good; `swath query .* FROM scenes\"` lists"):
+        SceneMask.open(output, "good")
+    assert [mask.scene_id for mask in scene_masks(output)] == ["good.tif"]
+
+
+def test_a_table_that_is_gone_is_said_so(scene: tuple[Output, np.ndarray]) -> None:
+    output, _ = scene
+    output.store.delete(table_path("masks", "000001"))
+    with pytest.raises(UsageError, match=r"masks/000001.parquet: this published table is gone"):
+        SceneMask.open(output, "b.tif")
+
+
+def test_rows_that_a_later_shard_replaced(tmp_path: Path) -> None:
+    """Before, while and after a retry is published; and where a slow writer puts old rows back."""
+    output = create(tmp_path / "out")
+    old_HW, new_HW = random_ids(900, 700, 5, seed=1), random_ids(800, 600, 5, seed=2)
+    other_HW = random_ids(600, 600, 5, seed=3)
+    publish_maps(output, "000000", {"a.tif": old_HW, "b.tif": other_HW})
+    retry = shard_of("000001", {"a.tif": new_HW}, retries={"a.tif": ("000000",)})
+    output.append([retry])
+    write_units(output, retry, {"a.tif": new_HW})
+
+    def masks() -> Maps:
+        whole = {mask.scene_id: mask.read(mask.rect) for mask in scene_masks(output)}
+        for name, ids_HW in whole.items():
+            with SceneMask.open(output, name) as mask:
+                assert np.array_equal(mask.read(mask.rect), ids_HW)
+        return whole
+
+    assert np.array_equal(masks()["a.tif"], old_HW)
+    paths = [table_path(table, "000000") for table in ("masks", "scenes")]
+    before = [output.store.read(path) for path in paths]
+    with SceneMask.open(output, "a.tif") as opened:
+        publish(output, retry)
+        assert np.array_equal(opened.read(opened.rect), old_HW)  # on disk: as it was opened
+    assert np.array_equal(masks()["a.tif"], new_HW)
+    assert np.array_equal(masks()["b.tif"], other_HW)
+    for path, data in zip(paths, before, strict=True):
+        output.store.write(path, data)
+    assert np.array_equal(masks()["a.tif"], new_HW)
+
+
+class Recording(io.FileIO):
+    """A file that counts the bytes that are read from it."""
+
+    bytes_read = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(-1 if size is None else size)
+        self.bytes_read += len(data)
+        return data
+
+
+def test_a_window_reads_what_it_needs_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = create(tmp_path / "out")
+    rng = np.random.default_rng(0)
+    ids_HW = rng.integers(0, 5, (26 * 512, 20 * 512), dtype=np.uint8)  # does not compress well
+    publish_maps(output, "000000", {"a.tif": ids_HW[:700, :700], "b.tif": ids_HW}, crs=None)
+    table_bytes = (tmp_path / "out" / "masks" / "000000.parquet").stat().st_size
+    assert table_bytes > 40e6
+    files: list[Recording] = []
+
+    def recording(path: str) -> BinaryIO:
+        files.append(Recording(tmp_path / "out" / path))
+        return cast(BinaryIO, files[-1])
+
+    monkeypatch.setattr(output.store, "open", recording)
+    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        with SceneMask.open(output, "b.tif") as mask:
+            opening = sum(file.bytes_read for file in files)
+            assert opening < 1e6, "footers and small columns"
+            rect = Rect(5000, 5000, 300, 200)
+            assert np.array_equal(mask.read(rect), cut(ids_HW, rect))
+            window_bytes = sum(file.bytes_read for file in files) - opening
+            assert window_bytes < table_bytes / 2, "one tile, in one of three row groups"
+            for strip, strip_HW in mask.strips(4096):
+                assert np.array_equal(strip_HW, cut(ids_HW, strip))
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 80e6, "a row group of masks is 67 MB, and the table twice that"
+
+
+@pytest.mark.s3
+def test_masks_on_s3(s3_folder: str) -> None:
+    output = create(f"{s3_folder}/out")
+    maps = {"a.tif": random_ids(1300, 1100, 5, 1), "b.tif": random_ids(700, 700, 5, 2)}
+    for number, (name, ids_HW) in enumerate(maps.items()):
+        publish_maps(output, f"{number:06d}", {name: ids_HW}, rejected=[f"bad{number}"])
+    for name, ids_HW in maps.items():
+        with SceneMask.open(output, name) as mask:
+            for rect in (mask.rect, Rect(500, 300, 50, 300)):
+                assert np.array_equal(mask.read(rect), cut(ids_HW, rect))
+    with pytest.raises(UsageError, match="bad1 is in quarantine"):
+        SceneMask.open(output, "bad1")
+    assert {mask.scene_id for mask in scene_masks(output)} == maps.keys()
