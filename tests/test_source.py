@@ -102,7 +102,8 @@ def test_a_damaged_member_is_quarantined(
     receipt = run([str(image), str(strips)], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (1, 1)
     (row,) = rows(out, "quarantine").to_pylist()
-    assert (row["scene_id"], row["stage"]) == ("1.npy", "describe")
+    assert (row["scene_id"], row["url"], row["stage"]) == ("all.strips", str(strips), "describe")
+    assert "1.npy: its header cannot be read" in row["message"]
 
 
 def test_two_sources_may_not_name_one_scene(

@@ -1,6 +1,6 @@
 """Chooses the band of an image file for each channel of the network, and tells their type.
 
-Knows the header's colours and types, --bands and --scale; reads no pixel.
+Knows the header's colors and types, --bands and --scale; reads no pixel.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The place of an image file on Earth: its transform, from the file or a world file, and its CRS."""
+"""The place of an image file on Earth: its transform (or that of a world file) and its CRS."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def crs_on_earth(crs: CRS | None) -> str | None:
 
 
 def _crs_name(crs: CRS | None) -> str | None:
-    """The CRS in a form that CRS.from_user_input takes: an authority code only if it says exactly the same."""
+    """The CRS as CRS.from_user_input takes it: an authority code if it says exactly the same, else
+    WKT."""
     if not crs:
         return None
     code = crs.to_authority(confidence_threshold=100)

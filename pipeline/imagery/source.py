@@ -30,9 +30,8 @@ class Source(Protocol):
     def find(self, given: str, access: Access) -> Sequence[InputFile]:
         """Return one InputFile for each future scene that an INPUT names.
 
-        The scene takes over its scene_id, url and version, by which later runs recognize what is
-        planned; its `source` is the source that describes and reads it. Raises UsageError for an
-        INPUT that names nothing.
+        Later runs recognize what is planned by the file's url and version; its `source` is the
+        source that describes and reads it. Raises UsageError for an INPUT that names nothing.
         """
 
     def describe(
@@ -45,9 +44,10 @@ class Source(Protocol):
     ) -> Described:
         """The scenes in these files, or why there are none, from headers only.
 
-        `read_headers` reads headers in parallel processes: those of the files, or those of their
-        members if a file stands for many. `channels` is the number of the network's input channels.
-        Raises what `read_headers` raises.
+        A scene or a Failure bears the scene_id and url of its file, also if it is a member that
+        fails. `read_headers` reads headers in parallel processes: those of the files, or those of
+        their members if a file stands for many. `channels` is the number of the network's input
+        channels. Raises what `read_headers` raises.
         """
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:

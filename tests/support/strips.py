@@ -4,6 +4,7 @@ width), one per line, which are stacked in one scene."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,8 @@ class StripSource:
             for strip in file.sidecars
         ]
         described = read_headers(members, describe_strip, on_described)
-        rejected = [result for result in described.results if isinstance(result, Rejected)]
-        if rejected:
-            return Described((rejected[0],), (), described.retries)
-        parts = {part.scene_id: part for part in described.results if isinstance(part, Scene)}
-        scenes = [_stacked(file, [parts[strip] for strip in file.sidecars]) for file in files]
+        results = iter(described.results)
+        scenes = [_stacked(file, [next(results) for _ in file.sidecars]) for file in files]
         return Described(tuple(scenes), (), described.retries)
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
@@ -98,14 +96,19 @@ def describe_strip(file: InputFile) -> Scene | Failure:
     )
 
 
-def _stacked(file: InputFile, parts: Sequence[Scene]) -> Scene:
+def _stacked(file: InputFile, parts: Sequence[Scene | Rejected]) -> Scene | Rejected:
+    scenes = [part for part in parts if isinstance(part, Scene)]
+    for part in parts:
+        if isinstance(part, Rejected):
+            failure = replace(part.failure, scene_id=file.scene_id, url=file.url)
+            return Rejected(file.version, failure)
     return Scene(
         scene_id=file.scene_id,
         url=file.url,
         version=file.version,
         sidecars=file.sidecars,
-        width=parts[0].width,
-        height=sum(part.height for part in parts),
+        width=scenes[0].width,
+        height=sum(scene.height for scene in scenes),
         bands=(1, 2, 3),
         dtype="uint8",
         nodata=None,
