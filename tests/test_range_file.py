@@ -51,8 +51,8 @@ def small_blocks() -> Iterator[None]:
     """Few bytes per block, and few blocks kept, so that they are let go and fetched again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(range_file, "BLOCK_BYTES", BLOCK)
-        patch.setattr(range_file, "KEPT_BLOCKS", 5)
-        patch.setattr(range_file, "MOST_AHEAD", 3)
+        patch.setattr(range_file, "CACHED_BLOCKS", 5)
+        patch.setattr(range_file, "MAX_READ_AHEAD", 3)
         yield
 
 

@@ -96,7 +96,7 @@ def test_without_the_right_to_find_old_uploads_they_stay(
     allow(s3, OUTPUT, without(statements(OUTPUT, "role"), "s3:ListBucketMultipartUploads"))
     done = run(s3, role)
     assert done.returncode == 0, done.stderr
-    assert "what killed writers have left of uploads stays" in done.stderr
+    assert "unfinished uploads of killed writers are left behind" in done.stderr
 
 
 @pytest.mark.s3

@@ -85,7 +85,7 @@ def test_a_full_disk_before_an_upload_is_named(
     """The place is this machine's, not the store's."""
     store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
-    says = f"^{tempfile.gettempdir()} on .*: no space is left for a/b before it is uploaded"
+    says = f"^{tempfile.gettempdir()} on .*: no space left to hold a/b until it is uploaded"
     with pytest.raises(UnfinishedError, match=says), store.writing("a/b") as file:
         file.write(bytes(size))
     assert store.list("a") == []

@@ -1,0 +1,11 @@
+"""Processes: what one may use, how it is limited, and workers that may crash.
+
+Keeps a crash, a hang or a shortage of memory from taking the run down; does not know what work the
+processes do.
+
+host.py           available_cores, available_memory_bytes: affinity and control groups (cgroups)
+limits.py         process_limits: a time limit and a memory limit for work in this process
+sandbox.py        run_in_sandbox: a function over many items in worker processes that may die
+worker.py         serve: the worker process of the sandbox
+fresh_process.py  run_in_fresh_process: a single call in a new process
+"""

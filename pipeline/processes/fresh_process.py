@@ -1,7 +1,7 @@
-"""A function in one process of its own, which may crash, hang or take a GPU's memory with it: its
-result, or an error of ours.
+"""One call of a function in a new process, which may crash, hang or take a GPU's memory with it.
 
-Judges how the process ended, knows nothing of what it computes.
+Turns every way in which the process may end into a result or an error of ours; knows nothing of
+what it computes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 ADDRESS_SPACE_BYTES = 1 << 50
-"""Of address space, which CUDA takes freely; the plan has checked what is used of it."""
+"""For Limits.memory_bytes, in effect no limit: CUDA reserves address space freely, and the plan has
+checked how much memory is used."""
 
 
 def run_in_fresh_process(function: Callable[[T], R], item: T, limits: Limits, failed: str) -> R:
@@ -29,10 +30,10 @@ def run_in_fresh_process(function: Callable[[T], R], item: T, limits: Limits, fa
     """
     with closing(run_in_sandbox(function, [item], limits)) as outcomes:
         _, outcome = next(outcomes)
-    return _judged(outcome, failed)
+    return _result(outcome, failed)
 
 
-def _judged(outcome: Outcome[R], failed: str) -> R:
+def _result(outcome: Outcome[R], failed: str) -> R:
     if isinstance(outcome, Returned):
         return outcome.value
     if isinstance(outcome, Raised):

@@ -1,6 +1,6 @@
-"""Ends what would hang, and refuses what would take the machine's memory: for one piece of work.
+"""A time limit and a memory limit for one piece of work in this process.
 
-For processes that may die: the runner notices and tries again. Knows nothing of the work.
+For processes that may die: the runner notices and retries. Knows nothing of the work.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _active_s: list[float] = []
-"""The limit under which this process works, if any."""
-_watched = threading.local()
-"""tell: whom this thread tells that its time starts again, where another process will end it."""
+"""The time limit that this process works under; empty: none."""
+_observed = threading.local()
+"""report: what `rearm` calls in this thread, if another process enforces its time limit."""
 
 
 @contextmanager
 def process_limits(limit_s: float, memory_bytes: int | None = None) -> Iterator[None]:
-    """Within it, the process ends after `limit_s` without an end of the block or a `rearm`, even
-    where C code hangs with Python's lock; and taking `memory_bytes` more than now raises
-    MemoryError. Not to be nested."""
+    """While open, the process exits after `limit_s` without a `rearm`, even if C code hangs with
+    Python's lock; and allocating `memory_bytes` more than now raises MemoryError. Must not be
+    nested."""
     _active_s.append(limit_s)
     before = resource.getrlimit(resource.RLIMIT_DATA)
     if memory_bytes is not None:
@@ -37,29 +37,30 @@ def process_limits(limit_s: float, memory_bytes: int | None = None) -> Iterator[
 
 
 @contextmanager
-def report_rearms(tell: Callable[[float], None]) -> Iterator[None]:
-    """Within it, in this thread, each `rearm` calls `tell` with its seconds: for who works under
-    the eyes of a process that will end this one."""
-    _watched.tell = tell
+def report_rearms(report: Callable[[float], None]) -> Iterator[None]:
+    """While open, each `rearm` in this thread also calls `report(at_least_s)`, so that a parent
+    process that enforces the time limit extends it."""
+    _observed.report = report
     try:
         yield
     finally:
-        del _watched.tell
+        del _observed.report
 
 
 def rearm(at_least_s: float = 0.0) -> None:
-    """Starts the time again, with the limit or more: what is waited for is known, and waits no
-    longer than this. Nothing where there is no limit."""
+    """Restart the time limit, with at least `at_least_s`: for a wait that is known to end within
+    that time. Without a limit, do nothing."""
     if _active_s:
-        # A C thread of faulthandler's own: it needs no lock of Python's.
+        # A C thread of faulthandler, which does not need Python's lock.
         faulthandler.dump_traceback_later(max(_active_s[0], at_least_s), exit=True)
-    tell = getattr(_watched, "tell", None)
-    if tell is not None:
-        tell(at_least_s)
+    report = getattr(_observed, "report", None)
+    if report is not None:
+        report(at_least_s)
 
 
 def limit_memory(memory_bytes: int) -> None:
-    """MemoryError for who takes more than this beyond what the process has by now. Linux only."""
+    """From now on, raise MemoryError if this process allocates more than this beyond what it has.
+    Linux only; does nothing elsewhere."""
     status = Path("/proc/self/status")
     if not status.exists():
         return

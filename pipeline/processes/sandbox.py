@@ -1,12 +1,12 @@
 """Runs a function over items in worker processes that may crash, hang or run out of memory.
 
-A library in C that meets a damaged file may take its process down. Here that process is not ours:
-what was under way in it is tried again, each item alone in a fresh process, and an item that ends
-this one too has `Died`. Knows nothing of files and rasters, and does not judge: what an outcome
-means is for the caller to say.
+A damaged file can crash a C library, and with it the process. Here that is a worker: the items it
+was working on are retried, each alone in a new process, and an item that ends this one, too, has
+`Died`. Knows nothing of files and rasters, and does not judge: the caller decides what an outcome
+means.
 
 The workers are started by subprocess, not by multiprocessing: that would import the user's script
-in every worker, and demand a guard in it.
+in every worker, and require a `__main__` guard in it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from multiprocessing.connection import wait
 from typing import Any, Literal, TypeVar
 
 from pipeline.errors import UnfinishedError
-from pipeline.processes.worker import Raised, Returned, Unanswered
+from pipeline.processes.worker import Raised, Rearmed, Returned
 
 __all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "run_in_sandbox"]
 
@@ -33,11 +33,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _START_S = 300.0
-"""The longest that a worker may take to start: its imports may come over a slow network."""
-_LAST_WORDS_S = 5.0
-"""A process closes its connection a moment before it has ended."""
+"""Time limit for the start of a worker: its imports may come over a slow network."""
+_EXIT_S = 5.0
+"""How long to wait for the exit of a process that has closed its connection."""
 _ITEMS_PER_PROCESS = 64
-"""Half a second, the start of one more process, must be worth it."""
+"""Items that justify one more process, whose start takes half a second."""
 _CHILD = (
     "import sys; sys.path[:] = sys.argv[2:];"
     " from pipeline.processes.worker import serve; serve(int(sys.argv[1]))"
@@ -46,25 +46,25 @@ _CHILD = (
 
 @dataclass(frozen=True)
 class Limits:
-    """What the workers may take."""
+    """Limits on the workers."""
 
     processes: int
-    """At most: a small job has one."""
+    """The largest number of processes; a small job has one."""
     threads: int
-    """Items under way at once in each process."""
+    """Items that each process works on at once."""
     item_s: float
-    """Seconds for one item, or for what it does between two calls of `guard.rearm`."""
+    """Seconds for one item, or between two calls of `limits.rearm` during it."""
     memory_bytes: int
     """What a process may allocate beyond what it has after its imports. Linux only."""
 
 
 @dataclass(frozen=True)
 class Died:
-    """The item ended its process though it was alone in it."""
+    """The item ended its process although it was alone in it."""
 
     reason: Literal["crashed", "timeout", "memory"]
     how: str
-    """`its process was killed by SIGSEGV`."""
+    """For messages, as `its process was killed by SIGSEGV`."""
 
 
 Outcome = Returned[R] | Raised | Died
@@ -73,12 +73,12 @@ Outcome = Returned[R] | Raised | Died
 def run_in_sandbox(
     function: Callable[[T], R], items: Sequence[T], limits: Limits
 ) -> Generator[tuple[int, Outcome[R]], None, None]:
-    """The index and the outcome of each item, once, as they come.
+    """The index and the outcome of each item, once, in the order in which they finish.
 
-    The function is one that can be imported by its name, or a functools.partial of such a one;
-    arguments and results pickle into some kilobytes. Whoever may leave before the end closes the
-    iterator (contextlib.closing), which ends the workers; on Linux they also end with the thread
-    that iterates. Raises UnfinishedError where no worker can be started.
+    The function must be importable by its name, or a functools.partial of such a function;
+    arguments and results must pickle into some kilobytes. A caller that may stop before the end
+    closes the iterator (contextlib.closing), which ends the workers; on Linux they also end with
+    the thread that iterates. Raises UnfinishedError if no worker can be started.
     """
     pool = _Pool(pickle.dumps(function), items, limits)
     try:
@@ -89,55 +89,59 @@ def run_in_sandbox(
 
 
 class _Worker:
-    """A process, and what is under way in it."""
+    """A process and the items it is working on."""
 
     def __init__(self, function: bytes, queue: deque[int], limits: Limits, alone: bool) -> None:
         self.queue = queue
-        """Where its work comes from."""
+        """The indices of the items that it takes from."""
         self.alone = alone
+        """Whether it works on one item only, which was in a process that died."""
         self.ready = False
+        """Whether its imports are done."""
         self.running: dict[int, float] = {}
-        """Item -> when its time is up."""
+        """Index of an item -> when its time is up."""
         self._threads = 1 if alone else limits.threads
         self._item_s = limits.item_s
         self._start_due = time.monotonic() + _START_S
-        self.connection, theirs = Pipe()
-        with theirs:
+        self.connection, child_end = Pipe()
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
-                pass_fds=(theirs.fileno(),),
+                [sys.executable, "-c", _CHILD, str(child_end.fileno()), *sys.path],
+                pass_fds=(child_end.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for the parent, which ends its workers
+                process_group=0,  # Ctrl-C goes to the parent, which ends its workers
             )
         self._send((function, self._threads, limits.memory_bytes))
 
     def feed(self, items: Sequence[Any]) -> None:
-        """An item for each thread that has none: one that waits must not share another's fate."""
+        """Send an item to each idle thread. No more: an item that only waits must not share
+        another's fate."""
         while self.ready and self.queue and len(self.running) < self._threads:
             index = self.queue.popleft()
             self.rearm(index)
             self._send((index, items[index]))
 
     def rearm(self, index: int, at_least_s: float = 0.0) -> None:
-        """The item's time starts, or starts again."""
+        """Start the item's time, or start it again."""
         self.running[index] = time.monotonic() + max(self._item_s, at_least_s)
 
     def _send(self, message: object) -> None:
-        with suppress(OSError):  # it has ended: its silence will tell
+        with suppress(OSError):  # it has exited: `collect` will notice
             self.connection.send(message)
 
     @property
     def idle(self) -> bool:
+        """Whether it is ready and has no item."""
         return self.ready and not self.running
 
     @property
     def due(self) -> float:
-        """When it should be heard of at the latest."""
+        """When its next message is due at the latest, by time.monotonic."""
         return min(self.running.values()) if self.ready else self._start_due
 
     def end(self, wait_s: float = 0.0) -> str:
-        """Ends the process, if it does not end by itself; says how it did."""
+        """Wait up to `wait_s` for the process to exit, then kill it; returns how it ended."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(wait_s)
         self._process.kill()
@@ -151,7 +155,7 @@ class _Worker:
 
 
 class _Pool:
-    """Which item is where."""
+    """The workers, and the items that no worker has."""
 
     def __init__(self, function: bytes, items: Sequence[Any], limits: Limits) -> None:
         self._function = function
@@ -159,12 +163,12 @@ class _Pool:
         self._limits = limits
         self._pending = deque(range(len(items)))
         self._suspects: deque[int] = deque()
-        """Were under way when their process died: each is to be tried alone."""
+        """Items whose process died while it worked on them: each is retried alone."""
         self._workers: list[_Worker] = []
 
     def assign(self) -> bool:
-        """Gives the workers what they can take, and starts those that are needed; False when
-        nothing is left."""
+        """Feed the workers, end the idle ones, and start those that are needed. Returns whether
+        any worker is left, i.e. False once all is done."""
         for worker in self._workers[:]:
             worker.feed(self._items)
             if worker.idle:
@@ -182,7 +186,7 @@ class _Pool:
         return bool(self._workers)
 
     def collect(self) -> Iterator[tuple[int, Outcome[Any]]]:
-        """Waits until a worker is heard of, or has been silent for too long."""
+        """Wait for a message from a worker, or until one is overdue; yields the outcomes."""
         due = min(worker.due for worker in self._workers)
         heard = wait(
             [worker.connection for worker in self._workers], max(0.0, due - time.monotonic())
@@ -202,14 +206,14 @@ class _Pool:
     def _hear(self, worker: _Worker) -> Iterator[tuple[int, Outcome[Any]]]:
         try:
             message = worker.connection.recv()
-        except Exception:  # noqa: BLE001  whatever the last bytes of a dying process were
-            yield from self._died(worker, Died("crashed", self._end(worker, _LAST_WORDS_S)))
+        except Exception:  # noqa: BLE001  the last bytes of a dying process may be anything
+            yield from self._died(worker, Died("crashed", self._end(worker, _EXIT_S)))
             return
         if message is None:
             worker.ready = True
             return
         index, outcome = message
-        if isinstance(outcome, Unanswered):
+        if isinstance(outcome, Rearmed):
             worker.rearm(index, outcome.at_least_s)
             return
         del worker.running[index]
@@ -218,7 +222,7 @@ class _Pool:
         elif worker.alone:
             how = f"it asked for more than {self._limits.memory_bytes / 1e9:.1f} GB of memory"
             yield index, Died("memory", how)
-        else:  # another item may have taken it all
+        else:  # another item in the process may have taken the memory
             self._suspects.append(index)
 
     def _died(self, worker: _Worker, died: Died) -> Iterator[tuple[int, Outcome[Any]]]:

@@ -1,6 +1,6 @@
-"""The inside of a worker process of the sandbox: takes items, answers with outcomes.
+"""The worker process of the sandbox: receives items, sends outcomes.
 
-Knows how a process is kept from taking others with it, and nothing of what it computes.
+Knows how to keep a dying process from taking others with it, and nothing of what it computes.
 """
 
 from __future__ import annotations
@@ -25,30 +25,39 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Returned(Generic[R]):
+    """The function returned a value."""
+
     value: R
 
 
 @dataclass(frozen=True)
 class Raised:
+    """The function raised an error."""
+
     error: BaseException
-    """As the function raised it, but without its cause, which does not travel."""
+    """Without its cause, which cannot be pickled with it."""
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """No outcome yet: the item's time starts again."""
+class Rearmed:
+    """No outcome yet: the item's time limit starts again."""
 
     at_least_s: float
+    """The new limit, if it is longer than the item's own."""
 
 
 def serve(descriptor: int) -> None:
-    """The life of a worker process; never returns."""
+    """Work on items from the parent's connection; never returns.
+
+    The connection carries: the pickled function, threads and memory_bytes; then None from here once
+    all is imported; then (index, item) to here, (index, outcome or Rearmed) back.
+    """
     connection = Connection(descriptor)
     _end_with_parent()
     pickled, threads, memory_bytes = connection.recv()
-    function = pickle.loads(pickled)  # what cannot be imported is told on stderr
-    _quiet()
-    # No core files: what crashes here is expected to.
+    function = pickle.loads(pickled)  # what cannot be imported is reported on stderr
+    _silence_c()
+    # No core files: crashes are expected here.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     limit_memory(memory_bytes)
     connection.send(None)
@@ -58,18 +67,18 @@ def serve(descriptor: int) -> None:
         with sending:
             connection.send_bytes(data)
 
-    def tell(index: int, at_least_s: float) -> None:
-        send(pickle.dumps((index, Unanswered(at_least_s))))
+    def report(index: int, at_least_s: float) -> None:
+        send(pickle.dumps((index, Rearmed(at_least_s))))
 
     def work() -> None:
         try:
             while True:
                 with receiving:
                     index, item = connection.recv()
-                with report_rearms(partial(tell, index)):
+                with report_rearms(partial(report, index)):
                     answer = _answer(function, index, item)
                 send(answer)
-        finally:  # the parent has gone, or memory was short even here
+        finally:  # the parent is gone, or memory was short even here
             os._exit(1)
 
     for _ in range(threads):
@@ -78,7 +87,7 @@ def serve(descriptor: int) -> None:
 
 
 def _answer(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
-    """The outcome, pickled."""
+    """The index and the outcome, pickled."""
     try:
         return pickle.dumps((index, Returned(function(item))))
     except BaseException as error:  # noqa: BLE001  the caller judges
@@ -92,15 +101,15 @@ def _answer(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
 
 
 def _end_with_parent() -> None:
-    """Even where the parent is killed, and code in C holds Python's lock. Linux only."""
+    """Die with the parent, even if it is killed and C code holds Python's lock here. Linux only."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
-def _quiet() -> None:
-    """What C prints when it crashes goes nowhere; what Python logs still goes to stderr."""
-    # rasterio cannot decode the messages of GDAL that quote a damaged file, and nobody can be told.
+def _silence_c() -> None:
+    """Discard what C code prints when it crashes; Python's logs still go to stderr."""
+    # rasterio cannot decode GDAL's messages that quote a damaged file, and cannot tell anybody.
     sys.unraisablehook = lambda _: None
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,7 +1,7 @@
-"""How files are reached, local or remote: what fsspec is told, set in this one place.
+"""How local and remote files are reached: the one place that configures fsspec.
 
-Credentials never pass through here: each process finds its own by its provider chain (the AWS_*
-variables, profiles, instance roles). Options are small, picklable, and no secret.
+Credentials never pass through here: each process finds its own through its provider chain (the
+AWS_* variables, profiles, instance roles). Options are small, picklable and not secret.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ from pipeline.errors import UsageError
 from pipeline.storage.retry import PATIENCE_S
 
 _S3 = ("s3", "s3a")
-_SECRETS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
+_SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
 _SECRET_QUERIES = ("sig", "signature", "token", "key", "secret", "password", "credential")
 _NEEDED = """a JSON object is needed, in quotes for the shell: '{"anon": true}'"""
 IMPATIENT_S = 10.0
+"""The patience with a store while a user watches and nothing has started yet."""
 _CONNECT_S, _READ_S = 5, 20
-_TRIES = 3
-"""By botocore, of one request; beyond that, `retry.call_store` tries the whole operation again."""
+_ATTEMPTS = 3
+"""botocore's attempts at one request; `retry.call_store` then retries the whole operation."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """--storage-options, checked, but for names that S3 does not know: see `fsspec`."""
+    """The --storage-options, and how patient to be with a store."""
 
     options: tuple[tuple[str, Any], ...] = ()
+    """Names and values, sorted. Checked, except for names that S3 does not know: see `fsspec`."""
     patience_s: float = PATIENCE_S
-    """How long what may pass is waited for."""
+    """How long to retry transient failures."""
 
     def __post_init__(self) -> None:
-        """Options are recorded: raises UsageError for what looks like a credential."""
-        for name, value in _named(dict(self.options)):
-            if any(word in name.lower() for word in _SECRETS):
+        """Options are recorded with the results, so UsageError for any that looks like a
+        credential."""
+        for name, value in _flattened(dict(self.options)):
+            if any(word in name.lower() for word in _SECRET_WORDS):
                 raise UsageError(
                     f"--storage-options: {name!r} looks like a credential; give credentials by the"
                     " AWS_* variables, a profile or an instance role"
@@ -57,7 +60,8 @@ class Access:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """From a JSON object such as {"endpoint_url": "https://...", "requester_pays": true}."""
+        """The access for a JSON object such as {"endpoint_url": "https://...", "requester_pays":
+        true}. Raises UsageError for other text."""
         if not text:
             return cls()
         try:
@@ -69,11 +73,13 @@ class Access:
         return cls(tuple(sorted(options.items())))
 
     def impatient(self) -> Self:
-        """For what is done before anything is started: somebody is looking at it."""
+        """The same access with less patience, for calls before anything has started: a user is
+        watching."""
         return replace(self, patience_s=min(self.patience_s, IMPATIENT_S))
 
     def filesystem(self, url: str) -> tuple[FileSystem, str]:
-        """The file system of a URL, and the URL's path on it."""
+        """The file system of a path or URL, and the path on it. Raises UsageError for a scheme that
+        nothing installed knows, and for a URL with a credential."""
         url = self.absolute(url)
         if "://" not in url:  # fsspec would take `::` in a name for a chain of file systems
             return fsspec.filesystem("file"), url
@@ -85,25 +91,26 @@ class Access:
         # Not by fsspec.core.url_to_fs, which takes `::` in a key for a chain of file systems.
         fs = kind(**{**kind._get_kwargs_from_urls(url), **self.fsspec(url)})
         if fsspec.utils.get_protocol(url) in _S3:
-            fs.retries = 1  # s3fs would multiply botocore's tries by its own
+            fs.retries = 1  # s3fs would multiply botocore's attempts by its own
             fs.session = fs.session or _session(fs.kwargs)
         return fs, str(kind._strip_protocol(url))
 
     def absolute(self, url: str) -> str:
-        """A local path as an absolute one, `~` expanded; a URL as it is."""
+        """A local path made absolute, with `~` expanded; a URL unchanged."""
         if not url.strip():
             raise UsageError("an empty path; is a shell variable unset?")
         url = url.removeprefix("file://")
         return url if "://" in url else os.path.abspath(os.path.expanduser(url))
 
     def recordable(self, url: str) -> str:
-        """The absolute path or URL. UsageError where it holds a credential."""
+        """The absolute path or URL, for records. Raises UsageError if it contains a credential."""
         url = self.absolute(url)
         _check_no_credential(url)
         return url
 
     def fsspec(self, url: str) -> dict[str, Any]:
-        """What fsspec is told about a URL's file system. Raises UsageError for what S3 has not."""
+        """The options for fsspec's file system of a URL. Raises UsageError for one that S3 does not
+        know."""
         protocol = fsspec.utils.get_protocol(url)
         if protocol in _S3:
             _check_known(dict(self.options))
@@ -114,25 +121,26 @@ class Access:
         config: dict[str, Any] = {
             "connect_timeout": _CONNECT_S,
             "read_timeout": _READ_S,
-            "retries": {"mode": "standard", "max_attempts": _TRIES},
+            "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
         }
-        if self._endpoint():  # other servers than Amazon's refuse the newer checksums
+        if self._endpoint():  # servers other than Amazon's reject the newer checksums
             config["request_checksum_calculation"] = "when_required"
             config["response_checksum_validation"] = "when_required"
-        # Two parts of 50 MB under way at a time, not ten.
+        # Two parts of 50 MB in flight, not ten.
         return {"config_kwargs": config, "use_listings_cache": False, "max_concurrency": 2}
 
     def _endpoint(self) -> str | None:
-        given = dict(self.options).get("endpoint_url")
-        return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        option = dict(self.options).get("endpoint_url")
+        return option or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 def _check_known(options: dict[str, Any]) -> None:
-    """s3fs hands on what it does not know, until somebody raises TypeError."""
-    from aiobotocore.session import AioSession  # noqa: PLC0415  only where there is S3
+    """Check the names of S3 options: s3fs passes unknown ones on, until something raises
+    TypeError."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415  only if S3 is used
 
-    takers = (fsspec.get_filesystem_class("s3").__init__, AioSession.__init__)
-    known = [name for taker in takers for name in signature(taker).parameters]
+    callees = (fsspec.get_filesystem_class("s3").__init__, AioSession.__init__)
+    known = [name for callee in callees for name in signature(callee).parameters]
     for name in options:
         if name not in known:
             near = get_close_matches(name.lower(), known, 1)
@@ -141,35 +149,38 @@ def _check_known(options: dict[str, Any]) -> None:
 
 
 def _session(options: dict[str, Any]) -> Any:
-    """As s3fs would make it, but quick with times: a listing has one for each name, and botocore
-    takes nearly as long for that as for all the rest."""
-    from aiobotocore.session import AioSession  # noqa: PLC0415  only where there is S3
+    """The session that s3fs would create, with a faster parser of times: a listing has one for
+    each name, and botocore's parser takes nearly as long for them as for everything else."""
+    from aiobotocore.session import AioSession  # noqa: PLC0415  only if S3 is used
     from botocore.utils import parse_timestamp  # noqa: PLC0415
 
-    def moment(text: Any) -> datetime:
+    def parse_time(text: Any) -> datetime:
         try:
             return datetime.fromisoformat(text)
-        except (TypeError, ValueError):  # as headers have it
+        except (TypeError, ValueError):  # the form in headers
             return cast(datetime, parse_timestamp(text))
 
     session = AioSession(**options)
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=moment)
+    session.get_component("response_parser_factory").set_parser_defaults(
+        timestamp_parser=parse_time
+    )
     return session
 
 
-def _named(options: Any) -> Iterator[tuple[str, Any]]:
-    """Options by name, and those within them."""
+def _flattened(options: Any) -> Iterator[tuple[str, Any]]:
+    """The names and values of options and of the options nested in them."""
     if isinstance(options, dict):
         for name, value in options.items():
             yield name, value
-            yield from _named(value)
+            yield from _flattened(value)
 
 
 def _check_no_credential(url: str) -> None:
-    """URLs are recorded in the plan and the tables."""
+    """Raise UsageError if a URL contains a credential: URLs are recorded in the plan and the
+    tables."""
     parts = urlsplit(url)
-    asked = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    signed = any(name.endswith(_SECRET_QUERIES) for name in asked)
+    names = [name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+    signed = any(name.endswith(_SECRET_QUERIES) for name in names)
     if "@" in parts.netloc or signed:
         raise UsageError(
             f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}: holds a credential,"
@@ -178,4 +189,4 @@ def _check_no_credential(url: str) -> None:
 
 
 DEFAULT_ACCESS = Access()
-"""Nothing but the standard variables."""
+"""No options: only the standard environment variables."""

@@ -1,4 +1,4 @@
-"""A store on local disk: files are written under a temporary name, synced and renamed."""
+"""The store on local disk."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ _GLANCE_S = 0.2
 
 
 class LocalStore(Store):
-    """A folder on local disk. A file appears by a rename after it was synced, a lock is the
-    kernel's (flock)."""
+    """A folder on local disk. A file is written under a temporary name, synced and renamed; a lock
+    is the kernel's (flock)."""
 
     def __init__(self, root: str, fs: FileSystem) -> None:
         super().__init__(root)

@@ -1,4 +1,4 @@
-"""A store in an object store: one PUT makes an object appear."""
+"""The store in an object store, such as S3."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ T = TypeVar("T")
 
 
 class ObjectStore(Store):
-    """One PUT makes an object appear; create-only ones carry If-None-Match: *."""
+    """A folder in an object store. A file appears with one PUT, for `create` with
+    If-None-Match: *."""
 
     def __init__(self, root: str, fs: FileSystem, path: str, patience_s: float) -> None:
         super().__init__(root)
@@ -40,11 +41,12 @@ class ObjectStore(Store):
     def read(self, path: str) -> bytes:
         return self._try(path, lambda: self._get(path, 0))
 
-    def tail(self, path: str, most: int) -> bytes:
-        return self._try(path, lambda: self._get(path, -most))
+    def tail(self, path: str, max_bytes: int) -> bytes:
+        return self._try(path, lambda: self._get(path, -max_bytes))
 
     def _get(self, path: str, start: int) -> bytes:
-        """In one request: without a start, s3fs would ask for the size first."""
+        """The bytes from `start` in one request: without a start, s3fs would request the size
+        first."""
         try:
             return bytes(self._fs.cat_file(self._at(path), start=start))
         except OSError as error:
@@ -63,7 +65,7 @@ class ObjectStore(Store):
             names = self._try(folder, lambda: self._fs.ls(self._at(folder), detail=False))
         except FileNotFoundError:
             return []
-        # Consoles make a folder by an empty object whose name is the folder's, with a slash.
+        # Consoles create a folder as an empty object with the folder's name and a slash.
         paths = {name.rstrip("/") for name in names} - {self._at(folder)}
         return sorted(path.rpartition("/")[2] for path in paths)
 
@@ -74,19 +76,19 @@ class ObjectStore(Store):
     def writing(self, path: str) -> Iterator[BinaryIO]:
         # Spooled on disk: a shard's masks may not fit into memory, and a failed upload is repeated.
         # Not by fsspec's file objects: closed after a failed part, they would complete the upload.
-        with _room_for(path), tempfile.NamedTemporaryFile() as spool:
+        with _disk_errors(path), tempfile.NamedTemporaryFile() as spool:
             yield cast(BinaryIO, spool)
             spool.flush()
             self._try(path, lambda: self._fs.put_file(spool.name, self._at(path)))
 
     def create(self, path: str, data: bytes) -> bool:
-        # Read back where there is one: if the answer to our own PUT was lost, its repetition
-        # finds the object there, and it is ours.
+        # If an object exists, read it back: when the response to our own PUT was lost, its retry
+        # finds our own object.
         if self._try(path, lambda: self._create(path, data)):
             return True
         try:
             return self.read(path) == data
-        except FileNotFoundError:  # deleted meanwhile
+        except FileNotFoundError:  # deleted in the meantime
             return False
 
     def _create(self, path: str, data: bytes) -> bool:
@@ -95,7 +97,7 @@ class ObjectStore(Store):
         except FileExistsError:
             return False
         except OSError as error:
-            # s3fs gives OSError(EINVAL) for some servers' PreconditionFailed.
+            # s3fs raises OSError(EINVAL) for some servers' PreconditionFailed.
             if "PreconditionFailed" in str(error.__cause__):
                 return False
             raise
@@ -114,7 +116,7 @@ class ObjectStore(Store):
         return current_holder(self, name)
 
     def age_s(self, path: str) -> float:
-        """Since it was written, as far as this machine's clock agrees with the store's."""
+        """Seconds since a file was written, if this machine's clock agrees with the store's."""
         written = self._try(path, lambda: self._fs.modified(self._at(path)))
         return (datetime.now(UTC) - cast(datetime, written)).total_seconds()
 
@@ -124,17 +126,17 @@ class ObjectStore(Store):
             self._try(folder, lambda: self._delete(files))
 
     def _delete(self, files: Sequence[str]) -> None:
-        with suppress(FileNotFoundError):  # gone by an earlier try
+        with suppress(FileNotFoundError):  # deleted by an earlier attempt
             self._fs.rm(files)
 
     def sweep(self, path: str = "") -> None:
-        """Aborts the multipart uploads of killed writers: they are invisible, but they cost."""
+        """Abort the multipart uploads of killed writers: they are invisible, but cost money."""
         if not hasattr(self._fs, "clear_multipart_uploads"):
             return
         try:
             self._try(path, lambda: self._abort_all(path))
-        except (DeniedError, UnfinishedError) as error:  # it is housekeeping, and no more
-            LOG.warning("%s; what killed writers have left of uploads stays", error)
+        except (DeniedError, UnfinishedError) as error:  # this is only housekeeping
+            LOG.warning("%s; unfinished uploads of killed writers are left behind", error)
 
     def _abort_all(self, path: str) -> None:
         bucket, _, prefix = f"{self._path}/{path}".partition("/")
@@ -150,7 +152,7 @@ class ObjectStore(Store):
 
     def _abort(self, bucket: str, upload: dict[str, str]) -> None:
         key, upload_id = upload["Key"], upload["UploadId"]
-        with suppress(FileNotFoundError):  # it has just ended by itself
+        with suppress(FileNotFoundError):  # it has just finished by itself
             self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
 
     def _try(self, path: str, call: Callable[[], T]) -> T:
@@ -161,9 +163,9 @@ class ObjectStore(Store):
 
 
 @contextmanager
-def _room_for(path: str) -> Iterator[None]:
-    """Raises UnfinishedError where this machine's own disk is full; a store's errors come in words
-    of their own."""
+def _disk_errors(path: str) -> Iterator[None]:
+    """Raise UnfinishedError if this machine's own disk is full; the store's errors are translated
+    elsewhere (`storage_errors`)."""
     try:
         yield
     except OSError as error:
@@ -171,6 +173,6 @@ def _room_for(path: str) -> Iterator[None]:
             raise
         place = f"{tempfile.gettempdir()} on {platform.node()}"
         raise UnfinishedError(
-            f"{place}: no space is left for {path} before it is uploaded; free some, or set TMPDIR"
+            f"{place}: no space left to hold {path} until it is uploaded; free some, or set TMPDIR"
             " to a larger folder; the same command resumes the run"
         ) from error

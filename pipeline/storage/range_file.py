@@ -1,5 +1,7 @@
-"""A file in a store: what may pass is waited out, and its bytes are read in ranges, in blocks that
-are kept for a while. Knows neither who reads it nor what for."""
+"""A file in a store, read in ranges: transient failures are retried, recent blocks are cached.
+
+Knows neither who reads it nor what for.
+"""
 
 from __future__ import annotations
 
@@ -17,42 +19,42 @@ from pipeline.storage.retry import call_store
 T = TypeVar("T")
 
 BLOCK_BYTES = 1 << 18
-MOST_AHEAD = 16
-"""Blocks fetched beyond what is asked for once a file is read from front to back: 4 MB."""
-KEPT_BLOCKS = 64
+MAX_READ_AHEAD = 16
+"""Blocks fetched beyond the requested ones while a file is read from front to back: 4 MB."""
+CACHED_BLOCKS = 64
 """16 MB per open file: a row of storage tiles is often read a tile at a time."""
 
 
 class StoredFile:
-    """A file as its store gives it. Its methods raise what `storage_errors` makes of errors, after
-    `patience_s` where they may pass; FileNotFoundError passes."""
+    """A file in a store. Its methods raise what `call_store` raises."""
 
     def __init__(self, fs: FileSystem, path: str, url: str, patience_s: float) -> None:
-        """path: on `fs`; url: for messages."""
+        """path: the path on `fs`; url: the name in messages."""
         self._fs, self._path, self._url = fs, path, url
         self._patience_s = patience_s
         self._size: int | None = None
 
     def open(self) -> RangeFile:
+        """The file, opened for reading at any position."""
         return RangeFile(self.fetch, self.size())
 
     def size(self) -> int:
-        """In bytes; asked for once."""
+        """The size in bytes, requested once."""
         if self._size is None:
             self._size = self._try(self._ask_size)
         return self._size
 
     def fetch(self, start: int, end: int) -> bytes:
-        """The bytes [start, end), or the whole file where its server knows no ranges."""
+        """The bytes [start, end), or the whole file if its server does not support ranges."""
         size = self.size()
 
-        def once() -> bytes:
+        def attempt() -> bytes:
             data = bytes(self._fs.cat_file(self._path, start=start, end=end))
             if len(data) not in (end - start, size):
                 raise TransientError(f"{self._url}: got {len(data)} of {end - start} bytes")
             return data
 
-        return self._try(once)
+        return self._try(attempt)
 
     def _ask_size(self) -> int:
         try:
@@ -64,7 +66,7 @@ class StoredFile:
             raise OSError(
                 errno.ESPIPE,
                 "its server does not say how long it is (no Content-Length), so it cannot be read"
-                " in parts; download it and name the copy",
+                " in ranges; download it and name the copy",
             )
         return int(size)
 
@@ -73,17 +75,17 @@ class StoredFile:
 
 
 class RangeFile(io.RawIOBase):
-    """A file of `size` bytes; `fetch` gives the bytes [start, end), or all of them.
+    """A read-only file of `size` bytes; `fetch(start, end)` returns those bytes, or all of them.
 
-    Where `fetch` gives fewer, a read ends before the block that did not come whole, and the next
-    one asks for it again.
+    If `fetch` returns fewer, a read ends before the first incomplete block, and the next read
+    requests that block again.
     """
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         super().__init__()
         self._fetch, self._size = fetch, size
         self._at = 0
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._cached: OrderedDict[int, bytes] = OrderedDict()
         self._fetched_to = 0
         self._ahead = 0
         self._whole: bytes | None = None
@@ -100,7 +102,7 @@ class RangeFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}, before the beginning of the file")
+            raise ValueError(f"seek to {base + offset}, before the start of the file")
         self._at = base + offset
         return self._at
 
@@ -117,22 +119,24 @@ class RangeFile(io.RawIOBase):
             return self._whole[start:end]
         first = start // BLOCK_BYTES
         blocks = range(first, (end - 1) // BLOCK_BYTES + 1)
-        # Not beyond a gap: what follows it would stand in the wrong place.
-        whole = itertools.takewhile(self._kept.__contains__, blocks)
-        data = b"".join(self._kept[block] for block in whole)
-        while len(self._kept) > max(KEPT_BLOCKS, len(blocks)):
-            self._kept.popitem(last=False)
+        # Only up to a gap: bytes after it would be in the wrong place.
+        whole = itertools.takewhile(self._cached.__contains__, blocks)
+        data = b"".join(self._cached[block] for block in whole)
+        while len(self._cached) > max(CACHED_BLOCKS, len(blocks)):
+            self._cached.popitem(last=False)
         return data[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
 
     def _fill(self, first: int, end: int) -> None:
-        """Fetches what is missing of the blocks [first, end) in one request."""
-        missing = [block for block in range(first, end) if block not in self._kept]
+        """Fetch the missing ones of the blocks [first, end) in one request."""
+        missing = [block for block in range(first, end) if block not in self._cached]
         for block in range(first, end):
-            if block in self._kept:
-                self._kept.move_to_end(block)
+            if block in self._cached:
+                self._cached.move_to_end(block)
         if not missing:
             return
-        self._ahead = min(2 * self._ahead + 1, MOST_AHEAD) if missing[0] == self._fetched_to else 0
+        self._ahead = (
+            min(2 * self._ahead + 1, MAX_READ_AHEAD) if missing[0] == self._fetched_to else 0
+        )
         start, self._fetched_to = missing[0], missing[-1] + 1 + self._ahead
         offset, stop = start * BLOCK_BYTES, min(self._fetched_to * BLOCK_BYTES, self._size)
         data = self._fetch(offset, stop)
@@ -142,5 +146,5 @@ class RangeFile(io.RawIOBase):
         for block in range(start, -(-stop // BLOCK_BYTES)):
             at = block * BLOCK_BYTES - offset
             if len(data) < min(at + BLOCK_BYTES, stop - offset):
-                return  # what came of a block that is cut short is fetched again
-            self._kept[block] = data[at : at + BLOCK_BYTES]
+                return  # an incomplete block is fetched again
+            self._cached[block] = data[at : at + BLOCK_BYTES]
