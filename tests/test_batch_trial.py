@@ -18,9 +18,11 @@ import pytest
 import ray
 
 import pipeline.cluster.batch_trial
+import pipeline.driver.batch
 import pipeline.driver.preparation
+import pipeline.trial.batch
 from pipeline.api import plan, run
-from pipeline.cluster.batch_trial import fitting_batch, fitting_batch_on_cluster
+from pipeline.cluster.batch_trial import try_by_task
 from pipeline.cluster.session import connected
 from pipeline.errors import CheckpointError, UnfinishedError, UsageError
 from pipeline.job import Job
@@ -35,6 +37,7 @@ from pipeline.scene import Rect
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Segmentation
 from pipeline.storage.access import DEFAULT_ACCESS
+from pipeline.trial.batch import fitting_batch, largest_batch
 from pipeline.trial.calibration import random_unit
 from pipeline.unit import Block, Unit
 from tests.support import low_memory
@@ -62,8 +65,8 @@ def unit_of(width: int = 900, height: int = 700) -> Unit:
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str) -> None:
     def fitting(batch: int, unit: Unit) -> int:
-        work = segmentation_of(small_checkpoint, replace(SETTINGS, batch=batch))
-        return fitting_batch(work, unit, None, MEMORY_BYTES) or 0
+        segmentation = segmentation_of(small_checkpoint, replace(SETTINGS, batch=batch))
+        return fitting_batch(segmentation, unit, None, MEMORY_BYTES) or 0
 
     found = fitting(256, unit_of())
     assert found in (2, 4, 8, 16, 32, 64, 128)
@@ -75,8 +78,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str
 def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpoint: str) -> None:
     def refusal(settings: Settings) -> str:
         limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
-        work = segmentation_of(small_checkpoint, settings)
-        return run_in_fresh_process(partial(low_memory.refusal, work), 900, limits, "refusal")
+        segmentation = segmentation_of(small_checkpoint, settings)
+        return run_in_fresh_process(
+            partial(low_memory.refusal, segmentation), 900, limits, "refusal"
+        )
 
     said = refusal(replace(SETTINGS, batch=256))
     named = re.search(
@@ -101,8 +106,8 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU's batch is 256, and tried with too little memory."""
     limited = partial(fitting_batch, memory_bytes=MEMORY_BYTES)
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 256})
-    monkeypatch.setattr(pipeline.driver.preparation, "DEVICES", {"cpu"})
-    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", limited)
+    monkeypatch.setattr(pipeline.driver.batch, "DEVICES", {"cpu"})
+    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", limited)
 
 
 @pytest.mark.usefixtures("tried")
@@ -120,9 +125,7 @@ def test_what_was_found_is_recorded(
     assert f"batch = {batch}\n" in (out / "job.toml").read_text()
     assert [note for note in notes if f"--batch {batch}: there is no memory for twice" in note]
     write_scene(Path(archive) / "b.tif", 300, 200)
-    monkeypatch.setattr(
-        pipeline.driver.preparation, "fitting_batch", None
-    )  # recorded: not tried again
+    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", None)  # recorded: not tried again
     run([archive], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert len(receipts(out)) == 2
 
@@ -135,7 +138,7 @@ def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
     found = plan([archive], small_checkpoint, SETTINGS, LOCAL, trial=trial)
     assert found.batch in (2, 4, 8, 16, 32, 64, 128)
     assert len(found.samples) == 1
-    assert not [note for note in found.notes if "is tried when a run begins" in note]
+    assert not [note for note in found.notes if "is tried when a run starts" in note]
 
 
 @pytest.mark.usefixtures("tried")
@@ -196,8 +199,8 @@ def killed_children() -> Iterator[None]:
 def test_a_cpus_batch_is_not_tried(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.driver.preparation, "devices_here", lambda: ("cpu", 1))
-    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", None)
+    monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cpu", 1))
+    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", None)
     run([archive], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     assert json.loads((tmp_path / "out" / "job.json").read_text())["settings"]["batch"] == 1
     assert not any("batch" in note for note in plan([archive], small_checkpoint, SETTINGS).notes)
@@ -206,11 +209,11 @@ def test_a_cpus_batch_is_not_tried(
 def test_a_plan_for_gpus_needs_none(
     archive: str, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.driver.preparation, "devices_here", lambda: ("cuda", 1))
+    monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cuda", 1))
     found = plan([archive], small_checkpoint, SETTINGS, LOCAL)
     assert (found.device, found.batch) == ("cuda", BATCH["cuda"])
     assert (
-        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run begins" in found.notes
+        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run starts" in found.notes
     )
 
 
@@ -235,7 +238,7 @@ def test_a_task_of_a_cluster_tries_it(
     assert fitting_batch(segmentation_of(small_checkpoint, settings), unit, gpus) == 4
     with pytest.raises(CheckpointError, match="gone does not exist"):
         fitting_batch(segmentation_of(str(tmp_path / "gone"), settings), unit, gpus)
-    monkeypatch.setattr(pipeline.cluster.batch_trial, "LOADING_S", 0.001)  # its guard ends it
+    monkeypatch.setattr(pipeline.trial.batch, "LOADING_S", 0.001)  # its guard ends it
     with pytest.raises(UnfinishedError, match="the batch could not be tried: WorkerCrashedError"):
         fitting_batch(segmentation_of(small_checkpoint, settings, timeout_s=0.001), unit, gpus)
 
@@ -247,28 +250,30 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     settings = Settings(window=128, stride=96, batch=4)
+    segmentation = segmentation_of(small_checkpoint, settings)
+    trial = partial(largest_batch, segmentation)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 2.5)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "NOTE_S", 1.0)
     with connected(gpus):
         busy = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(3600)).remote()
         while ray.available_resources().get("GPU"):
             time.sleep(0.1)
-        assert fitting_batch_on_cluster(segmentation_of(small_checkpoint, settings), unit_of()) is None
+        assert try_by_task(trial, segmentation, unit_of(), 300.0) is None
         said = [record.message for record in caplog.records]
         assert said[-2:] == [
             f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
         ]
         ray.cancel(busy, force=True)
         monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 60.0)
-        assert fitting_batch_on_cluster(segmentation_of(small_checkpoint, settings), unit_of()) == 4
+        assert try_by_task(trial, segmentation, unit_of(), 300.0) == 4
 
 
 def test_a_batch_that_nobody_could_try_is_recorded_with_a_note(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 2})
-    monkeypatch.setattr(pipeline.driver.preparation, "DEVICES", {"cpu"})
-    monkeypatch.setattr(pipeline.driver.preparation, "fitting_batch", lambda *_: None)
+    monkeypatch.setattr(pipeline.driver.batch, "DEVICES", {"cpu"})
+    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", lambda *_: None)
     notes: set[str] = set()
     run(
         [archive],

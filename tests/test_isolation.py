@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +18,12 @@ from ray.exceptions import RayTaskError
 
 import pipeline.api
 import pipeline.cluster.isolation
-import pipeline.driver.local
 from pipeline.api import run
 from pipeline.cluster.isolation import IsolatedReplica, segment_in_isolation
 from pipeline.cluster.replica_actor import LOADING_DEATHS
 from pipeline.cluster.session import connected
+from pipeline.driver.local import LocalRunner
+from pipeline.driver.tracker import Tracker
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError
 from pipeline.failure import Failure
 from pipeline.settings import Execution, Settings
@@ -40,12 +41,11 @@ def job(
     """What a run is about to do."""
     seen: list[tuple[Work, Unit]] = []
 
-    def not_now(work: Work, open_units: Callable[[], list[Unit]], _: object) -> int:
-        seen.append((work, open_units()[0]))
-        return 0
+    def not_now(runner: LocalRunner, tracker: Tracker) -> None:
+        seen.append((runner._work, tracker.open_units()[0]))
 
     write_scene(tmp_path / "in" / "a.tif", 90, 80)
-    monkeypatch.setattr(pipeline.driver.local, "run_units", not_now)
+    monkeypatch.setattr(LocalRunner, "run_units", not_now)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), SETTINGS
     with pytest.raises(
         UnfinishedError, match=r"0 of 1 scenes have an outcome; without one: a\.tif"

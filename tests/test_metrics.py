@@ -25,8 +25,8 @@ from pipeline.cluster.metrics import (
     Metrics,
 )
 from pipeline.driver.bottleneck import Bottleneck
-from pipeline.driver.tracker import Tally
-from pipeline.engine.gpu import SAMPLE_S, Gpu
+from pipeline.driver.tally import Tally
+from pipeline.engine.device import SAMPLE_S, GpuMonitor
 from pipeline.output.status import status
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget
@@ -78,7 +78,7 @@ def test_prometheus_sees_a_run(
 ) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")
     meter = PoolMeter()
-    monkeypatch.setattr("pipeline.api.PoolMeter", lambda: meter)
+    monkeypatch.setattr("pipeline.driver.ray_runner.PoolMeter", lambda: meter)
     for n in range(4):
         write_scene(tmp_path / "in" / f"{n}.tif", 1500, 1400, seed=n)
     (tmp_path / "in" / "bad.tif").write_bytes(b"no image")
@@ -156,7 +156,7 @@ def test_names_follow_prometheus() -> None:
 
 def test_a_gpu_that_says_how_busy_it_is() -> None:
     answers = iter([40, 60])
-    gpu = Gpu(peak_bytes=lambda: 5, percent=lambda: next(answers))
+    gpu = GpuMonitor(peak_bytes=lambda: 5, percent=lambda: next(answers))
     gpu.sample()
     assert gpu.use() == GpuUse(5, None)  # a second has not passed
     for _ in range(2):
@@ -170,7 +170,9 @@ def test_a_gpu_that_says_how_busy_it_is() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_says_nothing_ends_no_run() -> None:
-    gpu = Gpu(peak_bytes=lambda: 5)  # torch asks for a package, or a driver, that is not there
+    gpu = GpuMonitor(
+        peak_bytes=lambda: 5
+    )  # torch asks for a package, or a driver, that is not there
     gpu._next = time.monotonic()
     gpu.sample()
     assert gpu.use() == GpuUse(5, None)
@@ -197,14 +199,14 @@ NOTHING = MemoryNeed(0, 0, 0, 0, 0, 0, 0)
         (SEGMENT, Machine("cuda", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every GPU"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 9, "segment", "more CPU cores"),
         (SEGMENT, Machine("cuda", 2, 1, tasks=4), 3, 9, "segment", "more GPUs; or --dtype float16"),
-        (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output whose disk"),
+        (FINISH, Machine("cpu", 2, 1, tasks=4), 3, 9, "finish", "an --output on a disk"),
         (
             PUBLISH,
             Machine("cpu", 2, 1, tasks=4),
             3,
             9,
             "publish",
-            "or a cluster (--address): at once",
+            "or a cluster (--address): as many shards",
         ),
         (PUBLISH, Machine("cpu", 2, 1, tasks=4, nodes_bytes=(1, 1)), 3, 9, "segment", "CPU cores"),
         (PUBLISH, Machine("cpu", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every core"),

@@ -54,10 +54,10 @@ def test_the_limit(failed: int, planned: int, allowed: int | None, stops: bool) 
 @pytest.mark.parametrize(
     ("folders", "says"),
     [
-        (["a/b/c", "a/b/cd", "a/b"], "all lie in a/b/, "),
+        (["a/b/c", "a/b/cd", "a/b"], "all are in a/b/, "),
         (["a", "ab"], ""),
         (["", "a"], ""),
-        (["a/b"], "all lie in a/b/, "),
+        (["a/b"], "all are in a/b/, "),
     ],
 )
 def test_what_they_have_in_common(folders: list[str], says: str) -> None:
@@ -84,10 +84,10 @@ def test_headers_that_cannot_be_read_stop_the_run_before_it_writes(
     assert "101 of 102 inputs cannot be used, more than the 100 that are allowed: 101 of them" in (
         str(stopped.value)
     )
-    assert "(100 %) failed in stage describe with RasterioIOError, all lie in sub/, the first" in (
+    assert "(100 %) failed in stage describe with RasterioIOError, all are in sub/, the first" in (
         str(stopped.value)
     )
-    again = "Mend that and run again, or allow more with --max-quarantined N; nothing was changed"
+    again = "Fix that and run again, or allow more with --max-quarantined N; nothing was changed"
     assert str(stopped.value).endswith(again)
     assert not out.exists()
     execution = Execution(runner="local")
@@ -100,7 +100,7 @@ def test_headers_that_cannot_be_read_stop_the_run_before_it_writes(
     assert receipt.scenes_quarantined == 100
     put(folder / "sub" / "0.tif", contents["text"])
     with pytest.raises(
-        UsageError, match=r"101 of 102.*with --retry-quarantined where the files stay"
+        UsageError, match=r"101 of 102.*with --retry-quarantined if the files stay"
     ):
         segment(folder, small_checkpoint, out)
     assert plan_files(out) == 1
@@ -125,7 +125,7 @@ def test_pixels_that_cannot_be_read_stop_the_run(
     assert "of 132 inputs cannot be used, more than the 100 that are allowed: 1" in (
         str(stopped.value)
     )
-    assert "failed in stage read with RasterioIOError, all lie in archive/bad/, the first: " in (
+    assert "failed in stage read with RasterioIOError, all are in archive/bad/, the first: " in (
         str(stopped.value)
     )
     assert f"{folder}/archive/bad/000.tif" in str(stopped.value)

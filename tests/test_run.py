@@ -113,7 +113,7 @@ def test_a_nodata_value_that_a_type_does_not_have_is_noted(
 
     assert notes(0) == notes(255) == []
     says = (
-        f"1 input holds a type that has no 300, first {folder}/a.tif (uint8): --nodata takes none"
+        f"1 input holds a type that has no 300, first {folder}/a.tif (uint8): --nodata marks none"
     )
     assert notes(300)[0].startswith(says)
     assert notes(-1)[0].startswith("1 input holds a type that has no -1")
@@ -121,7 +121,7 @@ def test_a_nodata_value_that_a_type_does_not_have_is_noted(
         assert notes(value)[0].startswith(f"2 inputs hold a type that has no {value:g}")
     settings = replace(SETTINGS, nodata=300, scale=0.01)
     receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
-    assert any("--nodata takes none of its pixels" in note for note in receipt.notes)
+    assert any("--nodata marks none of its pixels" in note for note in receipt.notes)
 
 
 def test_a_second_run_computes_nothing(

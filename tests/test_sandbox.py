@@ -17,7 +17,8 @@ import pytest
 import pipeline.driver.survey
 import pipeline.imagery.header_pool
 from pipeline.api import run
-from pipeline.driver.survey import PlannedInputs, survey
+from pipeline.driver.planned_inputs import PlannedInputs
+from pipeline.driver.survey import survey_inputs
 from pipeline.errors import TransientError, UnfinishedError
 from pipeline.output.resume import Recorded
 from pipeline.output.status import status
@@ -190,7 +191,7 @@ def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
 
 def described(tmp_path: Path) -> pipeline.driver.survey.Survey:
     seen: list[tuple[int, int]] = []
-    result = survey(
+    result = survey_inputs(
         [str(tmp_path)],
         Settings(),
         3,
@@ -207,7 +208,9 @@ def test_headers_that_end_their_process_are_quarantined(
 ) -> None:
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
-    monkeypatch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
+    monkeypatch.setattr(
+        pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+    )
     monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
     found = described(tmp_path)
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
@@ -227,8 +230,10 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
     for name in names:
         write_scene(folder / name, 64, 64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
-        return survey([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
+        patch.setattr(
+            pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+        )
+        return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
 
 
 @pytest.mark.parametrize("names", [["withheld"], [*"a", *(f"withheld{n}" for n in range(9))]])
@@ -243,9 +248,9 @@ def test_a_file_that_its_store_withholds_is_left_open(tmp_path: Path) -> None:
     found = survey_of(tmp_path, "a.tif", "b.tif", "withheld.tif")
     assert [scene.scene_id for scene in found.scenes] == ["a.tif", "b.tif"]
     assert not found.rejected
-    assert found.withheld == (f"{tmp_path}/withheld.tif",)
+    assert found.unavailable == (f"{tmp_path}/withheld.tif",)
     assert found.notes == (
-        "1 input is left open; withheld by the store, the first:"
+        "1 input is left open; unavailable from the store, the first:"
         f" {tmp_path}/withheld.tif: the store fails (500); the same command tries again",
     )
 
@@ -258,7 +263,9 @@ def test_all_else_is_done_and_the_run_is_unfinished(
     settings = Settings(window=64, stride=64)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure)
+        patch.setattr(
+            pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+        )
         with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
             run(*arguments, Execution(runner="local"))
     (receipt,) = status(str(tmp_path / "out")).runs

@@ -136,8 +136,10 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     out.append(archive.shards)
     quarantine = Quarantine(len(archive.scenes), 1000)
     work = Work(job, DEFAULT_ACCESS, budget_memory(COST, []), 60.0, str(folder))
-    tracker = Tracker(out, list(archive.shards), COST, quarantine, LocalPublisher(work), (), lambda _: None)
-    tracker.begin()
+    tracker = Tracker(
+        out, list(archive.shards), quarantine, LocalPublisher(work), (), lambda _: None
+    )
+    tracker.start()
     rng, units = random.Random(order), archive.units
     rng.shuffle(units)
     for unit in units:

@@ -30,7 +30,7 @@ from pipeline.planning.planner import BATCH
 from pipeline.settings import Execution, Settings, Trial
 from pipeline.stages import Segmentation
 from pipeline.trial.pictures import overlay, palette
-from pipeline.trial.results import _here
+from pipeline.trial.results import on_this_machine
 from pipeline.trial.samples import EDGE_PX, draw_blocks
 from pipeline.unit import Block
 from segformer import mit_config
@@ -197,9 +197,9 @@ def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint
     budget = MemoryBudget(
         MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
     )
-    used = _here(Segmentation(there, LOCAL.access, budget, 900)).job
+    used = on_this_machine(Segmentation(there, LOCAL.access, budget, 900)).job
     assert (used.device, used.settings.batch) == (device, BATCH[device])
-    assert _here(Segmentation(here, LOCAL.access, budget, 900)).job == here
+    assert on_this_machine(Segmentation(here, LOCAL.access, budget, 900)).job == here
 
 
 def _slices(window: str) -> tuple[slice, slice]:

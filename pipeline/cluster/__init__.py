@@ -15,6 +15,6 @@ packing.py          a value as a row: one byte tensor that Ray does not copy
 isolation.py        the last resort: a unit scene by scene in processes that may die
 ray_errors.py       Ray's errors in words of ours; what a round's log says
 publishers.py       tasks that publish complete shards beside the flow
-batch_trial.py      the largest batch that fits, tried on a GPU before the run
+batch_trial.py      a trial of a batch by a task on a GPU of the cluster
 metrics.py          what Prometheus scrapes from Ray
 """

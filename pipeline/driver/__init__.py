@@ -1,0 +1,21 @@
+"""A run from its INPUTs to its receipt: what is planned, tracked, published and recorded.
+
+Knows the output's records and who does the work; knows neither pixels nor the network. Only
+ray_runner.py imports Ray.
+
+    preparation.py     a Request settled before the first byte is written: job, plan, memory
+    survey.py          INPUTs to scenes: the headers of what is not planned yet
+    planned_inputs.py  which INPUTs are new, changed since they were planned, or to be retried
+    input_notes.py     notes on INPUTs: alpha bands, nodata values, changed files
+    batch.py           the batch of a new job, tried first if memory limits it
+    plan_notes.py      what swath plan notes: OUT, too many failures, several runs
+    quarantine.py      how many inputs may fail before a run stops, what failures have in common
+    runner.py          the Runner protocol, and the choice between local and Ray
+    local.py           the plain loop in this process
+    ray_runner.py      the flow on Ray with its publishers and metrics
+    tracker.py         unit files as they appear, complete shards to publish, progress
+    tally.py           the sums over the units that a run computed
+    bottleneck.py      what limited the speed of a run, and what would relieve it
+    run_start.py       when a run started, the name of its records, its deadline
+    receipt_writer.py  the receipt of a run, however it ends; inputs without an outcome
+"""

@@ -1,37 +1,37 @@
-"""What bounded a run, and what would relieve it. Pure arithmetic over its tally."""
+"""What limited the speed of a run, and what would relieve it. Pure arithmetic over its tally."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.driver.tracker import Tally
+from pipeline.driver.tally import Tally
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.receipt import START_UP
 
 READ, SEGMENT, FINISH, PUBLISH, DRIVER = "read", "segment", "finish", "publish", "driver"
-"""The last one: the process that hands out the units."""
+"""The stages that can be busy. The driver is the process that hands out the units."""
 
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Of one run."""
+    """The busiest part of one run."""
 
     tally: Tally
     budget: MemoryBudget
-    """Who works at once."""
+    """The processes that worked at the same time."""
     replicas: float
-    """That were at work, on average where the pool grows."""
+    """Replicas at work; their average number if the pool grew."""
     startup_s: float
     driver_s: float
-    """CPU seconds of the driver since the first unit; 0 where it does everything itself."""
+    """CPU seconds of the driver since the first unit; 0 if it does everything itself."""
     joined: bool
-    """Whether the cluster was there before the run."""
+    """Whether the cluster was running before the run."""
 
     @property
     def stage(self) -> str:
-        """The stage whose workers were the busiest, or starting."""
+        """The stage whose workers were busiest; START_UP if that took longer than any was busy."""
         tally, tasks = self.tally, max(1, self.budget.tasks)
-        busy = {
+        busy_s = {
             READ: tally.read_s / tasks,
             SEGMENT: tally.segment_s / self.replicas,
             FINISH: tally.finish_s / tasks,
@@ -39,11 +39,11 @@ class Bottleneck:
             DRIVER: self.driver_s,
             START_UP: self.startup_s,
         }
-        return max(busy, key=lambda stage: busy[stage])
+        return max(busy_s, key=lambda stage: busy_s[stage])
 
     @property
     def relief(self) -> str:
-        """The setting that would make the run faster, in one sentence without its end."""
+        """The setting that would make the run faster, as a sentence without its full stop."""
         on_gpu = self.budget.machine.device == "cuda"
         if self.stage in (READ, SEGMENT, FINISH, PUBLISH) and not self.budget.tasks:
             every = "GPU" if on_gpu else "core"
@@ -57,12 +57,12 @@ class Bottleneck:
         if self.joined:
             more = "more CPU nodes in the cluster"
         return {
-            READ: f"{more}, for reads take what the replicas leave, or INPUTs that lie nearer",
+            READ: f"{more}, because reads use what the replicas leave, or INPUTs that are closer",
             SEGMENT: f"{more}, with more --replicas, or a GPU",
-            FINISH: f"{more}, or an --output whose disk or store takes writes faster",
-            PUBLISH: f"{more}: at once as many shards are published as there are nodes, or more"
-            " where many files are read at once",
+            FINISH: f"{more}, or an --output on a disk or store that is faster to write to",
+            PUBLISH: f"{more}: as many shards are published at once as there are nodes, or more"
+            " if many files are read at once",
             DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
             " drivers with --shards",
-            START_UP: "more INPUTs in one run: to start takes as long for many as for few",
+            START_UP: "more INPUTs in one run: starting takes as long for many as for few",
         }[self.stage]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
+from pipeline.driver.tracker import OnProgress, Tracker
 from pipeline.engine.replica import Replica
 from pipeline.errors import one_line
 from pipeline.failure import Failure
@@ -14,41 +14,49 @@ from pipeline.unit import Pixels, ReadUnit, Unit
 
 
 class LocalPublisher:
-    """Publishes a shard when it is complete."""
+    """Publishes a shard as soon as it is complete."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
-        self._finished: list[PublishedShard] = []
+        self._published: list[PublishedShard] = []
 
     def start(self, shard: Shard) -> None:
         published = self._work.publish(shard)
-        # What this process tries again is counted already.
-        self._finished.append(replace(published, retries=0))
+        # The retries of this process are counted already.
+        self._published.append(replace(published, retries=0))
 
     def advance(self) -> list[PublishedShard]:
-        finished, self._finished = self._finished, []
-        return finished
+        published, self._published = self._published, []
+        return published
 
 
-def run_units(work: Work, open_units: Callable[[], list[Unit]], poll: Callable[[], None]) -> int:
-    """Computes the units without an outcome one after the other and calls `poll` after each, as
-    long as there is time.
+class LocalRunner:
+    """Does everything in this process. What kills the process kills the run."""
 
-    Returns how often other processes than this one tried something again: there are none. Raises
-    TransientError where a store does not answer. What kills the process kills the run.
-    """
-    replica = Replica(work.job, work.access, work.sharing)
-    for unit in open_units():
-        if work.out_of_time:
-            break
-        read = _read(work, unit)
-        work.finish(replace(replica.segment(read), brightness=read.brightness))
-        poll()
-    return 0
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.publisher = LocalPublisher(work)
+
+    def reporting(self, on_progress: OnProgress | None) -> OnProgress:
+        return on_progress or (lambda _progress: None)
+
+    def run_units(self, tracker: Tracker) -> None:
+        """Compute the open units one after the other, polling after each, until the time is up.
+
+        Raises TransientError if a store does not answer.
+        """
+        work = self._work
+        replica = Replica(work.job, work.access, work.sharing)
+        for unit in tracker.open_units():
+            if work.out_of_time:
+                break
+            read = _read(work, unit)
+            work.finish(replace(replica.segment(read), brightness=read.brightness))
+            tracker.poll()
 
 
 def _read(work: Work, unit: Unit) -> ReadUnit:
-    """Block by block where memory is too short for all of them."""
+    """The unit's pixels; read block by block if memory is too short for all of them together."""
     try:
         return work.read(unit)
     except MemoryError:
@@ -58,8 +66,6 @@ def _read(work: Work, unit: Unit) -> ReadUnit:
         try:
             blocks += work.read(Unit(unit.shard, (block,))).blocks
         except MemoryError as error:
-            why = one_line(error)
-            blocks.append(
-                work.failed(block, "read", "memory", f"took more memory than it may: {why}")
-            )
+            what = f"took more memory than it may: {one_line(error)}"
+            blocks.append(work.failure(block, "read", "memory", what))
     return ReadUnit(unit, tuple(blocks), read_s=0.0)

@@ -1,81 +1,53 @@
-"""What a run did, however it ends: its tally and the output's commits, as a Receipt."""
+"""Writes the receipt of a run, however the run ends: its tally and the output's commits."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.cluster.callbacks import PoolMeter
 from pipeline.driver.bottleneck import Bottleneck
-from pipeline.driver.survey import Survey
+from pipeline.driver.preparation import Preparation
+from pipeline.driver.run_start import RunStart
 from pipeline.driver.tracker import Tracker
-from pipeline.errors import (
-    CheckpointError,
-    SwathError,
-    UnfinishedError,
-    UnseenError,
-    UsageError,
-)
+from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UnseenError, UsageError
 from pipeline.estimate import cost_of, per_1000_km2
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import outcomes
-from pipeline.output.shard import Shard
-from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.receipt import DONE, Receipt
-from pipeline.settings import Execution
 from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
 from pipeline.unit import Unit
 
-
-@dataclass(frozen=True)
-class RunStart:
-    """Of a run."""
-
-    when: datetime = field(default_factory=lambda: datetime.now(UTC))
-    clock_s: float = field(default_factory=time.monotonic)
-    tries: int = field(default_factory=retries_so_far)
-
-    @property
-    def name(self) -> str:
-        """Of the run's records."""
-        return self.when.strftime("%Y%m%dT%H%M%S.%fZ")
-
-    def until(self, hours: float | None) -> float:
-        """So many hours later, in seconds of the clock that all machines share."""
-        return math.inf if hours is None else self.when.timestamp() + hours * 3600
+_NAMED_SCENES = 20
+"""The largest number of scenes that a message names."""
 
 
 @dataclass(frozen=True)
 class ReceiptWriter:
-    """Of one run, from the moment that its plan is recorded."""
+    """Writes the receipt of one run, from the moment that its plan is recorded."""
 
     output: Output
-    shards: Sequence[Shard]
+    preparation: Preparation
     tracker: Tracker
-    execution: Execution
-    budget: MemoryBudget
-    survey: Survey
-    beginning: RunStart
-    meter: PoolMeter
+    start: RunStart
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Whatever ends the block early leaves a receipt that says so, if the store still answers.
+    def write_on_error(self) -> Iterator[None]:
+        """Write a receipt that names the reason if an error or Ctrl-C ends the block, provided the
+        store still answers.
 
-        What is refused by now, a credential that was revoked for example, is no fault of the
-        command any more: it is raised as an UnfinishedError. An UnseenError is one, and stays.
+        A refusal at this point, of a credential that was revoked for example, is no longer the
+        command's fault: it is raised as an UnfinishedError. An UnseenError is the command's fault,
+        and stays.
         """
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
             with suppress(SwathError, OSError):
-                self._leave(_in_words(error))
+                self._write_early(_reason(error))
             if isinstance(error, UnseenError):
                 raise
             if isinstance(error, (UsageError, CheckpointError)):
@@ -85,63 +57,64 @@ class ReceiptWriter:
             raise
 
     def close(self) -> Receipt:
-        """Of a run that has come to its end. Raises UnfinishedError where the plan has not."""
+        """Write and return the receipt of a run that came to its end. Raises UnfinishedError if
+        some input has no outcome."""
         receipt = self._receipt(self.output, DONE)
-        if receipt.scenes_planned != receipt.outcomes:
-            raise UnfinishedError(
-                f"{self.output.store.root}: {receipt.outcomes} of {receipt.scenes_planned} scenes"
-                f" have an outcome; without one: {_some(self.tracker.open_units())}; the same"
-                " command resumes the run"
-            )
-        if withheld := self.survey.withheld:
-            more = f" and {len(withheld) - 1} more" if len(withheld) > 1 else ""
-            raise UnfinishedError(
-                f"{self.output.store.root}: the store does not give {withheld[0]}{more}; all else"
-                " is done, and the same command tries again"
-            )
-        if unplanned := self.survey.unplanned:
-            more = f" and {len(unplanned) - 1} more" if len(unplanned) > 1 else ""
-            raise UnfinishedError(
-                f"{self.output.store.root}: {unplanned[0]}{more} cannot be planned while other"
-                " drivers are at work here; all else of this share is done, and the same command"
-                " tries again"
-            )
+        self._check_finished(receipt)
         self._write(self.output, receipt)
         return receipt
 
-    def _leave(self, ended: str) -> None:
-        access = self.execution.access.impatient()  # somebody waits for the end
+    def _check_finished(self, receipt: Receipt) -> None:
+        root, survey = self.output.store.root, self.preparation.survey
+        if receipt.scenes_planned != receipt.outcomes:
+            raise UnfinishedError(
+                f"{root}: {receipt.outcomes} of {receipt.scenes_planned} scenes have an outcome;"
+                f" without one: {_scene_names(self.tracker.open_units())}; the same command resumes"
+                " the run"
+            )
+        if survey.unavailable:
+            raise UnfinishedError(
+                f"{root}: the store does not give {_first_of(survey.unavailable)}; all else is"
+                " done, and the same command tries again"
+            )
+        if survey.unplanned:
+            raise UnfinishedError(
+                f"{root}: {_first_of(survey.unplanned)} cannot be planned while other drivers are"
+                " at work here; all else of this share is done, and the same command tries again"
+            )
+
+    def _write_early(self, reason: str) -> None:
+        access = self.preparation.request.execution.access.impatient()  # somebody waits for the end
         output = Output(open_store(self.output.store.root, access), self.output.job)
-        self._write(output, self._receipt(output, ended))
+        self._write(output, self._receipt(output, reason))
 
     def _write(self, output: Output, receipt: Receipt) -> None:
-        output.write_receipt(self.beginning.name, receipt.to_json())
+        output.write_receipt(self.start.name, receipt.to_json())
 
     def _receipt(self, output: Output, ended: str) -> Receipt:
-        tally, came = self.tracker.tally, outcomes(self.shards, output.commits())
-        now = time.monotonic()
-        seconds = now - self.beginning.clock_s
-        startup_s = (self.tracker.began or now) - self.beginning.clock_s
-        on_ray = self.execution.runner == "ray"
-        # With the plain loop the stages' retries are this process's own.
-        retries = retries_so_far() - self.beginning.tries + self.survey.waited
-        replicas = self._replicas(seconds - startup_s)
+        tracker, shards = self.tracker, self.preparation.shards
+        tally, results = tracker.tally, outcomes(shards, output.commits())
+        execution, machine = self.preparation.request.execution, self.preparation.budget.machine
+        now_s = time.monotonic()
+        seconds = now_s - self.start.clock_s
+        startup_s = (tracker.first_unit_s or now_s) - self.start.clock_s
+        replicas = self._mean_replicas(seconds - startup_s)
         return Receipt(
-            started=self.beginning.when.isoformat(timespec="seconds"),
+            started=self.start.when.isoformat(timespec="seconds"),
             seconds=seconds,
             startup_s=startup_s,
             ended=ended,
             output=output.store.root,
-            runner=self.execution.runner,
-            device=self.budget.machine.device,
-            replicas=self.budget.machine.replicas if self.tracker.to_compute else 0,
-            units=sum(len(shard.units) for shard in self.shards),
+            runner=execution.runner,
+            device=machine.device,
+            replicas=machine.replicas if tracker.units_to_compute else 0,
+            units=sum(len(shard.units) for shard in shards),
             units_computed=tally.units,
-            scenes_planned=came.planned,
-            scenes_done=came.done,
-            scenes_partial=came.partial,
-            scenes_quarantined=came.quarantined,
-            failures=came.failures,
+            scenes_planned=results.planned,
+            scenes_done=results.done,
+            scenes_partial=results.partial,
+            scenes_quarantined=results.quarantined,
+            failures=results.failures,
             megapixels=tally.pixels / 1e6,
             megapixels_per_s=tally.pixels / 1e6 / seconds / replicas,
             windows=round(tally.grid_windows),
@@ -150,38 +123,43 @@ class ReceiptWriter:
             segment_s=tally.segment_s,
             finish_s=tally.finish_s,
             publish_s=tally.publish_s,
-            retries=retries + (tally.retries if on_ray else 0),
+            retries=self._retries(),
             **self._speed(seconds, startup_s, replicas),
-            pixels_without_area=came.pixels_without_area,
-            notes=(*self.tracker.notes, *filter(None, [self.tracker.seen.warning])),
+            pixels_without_area=results.pixels_without_area,
+            notes=(*tracker.notes, *filter(None, [tally.brightness.warning])),
         )
 
-    def _replicas(self, steady_s: float) -> float:
-        """That were at work: all, or of a pool that grows as many as there were on average."""
-        machine = self.budget.machine
-        if machine.min_replicas is None or not steady_s or not self.meter.replica_s:
+    def _retries(self) -> int:
+        """Retries of this process, of those that read headers, and of Ray's workers."""
+        retries = retries_so_far() - self.start.retries + self.preparation.survey.header_retries
+        # With the local runner, the units' retries are this process's own.
+        on_ray = self.preparation.request.execution.runner == "ray"
+        return retries + (self.tracker.tally.retries if on_ray else 0)
+
+    def _mean_replicas(self, steady_s: float) -> float:
+        """Replicas at work: all of them, or the average size of a growing pool."""
+        machine, replica_s = self.preparation.budget.machine, self.tracker.tally.replica_s
+        if machine.min_replicas is None or not steady_s or not replica_s:
             return machine.replicas
-        return min(machine.replicas, self.meter.replica_s / steady_s)
+        return min(machine.replicas, replica_s / steady_s)
 
     def _speed(self, seconds: float, startup_s: float, replicas: float) -> dict[str, Any]:
-        """What bounded the run, how busy its replicas were, and what it cost."""
-        tally, budget, told = self.tracker.tally, self.budget, self.execution
+        """What limited the run, how busy its replicas were, and what it cost."""
+        tracker, execution = self.tracker, self.preparation.request.execution
+        tally, idle = tracker.tally, tracker.nothing_to_do
         driver_s = 0.0
-        if told.runner == "ray" and tally.units:
-            driver_s = time.process_time() - self.tracker.began_cpu_s
-        joined = told.address is not None
-        idle, bound = (
-            self.tracker.idle,
-            Bottleneck(tally, budget, replicas, startup_s, driver_s, joined),
-        )
+        if execution.runner == "ray" and tally.units:
+            driver_s = time.process_time() - tracker.first_unit_cpu_s
+        joined, budget = execution.address is not None, self.preparation.budget
+        bottleneck = Bottleneck(tally, budget, replicas, startup_s, driver_s, joined)
         steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None
-        cost = cost_of(seconds / 3600, told.price_per_hour)
+        cost = cost_of(seconds / 3600, execution.price_per_hour)
         return {
-            "bounded_by": None if idle else bound.stage,
-            "relief": None if idle else bound.relief,
+            "bounded_by": None if idle else bottleneck.stage,
+            "relief": None if idle else bottleneck.relief,
             "megapixels_per_s_steady": tally.pixels / 1e6 / steady_s if steady_s else 0.0,
-            # The first unit's beginning is known to a second.
+            # The start of the first unit is known to a second.
             "busy": min(1.0, tally.segment_s / steady_s) if steady_s and not idle else None,
             "gpu_utilisation": tally.gpu_busy_s / tally.gpu_s if tally.gpu_s else None,
             "gpu_memory_bytes": tally.gpu_bytes,
@@ -192,15 +170,21 @@ class ReceiptWriter:
         }
 
 
-def _some(units: Sequence[Unit]) -> str:
-    """The scenes of units, by name where they are few."""
+def _scene_names(units: Sequence[Unit]) -> str:
+    """The ids of the units' scenes; of many, the first ones."""
     names = sorted({block.scene.scene_id for unit in units for block in unit.blocks})
-    more = f" and {len(names) - 20:,} more" if len(names) > 20 else ""
-    return ", ".join(names[:20]) + more
+    hidden = len(names) - _NAMED_SCENES
+    return ", ".join(names[:_NAMED_SCENES]) + (f" and {hidden:,} more" if hidden > 0 else "")
 
 
-def _in_words(error: BaseException) -> str:
+def _first_of(urls: Sequence[str]) -> str:
+    """The first URL, and how many more there are."""
+    return urls[0] + (f" and {len(urls) - 1} more" if len(urls) > 1 else "")
+
+
+def _reason(error: BaseException) -> str:
+    """Why the run ended, for its receipt."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by hand"
-    # Only our own words are known to hold no secret.
+    # Only our own messages are known to contain no secret.
     return str(error) if isinstance(error, SwathError) else type(error).__name__

@@ -1,19 +1,19 @@
-"""How long a replica takes for a window, measured on this machine.
+"""Measures how long a replica takes for a window on this machine.
 
-As many replicas at once as the run would have here, each in a process of its own, segment random
-pixels with the job's own settings: what shares memory and cores is slower than what is alone.
+As many replicas as the run would have here, each in a process of its own, segment random pixels at
+the same time with the job's own settings: replicas that share memory and cores are slower than one
+alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
-from pipeline.engine.device import devices_here
+from pipeline.engine.device import local_devices
 from pipeline.engine.replica import Replica
 from pipeline.errors import LOG, UsageError
 from pipeline.estimate import Rate
@@ -26,44 +26,47 @@ from pipeline.stages import Segmentation
 from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 MEASURED_S = 3.0
-"""At least: other processes come and go."""
+"""The shortest time that is measured: other processes come and go."""
 
 
-def calibrate(work: Segmentation, channels: int) -> Rate:
-    """Takes some seconds, and with a large network on a CPU a minute.
+def calibrate(segmentation: Segmentation, channels: int) -> Rate:
+    """Measure the rate. Takes some seconds, and with a large network on a CPU a minute.
 
-    Raises UsageError where the job's replicas do not run on this machine's kind of device, and what
-    a replica raises.
+    channels: of the network. Raises UsageError if the job's replicas run on another kind of device
+    than this machine's, and what a replica raises.
     """
-    device, count = devices_here()
-    if device != work.job.device:
+    job, (device, count) = segmentation.job, local_devices()
+    if device != job.device:
         raise UsageError(
             f"--calibrate measures this machine's {device}, but the replicas run on"
-            f" {work.job.device}: leave it out, or plan on one of the cluster's machines"
+            f" {job.device}: leave it out, or plan on one of the cluster's machines"
         )
-    # Each GPU has its own memory and clock; its replicas and CPU cores share both.
-    sharing = work.budget.machine.sharing if device == "cuda" else count
-    replicas = min(work.replicas, sharing)
+    # Each GPU has its own memory and clock, which its replicas share; CPU cores share both.
+    sharing = segmentation.sharing if device == "cuda" else count
+    replicas = min(segmentation.replicas, sharing)
     LOG.warning("measuring how long a window takes here, replicas at once: %d", replicas)
     with ThreadPoolExecutor(replicas) as pool:
-        found = list(pool.map(partial(_apart, work), [channels] * replicas))
-    windows = sum(count for count, _ in found)
-    seconds = sum(seconds for _, seconds in found)
+        measure = partial(_measure_in_process, segmentation)
+        results = list(pool.map(measure, [channels] * replicas))
+    windows = sum(count for count, _ in results)
+    seconds = sum(seconds for _, seconds in results)
     return Rate(seconds / windows, True, replicas, windows // replicas)
 
 
-def _apart(work: Segmentation, channels: int) -> tuple[int, float]:
-    """What `_measured` says in a process of its own."""
-    limits = Limits(1, 1, item_s=work.unit_timeout_s, memory_bytes=ADDRESS_SPACE_BYTES)
+def _measure_in_process(segmentation: Segmentation, channels: int) -> tuple[int, float]:
+    """See `_measure`; in a process of its own."""
+    item_s = segmentation.unit_timeout_s
+    limits = Limits(1, 1, item_s=item_s, memory_bytes=ADDRESS_SPACE_BYTES)
     failed = "--calibrate: the replica could not be measured"
-    return run_in_fresh_process(partial(_measured, work), channels, limits, failed)
+    return run_in_fresh_process(partial(_measure, segmentation), channels, limits, failed)
 
 
-def _measured(work: Segmentation, channels: int) -> tuple[int, float]:
-    """Windows that were computed, and the seconds that they took."""
-    settings, replica = work.job.settings, Replica(work.job, work.access, work.sharing)
-    # Its one thread's own time: a run has the cores to itself, and whoever plans may not.
-    clock = time.process_time if work.job.device == "cpu" else time.perf_counter
+def _measure(segmentation: Segmentation, channels: int) -> tuple[int, float]:
+    """The number of windows computed, and the seconds that they took."""
+    job = segmentation.job
+    settings, replica = job.settings, Replica(job, segmentation.access, segmentation.sharing)
+    # The time of its only thread: a run has the cores to itself, which a plan may not have.
+    clock = time.process_time if job.device == "cpu" else time.perf_counter
     columns = settings.batch or 1
     replica.segment(random_unit(settings, channels, columns, 1))  # the first windows are slower
     unit = random_unit(settings, channels, max(2, columns), 2)
@@ -76,7 +79,8 @@ def _measured(work: Segmentation, channels: int) -> tuple[int, float]:
 
 
 def random_unit(settings: Settings, channels: int, columns: int, rows: int) -> ReadUnit:
-    """Random pixels under so many windows, of which each has as much to blend as within a scene."""
+    """A unit of random uint8 pixels under this number of windows, each with as much to blend as
+    inside a scene."""
     window, stride = settings.window, settings.stride
     width, height = ((count - 1) * stride + window for count in (columns, rows))
     core = Rect(0, 0, columns * stride, rows * stride)
@@ -90,7 +94,6 @@ def random_unit(settings: Settings, channels: int, columns: int, rows: int) -> R
 
 
 def _scene(width: int, height: int, channels: int) -> Scene:
-    bands: Sequence[int] = range(1, channels + 1)
     return Scene(
         scene_id="random",
         url="random",
@@ -98,7 +101,7 @@ def _scene(width: int, height: int, channels: int) -> Scene:
         sidecars=(),
         width=width,
         height=height,
-        bands=tuple(bands),
+        bands=tuple(range(1, channels + 1)),
         dtype="uint8",
         nodata=None,
         crs=None,

@@ -1,4 +1,4 @@
-"""Pixels and their classes side by side, as a PNG. Knows colours, not what is segmented.
+"""Pixels and their classes side by side, as a PNG. Knows colors, not what is segmented.
 
 Suffixes: C channels, H W pixels, 3 red green blue.
 """
@@ -13,12 +13,13 @@ import numpy as np
 from PIL import Image
 
 _GOLDEN = 0.618034
-"""Steps of this share of the circle of hues never come near each other soon."""
+"""Step between hues as a fraction of the color circle, the golden ratio: consecutive hues stay far
+apart."""
 _NO_DATA = (0, 0, 0)
 
 
 def palette(colors: Sequence[str | None]) -> np.ndarray:
-    """uint8 (classes, 3): the checkpoint's colours (RRGGBB), ours where it has none."""
+    """uint8 (classes, 3): the checkpoint's colors (RRGGBB), ours for classes without one."""
     rows = []
     for number, color in enumerate(colors):
         if color is None:
@@ -32,10 +33,10 @@ def palette(colors: Sequence[str | None]) -> np.ndarray:
 def overlay(
     values_CHW: np.ndarray, class_ids_HW: np.ndarray, valid_HW: np.ndarray, colors_K3: np.ndarray
 ) -> bytes:
-    """A PNG of twice the width: the first three channels, then the classes; no data is black.
+    """A PNG of twice the width: the first three channels, then the classes; nodata is black.
 
-    values_CHW: as the network gets them before normalisation, shown from 0 to 1. A network of one
-    or two channels is shown in grey.
+    values_CHW: as the network receives them before normalisation, shown from 0 to 1; one or two
+    channels are shown in gray. valid_HW: bool, True = data.
     """
     shown_CHW = values_CHW[:3] if len(values_CHW) >= 3 else values_CHW[:1].repeat(3, axis=0)
     pixels_CHW = np.nan_to_num(shown_CHW.clip(0, 1) * 255).round().astype(np.uint8)

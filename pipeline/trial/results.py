@@ -1,44 +1,47 @@
-"""What `plan` computes on this machine, where it is asked to: a rate, samples."""
+"""What `plan` computes on this machine if asked to: a rate, samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.engine.device import devices_here
+from pipeline.engine.device import local_devices
 from pipeline.estimate import Rate, Sample
 from pipeline.planning.planner import BATCH
 from pipeline.scene import Scene
 from pipeline.settings import Trial
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.trial.calibration import calibrate
-from pipeline.trial.samples import samples
+from pipeline.trial.samples import segment_samples
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What has come of it."""
+class TrialResults:
+    """The results of a trial; empty if nothing was asked for."""
 
     rate: Rate | None = None
     samples: tuple[Sample, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def run_trial(work: Work, scenes: Sequence[Scene], trial: Trial) -> Tried:
-    """Nothing where there are no scenes. Raises what calibrating and sampling raise."""
+def run_trial(segmentation: Segmentation, scenes: Sequence[Scene], trial: Trial) -> TrialResults:
+    """Calibrate and sample as asked; do nothing without scenes. Raises what calibrating and
+    sampling raise."""
     if not scenes:
-        return Tried()
-    rate = calibrate(work, len(scenes[0].bands)) if trial.calibrate else None
+        return TrialResults()
+    rate = calibrate(segmentation, len(scenes[0].bands)) if trial.calibrate else None
     if not trial.sample_to:
-        return Tried(rate)
-    return Tried(rate, *samples(_here(work), scenes, trial.sample, trial.sample_to))
+        return TrialResults(rate)
+    local = on_this_machine(segmentation)
+    samples, notes = segment_samples(local, scenes, trial.sample, trial.sample_to)
+    return TrialResults(rate, samples, notes)
 
 
-def _here(work: Work) -> Work:
-    """A cluster's GPUs are not here, nor is there memory for their batch; the pictures look the
-    same."""
-    device, job = devices_here()[0], work.job
+def on_this_machine(segmentation: Segmentation) -> Segmentation:
+    """The same segmentation for this machine's device: a cluster's GPUs are elsewhere, and here may
+    be no memory for their batch. The pictures look the same."""
+    device, job = local_devices()[0], segmentation.job
     if device == job.device:
-        return work
+        return segmentation
     settings = replace(job.settings, batch=BATCH[device])
-    return replace(work, job=replace(job, device=device, settings=settings))
+    return replace(segmentation, job=replace(job, device=device, settings=settings))

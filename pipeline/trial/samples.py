@@ -1,7 +1,7 @@
 """Random blocks of an archive, segmented to be looked at before weeks are spent on all of it.
 
-The same blocks each time, by the job's own stages, in this process. A band order or a scale that
-is wrong shows in the pictures, in the shares of the classes and in the values.
+The same blocks each time, by the job's own stages, in this process. A wrong band order or scale
+shows in the pictures, in the shares of the classes and in the values.
 """
 
 from __future__ import annotations
@@ -21,51 +21,59 @@ from pipeline.imagery.brightness import range_warning
 from pipeline.output.unit_file import mean_confidence
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX
-from pipeline.stages import Work
+from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
 from pipeline.trial.pictures import overlay, palette
 from pipeline.unit import Block, Pixels, Stitched, Unit
 
 EDGE_PX = 1024
+"""Edge of a sample's block."""
 _PICTURE = re.compile(r"sample-\d{3,}\.png")
-_TRIES = 10
-"""Blocks that are drawn for each that is shown: some hold no data."""
+_DRAWS = 10
+"""Blocks drawn for each one shown: some have no valid pixel."""
 _ONE_CLASS = 0.99
-_UNSURE, _GUESSES = 0.4, 1.2
-"""A mean confidence below this, or below so many times that of a guess, is low."""
+"""A class that covers more of every sample than this is suspicious."""
+_UNSURE = 0.4
+"""A mean confidence below this is low."""
+_GUESSES = 1.2
+"""A mean confidence below this multiple of a guess's is low."""
 
 
-def samples(
-    work: Work, scenes: Sequence[Scene], count: int, folder: str
+def segment_samples(
+    segmentation: Segmentation, scenes: Sequence[Scene], count: int, folder: str
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Segments so many blocks and writes their pictures, fewer where the archive has no more with
-    data; and what there is to be noted of them.
+    """Segment this number of blocks and write their pictures; fewer if the archive has no more with
+    valid pixels. Returns the samples and notes on them.
 
     Raises what reading and a replica raise.
     """
     LOG.warning("segmenting samples: %d", count)
-    replica = Replica(work.job, work.access, work.sharing)
-    studio = _Studio(work, replica, folder)
-    made: list[Sample] = []
-    failed: list[Failure] = []
-    for block in draw_blocks(scenes, count * _TRIES):
-        if len(made) == count:
+    job = segmentation.job
+    replica = Replica(job, segmentation.access, segmentation.sharing)
+    album = _Album(segmentation, replica, folder)
+    samples: list[Sample] = []
+    failures: list[Failure] = []
+    for block in draw_blocks(scenes, count * _DRAWS):
+        if len(samples) == count:
             break
-        read = work.read(Unit("sample", (block,)))
+        read = segmentation.read(Unit("sample", (block,)))
         (pixels,), (result,) = read.blocks, replica.segment(read).blocks
         if isinstance(result, Failure):
-            failed.append(result)
+            failures.append(result)
         elif isinstance(pixels, Pixels) and result.samples_TK.any():
-            made.append(studio.show(block, pixels, result, len(made) + 1))
-    return tuple(made), tuple(_notes(made, failed, count, len(work.job.class_names)))
+            samples.append(album.add(block, pixels, result, len(samples) + 1))
+    notes = _notes(samples, failures, count, len(job.class_names))
+    return tuple(samples), tuple(notes)
 
 
-def draw_blocks(scenes: Sequence[Scene], most: int) -> Iterator[Block]:
-    """Different blocks of scenes by chance, large scenes more often; the same ones each time."""
+def draw_blocks(scenes: Sequence[Scene], draws: int) -> Iterator[Block]:
+    """Different blocks of random scenes, of large scenes more often; the same ones each time.
+
+    draws: the number of draws, some of which give a block that was drawn before."""
     chance = random.Random(0)
     ends = list(accumulate(scene.pixels for scene in scenes))
     seen = set()
-    for _ in range(most):
+    for _ in range(draws):
         (scene,) = chance.choices(scenes, cum_weights=ends)
         col, row = (
             MASK_TILE_PX * chance.randrange(max(1, -(-(size - EDGE_PX) // MASK_TILE_PX) + 1))
@@ -77,24 +85,26 @@ def draw_blocks(scenes: Sequence[Scene], most: int) -> Iterator[Block]:
             yield Block(scene, core)
 
 
-class _Studio:
-    """Where the pictures are made."""
+class _Album:
+    """The folder of the pictures."""
 
-    def __init__(self, work: Work, replica: Replica, folder: str) -> None:
-        self._store = open_store(folder, work.access)
-        self._names = work.job.class_names
-        self._colors_K3 = palette(work.job.class_colors)
+    def __init__(self, segmentation: Segmentation, replica: Replica, folder: str) -> None:
+        """Deletes the pictures of an earlier sampling: its blocks or settings were others."""
+        self._store = open_store(folder, segmentation.access)
+        self._names = segmentation.job.class_names
+        self._colors_K3 = palette(segmentation.job.class_colors)
         self._replica = replica
         for name in filter(_PICTURE.fullmatch, self._store.list("")):
-            self._store.delete(name)  # an earlier sampling's are of other blocks, or settings
+            self._store.delete(name)
 
-    def show(self, block: Block, pixels: Pixels, result: Stitched, number: int) -> Sample:
+    def add(self, block: Block, pixels: Pixels, result: Stitched, number: int) -> Sample:
+        """Write the picture of a segmented block, and summarize it."""
         core, rect = block.core, pixels.rect
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
-        here = np.s_[..., top : top + core.height, left : left + core.width]
-        valid_HW = pixels.valid_HW[here]
+        core_slices = np.s_[..., top : top + core.height, left : left + core.width]
+        valid_HW = pixels.valid_HW[core_slices]
         scale, offset = self._replica.scaling(block.scene)
-        values_CHW = pixels.values_CHW[here].astype(np.float32) * scale + offset
+        values_CHW = pixels.values_CHW[core_slices].astype(np.float32) * scale + offset
         name = f"sample-{number:03d}.png"
         picture = overlay(values_CHW, result.class_ids_HW, valid_HW, self._colors_K3)
         self._store.write(name, picture)
@@ -115,26 +125,27 @@ class _Studio:
 
 
 def _notes(
-    made: Sequence[Sample], failed: Sequence[Failure], count: int, classes: int
+    samples: Sequence[Sample], failures: Sequence[Failure], count: int, classes: int
 ) -> Iterator[str]:
-    """What smells."""
-    if failed:
-        yield f"blocks that could not be sampled: {len(failed)}; the first: {failed[0].message}"
-    if len(made) < count:
-        yield f"{len(made)} of {count} samples: no other block that was drawn gives data"
-    if not made:
+    """Notes on samples that look wrong. count: of the samples asked for."""
+    if failures:
+        first = failures[0].message
+        yield f"blocks that could not be sampled: {len(failures)}; the first: {first}"
+    if len(samples) < count:
+        yield f"{len(samples)} of {count} samples: no other block that was drawn has valid pixels"
+    if not samples:
         return
-    low, high = (pick(s.values[end] for s in made) for end, pick in ((0, min), (1, max)))
-    if smell := range_warning("the samples'", low, high):
-        yield smell
-    names = {next(iter(sample.shares)) for sample in made}
-    if len(names) == 1 and all(max(sample.shares.values()) > _ONE_CLASS for sample in made):
+    low, high = min(s.values[0] for s in samples), max(s.values[1] for s in samples)
+    if warning := range_warning("the samples'", low, high):
+        yield warning
+    largest = {next(iter(sample.shares)) for sample in samples}
+    if len(largest) == 1 and all(max(s.shares.values()) > _ONE_CLASS for s in samples):
         yield (
-            f"more than {_ONE_CLASS:.0%} of every sample is {names.pop()}: look at the pictures,"
+            f"more than {_ONE_CLASS:.0%} of every sample is {largest.pop()}: look at the pictures,"
             " and check --bands, --scale and the checkpoint"
         )
-    weights = [sample.valid_pixels for sample in made]
-    mean = np.average([sample.mean_confidence or 0.0 for sample in made], weights=weights)
+    weights = [sample.valid_pixels for sample in samples]
+    mean = np.average([sample.mean_confidence or 0.0 for sample in samples], weights=weights)
     if mean < max(_UNSURE, _GUESSES / classes):
         yield (
             f"the mean confidence of the samples is only {mean:.2f}: the checkpoint may not be made"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.engine.gpu import Gpu
+from pipeline.engine.device import GpuMonitor
 from pipeline.engine.replica import Replica
 from pipeline.errors import UsageError
 from pipeline.settings import Settings
@@ -10,11 +10,11 @@ from pipeline.stages import Segmentation
 from pipeline.trial.calibration import random_unit
 
 
-def refusal(work: Segmentation, size: int) -> str:
+def refusal(segmentation: Segmentation, size: int) -> str:
     """In place of a GPU's memory it has what this process may take. Its next unit is refused with
     the same words."""
-    replica = Replica(work.job, work.access, work.sharing)
-    replica._gpu = Gpu(peak_bytes=lambda: 0, percent=lambda: 0)
+    replica = Replica(segmentation.job, segmentation.access, segmentation.sharing)
+    replica._gpu = GpuMonitor(peak_bytes=lambda: 0, percent=lambda: 0)
     read = random_unit(Settings(window=size, stride=size), 3, 1, 1)
     said = []
     for _ in range(2):

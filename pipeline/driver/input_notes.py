@@ -1,0 +1,84 @@
+"""Notes on INPUTs that a user should look at before segmenting them. Words only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipeline.driver.planned_inputs import InputChanges
+from pipeline.imagery.header_pool import Described
+from pipeline.scene import Scene
+
+
+def notes_on(
+    scenes: Sequence[Scene], described: Described, changes: InputChanges, nothing_to_retry: bool
+) -> Iterator[str]:
+    """Notes on the scenes to plan, and on inputs that are unavailable, changed or planned again.
+
+    nothing_to_retry: whether --retry-quarantined was given, and nothing is planned again.
+    """
+    if described.unavailable:
+        open_inputs = count_inputs(len(described.unavailable), "is left open", "are left open")
+        yield (
+            f"{open_inputs}; unavailable from the store, the first:"
+            f" {described.unavailable[0][1].cause}; the same command tries again"
+        )
+    yield from _alpha_note(scenes)
+    yield from _nodata_note(scenes)
+    if changes.changed:
+        changed = count_inputs(
+            len(changes.changed),
+            "has changed since it was planned",
+            "have changed since they were planned",
+        )
+        yield (
+            f"{changed}, first {changes.changed[0]}; this output is about the earlier versions:"
+            " segment the new ones into a new --output"
+        )
+    if changes.retries:
+        yield count_inputs(
+            len(changes.retries),
+            "is planned again: it failed, or changed before its turn",
+            "are planned again: they failed, or changed before their turn",
+        )
+    if nothing_to_retry:
+        yield "--retry-quarantined: none of these inputs is in quarantine"
+
+
+def count_inputs(count: int, one: str, several: str) -> str:
+    """`1 input ...` or `5 inputs ...`, with the predicate for that number."""
+    return f"{count:,} input {one}" if count == 1 else f"{count:,} inputs {several}"
+
+
+def _alpha_note(scenes: Sequence[Scene]) -> Iterator[str]:
+    """A note on scenes whose alpha band would be segmented."""
+    with_alpha = [scene for scene in scenes if scene.alpha]
+    if with_alpha:
+        first = with_alpha[0]
+        feeding = count_inputs(
+            len(with_alpha),
+            "feeds a band that it calls alpha to the network",
+            "feed a band that they call alpha to the network",
+        )
+        yield f"{feeding}, first {first.url} (band {first.alpha[0]}): check --bands"
+
+
+def _nodata_note(scenes: Sequence[Scene]) -> Iterator[str]:
+    """A note on scenes whose type cannot hold --nodata: all of their pixels will be valid."""
+    without = [scene for scene in scenes if not _can_hold(scene.dtype, scene.nodata)]
+    if without:
+        first = without[0]
+        yield (
+            f"{count_inputs(len(without), 'holds', 'hold')} a type that has no {first.nodata:g},"
+            f" first {first.url} ({first.dtype}): --nodata marks none of its pixels as missing, and"
+            " what the file says of nodata is ignored"
+        )
+
+
+def _can_hold(dtype: str, nodata: float | None) -> bool:
+    """Whether a pixel of this type can have the nodata value."""
+    if nodata is None or np.dtype(dtype).kind not in "iu":
+        return True
+    limits = np.iinfo(dtype)
+    return float(nodata).is_integer() and limits.min <= nodata <= limits.max
