@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.earth.area import CellAreas, Lines, level
+from pipeline.earth.area import AreaLines, CellAreas, lines_of
 from pipeline.output.class_sums import plain_sums
 from pipeline.output.class_sums_compiled import compiled_sums
 from pipeline.scene import Affine6, Rect
@@ -29,7 +29,7 @@ def ids(rng: np.random.Generator, rect: Rect, classes: int) -> np.ndarray:
     return runs[: rect.pixels].reshape(rect.height, rect.width).astype(mask_dtype(classes))
 
 
-def check(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> int:
+def check(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> int:
     """How many pixels have no area."""
     plain, compiled = plain_sums(ids_HW, areas, classes), compiled_sums(ids_HW, areas, classes)
     for a_K, b_K in zip(plain, compiled, strict=True):
@@ -70,4 +70,4 @@ def test_a_cell_between_others_may_have_no_area() -> None:
     area_m2 = np.ones((40, 30))
     area_m2[[0, 7, 39], [29, 0, 5]] = 0
     ids_HW = np.random.default_rng(1).integers(0, 2, area_m2.shape).astype(np.uint8)
-    assert check(ids_HW, level(area_m2), 2) == 3
+    assert check(ids_HW, lines_of(area_m2), 2) == 3

@@ -1,8 +1,8 @@
-"""A CRS as the way from its coordinates to a place on Earth. Knows no grid, scene, file or class.
+"""A CRS as the way from its coordinates to places on Earth. Knows no grid, scene, file or class.
 
-One of the two doors to pyproj; the other, `footprint`, stands on this one. A CRS is taken to its
-own ellipsoid, never to another datum: one operation for every point, smooth enough to be
-differentiated. Datum shifts are all but isometric, so that WGS 84 areas differ by some 1e-5.
+Imports pyproj, as does `outline`, which builds on this file. A CRS is converted to its own
+ellipsoid, never to another datum: one operation for every point, smooth enough to be
+differentiated. Datum shifts are nearly isometric, so that WGS 84 areas differ by some 1e-5.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyproj.network
 WGS84_A_M = 6378137.0
 WGS84_F = 1 / 298.257223563
 WRAPPED_M = 1000.0
-"""A point that comes back from the ellipsoid farther off than this was outside the domain."""
+"""A point that returns from the ellipsoid farther away than this was outside the domain."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,29 @@ class EllipsoidCrs:
     """A CRS as the way from its coordinates to longitude and latitude on its own ellipsoid."""
 
     transformer: pyproj.Transformer | None
-    """None where the coordinates are longitude and latitude already."""
+    """From the coordinates to longitude and latitude; None if the coordinates are these already."""
     angle_rad: float
-    """Unit of the longitudes and latitudes, in radians (degrees, but grads in France)."""
+    """The unit of longitude and latitude in radians: degrees, but grads in France."""
     unit_m: float
-    """Unit of the coordinates in metres; on geographic grids the length on the equator."""
+    """The unit of the coordinates in meters; on geographic grids its length on the equator."""
     a_m: float
+    """The ellipsoid's semi-major axis; that of WGS 84 for spheres, whose latitudes are geodetic by
+    convention (MODIS)."""
     e2: float
-    """The ellipsoid; WGS 84 for spheres, whose latitudes are geodetic by convention (MODIS)."""
+    """The square of the ellipsoid's eccentricity; again that of WGS 84 for spheres."""
     cylindrical: bool
-    """Every x is a meridian, and the CRS goes on beyond the dateline."""
+    """Whether every x is a meridian, so that the CRS continues beyond the dateline."""
 
     def lonlat(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Longitudes and latitudes in radians, NaN where there are none."""
+        """Longitudes and latitudes in radians, NaN for points that have none."""
         lon, lat = (x, y) if self.transformer is None else self.transformer.transform(x, y)
         lon, lat = lon * self.angle_rad, lat * self.angle_rad
         good = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= math.pi / 2 + 1e-12)
         return np.where(good, lon, np.nan), np.where(good, lat, np.nan)
 
     def inside(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Bool: the point lies in the domain, i.e. its longitude and latitude lead back to it."""
+        """bool: whether each point is in the domain, i.e. its longitude and latitude lead back to
+        it."""
         lon, lat = self.lonlat(x, y)
         good = np.isfinite(lat)
         if self.transformer is None or self.cylindrical:
@@ -61,7 +64,8 @@ class EllipsoidCrs:
 
 @lru_cache(maxsize=256)
 def parse_crs(crs: str) -> EllipsoidCrs:
-    """The Ground of what CRS.from_user_input takes. ValueError where it has no place on Earth."""
+    """The CRS for text that CRS.from_user_input takes. Raises ValueError if pyproj does not know it
+    or it has no place on Earth."""
     pyproj.network.set_network_enabled(False)
     try:
         horizontal = pyproj.CRS.from_user_input(crs)
@@ -95,6 +99,7 @@ def parse_crs(crs: str) -> EllipsoidCrs:
 
 
 def _meridians_are_columns(transformer: pyproj.Transformer, unit: float) -> bool:
+    """Whether two points with the same x have the same longitude."""
     x, y = np.array([1e6, 1e6]) / unit, np.array([0.0, 3e6]) / unit
     lon, _ = transformer.transform(x, y)
     return bool(np.isfinite(lon).all() and abs(lon[1] - lon[0]) < 1e-9)

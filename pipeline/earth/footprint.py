@@ -1,9 +1,9 @@
 """Outlines of pixel rectangles on Earth. Knows grids and CRS; no scene, file, class or mask.
 
-With `rings` the door to shapely. An outline is traced in longitude and latitude, where the ring of
-a polar tile does not close and that of a tile at the dateline jumps: longitudes are followed on,
-poles are closed along their parallel of 90 degrees, and what leaves -180..180 is cut and moved back
-(RFC 7946, section 3.1.9).
+An outline is traced in longitude and latitude, where the ring of a polar tile does not close and
+the ring of a tile at the dateline jumps. So longitudes are unwrapped, poles are closed along their
+parallel of 90 degrees, and parts outside -180..180 are cut off and moved back (RFC 7946, section
+3.1.9).
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ import numpy as np
 import shapely
 
 from pipeline.earth.outline import Outline, Plane
-from pipeline.earth.rings import densified, unwrapped, polygons, rounded_lon, wrapped_180, polygonal_part
+from pipeline.earth.rings import (
+    densified,
+    polygonal_part,
+    polygons,
+    rounded_lon,
+    unwrapped,
+    wrapped_180,
+)
 from pipeline.scene import Affine6, Rect
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Where on Earth a pixel rectangle lies, in OGC:CRS84 (longitude, latitude; degrees)."""
+    """The outline of a pixel rectangle on Earth, in OGC:CRS84 (longitude, latitude; degrees)."""
 
     wkb: bytes
     """A valid Polygon or MultiPolygon, exterior rings counterclockwise."""
     bbox: tuple[float, float, float, float]
-    """xmin, ymin, xmax, ymax; -180..180 where it crosses the dateline or holds a pole."""
+    """xmin, ymin, xmax, ymax; -180..180 if it crosses the dateline or contains a pole."""
 
 
 def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Footprint | None]:
-    """The outlines of rects (pixels of the grid of `transform`); None if wholly off the domain.
+    """The outlines of rects of the grid of `transform`; None for a rect wholly outside the domain.
 
-    Edges leave the true ones by less than 1e-4 of the rect's side; a part outside the domain is
-    cut off. ValueError where the CRS has no place on Earth.
+    Edges deviate from the true ones by less than 1e-4 of the rect's side; a part outside the domain
+    is cut off. Raises ValueError if the CRS has no place on Earth.
     """
     if not rects:
         return []
@@ -64,24 +71,25 @@ def footprints(crs: str, transform: Affine6, rects: Sequence[Rect]) -> list[Foot
 
 
 def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
-    """Edges of such a grid are straight in longitude and latitude: its corners say it all."""
+    """The outlines on a geographic grid, whose edges are straight in longitude and latitude, so
+    that the corners suffice."""
     to_deg = np.degrees(plane.crs.angle_rad)
     raw = np.column_stack(plane.places(corners.reshape(-1, 2))) * to_deg
     parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
     ring = np.concatenate(parts)
     lon, lat = plane.transformer.transform(*(ring / to_deg).T)
-    # The transformer may wrap; the grid's own longitudes go on beyond 180.
+    # The transformer may wrap; the grid's own longitudes continue beyond 180.
     lon = rounded_lon(ring[:, 0] + wrapped_180(lon - ring[:, 0]))
     sizes = [len(part) for part in parts]
     shapes = np.full(len(corners), shapely.Polygon())
-    found = np.flatnonzero(sizes)
+    nonempty = np.flatnonzero(sizes)
     rings = list(zip(*(np.split(axis, np.cumsum(sizes)[:-1]) for axis in (lon, lat)), strict=True))
-    shapes[found] = polygons([rings[index] for index in found])
+    shapes[nonempty] = polygons([rings[index] for index in nonempty])
     return shapes
 
 
 def _between_poles(ring: np.ndarray) -> np.ndarray:
-    """What of a ring lies there; may be empty."""
+    """The part of a ring between latitudes -90 and 90; may be empty."""
     if ring[:, 1].min() >= -90 and ring[:, 1].max() <= 90:
         return ring
     left, right = ring[:, 0].min(), ring[:, 0].max()
@@ -90,7 +98,8 @@ def _between_poles(ring: np.ndarray) -> np.ndarray:
 
 
 def _projected(plane: Plane, corners: np.ndarray) -> np.ndarray:
-    """Those that are short, far from the poles and within the domain are traced together."""
+    """The outlines on a projected grid. Rects that are short, far from the poles and inside the
+    domain are traced together, the others one by one."""
     plain = plane.inside(corners.reshape(-1, 2)).reshape(-1, 4).all(axis=1) & ~plane.long(corners)
     for _, at in plane.poles:
         plain &= ~plane.bent_by(at, corners)
@@ -98,10 +107,10 @@ def _projected(plane: Plane, corners: np.ndarray) -> np.ndarray:
     vertices, ring = densified(corners[plain].reshape(-1, 2), np.repeat(numbers, 4), plane.lonlat)
     rings = {}
     for number in numbers:
-        own = slice(*np.searchsorted(ring, (number, number + 1)))
-        turns, lon = unwrapped(vertices[own, 2])
+        part = slice(*np.searchsorted(ring, (number, number + 1)))
+        turns, lon = unwrapped(vertices[part, 2])
         if turns == 0:
-            rings[number] = lon, vertices[own, 3]
+            rings[number] = lon, vertices[part, 3]
     shapes = np.empty(len(corners), object)
     shapes[list(rings)] = polygons(list(rings.values()))
     for number in {*range(len(corners))} - {*rings}:

@@ -1,7 +1,7 @@
-"""The outline of one pixel rectangle of a projected grid, whatever lies in its way.
+"""The outline of one pixel rectangle of a projected grid, however difficult.
 
-It may reach beyond the CRS's domain, hold a pole or touch it, or be so long that its edges bend
-both ways. Stands on `crs`, and with it is a door to pyproj. Knows no scene, file or class.
+The rectangle may reach beyond the CRS's domain, contain or touch a pole, or be so long that its
+edges bend both ways. Knows no scene, file or class.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import pyproj
 import shapely
 
 from pipeline.earth.crs import EllipsoidCrs, parse_crs
-from pipeline.earth.rings import densified, unwrapped, polygons
+from pipeline.earth.rings import densified, polygons, unwrapped
 from pipeline.scene import Affine6
 
-SMALL_M = 100e3  # edges shorter than this start undivided: they are bent most halfway
+SMALL_M = 100e3
+"""Shorter edges start undivided: they bend most in their middle."""
 POLE_TOLERANCE = 1e-5
-"""A pole this near to an edge, in sides of the rect, lies on it."""
-CLIP_STEPS = 32  # the part of a rect inside the domain is looked for at 33 x 33 places
+"""A pole this near to an edge, in sides of the rect, is on it."""
+CLIP_STEPS = 32
+"""The part of a rect inside the domain is searched for at 33 x 33 points."""
 
 
 @lru_cache(maxsize=256)
-def _earth(crs: str) -> tuple[EllipsoidCrs, pyproj.Transformer, list[tuple[float, float, float]]]:
-    """Its Ground, the way to OGC:CRS84; latitude, x, y of poles that are points of its plane."""
+def _plane_of(
+    crs: str,
+) -> tuple[EllipsoidCrs, pyproj.Transformer, list[tuple[float, float, float]]]:
+    """The CRS, its transformer to OGC:CRS84, and latitude, x, y of the poles that are points of its
+    plane."""
     base, poles = parse_crs(crs), []
     if base.transformer is not None and not base.cylindrical:
         quarter = np.pi / 2 / base.angle_rad
@@ -37,12 +42,13 @@ def _earth(crs: str) -> tuple[EllipsoidCrs, pyproj.Transformer, list[tuple[float
 
 
 class Plane:
-    """The pixels of a grid as places on Earth. Points are (k, 2) columns and rows."""
+    """A grid in the plane of its CRS, and the places of its points on Earth. Points are (k, 2):
+    column, row."""
 
     def __init__(self, crs: str, transform: Affine6) -> None:
-        """ValueError where the CRS has no place on Earth."""
-        self.crs, self.transformer, poles = _earth(crs)
-        """The transformer leads to OGC:CRS84."""
+        """Raises ValueError if the CRS has no place on Earth."""
+        self.crs, self.transformer, poles = _plane_of(crs)
+        """The transformer goes from the CRS to OGC:CRS84."""
         self._transform = transform
         a, b, c, d, e, f = transform
         self._pixel, det = np.hypot(a, d), a * e - b * d
@@ -50,27 +56,27 @@ class Plane:
             (lat, np.array([e * (x - c) - b * (y - f), a * (y - f) - d * (x - c)]) / det)
             for lat, x, y in poles
         ]
-        """Latitudes and pixels of those that are points of the plane."""
+        """Latitude and point of each pole that is a point of the plane."""
 
     def places(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coordinates in the CRS."""
+        """The points' x and y in the CRS."""
         (a, b, c, d, e, f), (cols, rows) = self._transform, points.T
         return a * cols + b * rows + c, d * cols + e * rows + f
 
     def lonlat(self, points: np.ndarray) -> np.ndarray:
-        """(2, k) degrees."""
+        """The points' longitudes and latitudes (2, k), degrees."""
         return np.stack(self.transformer.transform(*self.places(points)))
 
     def inside(self, points: np.ndarray) -> np.ndarray:
-        """Bool: they lie in the CRS's domain."""
+        """bool (k,): whether each point is in the CRS's domain."""
         return self.crs.inside(*self.places(points))
 
     def long(self, corners: np.ndarray) -> np.ndarray:
-        """Bool, of rects (..., 4, 2): their edges begin as quarters."""
+        """bool: whether the edges of rects (..., 4, 2) must start as quarters."""
         return _side_px(corners) * self._pixel * self.crs.unit_m > SMALL_M
 
     def bent_by(self, pole: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Bool, of rects (..., 4, 2): the pole is in or near them."""
+        """bool: whether the pole is in or near each of the rects (..., 4, 2)."""
         return np.abs(pole - corners.mean(axis=-2)).max(axis=-1) < 3 * _side_px(corners)
 
 
@@ -79,7 +85,7 @@ def _side_px(corners: np.ndarray) -> np.ndarray:
 
 
 class Outline:
-    """Traces the rect with these corners (4, 2)."""
+    """The outline of the rect with these corners (4, 2)."""
 
     def __init__(self, plane: Plane, corners: np.ndarray) -> None:
         self._plane, self._corners = plane, corners
@@ -93,10 +99,8 @@ class Outline:
         return self._traced(ring) if len(ring := self._clipped()) > 2 else shapely.MultiPolygon()
 
     def _clipped(self) -> np.ndarray:
-        """Pixel ring (k, 2) around what rays from its middle see of the domain; may be empty.
-
-        That is all of it where the domain is convex, as those of world maps and disks are.
-        """
+        """The ring (k, 2) around the part of the domain in the rect that rays from its middle reach;
+        may be empty. If the domain is convex, as of world maps and disks, that is all of it."""
         low, high = self._corners[[0, 2]]
         grid = np.meshgrid(*np.linspace(low, high, CLIP_STEPS + 1).T)
         nodes = np.column_stack([axis.ravel() for axis in grid])
@@ -122,13 +126,13 @@ class Outline:
         for pole_lat, at in self._poles:
             lat[self._near(points, at, 4)] = pole_lat
         turns, lon = unwrapped(lon)
-        held = [p for p, at in self._poles if shapely.contains_xy(shapely.Polygon(ring), *at)]
+        inside = [p for p, at in self._poles if shapely.contains_xy(shapely.Polygon(ring), *at)]
         if turns == 0:
             shape = polygons([(lon, lat)])[0]
-            # With both poles inside, the ring goes round what is left out.
-            return shapely.box(-180, -90, 180, 90).difference(shape) if len(held) == 2 else shape
+            # With both poles inside, the ring goes around the part that is outside.
+            return shapely.box(-180, -90, 180, 90).difference(shape) if len(inside) == 2 else shape
         end = lon[0] + 360 * turns
-        pole_lat = held[0] if held else float(np.copysign(90, lat.mean()))
+        pole_lat = inside[0] if inside else float(np.copysign(90, lat.mean()))
         lat = np.append(lat, [lat[0], pole_lat, pole_lat])
         return polygons([(np.append(lon, [end, end, lon[0]]), lat)])[0]
 
@@ -136,11 +140,11 @@ class Outline:
         return np.hypot(*(points - pole).T) < factor * POLE_TOLERANCE * self._side_px
 
     def _start(self, ring: np.ndarray) -> np.ndarray:
-        """The ring's corners, quarters of long edges, and what the poles ask for.
+        """The first vertices: the ring's corners, quarters of long edges, and more near poles.
 
-        An edge is divided where it comes nearest to a pole, so that no longitude turns by 180
-        degrees between two vertices. A pole on the ring becomes three vertices: the longitudes
-        of its neighbours and, between them, that of the rect's inside.
+        An edge is divided where it is nearest to a pole, so that no longitude turns by 180 degrees
+        between two vertices. A pole on the ring becomes three vertices: with the longitudes of its
+        neighbors and, between them, of the rect's inside.
         """
         quarters = (
             [0.0, 0.25, 0.5, 0.75] if len(ring) == 4 and self._plane.long(self._corners) else [0.0]
@@ -156,6 +160,7 @@ class Outline:
         return start
 
     def _split(self, pole: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """The points with three vertices near the pole instead of those that are on it."""
         near = self._near(points, pole)
         far = np.roll(points, -int(np.argmax(near & ~np.roll(near, 1))), axis=0)[near.sum() :]
         ways = np.stack([far[-1], self._centre, far[0]]) - pole

@@ -1,8 +1,8 @@
-"""Rings on Earth, in degrees: follow the true edges, go on beyond the dateline, become polygons.
+"""Rings on Earth, in degrees: vertices along the true edges, unwrapped longitudes, polygons.
 
-The door to shapely, with `footprint`. Knows neither grids nor CRS: it is told how points become
-longitudes and latitudes. Many rings are traced at once, for a call of a library costs as much as a
-hundred points; each comes out as it would alone.
+Knows neither grids nor CRS: callers pass a function from points to longitudes and latitudes. Many
+rings are traced at once, because a call of a library costs as much as a hundred points; the result
+for each ring is the same as alone.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ import numpy as np
 import shapely
 
 TOLERANCE = 5e-5
-"""How far an edge may leave the true one halfway between two vertices, in sides of the ring."""
+"""The largest deviation of an edge from the true one halfway between two vertices, in sides of the
+ring."""
 MAX_ROUNDS = 20
+"""The largest number of times that an edge is halved."""
 SNAP_DEG = 1e-9
+"""Longitudes this near to a multiple of 180 degrees are set to it."""
 LON_STEPS = 2.0**40
-"""Longitudes are multiples of 2**-40 degrees (0.1 micrometres), so that +-360 is exact."""
+"""Longitudes are multiples of 2**-40 degrees (0.1 micrometers), so that +-360 is exact."""
 
 
 def densified(
     points: np.ndarray, ring: np.ndarray, lonlat: Callable[[np.ndarray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The vertices of rings that follow the true ones: (n, 4), place, longitude, latitude; and of
-    each vertex the ring.
+    """Rings with enough vertices to follow the true edges. Returns the vertices (n, 4): x, y,
+    longitude, latitude; and the number of each vertex's ring (n,).
 
-    points: places (k, 2); ring: of each, the number of its ring, rising; lonlat: places to (2, k)
-    degrees. Segments are halved until their middle lies near the straight line, as on the ground.
+    points: the corners (k, 2); ring: the number of each corner's ring, ascending; lonlat: from
+    points to degrees (2, k). Edges are halved until their middle, as on the ground, is near the
+    straight line.
     """
     vertices = np.column_stack([points, *lonlat(points)])
     finite = np.isfinite(vertices).all(axis=1)
@@ -35,13 +39,13 @@ def densified(
     tolerance = TOLERANCE * np.degrees(_extents(vertices, ring))
     active = np.arange(len(ring))
     for _ in range(MAX_ROUNDS):
-        here, there = vertices[active], vertices[_following(ring)[active]]
-        middle = (here[:, :2] + there[:, :2]) / 2
+        start, end = vertices[active], vertices[_following(ring)[active]]
+        middle = (start[:, :2] + end[:, :2]) / 2
         lon, lat = lonlat(middle)
         lon[np.isinf(lon)] = lat[np.isinf(lat)] = np.nan  # never bent
-        east, north = wrapped_180(there[:, 2] - here[:, 2]), there[:, 3] - here[:, 3]
+        east, north = wrapped_180(end[:, 2] - start[:, 2]), end[:, 3] - start[:, 3]
         shrink = np.cos(np.radians(lat))
-        cross = np.abs(east * (lat - here[:, 3]) - north * wrapped_180(lon - here[:, 2])) * shrink
+        cross = np.abs(east * (lat - start[:, 3]) - north * wrapped_180(lon - start[:, 2])) * shrink
         bent = cross > tolerance[ring[active]] * np.hypot(east * shrink, north)
         if not bent.any():
             break
@@ -55,14 +59,14 @@ def densified(
 
 
 def _extents(vertices: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    """Of each ring its extent along the longest axis of space, in radii."""
+    """The extent of each ring along its longest axis in space (ECEF), in Earth radii."""
     lon, lat = np.radians(vertices[:, 2:].T)
     space = np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)
-    found, starts = np.unique(ring, return_index=True)
-    extents = np.zeros(found.max(initial=-1) + 1)
+    numbers, starts = np.unique(ring, return_index=True)
+    extents = np.zeros(numbers.max(initial=-1) + 1)
     for axis in space:
         span = np.maximum.reduceat(axis, starts) - np.minimum.reduceat(axis, starts)
-        extents[found] = np.maximum(extents[found], span)
+        extents[numbers] = np.maximum(extents[numbers], span)
     return extents
 
 
@@ -75,27 +79,29 @@ def _following(ring: np.ndarray) -> np.ndarray:
 
 
 def unwrapped(lon: np.ndarray) -> tuple[int, np.ndarray]:
-    """How often a ring goes round the Earth, and its longitudes followed on from the first."""
+    """How many times a ring goes around the Earth, eastward positive, and its longitudes continued
+    from the first without jumps."""
     steps = wrapped_180(np.diff(lon, append=lon[0]))
     return round(steps.sum() / 360), rounded_lon(lon[0] + np.cumsum(steps) - steps)
 
 
 def wrapped_180(step_deg: np.ndarray) -> np.ndarray:
-    """A difference of longitudes by the shorter way round, in [-180, 180)."""
+    """A difference of longitudes, the shorter way around: in [-180, 180)."""
     return np.mod(step_deg + 180, 360) - 180
 
 
 def rounded_lon(lon: np.ndarray) -> np.ndarray:
+    """Longitudes as multiples of 1 / LON_STEPS degrees, or of 180 within SNAP_DEG."""
     edges = np.round(lon / 180) * 180
     fine = np.round(lon * LON_STEPS) / LON_STEPS
     return np.where(np.abs(lon - edges) < SNAP_DEG, edges, fine) + 0.0  # no -0.0
 
 
 def polygons(rings: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Of each ring, continuous longitudes and latitudes, its polygon, cut at the dateline."""
+    """The polygon of each ring of continuous longitudes and latitudes, cut at the dateline."""
     if not rings:
         return np.empty(0, object)
-    # The turns of the globe, from -180 to 180 degrees, that a ring begins and ends in.
+    # The turns of the globe, each from -180 to 180 degrees, that a ring starts and ends in.
     first = [int((lon.min() + 180) // 360) for lon, _ in rings]
     last = [-int((180 - lon.max()) // 360) for lon, _ in rings]
     lon_lat = [[lon - 360 * turn, lat] for (lon, lat), turn in zip(rings, first, strict=True)]
@@ -109,6 +115,7 @@ def polygons(rings: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 
 def _cut(shape: shapely.Geometry, turns: int) -> shapely.Geometry:
+    """A shape that spans several turns, moved into the first one part by part."""
     pieces = []
     for turn in range(turns):
         piece = shape.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))
@@ -117,7 +124,7 @@ def _cut(shape: shapely.Geometry, turns: int) -> shapely.Geometry:
 
 
 def polygonal_part(shape: shapely.Geometry) -> shapely.Geometry:
-    """Only what has an area: lines, points and slivers left over by clipping are dropped."""
+    """The polygons of a shape, without the lines, points and slivers that clipping leaves."""
     parts = shapely.get_parts(shapely.get_parts(shape))
     area = shapely.area(parts)
     parts = parts[area > 1e-12 * area.sum()]

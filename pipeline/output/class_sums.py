@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.earth.area import Lines
+from pipeline.earth.area import AreaLines
 from pipeline.unit import nodata_value
 
 
@@ -26,11 +26,11 @@ class ClassSums(NamedTuple):
     """int64: pixels outside the CRS's domain, whose area is 0."""
 
 
-SumClasses = Callable[[np.ndarray, Lines | None, int], ClassSums]
+SumClasses = Callable[[np.ndarray, AreaLines | None, int], ClassSums]
 """Of class ids, C-contiguous and of unit.mask_dtype, the areas of their cells, how many classes."""
 
 
-def plain_sums(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> ClassSums:
+def plain_sums(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> ClassSums:
     """By numpy's bincount. Nodata is a bin beyond the classes, which is cheaper than to leave it
     out before."""
     ids_N = ids_HW.ravel().astype(np.intp)  # what bincount would make of them, each time

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.earth.area import Lines, level
+from pipeline.earth.area import AreaLines, lines_of
 from pipeline.output.class_sums import ClassSums
 from segformer.compiled import Compiled, inner
 
 
-def compiled_sums(ids_HW: np.ndarray, areas: Lines | None, classes: int) -> ClassSums:
+def compiled_sums(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> ClassSums:
     """A SumClasses."""
     bins = classes + 1  # the last one is nodata's
     sums = ClassSums(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
-    cells = level(np.ones((len(ids_HW), 1))) if areas is None else areas
+    cells = lines_of(np.ones((len(ids_HW), 1))) if areas is None else areas
     _add_tile(ids_HW.dtype.name, ids_HW, cells, sums, np.empty(ids_HW.shape[1]))
     if areas is None:
         sums.area_m2_K[:] = 0

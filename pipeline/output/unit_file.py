@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.earth.area import CellAreas, Lines
+from pipeline.earth.area import AreaLines, CellAreas
 from pipeline.earth.footprint import footprints
 from pipeline.failure import Failure
 from pipeline.grid import mask_tiles
@@ -178,7 +178,7 @@ def _bbox_struct(bbox: tuple[float, float, float, float]) -> dict[str, float]:
     return dict(zip(("xmin", "ymin", "xmax", "ymax"), bbox, strict=True))
 
 
-def _areas(scene: Scene, core: Rect) -> Callable[[Rect], Lines | None]:
+def _areas(scene: Scene, core: Rect) -> Callable[[Rect], AreaLines | None]:
     """The areas of the cells of rects inside `core`; None without a CRS."""
     if scene.crs is None:
         return lambda _: None
