@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.engine.blend import EXP_LEAST, MakeBlend, PlainBlend, exponential
+from pipeline.engine.blend import MakeBlend
 from pipeline.engine.blend_loops import blend_strip
+from pipeline.engine.blend_plain import PlainBlend
+from pipeline.engine.confidence import MIN_EXPONENT, exponential
 from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid, cores
 from pipeline.unit import Stitched
@@ -121,11 +123,11 @@ def test_equals_upsampling_in_float64_but_for_ties() -> None:
 
 
 def test_exponential_is_as_close_as_it_says() -> None:
-    x = torch.linspace(EXP_LEAST, 0, 1_000_001)
+    x = torch.linspace(MIN_EXPONENT, 0, 1_000_001)
     exact = np.exp(x.numpy().astype(np.float64))
     assert np.abs(exponential(x).numpy() / exact - 1).max() < 2e-7
     assert exponential(torch.tensor([0.0])).item() == 1
-    assert exponential(torch.tensor([-1e30])).item() == pytest.approx(np.exp(EXP_LEAST))
+    assert exponential(torch.tensor([-1e30])).item() == pytest.approx(np.exp(MIN_EXPONENT))
 
 
 def add_one(values: np.ndarray) -> None:
@@ -200,16 +202,21 @@ def fuses_nothing() -> None:
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
 
-    from pipeline.engine.blend_cuda import CLASSES, PIXELS, POSITIONS  # noqa: PLC0415
+    from pipeline.engine.blend_cuda import (  # noqa: PLC0415
+        PROGRAM_CLASSES,
+        PROGRAM_PIXELS,
+        PROGRAM_POSITIONS,
+    )
     from pipeline.engine.blend_triton import decide, sum_windows  # noqa: PLC0415
 
-    pointers = {"*i64": ("rows", "columns", "tiles", "out_confidence", "out_samples")}
+    pointers = {"*i64": ("strip", "columns", "tiles", "out_confidence", "out_samples")}
     pointers |= {"*fp32": ("row_weights", "column_weights", "shares", "sums")}
     pointers |= {"*u8": ("valid", "out_ids")}
     kinds = {name: kind for kind, names in pointers.items() for name in names}
-    cases = [(sum_windows, {"positions": POSITIONS, "some": CLASSES})]
+    sizes = {"program_positions": PROGRAM_POSITIONS, "program_classes": PROGRAM_CLASSES}
+    cases = [(sum_windows, sizes)]
     cases += [
-        (decide, {"step": step, "single": single, "pixels": PIXELS})
+        (decide, {"step": step, "single": single, "program_pixels": PROGRAM_PIXELS})
         for step in (1, 4)
         for single in (False, True)
     ]

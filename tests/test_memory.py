@@ -14,8 +14,8 @@ import pytest
 
 from bench.promises import memory as bench
 from pipeline import api
-from pipeline.engine.blend_cpu import CHUNK_BYTES, CompiledBlend, parted
-from pipeline.engine.blend_tables import Chunk
+from pipeline.engine.blend_cpu import CHUNK_BYTES, CompiledBlend, column_chunks
+from pipeline.engine.blend_cpu_tables import Chunk
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
 from pipeline.planning import machine as machine_module
@@ -244,7 +244,7 @@ def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
     region = stitcher._region(-(-window // 4))
     tallest = max(stitcher._strips, key=lambda strip: len(strip.groups))
     tables, most = 0, 0
-    for part in parted(region):
+    for part in column_chunks(region):
         chunk = Chunk(region, part)
         scratch = chunk.scratch(tallest)
         assert len(part) == 1 or scratch.sums.nbytes <= CHUNK_BYTES

@@ -21,7 +21,7 @@ from pipeline.engine.device import local_devices
 from pipeline.errors import UsageError
 from pipeline.estimate import Estimate
 from pipeline.job import Job
-from pipeline.output.resume import recorded
+from pipeline.output.resume import read_record
 from pipeline.planning.forecast import PIXEL_S, REPLICAS_CORE_FRACTION, busiest_replica_windows
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget
@@ -133,7 +133,7 @@ def test_the_last_units_leave_replicas_without_work(
 
 
 def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
-    known = PlannedInputs.of(recorded(None), retry=False)
+    known = PlannedInputs.of(read_record(None), retry=False)
     scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
     blocks = list(draw_blocks(scenes, 200))
     assert blocks == list(draw_blocks(scenes, 200))

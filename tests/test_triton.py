@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.engine.window_cutter import Cut, Cutter, HostCutter
+from pipeline.engine.window_cutter import Cutter, HostCutter, WindowPixels
 from segformer import Normalisation, SegFormer, mit_config
 from tests.support.archives import write_scene
 from tests.support.checkpoints import SMALL, random_checkpoint, save_small
@@ -44,7 +44,7 @@ def windows_of(cutter: Cutter, dtype: type, device: str) -> torch.Tensor:
     x_NCHW = torch.full(shape, 7.0, device=device).contiguous(memory_format=torch.channels_last)
     places = [(0, 0, 0), (0, 20, 20), (1, 17, 3), (1, 30, 30)]
     scaling = [(0.37, 1.5), (1.0, 0.0)]
-    cutter.cut([Cut(held[block], y, x, *scaling[block]) for block, y, x in places], x_NCHW)
+    cutter.cut([WindowPixels(held[block], y, x, *scaling[block]) for block, y, x in places], x_NCHW)
     return x_NCHW.cpu()
 
 

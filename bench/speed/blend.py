@@ -25,7 +25,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.engine.blend import MakeBlend, PlainBlend
+from pipeline.engine.blend import MakeBlend
+from pipeline.engine.blend_plain import PlainBlend
 from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect

@@ -24,7 +24,7 @@ from bench.speed.sliding import picture
 from bench.support.contestants import ours
 from bench.support.rounds import in_turns, machine, spread, timed, times_faster
 from examples.bluemarble import bluemarble
-from pipeline.engine.forward import TORCH_DTYPES, keep_freed_memory
+from pipeline.engine.forward import TORCH_DTYPES, tune_malloc
 from pipeline.settings import DTYPES, Settings
 from segformer import SegFormer, mit_config
 from tests.support.checkpoints import random_checkpoint, saved
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    keep_freed_memory()
+    tune_malloc()
     with torch.inference_mode():
         torch.set_num_threads(given.threads)
         speed = {size: forward(size, given.rounds, device) for size in given.sizes}

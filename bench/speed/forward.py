@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from bench.support.rounds import Took, in_turns, machine, spread, timed, times_faster
-from pipeline.engine.forward import TORCH_DTYPES, keep_freed_memory
+from pipeline.engine.forward import TORCH_DTYPES, tune_malloc
 from segformer import load_model, mit_config
 from tests.support.checkpoints import random_checkpoint, saved
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    keep_freed_memory()
+    tune_malloc()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.inference_mode():
         report = compared(given, device)

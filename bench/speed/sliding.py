@@ -30,7 +30,7 @@ import torch
 from bench.speed.blend import peak_of_this_process
 from bench.support.contestants import contestant
 from bench.support.rounds import Took, finish, in_turns, machine, spread, timed, times_faster
-from pipeline.engine.forward import keep_freed_memory
+from pipeline.engine.forward import tune_malloc
 from pipeline.settings import DTYPES, Settings
 from segformer import mit_config
 from tests.support.checkpoints import random_checkpoint, saved
@@ -120,7 +120,7 @@ def compared(case: Case, sides: list[str], rounds: int) -> dict[str, Any]:
 @torch.inference_mode()
 def segmented(name: str, case: Case) -> Turn:
     """One turn, in a process of its own."""
-    keep_freed_memory()
+    tune_malloc()
     segment = contestant(name, case.folder, case.settings, case.device)
     torch.set_num_threads(case.threads)
     pixels_CHW = picture(case.size)

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.engine.forward import TORCH_DTYPES, Forward
-from pipeline.engine.window_cutter import Cut
 from pipeline.engine.stitcher import Stitcher, blend_on
+from pipeline.engine.window_cutter import WindowPixels
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect
 from pipeline.settings import Settings
@@ -44,7 +44,7 @@ def ours(folder: str, settings: Settings, device: str) -> Segment:
         places = iter([(r, c) for r in range(grid.rows.count) for c in range(grid.cols.count)])
         while batch := list(islice(places, settings.batch)):
             origins = [(grid.rows.origin(row), grid.cols.origin(col)) for row, col in batch]
-            logits_NKhw = forward([Cut(held, *origin, rescale, 0.0) for origin in origins])
+            logits_NKhw = forward([WindowPixels(held, *origin, rescale, 0.0) for origin in origins])
             for place, logits_Khw in zip(batch, logits_NKhw, strict=False):
                 stitcher.add(*place, logits_Khw)
         return stitcher.close().class_ids_HW

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.checkpoint import from_checkpoint
+from pipeline.checkpoint import call_on_checkpoint
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.survey import Survey, survey_inputs
@@ -17,8 +17,8 @@ from pipeline.imagery.header_pool import OnDescribed
 from pipeline.job import Job
 from pipeline.output.layout import Output
 from pipeline.output.publishing import check_published
-from pipeline.output.replacement import retrying, standing
-from pipeline.output.resume import Recorded, is_of, recorded
+from pipeline.output.replacement import current_shards, with_retries
+from pipeline.output.resume import OutputRecord, in_share, read_record
 from pipeline.output.shard import Shard
 from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
@@ -28,7 +28,8 @@ from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
-from segformer import ModelConfig, checkpoint_sha256, load_model
+from segformer import ModelConfig, read_checkpoint
+from segformer.folding import folded_bytes
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
     execution, share = request.execution, request.execution.shards
     job, output, cost, config = _settle_job(request, output)
     # While other drivers work, the outcomes of their shares change.
-    record = recorded(output, share if closed else ALL_SHARDS)
+    record = read_record(output, share if closed else ALL_SHARDS)
     survey = survey_inputs(
         request.inputs,
         job.settings,
@@ -91,7 +92,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
     )
     committed = output.committed() if output else set()
     plan = _plan(Planner(cost, execution), record, survey, committed)
-    shards = [shard for shard in plan if is_of(share, shard)]
+    shards = [shard for shard in plan if in_share(shard, share)]
     open_units = [u for shard in shards if shard.shard_id not in committed for u in shard.units]
     return Preparation(
         request=request,
@@ -117,8 +118,8 @@ def _settle_job(
     """
     execution, settings = request.execution, request.settings
     access = execution.access.impatient()
-    model = from_checkpoint(load_model, request.checkpoint, access)
-    weights_bytes = sum(weight.numel() * 4 for weight in model.parameters())
+    checkpoint = call_on_checkpoint(read_checkpoint, request.checkpoint, access)
+    config = checkpoint.config
     device, count, nodes_bytes, cpus = _devices(execution.address)
     if settings.batch is None:
         batch = output.job.settings.batch if output else BATCH[device]
@@ -126,10 +127,10 @@ def _settle_job(
     job = Job(
         settings=settings,
         checkpoint=execution.access.absolute(request.checkpoint),
-        checkpoint_sha256=from_checkpoint(checkpoint_sha256, request.checkpoint, access),
+        checkpoint_sha256=checkpoint.sha256,
         device=device,
-        class_names=model.config.class_names,
-        class_colors=model.config.class_colors,
+        class_names=config.class_names,
+        class_colors=config.class_colors,
     )
     if output:
         output.check_same(job)
@@ -138,8 +139,8 @@ def _settle_job(
         job = replace(output.job, checkpoint=job.checkpoint)
         output = Output(open_store(output.store.root, execution.access), job)
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
-    network = Network.of(model.config, weights_bytes, job.settings.window)
-    return job, output, Cost(job.settings, machine, network), model.config
+    network = Network.of(config, folded_bytes(config), job.settings.window)
+    return job, output, Cost(job.settings, machine, network), config
 
 
 def _devices(address: str | None) -> tuple[str, int, tuple[int, ...], int]:
@@ -153,15 +154,15 @@ def _devices(address: str | None) -> tuple[str, int, tuple[int, ...], int]:
 
 
 def _plan(
-    planner: Planner, record: Recorded, survey: Survey, committed: Collection[str]
+    planner: Planner, record: OutputRecord, survey: Survey, committed: Collection[str]
 ) -> list[Shard]:
     """The recorded shards, then the new ones."""
     new = planner.shards(survey.scenes, survey.rejected, first=len(record.shards))
-    return standing([*record.shards, *retrying(new, survey.retries)], committed)
+    return current_shards([*record.shards, *with_retries(new, survey.retries)], committed)
 
 
 def _quarantine(
-    shards: Sequence[Shard], record: Recorded, survey: Survey, execution: Execution
+    shards: Sequence[Shard], record: OutputRecord, survey: Survey, execution: Execution
 ) -> Quarantine:
     """The failures so far among the inputs of these shards; those of inputs that are planned again
     no longer count."""

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.grid import Axis
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One window of a group."""
 
     window: int
@@ -75,8 +75,7 @@ def split_axis(axis: Axis, start: int, end: int, logits_edge: int) -> list[Span]
 def members_table(groups: Sequence[WindowGroup], first_window: int) -> np.ndarray:
     """The members of all groups, one after the other, int64 (n, 2): the window, counted from
     `first_window`, and its `position`."""
-    members = [(member.window, member.position) for group in groups for member in group.members]
-    return np.array(members) - (first_window, 0)
+    return np.array([member for group in groups for member in group.members]) - (first_window, 0)
 
 
 def member_starts(groups: Sequence[WindowGroup]) -> np.ndarray:

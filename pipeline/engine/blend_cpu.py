@@ -5,19 +5,32 @@ Knows where torch keeps a window's logits, not what the loops do with them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from pipeline.engine.bilinear import Segment
-from pipeline.engine.blend import SAMPLE_AT, SAMPLE_STEP, Region, Windows
+from pipeline.engine.bilinear import Span, member_starts, members_table
+from pipeline.engine.blend import Region, Windows, with_adjacent_columns
+from pipeline.engine.blend_cpu_tables import Chunk, Out, Rows
 from pipeline.engine.blend_loops import blend_strip
-from pipeline.engine.blend_tables import Chunk, Out, Rows, members_of
+from pipeline.engine.confidence import SAMPLE_AT, SAMPLE_STEP
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Stitched
 
 CHUNK_PX, CHUNK_BYTES = 2048, 8 << 20
-"""Columns that are blended at once, and their sums: two rows of them, at 150 classes, are 0.7 MB
-where windows share their positions. Where they do not, each overlap has sums of its own."""
+"""The columns that are blended at once, and the bytes of their sums: two rows of these, at 150
+classes, are 0.7 MB if windows share their positions. If they do not, each overlap has sums of its
+own."""
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """A strip's table, and what its addresses lead to."""
+
+    rows: Rows
+    tensors: list[torch.Tensor]
+    """To be kept until the loops have run."""
 
 
 class CompiledBlend:
@@ -25,67 +38,66 @@ class CompiledBlend:
 
     def __init__(self, region: Region) -> None:
         self._region = region
-        self._result = region.nothing()
-        self._chunks = [Chunk(region, part) for part in parted(region)]
+        self._result = region.empty_result()
+        self._chunks = [Chunk(region, spans) for spans in column_chunks(region)]
 
-    def strip(self, rows: Segment, windows: Windows) -> None:
+    def strip(self, rows: Span, windows: Windows) -> None:
         core, result = self._region.core, self._result
-        kept, table = self._rows(rows, windows)
+        strip = self._strip(rows, windows)
         height = slice(rows.start - core.row_off, rows.end - core.row_off)
         for chunk in self._chunks:
-            here = height, slice(chunk.start - core.col_off, chunk.end - core.col_off)
-            valid_HW = np.array(self._region.valid_HW[here], order="C")
+            width = slice(chunk.start - core.col_off, chunk.end - core.col_off)
+            valid_HW = np.array(self._region.valid_HW[height, width], order="C")
             if valid_HW.any():
                 slots = result.confidence_TK.reshape(-1), result.samples_TK.reshape(-1)
-                corner = np.array([height.start, here[1].start])
+                corner = np.array([height.start, width.start])
                 out = Out(valid_HW, corner, result.class_ids_HW, *slots)
-                blend_strip(out.ids.dtype.name, table, chunk.columns, chunk.scratch(rows), out)
-        del kept  # no sooner: the loops read from addresses
+                blend_strip(out.ids.dtype.name, strip.rows, chunk.columns, chunk.scratch(rows), out)
+        del strip  # no sooner: the loops read from its addresses
 
     def close(self) -> Stitched:
         return self._result
 
-    def _rows(self, rows: Segment, windows: Windows) -> tuple[list[torch.Tensor], Rows]:
-        """What the addresses in the table lead to, and the table."""
-        region, members = self._region, members_of([rows])
-        first_row, first_col = members[:, 0].min(), region.windows.start
-        shape = (int(np.ptp(members[:, 0])) + 1, len(region.windows), 4)
-        missing = torch.zeros(region.low)
-        table, kept = np.zeros(shape, np.int64), [missing]
-        table[:] = (missing.data_ptr(), 0, 0, region.low)
-        for (row, col), given_Khw in windows.items():
+    def _strip(self, rows: Span, windows: Windows) -> _Strip:
+        """The strip's table; windows that are missing become one of zeros."""
+        region, members = self._region, members_table(rows.groups, 0)
+        first_row, first_col = members[:, 0].min(), region.window_cols.start
+        missing = torch.zeros(region.logits_edge)
+        shape = (int(np.ptp(members[:, 0])) + 1, len(region.window_cols), 4)
+        table, tensors = np.zeros(shape, np.int64), [missing]
+        table[:] = (missing.data_ptr(), 0, 0, region.logits_edge)
+        for (row, col), any_order_Khw in windows.items():
             if 0 <= row - first_row < len(table):
-                logits_Khw = given_Khw if given_Khw.stride(2) == 1 else given_Khw.contiguous()
-                steps = [4 * step for step in logits_Khw.stride()[:2]]
-                table[row - first_row, col - first_col] = (
-                    logits_Khw.data_ptr(),
-                    *steps,
-                    region.low,
-                )
-                kept.append(logits_Khw)
+                logits_Khw = with_adjacent_columns(any_order_Khw)
+                class_step, row_step = (4 * step for step in logits_Khw.stride()[:2])
+                entry = (logits_Khw.data_ptr(), class_step, row_step, region.logits_edge)
+                table[row - first_row, col - first_col] = entry
+                tensors.append(logits_Khw)
         pixels = np.arange(rows.start, rows.end)
         tiles = (pixels - region.core.row_off) // MASK_TILE_PX * region.tile_columns
-        return kept, Rows(
-            table,
-            members - (first_row, 0),
-            np.cumsum([0, *(len(group.members) for group in rows.groups)]),
-            np.stack([group.index for group in rows.groups]),
-            np.stack([group.weight for group in rows.groups]),
-            np.where(pixels % SAMPLE_STEP == SAMPLE_AT, tiles * region.classes, -1),
+        numbers = Rows(
+            windows=table,
+            members=members - (first_row, 0),
+            groups=member_starts(rows.groups),
+            indices=np.stack([group.index for group in rows.groups]),
+            weights=np.stack([group.weight for group in rows.groups]),
+            slots=np.where(pixels % SAMPLE_STEP == SAMPLE_AT, tiles * region.classes, -1),
         )
+        return _Strip(numbers, tensors)
 
 
-def parted(region: Region) -> list[list[Segment]]:
-    """The region's columns in chunks of at most so many columns and bytes, or of one segment."""
-    chunks: list[list[Segment]] = []
-    position_bytes, size = 2 * 4 * region.classes * region.row_groups, 0
-    for segment in region.columns:
-        own = position_bytes * sum(group.positions for group in segment.groups)
-        fits = chunks and segment.end - chunks[-1][0].start <= CHUNK_PX
-        if fits and size + own <= CHUNK_BYTES:
-            chunks[-1].append(segment)
-            size += own
+def column_chunks(region: Region) -> list[list[Span]]:
+    """The region's columns in chunks: each of at most CHUNK_PX and CHUNK_BYTES, or a single
+    span."""
+    chunks: list[list[Span]] = []
+    position_bytes, chunk_bytes = 2 * 4 * region.classes * region.max_row_groups, 0
+    for span in region.column_spans:
+        span_bytes = position_bytes * sum(group.positions for group in span.groups)
+        fits = chunks and span.end - chunks[-1][0].start <= CHUNK_PX
+        if fits and chunk_bytes + span_bytes <= CHUNK_BYTES:
+            chunks[-1].append(span)
+            chunk_bytes += span_bytes
         else:
-            chunks.append([segment])
-            size = own
+            chunks.append([span])
+            chunk_bytes = span_bytes
     return chunks

@@ -1,10 +1,11 @@
 """The loops of the compiled blend, for one strip and as many columns as stay in the cache.
 
 Plain loops over arrays, which numba turns into vector code: classes outside, pixels inside, one
-array per horizontal phase, so that neighbours in memory are alike. Neither fast mathematics nor
-fused multiplications: the same bits in a vector and in what is left over, and as `blend.py` gives.
+array per horizontal phase, so that neighbours in memory are treated alike. Neither fast mathematics
+nor fused multiplications: the same bits in a vector and in its remainder, and as `blend_plain.py`
+gives.
 
-What the arrays hold, and what is lattice and scattered, stands in `blend_tables.py`.
+`blend_cpu_tables.py` says what the arrays hold, and which columns are regular.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -12,39 +13,50 @@ What the arrays hold, and what is lattice and scattered, stands in `blend_tables
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
-from pipeline.engine.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
-from pipeline.engine.blend_tables import PHASES
+from pipeline.engine.blend_cpu_tables import (
+    ADDRESS,
+    CLASS_STEP,
+    EDGE,
+    PHASES,
+    PLACE_END,
+    PLACE_IN_LINE,
+    PLACE_START,
+    POSITION,
+    ROW_STEP,
+    RUN_END,
+    RUN_MEMBERS,
+    RUN_MEMBERS_END,
+    RUN_START,
+    SAMPLE_COLUMN,
+    SAMPLE_EXPONENTIAL,
+    SAMPLE_SLOT,
+    WINDOW,
+)
+from pipeline.engine.confidence import (
+    EXP_TERMS,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    MIN_EXPONENT,
+    ROUNDING,
+)
 from pipeline.unit import CONFIDENCE_SCALE
 from segformer.compiled import Compiled, inner
+from segformer.operations.pointers import floats
 
 _f = np.float32
 _FIRST, _STEP, _ONE, _HALF, _ZERO = _f(0.125), _f(0.25), _f(1), _f(0.5), _f(0)
-_LEAST, _LOG2_E, _ROUNDS = _f(EXP_LEAST), _f(LOG2_E), _f(ROUNDS)
+_MIN_EXPONENT, _LOG2_E, _ROUNDING = _f(MIN_EXPONENT), _f(LOG2_E), _f(ROUNDING)
 _LN2_HIGH, _LN2_LOW = _f(LN2_HIGH), _f(LN2_LOW)
 _E0, _E1, _E2, _E3, _E4, _E5 = map(_f, EXP_TERMS)
 _SCALE = _f(CONFIDENCE_SCALE)
 
 
-@intrinsic
-def _at(typing: Any, address: Any) -> Any:  # noqa: ARG001
-    """The float32 values at an address."""
-    pointer = types.CPointer(types.float32)
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return pointer(types.int64), code
-
-
 def _blend_strip(rows, columns, scratch, out):
-    """Ids and confidences of a strip's chunk of columns."""
-    sums, narrow, best, values = scratch.sums, scratch.narrow, scratch.best, scratch.values
+    """Class ids and confidences of a strip's chunk of columns: a Rows, Columns, Scratch and Out."""
+    sums, low_row, best, values = scratch.sums, scratch.low_row, scratch.best, scratch.values
     loaded, ids, values_best = scratch.loaded, scratch.ids, scratch.values_best
     for group in range(len(loaded)):
         loaded[group] = -1
@@ -55,41 +67,46 @@ def _blend_strip(rows, columns, scratch, out):
                 to = sums[group, loaded[group] & 1]
                 _add_windows(rows, columns.members, columns.runs, group, loaded[group], to)
         for k in range(sums.shape[2]):
-            _between_rows(rows.indices, rows.weights, sums, y, k, narrow)
-            _best_of_lattice(narrow, best, ids, k)
-            _between_columns(narrow, columns.indices, columns.weights, values)
-            _best_of_scattered(values, values_best, scratch.values_ids, k)
+            _between_rows(rows.indices, rows.weights, sums, y, k, low_row)
+            _best_of_regular(low_row, best, ids, k)
+            _between_columns(low_row, columns.indices, columns.weights, values)
+            _best_of_irregular(values, values_best, scratch.values_ids, k)
         _write_ids(columns.places, scratch.ids, scratch.values_ids, scratch.line, y, out)
         if rows.slots[y] >= 0:
             _sample(columns.phases, best, scratch.exponentials)
             for k in range(sums.shape[2]):
-                _between_rows(rows.indices, rows.weights, sums, y, k, narrow)
-                _between_columns(narrow, columns.indices, columns.weights, values)
-                _add_exponentials(narrow, values, values_best, scratch.shares, scratch.exponentials)
+                _between_rows(rows.indices, rows.weights, sums, y, k, low_row)
+                _between_columns(low_row, columns.indices, columns.weights, values)
+                _add_exponentials(
+                    low_row, values, values_best, scratch.shares, scratch.exponentials
+                )
             _count(columns.samples, scratch.exponentials, y, rows.slots[y], out)
 
 
 @inner
 def _add_windows(rows, col_members, runs, group, row, sums):
-    """One low-resolution row of the sum of the group's windows: K x narrow."""
+    """One low-resolution row of the sum of the group's windows: K x positions."""
     for run in range(len(runs)):
-        to, further = sums[:, runs[run, 0] : runs[run, 1]], False
+        to, further = sums[:, runs[run, RUN_START] : runs[run, RUN_END]], False
         for i in range(rows.groups[group], rows.groups[group + 1]):
-            for j in range(runs[run, 2], runs[run, 3]):
-                window = rows.windows[rows.members[i, 0], col_members[j, 0]]
-                _add_window(window, rows.members[i, 1] + row, col_members[j, 1], to, further)
+            for j in range(runs[run, RUN_MEMBERS], runs[run, RUN_MEMBERS_END]):
+                window = rows.windows[rows.members[i, WINDOW], col_members[j, WINDOW]]
+                window_row = rows.members[i, POSITION] + row
+                _add_window(window, window_row, col_members[j, POSITION], to, further)
                 further = True
 
 
 @inner
 def _add_window(window, row, first, sums, further):
-    """A row of a window, from a column on, clamped at its own edges."""
-    address, step_k, step_row, low = window[0], window[1], window[2], window[3]
-    left, right = max(first, 0), min(first + sums.shape[1], low)
+    """A row of a window, from position `first` on, clamped at its own edges; added to the sums if
+    `further`, else in their place."""
+    address, edge = window[ADDRESS], window[EDGE]
+    class_step, row_step = window[CLASS_STEP], window[ROW_STEP]
+    left, right = max(first, 0), min(first + sums.shape[1], edge)
     before, inside = left - first, right - left
-    start = address + min(max(row, 0), low - 1) * step_row + 4 * left
+    start = address + min(max(row, 0), edge - 1) * row_step + 4 * left
     for k in range(len(sums)):
-        source, to = _at(start + k * step_k), sums[k, before : before + inside]
+        source, to = floats(start + k * class_step), sums[k, before : before + inside]
         if further:
             for t in range(inside):
                 to[t] += source[t]
@@ -103,48 +120,51 @@ def _add_window(window, row, first, sums, further):
 
 
 @inner
-def _between_rows(index, weights, sums, y, k, narrow):
+def _between_rows(index, weights, sums, y, k, low_row):
+    """A row of pixels of one class at the low resolution across: the groups of rows added."""
     for group in range(len(sums)):
         row, weight = index[group, y], weights[group, y]
         above, below = sums[group, row & 1, k], sums[group, (row + 1) & 1, k]
         if group == 0:
             for t in range(len(above)):
-                narrow[t] = above[t] + weight * (below[t] - above[t])
+                low_row[t] = above[t] + weight * (below[t] - above[t])
         else:
             for t in range(len(above)):
-                narrow[t] += above[t] + weight * (below[t] - above[t])
+                low_row[t] += above[t] + weight * (below[t] - above[t])
 
 
 @inner
-def _best_of_lattice(narrow, all_best, all_ids, k):
-    """Where two runs meet, what comes of it is not read."""
+def _best_of_regular(low_row, all_best, all_ids, k):
+    """Take class k as the best of the regular columns wherever its value is higher. Between two
+    runs of positions, nobody reads the result."""
     for phase in range(PHASES):
         weight = _FIRST + _f(phase) * _STEP
         best, ids = all_best[phase], all_ids[phase]
         if k == 0:
             for t in range(len(best)):
-                best[t] = narrow[t] + weight * (narrow[t + 1] - narrow[t])
+                best[t] = low_row[t] + weight * (low_row[t + 1] - low_row[t])
                 ids[t] = 0
         else:
             for t in range(len(best)):
-                value = narrow[t] + weight * (narrow[t + 1] - narrow[t])
+                value = low_row[t] + weight * (low_row[t + 1] - low_row[t])
                 better = value > best[t]
                 best[t] = value if better else best[t]
                 ids[t] = np.int32(k) if better else ids[t]
 
 
 @inner
-def _between_columns(narrow, index, weight, values):
-    """The values of one class in scattered columns."""
+def _between_columns(low_row, index, weight, values):
+    """The values of one class in the irregular columns: the groups of columns added."""
     for term in range(len(index)):
         for x in range(len(values)):
             at = index[term, x]
-            value = narrow[at] + weight[term, x] * (narrow[at + 1] - narrow[at])
+            value = low_row[at] + weight[term, x] * (low_row[at + 1] - low_row[at])
             values[x] = value if term == 0 else values[x] + value
 
 
 @inner
-def _best_of_scattered(values, best, ids, k):
+def _best_of_irregular(values, best, ids, k):
+    """Take class k as the best of the irregular columns wherever its value is higher."""
     for x in range(len(values)):
         better = k == 0 or values[x] > best[x]
         best[x] = values[x] if better else best[x]
@@ -153,15 +173,16 @@ def _best_of_scattered(values, best, ids, k):
 
 @inner
 def _write_ids(places, ids, values_ids, line, y, out):
+    """Write a row of class ids to the valid pixels, by way of `line`."""
     for phase in range(PHASES):
         for t in range(ids.shape[1]):
             line[PHASES * t + phase] = ids[phase, t]
-    scattered = line[PHASES * ids.shape[1] :]
+    irregular = line[PHASES * ids.shape[1] :]
     for x in range(len(values_ids)):
-        scattered[x] = values_ids[x]
+        irregular[x] = values_ids[x]
     for place in range(len(places)):
-        start, end = places[place, 0], places[place, 1]
-        valid, source = out.valid[y, start:end], line[places[place, 2] :]
+        start, end = places[place, PLACE_START], places[place, PLACE_END]
+        valid, source = out.valid[y, start:end], line[places[place, PLACE_IN_LINE] :]
         to = out.ids[out.corner[0] + y, out.corner[1] + start : out.corner[1] + end]
         for x in range(len(to)):
             to[x] = source[x] if valid[x] else to[x]
@@ -169,7 +190,8 @@ def _write_ids(places, ids, values_ids, line, y, out):
 
 @inner
 def _sample(phases, best, exponentials):
-    """Of the lattice, one of the four pixels between two positions is sampled."""
+    """Start the exponentials at 0, each with the best value and the weight of the one pixel in four
+    that is sampled between two positions of the regular columns."""
     for t in range(exponentials.shape[1]):
         exponentials[0, t] = _ZERO
     for t in range(len(phases)):
@@ -178,23 +200,24 @@ def _sample(phases, best, exponentials):
 
 
 @inner
-def _add_exponentials(narrow, values, values_best, shares, exponentials):
-    """Of how far the mean of the class is behind the best; of scattered columns at all pixels."""
+def _add_exponentials(low_row, values, values_best, shares, exponentials):
+    """Add exp() of how far the mean of a class is behind that of the best: at the sampled pixels of
+    regular columns, and at all pixels of irregular ones."""
     sums, best, weight = exponentials[0], exponentials[1], exponentials[2]
-    lattice = len(sums) - len(values)
-    for t in range(lattice):
-        value = narrow[t] + weight[t] * (narrow[t + 1] - narrow[t])
+    regular = len(sums) - len(values)
+    for t in range(regular):
+        value = low_row[t] + weight[t] * (low_row[t + 1] - low_row[t])
         sums[t] += _exponential((value - best[t]) * shares[t])
-    sums, shares = sums[lattice:], shares[lattice:]
+    sums, shares = sums[regular:], shares[regular:]
     for x in range(len(values)):
         sums[x] += _exponential((values[x] - values_best[x]) * shares[x])
 
 
 @inner
 def _exponential(x):
-    """As blend.exponential."""
-    x = x if x > _LEAST else _LEAST
-    power = (x * _LOG2_E + _ROUNDS) - _ROUNDS
+    """As confidence.exponential."""
+    x = x if x > _MIN_EXPONENT else _MIN_EXPONENT
+    power = (x * _LOG2_E + _ROUNDING) - _ROUNDING
     rest = (x - power * _LN2_HIGH) - power * _LN2_LOW
     term = ((((_E0 * rest + _E1) * rest + _E2) * rest + _E3) * rest + _E4) * rest + _E5
     value = ((term * rest) * rest + rest) + _ONE
@@ -203,12 +226,13 @@ def _exponential(x):
 
 @inner
 def _count(samples, exponentials, y, first_slot, out):
+    """Add the probabilities of a row's sampled pixels to their mask tiles and classes."""
     for i in range(len(samples)):
-        x = samples[i, 0]
+        x = samples[i, SAMPLE_COLUMN]
         if out.valid[y, x]:
             id_ = out.ids[out.corner[0] + y, out.corner[1] + x]
-            slot = first_slot + samples[i, 1] + id_
-            probability = _SCALE / exponentials[0, samples[i, 2]]
+            slot = first_slot + samples[i, SAMPLE_SLOT] + id_
+            probability = _SCALE / exponentials[0, samples[i, SAMPLE_EXPONENTIAL]]
             out.confidence[slot] += np.int64(probability + _HALF)
             out.samples[slot] += 1
 

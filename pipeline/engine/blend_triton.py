@@ -3,7 +3,7 @@
 First the windows that cover a strip are added where the network has its positions, into sums K Y X:
 `sum_windows`. Then a program of `decide` takes some pixels of one row, class by class. Both do the
 operations of `blend.py` in their order; none of them are fused, so that the bits are the same.
-`blend_cuda.py` says what the tables hold.
+`blend_cuda_tables.py` makes the tables and has the legend to their slots.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,59 +14,104 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from pipeline.engine.blend import EXP_LEAST, EXP_TERMS, LN2_HIGH, LN2_LOW, LOG2_E, ROUNDS
+from pipeline.engine.blend_cuda_tables import (
+    ADDRESS,
+    ADDRESSES,
+    CLASS_STEP,
+    COLUMN_INDICES,
+    COLUMN_MEMBERS,
+    COLUMN_OFFSETS,
+    GROUP_START,
+    GROUPS,
+    INDICES,
+    MEMBER,
+    MEMBERS,
+    PIXEL_END,
+    PIXEL_GROUPS,
+    PIXEL_GROUPS_END,
+    PIXEL_START,
+    PIXEL_TILE,
+    PIXELS,
+    POSITION,
+    ROW_MEMBERS,
+    ROW_MEMBERS_END,
+    ROW_POSITION,
+    ROW_STEP,
+    SUM_END,
+    SUM_MEMBERS,
+    SUM_MEMBERS_END,
+    SUM_ROW,
+    SUM_ROWS,
+    SUM_START,
+    SUM_TILE,
+    WINDOW,
+    WINDOW_LOGITS,
+)
+from pipeline.engine.confidence import (
+    EXP_TERMS,
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    MIN_EXPONENT,
+    ROUNDING,
+)
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import CONFIDENCE_SCALE
 
-_LEAST, _LOG2_E, _ROUNDS = map(tl.constexpr, (EXP_LEAST, LOG2_E, ROUNDS))
+_MIN_EXPONENT, _LOG2_E, _ROUNDING = map(tl.constexpr, (MIN_EXPONENT, LOG2_E, ROUNDING))
 _LN2_HIGH, _LN2_LOW = map(tl.constexpr, (LN2_HIGH, LN2_LOW))
 _E0, _E1, _E2, _E3, _E4, _E5 = map(tl.constexpr, EXP_TERMS)
 _SCALE, _TILE = map(tl.constexpr, (float(CONFIDENCE_SCALE), MASK_TILE_PX))
 
 
 # What changes from launch to launch must not make Triton compile anew in the middle of a job.
-@triton.jit(do_not_specialize=["classes", "low", "across", "width", "height"])
+@triton.jit(do_not_specialize=["classes", "logits_edge", "window_cols", "width", "height"])
 def sum_windows(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers and numbers
-    rows,
+    strip,
     columns,
     tiles,
     sums,
     classes,
-    low,
-    across,
+    logits_edge,
+    window_cols,
     width,
     height,
-    positions: tl.constexpr,
-    some: tl.constexpr,
+    program_positions: tl.constexpr,
+    program_classes: tl.constexpr,
 ):
-    """Some positions of one row Y, of some classes: the windows of its group of rows and their
-    group of columns added, row by row, clamped at their own edges. low: positions of a window;
-    across: columns of windows; width and height: of the sums."""
-    tile = tiles + 5 * tl.program_id(0)
-    row = rows + tl.load(rows + 1) + 3 * tl.program_id(1)
-    k = tl.program_id(2) * some + tl.arange(0, some)
-    x = tl.load(tile) + tl.arange(0, positions).to(tl.int64)
-    inside = (k < classes)[:, None] & (x < tl.load(tile + 1))[None, :]
-    at_x, at_y = x - tl.load(tile + 2), tl.load(row + 2)
-    total = tl.zeros([some, positions], tl.float32)
-    for i in range(tl.load(row), tl.load(row + 1)):
-        row_member = rows + tl.load(rows) + 2 * i
-        window_y = tl.minimum(tl.maximum(tl.load(row_member + 1) + at_y, 0), low - 1)
-        for j in range(tl.load(tile + 3), tl.load(tile + 4)):
-            column_member = columns + tl.load(columns) + 2 * j
-            window_x = tl.minimum(tl.maximum(tl.load(column_member + 1) + at_x, 0), low - 1)
-            place = tl.load(row_member) * across + tl.load(column_member)
-            window = rows + tl.load(rows + 3) + 3 * place
-            logits = tl.load(window).to(tl.pointer_type(tl.float32))
-            at = k[:, None] * tl.load(window + 1) + window_y * tl.load(window + 2)
-            total += tl.load(logits + at + window_x[None, :], mask=inside, other=0)
+    """Some positions of one row Y of the sums, of some classes: the windows of its group of rows
+    and their group of columns added, row by row, clamped at their own edges.
+
+    strip, columns, tiles: the tables. width and height: of the sums.
+    """
+    tile = tiles + SUM_TILE * tl.program_id(0)
+    row = strip + tl.load(strip + SUM_ROWS) + SUM_ROW * tl.program_id(1)
+    k = tl.program_id(2) * program_classes + tl.arange(0, program_classes)
+    x = tl.load(tile + SUM_START) + tl.arange(0, program_positions).to(tl.int64)
+    inside = (k < classes)[:, None] & (x < tl.load(tile + SUM_END))[None, :]
+    at_x, at_y = x - tl.load(tile + GROUP_START), tl.load(row + ROW_POSITION)
+    total = tl.zeros([program_classes, program_positions], tl.float32)
+    for i in range(tl.load(row + ROW_MEMBERS), tl.load(row + ROW_MEMBERS_END)):
+        row_member = strip + tl.load(strip + MEMBERS) + MEMBER * i
+        window_y = tl.load(row_member + POSITION) + at_y
+        window_y = tl.minimum(tl.maximum(window_y, 0), logits_edge - 1)
+        for j in range(tl.load(tile + SUM_MEMBERS), tl.load(tile + SUM_MEMBERS_END)):
+            column_member = columns + tl.load(columns + COLUMN_MEMBERS) + MEMBER * j
+            window_x = tl.load(column_member + POSITION) + at_x
+            window_x = tl.minimum(tl.maximum(window_x, 0), logits_edge - 1)
+            place = tl.load(row_member + WINDOW) * window_cols + tl.load(column_member + WINDOW)
+            window = strip + tl.load(strip + ADDRESSES) + WINDOW_LOGITS * place
+            logits = tl.load(window + ADDRESS).to(tl.pointer_type(tl.float32))
+            class_start = k[:, None] * tl.load(window + CLASS_STEP)
+            row_start = class_start + window_y * tl.load(window + ROW_STEP)
+            total += tl.load(logits + row_start + window_x[None, :], mask=inside, other=0)
     to = sums + (k.to(tl.int64)[:, None] * height + tl.program_id(1)) * width + x[None, :]
     tl.store(to, total, mask=inside)
 
 
 @triton.jit(do_not_specialize=["classes", "width", "height", "core_width", "top", "first"])
 def decide(  # noqa: PLR0913, PLR0917
-    rows,
+    strip,
     row_weights,
     columns,
     column_weights,
@@ -85,30 +130,34 @@ def decide(  # noqa: PLR0913, PLR0917
     first,
     step: tl.constexpr,
     single: tl.constexpr,
-    pixels: tl.constexpr,
+    program_pixels: tl.constexpr,
 ):
-    """Every pixel's class id (step 1), or the statistics of the sampled ones. single: there is one
-    group of rows and one of columns. width and height: of the sums."""
-    tile = tiles + 4 * tl.program_id(0)
+    """Every pixel's class id (step 1), or the statistics of the sampled ones.
+
+    strip, columns, tiles: the tables. shares: 1 / windows that cover a tile's pixels. width and
+    height: of the sums. top: the strip's first row in the core; first: the first sampled row of the
+    strip. single: there is one group of rows and one of columns.
+    """
+    tile = tiles + PIXEL_TILE * tl.program_id(0)
     y = first + step * tl.program_id(1)
-    x = tl.load(tile) + step * tl.arange(0, pixels).to(tl.int64)
-    inside = x < tl.load(tile + 1)
-    groups_from, groups_to = tl.load(tile + 2), tl.load(tile + 3)
-    # Beyond the tile: any place that is there.
-    x_known = tl.where(inside, x, tl.load(tile))
-    best = tl.full([pixels], float("-inf"), tl.float32)
-    ids = tl.zeros([pixels], tl.int32)
+    x = tl.load(tile + PIXEL_START) + step * tl.arange(0, program_pixels).to(tl.int64)
+    inside = x < tl.load(tile + PIXEL_END)
+    group, groups_end = tl.load(tile + PIXEL_GROUPS), tl.load(tile + PIXEL_GROUPS_END)
+    # Beyond the tile, read any place that exists.
+    x_read = tl.where(inside, x, tl.load(tile + PIXEL_START))
+    best = tl.full([program_pixels], float("-inf"), tl.float32)
+    ids = tl.zeros([program_pixels], tl.int32)
     size = tl.cast(width, tl.int64) * height
     corner, row_weight, weight = _corner(
-        rows, row_weights, columns, column_weights, width, y, x_known, groups_from
+        strip, row_weights, columns, column_weights, width, y, x_read, group
     )
     for k in range(classes):
         if single:
-            value = _between(sums + k * size + corner, width, row_weight, weight)
+            value = _interpolated(sums + k * size + corner, width, row_weight, weight)
         else:
-            value = _groups(
-                *(rows, row_weights, columns, column_weights, sums + k * size, width, y, x_known),
-                *(groups_from, groups_to),
+            value = _added_groups(
+                *(strip, row_weights, columns, column_weights, sums + k * size, width, y, x_read),
+                *(group, groups_end),
             )
         better = value > best
         best = tl.where(better, value, best)
@@ -119,37 +168,39 @@ def decide(  # noqa: PLR0913, PLR0917
         tl.store(out_ids + at, ids.to(out_ids.dtype.element_ty), mask=counts)
     else:
         share = tl.load(shares + tl.program_id(0))
-        total = tl.zeros([pixels], tl.float32)
+        total = tl.zeros([program_pixels], tl.float32)
         for k in range(classes):
             if single:
-                value = _between(sums + k * size + corner, width, row_weight, weight)
+                value = _interpolated(sums + k * size + corner, width, row_weight, weight)
             else:
-                value = _groups(
-                    *(rows, row_weights, columns, column_weights, sums + k * size, width, y),
-                    *(x_known, groups_from, groups_to),
+                value = _added_groups(
+                    *(strip, row_weights, columns, column_weights, sums + k * size, width, y),
+                    *(x_read, group, groups_end),
                 )
             total += _exponential((value - best) * share)
-        probability = tl.div_rn(tl.full([pixels], _SCALE, tl.float32), total)
-        across = (core_width + _TILE - 1) // _TILE
-        slot = ((top + y) // _TILE * across + x // _TILE) * classes + ids
+        probability = tl.div_rn(tl.full([program_pixels], _SCALE, tl.float32), total)
+        tile_columns = (core_width + _TILE - 1) // _TILE
+        slot = ((top + y) // _TILE * tile_columns + x // _TILE) * classes + ids
         tl.atomic_add(out_confidence + slot, (probability + 0.5).to(tl.int64), mask=counts)
-        tl.atomic_add(out_samples + slot, tl.full([pixels], 1, tl.int64), mask=counts)
+        tl.atomic_add(out_samples + slot, tl.full([program_pixels], 1, tl.int64), mask=counts)
 
 
 @triton.jit
 def _corner(  # noqa: PLR0913, PLR0917
-    rows, row_weights, columns, column_weights, width, y, x, group
+    strip, row_weights, columns, column_weights, width, y, x, group
 ):
-    """Of the first group of rows and a group of columns: where the pixels sample, before which
-    weights of the way to the next row and the next column."""
-    at = tl.load(columns + tl.load(columns + 2) + group) + x
-    index_x, weight = tl.load(columns + tl.load(columns + 1) + at), tl.load(column_weights + at)
-    index_y = tl.load(rows + tl.load(rows + 2) + y)
+    """Where the pixels sample in the first group of rows and a group of columns: the place in the
+    sums of one class, and the weights of the next row and the next column."""
+    at = tl.load(columns + tl.load(columns + COLUMN_OFFSETS) + group) + x
+    index_x = tl.load(columns + tl.load(columns + COLUMN_INDICES) + at)
+    weight = tl.load(column_weights + at)
+    index_y = tl.load(strip + tl.load(strip + INDICES) + y)
     return index_y * width + index_x, tl.load(row_weights + y), weight
 
 
 @triton.jit
-def _between(corner, width, row_weight, weight):
+def _interpolated(corner, width, row_weight, weight):
+    """The value of one class, interpolated between rows, then between columns."""
     above_left, above_right = tl.load(corner), tl.load(corner + 1)
     below_left, below_right = tl.load(corner + width), tl.load(corner + width + 1)
     left = above_left + row_weight * (below_left - above_left)
@@ -158,19 +209,20 @@ def _between(corner, width, row_weight, weight):
 
 
 @triton.jit
-def _groups(  # noqa: PLR0913, PLR0917
-    rows, row_weights, columns, column_weights, sums, width, y, x, groups_from, groups_to
+def _added_groups(  # noqa: PLR0913, PLR0917
+    strip, row_weights, columns, column_weights, sums, width, y, x, group, groups_end
 ):
-    """The same for several: groups of rows added, between columns, groups of columns added."""
+    """The same for several groups: those of rows added, then interpolated between columns, then
+    those of columns added."""
     total = tl.zeros_like(x).to(tl.float32)
-    for group in range(groups_from, groups_to):
-        at = tl.load(columns + tl.load(columns + 2) + group) + x
-        index = tl.load(columns + tl.load(columns + 1) + at)
+    for column_group in range(group, groups_end):
+        at = tl.load(columns + tl.load(columns + COLUMN_OFFSETS) + column_group) + x
+        index = tl.load(columns + tl.load(columns + COLUMN_INDICES) + at)
         left = tl.zeros_like(total)
         right = tl.zeros_like(total)
-        for row_group in range(tl.load(rows + 4)):
-            at_row = row_group * tl.load(rows + 5) + y
-            row = sums + tl.load(rows + tl.load(rows + 2) + at_row) * width + index
+        for row_group in range(tl.load(strip + GROUPS)):
+            at_row = row_group * tl.load(strip + PIXELS) + y
+            row = sums + tl.load(strip + tl.load(strip + INDICES) + at_row) * width + index
             row_weight = tl.load(row_weights + at_row)
             above, below = tl.load(row), tl.load(row + width)
             left += above + row_weight * (below - above)
@@ -182,9 +234,9 @@ def _groups(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _exponential(x):
-    """As blend.exponential."""
-    x = tl.maximum(x, _LEAST)
-    power = (x * _LOG2_E + _ROUNDS) - _ROUNDS
+    """As confidence.exponential."""
+    x = tl.maximum(x, _MIN_EXPONENT)
+    power = (x * _LOG2_E + _ROUNDING) - _ROUNDING
     rest = (x - power * _LN2_HIGH) - power * _LN2_LOW
     term = ((((_E0 * rest + _E1) * rest + _E2) * rest + _E3) * rest + _E4) * rest + _E5
     value = ((term * rest) * rest + rest) + 1.0

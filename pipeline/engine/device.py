@@ -1,61 +1,60 @@
-"""What replicas run on here, and to and from a GPU without waiting for it: by pinned memory, in the
-order of the current stream. A copy from any other memory waits until all before it is done.
+"""The devices that replicas on this machine use, and what a GPU reports of its memory and load.
+
+Knows neither the network nor units.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from pipeline.processes.host import available_cores
+from pipeline.unit import GpuUse
+
+SAMPLE_S = 1.0
+"""Seconds between samples of the load. NVML's own figure covers the last sixth of a second to a
+second; asking takes milliseconds."""
 
 
-def devices_here() -> tuple[str, int]:
-    """The kind of device that replicas on this machine use, cuda or cpu, and the number of GPUs or
-    cores."""
-    if sys.platform == "linux" and torch.cuda.is_available():  # Triton is there for Linux only
+def local_devices() -> tuple[str, int]:
+    """The kind of device that replicas on this machine use, "cuda" or "cpu", and the number of GPUs
+    or cores."""
+    if sys.platform == "linux" and torch.cuda.is_available():  # Triton exists for Linux only
         return "cuda", torch.cuda.device_count()
     return "cpu", available_cores()
 
 
-def sent(values: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy of the values there."""
-    if device.type == "cpu":
-        return torch.tensor(values)
-    return pinned(values).to(device, non_blocking=True)
+class GpuMonitor:
+    """Samples the GPU that this process uses: NVML by way of torch, if nvidia-ml-py is
+    installed."""
 
+    def __init__(
+        self,
+        peak_bytes: Callable[[], int] = torch.cuda.max_memory_reserved,
+        percent: Callable[[], int] = torch.cuda.utilization,
+    ) -> None:
+        self._peak_bytes = peak_bytes
+        self._percent: Callable[[], int] | None = percent
+        self._samples: list[int] = []
+        self._next = time.monotonic() + SAMPLE_S
 
-def fetched(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """Copies of the tensors here, when all that was asked for before is done."""
-    if tensors[0].device.type == "cpu":
-        return [tensor.numpy().copy() for tensor in tensors]
-    here = [_pinned(tensor.shape, tensor.dtype) for tensor in tensors]
-    for to, tensor in zip(here, tensors, strict=True):
-        to.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream().synchronize()
-    return [to.numpy() for to in here]
+    def sample(self) -> None:
+        """Take a sample of the load if the last one is a second old. Call often."""
+        if self._percent is None or time.monotonic() < self._next:
+            return
+        try:
+            self._samples.append(self._percent())
+        # Without nvidia-ml-py; its own errors, of MIG devices or containers, are RuntimeErrors or
+        # plain Exceptions by version: none of them may stop a run.
+        except Exception:  # noqa: BLE001
+            self._percent = None
+        self._next = time.monotonic() + SAMPLE_S
 
-
-def pinned(values: np.ndarray) -> torch.Tensor:
-    """A copy in memory from which a GPU can take it by itself; torch keeps it until it has.
-
-    Raises MemoryError where the host has none."""
-    memory = _pinned(values.shape, torch_dtype(values))
-    memory.numpy()[:] = values
-    return memory
-
-
-def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    try:
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
-    except RuntimeError as error:
-        if "out of memory" in str(error):  # CUDA's words for the host's memory, too
-            raise MemoryError(f"no memory that a GPU can reach: {error}") from error
-        raise
-
-
-def torch_dtype(values: np.ndarray) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, values.dtype)).dtype
+    def use(self) -> GpuUse:
+        """The peak memory, and the mean load since the last call."""
+        samples, self._samples = self._samples, []
+        busy = sum(samples) / len(samples) / 100 if samples else None
+        return GpuUse(self._peak_bytes(), busy)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from pipeline.engine.window_cutter import Cut
 from pipeline.engine.stitcher import Stitcher
+from pipeline.engine.window_cutter import HeldPixels, WindowPixels
 from pipeline.errors import InputError
 from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
@@ -20,24 +20,52 @@ from pipeline.scene import Rect
 from pipeline.unit import Block, Pixels, Stitched, failure_of
 
 
+class Scaling(NamedTuple):
+    """How stored values become reflectances: value * scale + offset."""
+
+    scale: float
+    offset: float
+
+
+class _Checked(NamedTuple):
+    """A window whose logits have been checked."""
+
+    finite: torch.Tensor
+    """bool, on the device: whether all of its logits are finite. To ask now would be to wait."""
+    row: int
+    col: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of an open block."""
+
+    block: OpenBlock
+    row: int
+    col: int
+    """Its place in the window grid."""
+    pixels: WindowPixels
+
+
 @dataclass
 class OpenBlock:
-    """A block under way."""
+    """A block whose windows are being computed."""
 
     block: Block
     pixels: Pixels
-    held: Any
-    """Its pixels, as the forward pass holds them."""
+    """What was read for it."""
+    held: HeldPixels
+    """The same, as the forward pass holds it."""
     grid: WindowGrid
     stitcher: Stitcher
-    scaling: tuple[float, float]
-    finite: list[tuple[torch.Tensor, int, int]] = field(default_factory=list)
-    """Of each window: whether all its logits are (on the device: to ask would be to wait), its row
-    and column."""
+    scaling: Scaling
+    checked: list[_Checked] = field(default_factory=list)
+    """Its windows so far."""
     result: Stitched | Failure | None = None
+    """Set when it is closed."""
 
     def windows(self) -> Iterator[Window]:
-        """Those that have a valid pixel, row by row."""
+        """The windows that have a valid pixel, row by row."""
         rows, cols = self.grid.touching(self.block.core)
         rect, edge = self.pixels.rect, self.grid.rows.window_px
         for row in rows:
@@ -45,37 +73,33 @@ class OpenBlock:
             for col in cols:
                 left = self.grid.cols.origin(col) - rect.col_off
                 if self.pixels.valid_HW[top : top + edge, left : left + edge].any():
-                    yield Window(self, row, col, Cut(self.held, top, left, *self.scaling))
+                    pixels = WindowPixels(self.held, top, left, *self.scaling)
+                    yield Window(self, row, col, pixels)
 
     def add(self, window: Window, logits_Khw: torch.Tensor, finite: torch.Tensor) -> None:
-        self.finite.append((finite, window.row, window.col))
+        """Take a window's logits, and whether all of them are finite."""
+        self.checked.append(_Checked(finite, window.row, window.col))
         self.stitcher.add(window.row, window.col, logits_Khw)
 
     def close(self, dtype: str) -> Stitched | Failure:
-        """Blends what is left and lets the logits go. A second call changes nothing."""
+        """Blend what is left and let go of the logits. A second call changes nothing."""
         if self.result is None:
-            stitched, bad = self.stitcher.close(), self._first_bad()
-            self.result = stitched if bad is None else _non_finite(self.block, bad, dtype)
+            stitched, bad_window = self.stitcher.close(), self._first_non_finite()
+            self.result = (
+                stitched if bad_window is None else _non_finite(self.block, bad_window, dtype)
+            )
         return self.result
 
-    def _first_bad(self) -> Rect | None:
+    def _first_non_finite(self) -> Rect | None:
         """The first window with NaN or infinite logits."""
-        if not self.finite:
+        if not self.checked:
             return None
-        flags = torch.stack([finite for finite, _, _ in self.finite]).cpu()
+        flags = torch.stack([window.finite for window in self.checked]).cpu()
         if flags.all():
             return None
-        _, row, col = self.finite[int(flags.int().argmin())]
+        _, row, col = self.checked[int(flags.int().argmin())]
         edge = self.grid.rows.window_px
         return Rect(self.grid.cols.origin(col), self.grid.rows.origin(row), edge, edge)
-
-
-@dataclass(frozen=True)
-class Window:
-    block: OpenBlock
-    row: int
-    col: int
-    cut: Cut
 
 
 def _non_finite(block: Block, window: Rect, dtype: str) -> Failure:

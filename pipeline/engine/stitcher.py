@@ -3,7 +3,7 @@
 The reference definition upsamples every window's logits to full resolution, adds them up, divides
 by the count and takes the argmax. Upsampling is linear, so where the set of covering windows is
 constant their logits can be added at a quarter of the resolution and upsampled once; the argmax
-needs no division. `blend.py` and its sisters do the arithmetic.
+needs no division. A `Blend` does the arithmetic.
 
 Knows neither pixels nor the network, nor how a strip is blended.
 """
@@ -13,16 +13,17 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.engine.bilinear import Segment, segments
-from pipeline.engine.blend import Blend, MakeBlend, PlainBlend, Region
+from pipeline.engine.bilinear import Span, split_axis
+from pipeline.engine.blend import Blend, MakeBlend, Region
+from pipeline.engine.blend_plain import PlainBlend
 from pipeline.grid import WindowGrid
 from pipeline.scene import Rect
 from pipeline.unit import Stitched
 
 
 def blend_on(device: str, num_classes: int) -> MakeBlend:
-    """The fastest blend for a kind of device ("cpu", "cuda", ...), compiled: takes seconds where
-    nothing is kept from an earlier time."""
+    """The fastest blend for a kind of device ("cpu", "cuda", ...), compiled, which takes seconds
+    unless an earlier process has left its machine code."""
     fastest: MakeBlend = PlainBlend
     if device == "cpu":
         from pipeline.engine.blend_cpu import CompiledBlend  # noqa: PLC0415  only a replica needs numba
@@ -52,19 +53,20 @@ class Stitcher:
         num_classes: int,
         make_blend: MakeBlend,
     ):
-        """valid_HW: bool, of the core. Windows without a valid pixel need not be added."""
+        """valid_HW: bool, True = data, of the core. Windows without a valid pixel need not be
+        added."""
         self._grid = grid
         self._core = core
         self._valid_HW = valid_HW
         self._classes = num_classes
         self._make_blend = make_blend
         self._blend: Blend | None = None
-        self._strips: list[Segment] = []
-        """What is yet to be blended, from the last to the next."""
+        self._strips: list[Span] = []
+        """The strips yet to be blended, the next one last."""
         self._live: dict[tuple[int, int], torch.Tensor] = {}
 
     def add(self, row: int, col: int, logits_Khw: torch.Tensor) -> None:
-        """float32 logits of the window at this place of the grid, at a quarter of its size.
+        """Take the float32 logits of the window at this row and column of the grid.
 
         They are kept as they are, not copied, until every pixel under them is blended.
         """
@@ -74,34 +76,34 @@ class Stitcher:
         self._live[row, col] = logits_Khw
 
     def close(self) -> Stitched:
-        """Blends what is left once all windows have been added."""
+        """Blend what is left once all windows have been added, and return the result."""
         if self._blend is None:  # no pixel of the block is valid
-            return self._region(low=1).nothing()
+            return self._region(logits_edge=1).empty_result()
         self._blend_before(self._grid.rows.count)
         self._live.clear()
         return self._blend.close()
 
-    def _begin(self, low: int) -> None:
-        """The first window says how many positions each of them has."""
+    def _begin(self, logits_edge: int) -> None:
+        """Start the blend once the first window shows how many positions each of them has."""
         core = self._core
-        self._strips = segments(self._grid.rows, core.row_off, core.row_end, low)[::-1]
-        self._blend = self._make_blend(self._region(low))
+        self._strips = split_axis(self._grid.rows, core.row_off, core.row_end, logits_edge)[::-1]
+        self._blend = self._make_blend(self._region(logits_edge))
 
-    def _region(self, low: int) -> Region:
+    def _region(self, logits_edge: int) -> Region:
         core, cols = self._core, self._grid.cols
         return Region(
-            core,
-            self._valid_HW,
-            self._classes,
-            cols.window_px,
-            low,
-            cols.touching(core.col_off, core.col_end),
-            segments(cols, core.col_off, core.col_end, low),
-            max((len(strip.groups) for strip in self._strips), default=0),
+            core=core,
+            valid_HW=self._valid_HW,
+            classes=self._classes,
+            window_px=cols.window_px,
+            logits_edge=logits_edge,
+            window_cols=cols.touching(core.col_off, core.col_end),
+            column_spans=split_axis(cols, core.col_off, core.col_end, logits_edge),
+            max_row_groups=max((len(strip.groups) for strip in self._strips), default=0),
         )
 
     def _blend_before(self, row: int) -> None:
-        """Blends the strips that no window of this row or a later one touches."""
+        """Blend the strips that no window of this row or a later one touches."""
         assert self._blend is not None
         while self._strips:
             strip = self._strips[-1]

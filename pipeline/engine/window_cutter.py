@@ -1,5 +1,5 @@
-"""Windows cut from the pixels of blocks and normalised, as the network wants them: where that runs
-on the CPU. `cuts_cuda.py` is its sister.
+"""Cuts windows from the pixels of blocks and normalises them, as the network wants them: the
+interface, and the cutter for a network that runs on the CPU. `window_cutter_cuda.py` is the other.
 
 What is not data becomes 0, the channel mean after normalisation: it says nothing. Knows neither the
 network nor scenes. Suffixes: N batch, C channels, H W pixels.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,57 +17,75 @@ import torch
 from segformer import Normalisation
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where a window lies in the pixels of its block, and how their values become reflectances."""
+class HeldPixels:
+    """The pixels of a block, as the cutter that holds them wants them: opaque to everyone else."""
 
-    pixels: Any
-    """As the cutter that is given the cut holds them."""
+
+@dataclass(frozen=True)
+class WindowPixels:
+    """The pixels of a window, and how their stored values become reflectances."""
+
+    held: HeldPixels
+    """Those of its block, from the cutter that is to cut the window."""
     top: int
     left: int
+    """The window's first row and column in them; it may reach beyond their end."""
     scale: float
     offset: float
+    """A reflectance is value * scale + offset."""
 
 
 class Cutter(Protocol):
     """Cuts windows on one kind of device."""
 
-    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> Any:
-        """The pixels of a block, as cuts name them: stored values of any number type; bool."""
+    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> HeldPixels:
+        """The pixels of a block: stored values of any number type; bool, True = data."""
 
-    def cut(self, cuts: Sequence[Cut], x_NCHW: torch.Tensor) -> None:
-        """Writes the windows to the first of N places: channels_last, of the network's type."""
+    def cut(self, windows: Sequence[WindowPixels], x_NCHW: torch.Tensor) -> None:
+        """Write the windows to the first of N places, in the network's dtype and channels_last."""
 
     def drop(self) -> None:
-        """Nothing that is held will be cut any more; what is on its way need not arrive."""
+        """Forget all held pixels: none of them will be cut any more, and those still on their way
+        need not arrive."""
+
+
+@dataclass(frozen=True)
+class HostPixels(HeldPixels):
+    """Pixels in the host's memory, as they were read."""
+
+    values_CHW: np.ndarray
+    valid_HW: np.ndarray
+    """bool, True = data."""
 
 
 class HostCutter:
-    """Where the network runs on the CPU."""
+    """Cuts windows for a network that runs on the CPU."""
 
     def __init__(self, normalisation: Normalisation) -> None:
         channels = torch.tensor([normalisation.mean, normalisation.std])
         self._mean_C11, self._std_C11 = channels[:, :, None, None]
 
-    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return values_CHW, valid_HW
+    def hold(self, values_CHW: np.ndarray, valid_HW: np.ndarray) -> HostPixels:
+        return HostPixels(values_CHW, valid_HW)
 
-    def cut(self, cuts: Sequence[Cut], x_NCHW: torch.Tensor) -> None:
-        for cut, x_CHW in zip(cuts, x_NCHW, strict=False):
-            self._put(cut, x_CHW)
+    def cut(self, windows: Sequence[WindowPixels], x_NCHW: torch.Tensor) -> None:
+        for window, x_CHW in zip(windows, x_NCHW, strict=False):
+            self._cut_one(window, x_CHW)
 
     def drop(self) -> None:
         """Nothing is on its way."""
 
-    def _put(self, cut: Cut, x_CHW: torch.Tensor) -> None:
-        values_CHW, valid_HW = cut.pixels
+    def _cut_one(self, window: WindowPixels, x_CHW: torch.Tensor) -> None:
+        held = window.held
+        assert isinstance(held, HostPixels)
         channels, edge, _ = x_CHW.shape
         raw_CHW = torch.empty(channels, edge, edge)
         valid_1HW = torch.zeros(1, edge, edge, dtype=torch.bool)
-        here = np.s_[cut.top : cut.top + edge, cut.left : cut.left + edge]
-        height, width = valid_HW[here].shape
-        raw_CHW.numpy()[:, :height, :width] = values_CHW[:, *here]
-        valid_1HW.numpy()[:, :height, :width] = valid_HW[here]
-        value_CHW = raw_CHW * cut.scale + cut.offset
+        rows = slice(window.top, window.top + edge)
+        cols = slice(window.left, window.left + edge)
+        height, width = held.valid_HW[rows, cols].shape
+        raw_CHW.numpy()[:, :height, :width] = held.values_CHW[:, rows, cols]
+        valid_1HW.numpy()[:, :height, :width] = held.valid_HW[rows, cols]
+        value_CHW = raw_CHW * window.scale + window.offset
         value_CHW = (value_CHW - self._mean_C11) / self._std_C11
         x_CHW.copy_(torch.where(valid_1HW & value_CHW.isfinite(), value_CHW, 0.0))
