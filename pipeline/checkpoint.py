@@ -1,6 +1,7 @@
-"""Checkpoints on disk or in a store: transient failures are retried, errors name the remedy.
+"""Calls on a checkpoint on disk or in a store: transient failures are retried, errors name the
+remedy.
 
-Knows nothing of what is in a checkpoint.
+Knows nothing of what a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from pipeline.storage.retry import call_store
 T = TypeVar("T")
 
 
-def from_checkpoint(read: Callable[..., T], checkpoint: str, access: Access) -> T:
-    """What `read` (load_model, checkpoint_sha256, ...) returns for the checkpoint.
+def call_on_checkpoint(function: Callable[..., T], checkpoint: str, access: Access) -> T:
+    """What `function` (read_checkpoint, load_model, ...) returns for a checkpoint's path or URL.
 
+    function: called as function(checkpoint, storage_options=...), retried if it fails transiently.
     Raises CheckpointError if the checkpoint is unusable, UsageError if its store refuses access,
     TransientError if its store does not answer.
     """
 
     def attempt() -> T:
-        return read(checkpoint, storage_options=access.fsspec(checkpoint))
+        return function(checkpoint, storage_options=access.fsspec(checkpoint))
 
     return call_store(checkpoint, attempt, access.patience_s)

@@ -69,7 +69,7 @@ def per_1000_km2(cost: float | None, km2: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would do."""
+    """The work, time, memory and cost of a run that has not started."""
 
     inputs: int
     """Files that the INPUTs name."""

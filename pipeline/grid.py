@@ -84,9 +84,9 @@ class WindowGrid:
     """The square windows of one scene, in rows and columns."""
 
     rows: Axis
-    """From top to bottom: its windows are the rows of windows."""
+    """The vertical axis: its windows are the rows of windows."""
     cols: Axis
-    """From left to right."""
+    """The horizontal axis."""
 
     @classmethod
     def of(cls, width: int, height: int, window_px: int, stride_px: int) -> WindowGrid:

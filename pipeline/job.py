@@ -18,9 +18,9 @@ class Job:
     """Everything that decides the rows of an output; immutable once job.json is written."""
 
     settings: Settings
-    """With the batch chosen."""
+    """The settings, with the batch chosen."""
     checkpoint: str
-    """Where the checkpoint was read from. Its contents decide, not its place."""
+    """The path or URL that the checkpoint was read from. Its contents decide, not its place."""
     checkpoint_sha256: str
     device: str
     """`cpu` or `cuda`: rows are bit-equal per kind of device."""

@@ -68,7 +68,7 @@ _KINDS: dict[Any, _Kind] = {
     Share: _Kind('text such as "1/4"', _is_text),
     Access: _Kind("a table of options", lambda value: isinstance(value, dict)),
 }
-"""By the type of a field, without its None."""
+"""The kind of value for each type of a field, without its None."""
 
 
 def _kinds() -> dict[str, _Kind]:
@@ -94,7 +94,7 @@ class JobFile:
     text: str
     """The whole file."""
     values: dict[str, Any]
-    """By key. Paths are absolute or URLs."""
+    """The values by key. Paths are absolute or URLs."""
 
     @classmethod
     def read(cls, url: str, access: Access) -> Self:
@@ -122,8 +122,8 @@ class JobFile:
         return file
 
     def place(self, *keys: str) -> str:
-        """Where a key is set, as `job.toml, line 7`; several keys name a nested one, outermost
-        first. The file's name alone if it is not set.
+        """The place where a key is set, as `job.toml, line 7`; several keys name a nested one,
+        outermost first. The file's name alone if it is not set.
 
         tomllib keeps no positions, so this parses ever more lines until the key appears. That is
         quadratic, but only for a message, and job files are short; a line number that is right for

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """What has an outcome at one moment during a run."""
+    """The state of a run at one moment."""
 
     done_px: int
     """Pixels segmented, by this run or earlier ones; quarantined pixels are counted separately."""

@@ -17,7 +17,7 @@ START_UP = "start-up"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What one run did, even if it stopped early. Written to runs/<time>.json."""
+    """The record of one run, even if it stopped early. Written to runs/<time>.json."""
 
     started: str
     """UTC, ISO 8601."""

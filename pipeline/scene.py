@@ -72,7 +72,7 @@ class Scene:
     """As CRS.from_user_input takes it: an authority code on exact match, else WKT; None: the file
     has none."""
     transform: Affine6
-    """From pixels to coordinates of the CRS; the identity if the file has none."""
+    """The way from pixels to coordinates of the CRS; the identity if the file has none."""
     datetime: str | None
     """When the image was taken, as the file says; None: it does not say."""
     striped: bool

@@ -15,7 +15,7 @@ from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 
 RESULT_VERSION = 4
-"""To be raised whenever the same inputs and settings would give other rows."""
+"""The version of the rows: raise it whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""
 ROW_GROUP_ROWS = 256

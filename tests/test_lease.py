@@ -41,7 +41,7 @@ def holder(store: Store) -> dict[str, str]:
 def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
     with store.hold("lock.json"):
         with (
-            pytest.raises(UsageError, match=f"process {os.getpid()}.*wait for it to end"),
+            pytest.raises(UsageError, match=f"process {os.getpid()}.*wait until it ends"),
             store.hold("lock.json"),
         ):
             pytest.fail("both hold it")
@@ -115,7 +115,7 @@ def test_a_second_run_does_not_take_an_outage_for_a_death(
         healing = threading.Thread(target=heal)
         healing.start()
         waiting = through(second, store, 60.0)
-        with pytest.raises(UsageError, match="another run is at work"), waiting.hold("lock.json"):
+        with pytest.raises(UsageError, match="another run is using"), waiting.hold("lock.json"):
             pytest.fail("both hold it")
         healing.join()
 

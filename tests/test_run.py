@@ -265,7 +265,7 @@ def test_a_second_run_at_the_same_time_is_refused(small_checkpoint: str, tmp_pat
         refusals.append(str(refused.value))
 
     run([str(folder)], small_checkpoint, str(out), SETTINGS, LOCAL, meanwhile)
-    assert "another run is at work" in refusals[0]
+    assert "another run is using this output" in refusals[0]
 
 
 def test_a_vanished_file_is_quarantined(small_checkpoint: str, tmp_path: Path) -> None:
@@ -411,7 +411,7 @@ def test_a_folder_with_other_files_is_refused(small_checkpoint: str, tmp_path: P
     write_scene(tmp_path / "in" / "a.tif", 200, 150)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.doc").write_text("precious")
-    with pytest.raises(UsageError, match="holds files that are no output of Swath"):
+    with pytest.raises(UsageError, match="holds files that are not an output of Swath"):
         segment(tmp_path / "in", small_checkpoint, tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["thesis.doc"]
 

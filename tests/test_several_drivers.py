@@ -158,7 +158,7 @@ def test_who_may_work_beside_whom(
 
     execution = Execution(runner="local", shards=here)
     run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, meanwhile)
-    assert ("another run is at work" in outcomes[0]) is refused, outcomes
+    assert ("another run is using this output" in outcomes[0]) is refused, outcomes
     assert (outcomes[0] == "done") is not refused
     assert stray_files(out) == [] or not refused
 

@@ -307,7 +307,7 @@ def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
     try:
         for folder in (tmp_path / "disk", tmp_path / "disk" / "new" / "out"):
             store = open_store(str(folder), DEFAULT_ACCESS)
-            with pytest.raises(UsageError, match=f"{folder}: cannot .* into {tmp_path}/disk, or"):
+            with pytest.raises(UsageError, match=f"{folder}: cannot .* to {tmp_path}/disk, or"):
                 store.check_writable()
             with pytest.raises(UsageError, match=r"Read-only file system\); name"):
                 store.hold("lock.json").__enter__()

@@ -77,7 +77,7 @@ class CellAreas:
     """WGS 84 ellipsoidal area of each pixel cell of one scene's grid."""
 
     def __init__(self, crs: str, transform: Affine6, width: int, height: int) -> None:
-        """For the scene's own grid. Raises ValueError if the CRS has no place on Earth, or the
+        """Takes the scene's own grid. Raises ValueError if the CRS has no place on Earth, or the
         transform gives pixels no size."""
         self._crs = parse_crs(crs)
         self._transform = transform

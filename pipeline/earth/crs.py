@@ -26,7 +26,7 @@ class EllipsoidCrs:
     """A CRS as the way from its coordinates to longitude and latitude on its own ellipsoid."""
 
     transformer: pyproj.Transformer | None
-    """From the coordinates to longitude and latitude; None if the coordinates are these already."""
+    """The conversion to longitude and latitude; None if the coordinates are these already."""
     angle_rad: float
     """The unit of longitude and latitude in radians: degrees, but grads in France."""
     unit_m: float

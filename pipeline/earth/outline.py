@@ -99,7 +99,7 @@ class Outline:
         return self._traced(ring) if len(ring := self._clipped()) > 2 else shapely.MultiPolygon()
 
     def _clipped(self) -> np.ndarray:
-        """The ring (k, 2) around the part of the domain in the rect that rays from its middle reach;
+        """The ring (k, 2) around the part of the domain in the rect that rays from the middle see;
         may be empty. If the domain is convex, as of world maps and disks, that is all of it."""
         low, high = self._corners[[0, 2]]
         grid = np.meshgrid(*np.linspace(low, high, CLIP_STEPS + 1).T)

@@ -1,5 +1,4 @@
-"""What an error of a store means (a retry helps, the store refuses, the run stops), in words
-without a secret.
+"""Errors of stores, translated into ours: retry, refuse or stop. Messages contain no secrets.
 
 Knows the errors of the libraries that reach stores (OSError, botocore's, aiohttp's), and nothing of
 what was read or written.

@@ -31,7 +31,7 @@ LOOK_S = 1.0
 
 
 class LeaseStore(Protocol):
-    """What a lease needs of a store."""
+    """The part of a store that a lease needs."""
 
     root: str
 

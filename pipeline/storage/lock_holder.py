@@ -58,8 +58,8 @@ def this_process() -> dict[str, str]:
 
 
 def process_identity(pid: int) -> dict[str, str]:
-    """What tells a process from every other one, and where it can be looked up. OSError if there
-    is no such process."""
+    """The facts that identify a process, and tell where it can be looked up. Raises OSError if
+    there is no such process."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     return {
         "pid": str(pid),
