@@ -5,7 +5,7 @@ The only room that sees the whole way; each step is another room's work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from pipeline.estimate import EarlierRuns, Estimate
 from pipeline.imagery.header_pool import OnDescribed
 from pipeline.job_file import job_file_text, write_job_file
 from pipeline.output.layout import Output
-from pipeline.output.locks import PLANNING, is_alone, working
+from pipeline.output.locks import PLANNING, hold_share, is_alone
 from pipeline.output.shard import Shard
 from pipeline.planning.forecast import Pricing, estimate
 from pipeline.progress import Progress
@@ -83,15 +83,11 @@ def plan(
 
 def _open_shards(preparation: Preparation, existing: Output | None) -> list[Shard]:
     """What is left to do in this driver's share: recorded shards, then new ones."""
-    new_ids = _new_ids(preparation)
+    new_ids = preparation.new_ids
     new = [shard for shard in preparation.shards if shard.shard_id in new_ids]
     if existing is None:
         return new
     return [*open_part(existing, preparation.shards, new_ids), *new]
-
-
-def _new_ids(preparation: Preparation) -> Collection[str]:
-    return {shard.shard_id for shard in preparation.new}
 
 
 def _earlier_runs(
@@ -100,7 +96,7 @@ def _earlier_runs(
     """What earlier runs have done in the output, or in this driver's share of it."""
     if existing is None:
         return None
-    new_ids = _new_ids(preparation)
+    new_ids = preparation.new_ids
     planned_px, open_px = (
         sum(shard.pixels for shard in shards if shard.shard_id not in new_ids)
         for shards in (preparation.shards, open_shards)
@@ -182,7 +178,7 @@ def _begin(request: Request, output: str, locks: ExitStack) -> tuple[Preparation
             planning.enter_context(store.hold(PLANNING, True))
         existing = Output.find(output, access.impatient())
         if existing:  # before the plan is read, which another run might be adding to
-            locks.enter_context(working(existing.store, share))
+            locks.enter_context(hold_share(existing.store, share))
         alone = existing is None or share.whole or is_alone(existing.store, share)
         preparation = prepare(request, existing, closed=not alone)
         if preparation.stop_reason and preparation.new:
@@ -191,7 +187,7 @@ def _begin(request: Request, output: str, locks: ExitStack) -> tuple[Preparation
         preparation = fit_batch(preparation)
         out = preparation.output or Output.create(output, preparation.job, access)
         if not existing:
-            locks.enter_context(working(out.store, share))
+            locks.enter_context(hold_share(out.store, share))
         if alone:
             out.store.sweep()
             out.append(preparation.new)

@@ -226,6 +226,26 @@ def test_reading_an_output_loads_neither_torch_nor_ray(arguments: list[str]) -> 
     assert "LOADED []" in python(LOADED, "torch,ray", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("plan", ""),
+        ("plan", "--sample 1 --sample-to {folder}"),
+        ("run", "--runner local --output {folder}"),
+    ],
+)
+def test_a_plan_and_a_local_run_import_no_ray(
+    archive: Path, tmp_path: Path, command: str, options: str
+) -> None:
+    """Not even the plan of a run on Ray: only joining a cluster needs it before the run."""
+    folder = tmp_path / "folder"
+    given = [str(archive / "images"), "--checkpoint", str(archive / "checkpoint")]
+    given += ["--window", "64", "--stride", "48", "--batch", "2"]
+    given += options.format(folder=folder).split()
+    assert "LOADED ['torch']" in python(LOADED, "torch,ray", command, *given)
+    assert folder.exists() == bool(options)
+
+
 FLOOD = """
 import click
 from jobs.cli import main, swath
@@ -270,7 +290,11 @@ def test_parquet_goes_to_stdout(archive: Path) -> None:
         (["run", "", "--output", "OUT"], 2, "an empty path"),
         (["run", "IN", "--output", "IN/a.tif"], 2, "is a file; name a folder"),
         (["run", "IN", "--output", "IN/a.tif/x"], 2, "a.tif is not a folder); name another folder"),
-        (["run", "IN", "--output", "/dev/null/x/y"], 2, "(/dev/null is not a folder); name another"),
+        (
+            ["run", "IN", "--output", "/dev/null/x/y"],
+            2,
+            "(/dev/null is not a folder); name another",
+        ),
         (["run", "IN", "--output", "/proc/x"], 2, "No such file or directory); name another"),
         (["run", "IN", "--output", "OUT", "--shards", "1/2", "--output", "/proc/x"], 2, "/proc/x"),
         (["plan", "IN", "--sample", "1", "--sample-to", "/dev/null/x"], 2, "/dev/null/x: cannot"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 from pipeline.imagery.input_file import InputFile, escape_non_utf8
-from pipeline.output.resume import Recorded
+from pipeline.output.resume import OutputRecord
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PlannedInputs:
     """Whether failed inputs that have not changed are retried; changed ones always are."""
 
     @classmethod
-    def of(cls, recorded: Recorded, retry: bool, closed: bool = False) -> PlannedInputs:
+    def of(cls, recorded: OutputRecord, retry: bool, closed: bool = False) -> PlannedInputs:
         urls: dict[str, str] = {}
         by_url: dict[str, PlannedInput] = {}
         for shard in recorded.shards:

@@ -66,6 +66,10 @@ class Preparation:
     notes: tuple[str, ...]
 
     @property
+    def new_ids(self) -> Collection[str]:
+        return {shard.shard_id for shard in self.new}
+
+    @property
     def segmentation(self) -> Segmentation:
         """How the job's units are read and segmented."""
         execution = self.request.execution

@@ -15,7 +15,7 @@ from pipeline.driver.tracker import Tracker
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UnseenError, UsageError
 from pipeline.estimate import cost_of, per_1000_km2
 from pipeline.output.layout import Output
-from pipeline.output.outcomes import outcomes
+from pipeline.output.outcomes import count_outcomes
 from pipeline.receipt import DONE, Receipt
 from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
@@ -93,7 +93,7 @@ class ReceiptWriter:
 
     def _receipt(self, output: Output, ended: str) -> Receipt:
         tracker, shards = self.tracker, self.preparation.shards
-        tally, results = tracker.tally, outcomes(shards, output.commits())
+        tally, results = tracker.tally, count_outcomes(shards, output.commits())
         execution, machine = self.preparation.request.execution, self.preparation.budget.machine
         now_s = time.monotonic()
         seconds = now_s - self.start.clock_s

@@ -15,8 +15,8 @@ from pipeline.driver.tally import Tally
 from pipeline.errors import LOG, UnfinishedError
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import failures_in, outcome_of
-from pipeline.output.publishing import clean
-from pipeline.output.replacement import supersede
+from pipeline.output.publishing import empty_work_folder
+from pipeline.output.replacement import delete_replaced_rows
 from pipeline.output.shard import Shard
 from pipeline.progress import Progress
 from pipeline.stages import PublishedShard
@@ -149,10 +149,10 @@ class Tracker:
         committed = self._output.committed()
         shards = [shard for shard in self._shards if shard.shard_id in committed]
         for shard in shards:
-            clean(self._output, shard.shard_id)
+            empty_work_folder(self._output, shard.shard_id)
         # A writer of an earlier run that was only slow, not dead, may have put rows back.
         for shard in shards:
-            supersede(self._output, shard)
+            delete_replaced_rows(self._output, shard)
         return committed
 
     def _check_quarantine(self) -> None:
