@@ -14,9 +14,10 @@ import pytest
 
 from pipeline import api
 from pipeline.errors import UnfinishedError
-from pipeline.output import publishing
+from pipeline.output import tiles
+from pipeline.output.hilbert import hilbert
 from pipeline.output.layout import Output
-from pipeline.output.publishing import hilbert
+from pipeline.output.publishing import publish
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, files, stray_files
@@ -54,7 +55,7 @@ def test_every_unit_is_read_once_wherever_its_tiles_belong(
         reads[file.name] += 1
         return read_table(file, **arguments)
 
-    monkeypatch.setattr(publishing.pq, "read_table", counting)
+    monkeypatch.setattr(tiles.pq, "read_table", counting)
     api.run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), *SMALL)
     assert len(reads) > 3
     assert set(reads.values()) == {1}
@@ -89,6 +90,6 @@ def test_a_publication_that_ended_before_it_cleaned(tmp_path: Path, small_checkp
     (shard,) = output.shards()
     output.store.write("work/000000/left.parquet", b"")
     before = {name: (out / name).stat().st_mtime_ns for name in files(out)}
-    publishing.publish(output, shard)
+    publish(output, shard)
     assert stray_files(out) == []
     assert all((out / name).stat().st_mtime_ns == before[name] for name in files(out))

@@ -20,7 +20,7 @@ from pipeline.api import run
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.survey import survey_inputs
 from pipeline.errors import TransientError, UnfinishedError
-from pipeline.output.resume import Recorded
+from pipeline.output.resume import OutputRecord
 from pipeline.output.status import status
 from pipeline.processes.sandbox import Died, Limits, Raised, Returned, run_in_sandbox
 from pipeline.settings import Execution, Settings
@@ -39,7 +39,7 @@ for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
 """
 
 
-NOTHING = PlannedInputs.of(Recorded([], [], set()), retry=False)
+NOTHING = PlannedInputs.of(OutputRecord([], [], set()), retry=False)
 
 
 def test_exactly_those_that_end_their_process_die() -> None:

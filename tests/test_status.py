@@ -18,8 +18,8 @@ from pipeline.errors import UnfinishedError, UsageError
 from pipeline.failure import Failure, Rejected
 from pipeline.output.layout import Output, write_unit
 from pipeline.output.outcomes import failures_in, outcome_of
-from pipeline.output.replacement import retrying, standing
-from pipeline.output.resume import recorded
+from pipeline.output.replacement import current_shards, with_retries
+from pipeline.output.resume import read_record
 from pipeline.output.shard import Shard
 from pipeline.output.status import status
 from pipeline.receipt import Status
@@ -159,7 +159,7 @@ def test_inputs_that_are_planned_again_and_rejected_ones(
     new = unfinished_outputs.planner(shape).shards(
         tuple(again), [Rejected("1-2", text)], len(shards)
     )
-    out.append(retrying(new, {scene.scene_id: tries for scene, tries in again.items()}))
+    out.append(with_retries(new, {scene.scene_id: tries for scene, tries in again.items()}))
     told = status(made.url)
     check_by_counting(told, out)
     assert told.scenes == before.scenes + 1
@@ -174,7 +174,7 @@ def check_by_counting(told: Status, out: Output) -> None:
     records = {commit.shard_id: commit for commit in out.commits()}
     units = done = done_px = scenes = 0
     failures: list[Failure] = []
-    for shard in standing(list(out.shards()), records.keys()):
+    for shard in current_shards(list(out.shards()), records.keys()):
         finished = out.units_done(shard.shard_id)
         ended = [u for u in shard.units if shard.shard_id in records or u.unit_id in finished]
         units, done = units + len(shard.units), done + len(ended)
@@ -207,7 +207,7 @@ def test_what_is_published_while_a_plan_is_made(
 
     monkeypatch.setattr(Output, "commits", later)
     with pytest.raises(UnfinishedError, match=r"out: a run has published shard .*; ask again"):
-        recorded(out)
+        read_record(out)
 
 
 def test_the_place_is_absolute(
@@ -235,9 +235,9 @@ def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
     with pytest.raises(KeyboardInterrupt):
         write_unit(out.store, unit, b"rows", failed=True)
     monkeypatch.undo()
-    assert out.waiting(shard.shard_id).done == set()
+    assert out.unit_files(shard.shard_id).done == set()
     out.store.write(f"work/{shard.shard_id}/{unit.unit_id}.parquet", b"rows")
-    assert out.waiting(shard.shard_id).failed == {unit.unit_id}
+    assert out.unit_files(shard.shard_id).failed == {unit.unit_id}
 
 
 def test_an_unfinished_plan_of_another_version_is_named(made: unfinished_outputs.Made) -> None:
@@ -248,7 +248,7 @@ def test_an_unfinished_plan_of_another_version_is_named(made: unfinished_outputs
     with pytest.raises(
         UsageError, match=r"a plan of format 1, not 2.*name a new --output"
     ) as error:
-        recorded(Output.open(made.url))
+        read_record(Output.open(made.url))
     assert str(path) in str(error.value)
 
 

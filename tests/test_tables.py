@@ -22,7 +22,7 @@ from pipeline.failure import Failure, Rejected
 from pipeline.grid import mask_tiles
 from pipeline.job import Job
 from pipeline.output.layout import Output, unit_path
-from pipeline.output.outcomes import outcomes
+from pipeline.output.outcomes import count_outcomes
 from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
 from pipeline.planning.cost import Cost, Network
@@ -152,7 +152,7 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     tracker.close()
     assert tracker.is_done
     assert tracker.open_units() == []
-    found = outcomes(archive.shards, out.commits())
+    found = count_outcomes(archive.shards, out.commits())
     assert found.planned == found.total == found.done + found.partial + found.quarantined
     states = Counter(row["status"] for row in rows(folder, "scenes").to_pylist())
     assert (found.done, found.partial, found.quarantined) == tuple(

@@ -18,7 +18,7 @@ from pipeline.api import plan, run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns
 from pipeline.output.layout import Output
-from pipeline.output.outcomes import from_unit_file
+from pipeline.output.outcomes import read_unit_file
 from pipeline.output.parquet import read_outcome
 from pipeline.output.status import status
 from pipeline.progress import Progress
@@ -134,7 +134,7 @@ def test_a_unit_file_that_is_replaced_while_it_is_read(
     whole = out.store.read(path)
     first_then_whole = iter([whole[:-3], whole])
     monkeypatch.setattr(out.store, "open", lambda _: io.BytesIO(next(first_then_whole)))
-    assert from_unit_file(out, path, read_outcome)["failures"] == []
+    assert read_unit_file(out, path, read_outcome)["failures"] == []
 
 
 def test_tables_that_are_gone_are_noticed(
@@ -145,7 +145,7 @@ def test_tables_that_are_gone_are_noticed(
     segment()
     (table,) = (out / "masks").iterdir()
     table.unlink()
-    named = rf"1 of the published tables gone, the first masks/{table.name}; .*commits/(\S+)\)"
+    named = rf"tables are gone \(1, the first is masks/{table.name}\); .*commits/(\S+)\)"
     with pytest.raises(UsageError, match=named):
         segment()
     with pytest.raises(UsageError, match=named):

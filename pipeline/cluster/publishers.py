@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cluster.ray_errors import root_cause, swath_error_in
 from pipeline.errors import LOG, UnfinishedError
-from pipeline.output.publishing import sweep
+from pipeline.output.publishing import delete_leftovers
 from pipeline.output.shard import Shard
 from pipeline.stages import PublishedShard, Work
 
@@ -140,6 +140,6 @@ class Publishers:
                     " kept, the same command resumes the run"
                 ) from error
             LOG.warning("%s was lost while it was being published; retrying it", where)
-            sweep(self._work.out, shard)
+            delete_leftovers(self._work.out, shard)
             return None
         return published

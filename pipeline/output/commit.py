@@ -1,4 +1,4 @@
-"""The record that a published shard leaves in commits/. Plain values; knows no library."""
+"""The record in commits/ that makes a shard count as published. Plain values; knows no library."""
 
 from __future__ import annotations
 

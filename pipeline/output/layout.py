@@ -1,18 +1,27 @@
-"""The layout of OUT: the job, the plan's shards, the unit files, the commits.
+"""The layout of OUT: what is where, how records are named and encoded.
 
-    OUT/job.json|toml  plan.json  plan/<shard>.json  commits/<shard>.json
-        work/<shard>/<unit_id>.parquet|failed
-        masks|statistics|scenes|quarantine/<shard>.parquet  classes.parquet
-        runs/<time>.json|toml  lock*.json (while a run is at work)
+    OUT/
+      job.json                       what decides the rows; there as long as the output exists
+      classes.parquet                a table of the job alone
+      plan.json                      the heads of the plan's shards, or of some of them
+      plan/<shard>.json              a shard: its scenes and their blocks, unit by unit
+      work/<shard>/<unit>.parquet    a unit's rows and outcome, until its shard is published
+      work/<shard>/<unit>.failed     empty: some of the unit failed
+      masks/<shard>.parquet          published, as are the next three
+      statistics/<shard>.parquet
+      scenes/<shard>.parquet
+      quarantine/<shard>.parquet
+      commits/<shard>.json           the shard is published: its counts, its failures
+      runs/<time>.toml, <time>.json  the job file of each run, and its receipt
+      job.toml                       the job file of the latest run
+      lock*.json                     while a run is at work
 
-The folder is the interface: what is done is what its listings say. plan.json has the heads of the
-plan's shards, or of some: their records say the same. Knows how records are named and encoded, not
-what is done with them.
+The folder is the interface: what is done is what its listings say, and a head in plan.json repeats
+what its shard's record says. Knows nothing of what is done with the records.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,37 +30,35 @@ from typing import Any, BinaryIO, Self
 
 from pipeline.errors import UsageError
 from pipeline.job import Job
+from pipeline.output.classes import classes_file
 from pipeline.output.commit import Commit
 from pipeline.output.locks import is_lock
-from pipeline.output.parquet import write_table
-from pipeline.output.schemas import CLASSES
 from pipeline.output.shard import Head, Shard
-from pipeline.output.tables import table_of
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
 from pipeline.unit import Unit
 
 FAILED = "failed"
-"""How the mark of a unit's file ends."""
-
+"""Suffix of the empty marker beside the file of a unit that contains failures."""
 TABLE_GONE = (
     "this published table is gone; put it back, or ask `swath run` with the output's job.toml,"
-    " which says how to have it computed anew"
+    " which says how to compute it anew"
 )
 
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Ids of the units of an open shard that have their file."""
+    """The unit files of an open shard, by unit_id."""
 
     done: set[str]
+    """Units that have their file."""
     failed: set[str]
-    """Of these, whose file may tell of failures; those of the others do not."""
+    """Those of them whose file may contain failures; the other files contain none."""
 
 
 class Output:
-    """An OUT that has its job.json."""
+    """An OUT that has its job.json: reads and writes its records."""
 
     def __init__(self, store: Store, job: Job) -> None:
         self.store = store
@@ -59,37 +66,39 @@ class Output:
 
     @classmethod
     def open(cls, url: str, access: Access = DEFAULT_ACCESS) -> Self:
-        """Raises UsageError where there is no output of Swath."""
+        """The output at a URL. Raises UsageError if there is none."""
         store = open_store(url, access)
         if not store.exists("job.json"):
             why = "not an output of Swath (it has no job.json); name the --output of a run"
-            if not store.list(""):  # which raises UsageError where there is no such bucket
+            if not store.list(""):  # raises UsageError if there is no such bucket
                 why = "no such folder, or an empty one; check the path"
             raise UsageError(f"{url}: {why}")
         return cls(store, _read_job(store, url))
 
     @classmethod
     def find(cls, url: str, access: Access) -> Self | None:
-        """None where OUT is new. Raises UsageError where it holds something else."""
+        """The output at a URL; None if OUT is new. Raises UsageError if it holds something else."""
         store = open_store(url, access)
         if store.exists("job.json"):
             return cls(store, _read_job(store, url))
         # classes.parquet alone: an earlier run was killed while it created the output.
         if any(name != "classes.parquet" and not is_lock(name) for name in store.list("")):
-            raise UsageError(f"{url}: holds files that are no output of Swath; name a new folder")
+            raise UsageError(
+                f"{url}: holds files that are not an output of Swath; name a new folder"
+            )
         return None
 
     @classmethod
     def create(cls, url: str, job: Job, access: Access = DEFAULT_ACCESS) -> Self:
-        """A new output. Raises UsageError where another run has created it meanwhile."""
+        """Create a new output. Raises UsageError if another run has created it meanwhile."""
         store = open_store(url, access)
-        store.write("classes.parquet", _classes_file(job))
+        store.write("classes.parquet", classes_file(job))
         if not store.create("job.json", _encode(job.to_json())):
-            raise UsageError(f"{url}: another run has just created it; wait for it to end")
+            raise UsageError(f"{url}: another run has just created it; wait until that ends")
         return cls(store, job)
 
     def check_same(self, job: Job) -> None:
-        """Raises UsageError where `job` would give other rows, naming the differences."""
+        """Raises UsageError if `job` would give other rows, naming the differences."""
         if differences := self.job.differences(job):
             raise UsageError(
                 f"{self.store.root}: belongs to a job with other settings"
@@ -97,35 +106,39 @@ class Output:
             )
 
     def shards(self) -> Iterator[Shard]:
-        return self.planned(self._ids("plan"))
+        """All shards of the plan, in order. Raises as `read_shards`."""
+        return self.read_shards(self._ids("plan"))
 
-    def planned(self, shard_ids: Sequence[str]) -> Iterator[Shard]:
-        """These shards of the plan. Raises UsageError where this version cannot read one."""
+    def read_shards(self, shard_ids: Sequence[str]) -> Iterator[Shard]:
+        """These shards of the plan. Raises UsageError if this version cannot read one."""
         paths = [f"plan/{shard_id}.json" for shard_id in shard_ids]
         for path, data in zip(paths, self.store.read_all(paths), strict=True):
             with _of_this_version(f"{self.store.root}/{path}"):
                 yield Shard.from_json(json.loads(data))
 
     def heads(self) -> list[Head]:
-        """Of all shards of the plan."""
+        """The heads of all shards of the plan, in order."""
         return self._heads(self._indexed())
 
     def append(self, shards: Iterable[Shard]) -> None:
-        """Adds shards to the plan, which is never rewritten. Nobody else may be planning."""
+        """Add shards to the plan, which is never rewritten.
+
+        Raises UsageError if another run is planning at the same time, which locks rule out.
+        """
         indexed = self._indexed()
         known = dict(indexed)
         for shard in shards:
             record = json.dumps(shard.to_json(), separators=(",", ":")).encode()
             if not self.store.create(f"plan/{shard.shard_id}.json", record):
                 root = self.store.root
-                raise UsageError(f"{root}: another run is planning here; wait for it to end")
+                raise UsageError(f"{root}: another run is planning here; wait until that ends")
             known[shard.shard_id] = shard.head
         heads = self._heads(known)
-        if heads != list(indexed.values()):  # also where a crash came before it was written
+        if heads != list(indexed.values()):  # also if a crash prevented it last time
             self.store.write("plan.json", _encode({"shards": [head.to_json() for head in heads]}))
 
     def _indexed(self) -> dict[str, Head]:
-        """The heads that plan.json has."""
+        """The heads in plan.json, by shard_id."""
         try:
             data = self.store.read("plan.json")
         except FileNotFoundError:
@@ -136,18 +149,21 @@ class Output:
 
     def _heads(self, known: Mapping[str, Head]) -> list[Head]:
         shard_ids = self._ids("plan")
-        others = self.planned([shard_id for shard_id in shard_ids if shard_id not in known])
-        found = {**known, **{shard.shard_id: shard.head for shard in others}}
-        return [found[shard_id] for shard_id in shard_ids]
+        others = self.read_shards([shard_id for shard_id in shard_ids if shard_id not in known])
+        heads = {**known, **{shard.shard_id: shard.head for shard in others}}
+        return [heads[shard_id] for shard_id in shard_ids]
 
     def committed(self) -> set[str]:
+        """The shard_ids of the published shards."""
         return set(self._ids("commits"))
 
     def commit(self, commit: Commit) -> None:
-        self.store.create(f"commits/{commit.shard_id}.json", _encode(commit.to_json()))
+        """Make a shard count as published; does nothing if it does already."""
+        self.store.create(commit_path(commit.shard_id), _encode(commit.to_json()))
 
     def commits(self) -> Iterator[Commit]:
-        paths = [f"commits/{shard_id}.json" for shard_id in self._ids("commits")]
+        """The commits of all published shards."""
+        paths = [commit_path(shard_id) for shard_id in self._ids("commits")]
         return map(Commit.from_json, map(json.loads, self.store.read_all(paths)))
 
     def open_table(self, table: str, shard_id: str) -> BinaryIO:
@@ -161,11 +177,12 @@ class Output:
     def _ids(self, folder: str) -> list[str]:
         return [name.removesuffix(".json") for name in self.store.list(folder)]
 
-    def at_work(self) -> list[str]:
-        """Ids of the shards some of whose units may have their file."""
+    def shards_at_work(self) -> list[str]:
+        """The shard_ids of the shards that may have unit files."""
         return self.store.list("work")
 
-    def waiting(self, shard_id: str) -> UnitFiles:
+    def unit_files(self, shard_id: str) -> UnitFiles:
+        """The unit files of an open shard."""
         done: set[str] = set()
         failed: set[str] = set()
         for name in self.store.list(f"work/{shard_id}"):
@@ -174,32 +191,21 @@ class Output:
         return UnitFiles(done, done & failed)
 
     def units_done(self, shard_id: str) -> set[str]:
-        """Ids of the units of an open shard that have their file."""
-        return self.waiting(shard_id).done
+        """The unit_ids of the units of an open shard that have their file."""
+        return self.unit_files(shard_id).done
 
     def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
         self.store.create(f"runs/{name}.json", _encode(receipt))
 
     def runs(self) -> dict[str, dict[str, Any] | None]:
-        """The receipts of all runs by their names, oldest first; None of those that have begun, by
-        their job files, and left none."""
+        """The receipts of all runs by name, oldest first; None for a run that left a job file when
+        it started, and no receipt."""
         names = self.store.list("runs")
         ended = [name.removesuffix(".json") for name in names if name.endswith(".json")]
-        begun = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
-        read = self.store.read_all([f"runs/{name}.json" for name in ended])
-        receipts = dict(zip(ended, map(json.loads, read), strict=True))
-        return {name: receipts.get(name) for name in sorted({*ended, *begun})}
-
-
-def _classes_file(job: Job) -> bytes:
-    """The table `classes`."""
-    rows = [
-        {"class_id": k, "name": name, "color": color}
-        for k, (name, color) in enumerate(zip(job.class_names, job.class_colors, strict=True))
-    ]
-    file = io.BytesIO()
-    write_table(file, table_of(rows, CLASSES))
-    return file.getvalue()
+        started = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
+        records = self.store.read_all([f"runs/{name}.json" for name in ended])
+        receipts = dict(zip(ended, map(json.loads, records), strict=True))
+        return {name: receipts.get(name) for name in sorted({*ended, *started})}
 
 
 def unit_path(unit: Unit) -> str:
@@ -207,11 +213,15 @@ def unit_path(unit: Unit) -> str:
 
 
 def write_unit(store: Store, unit: Unit, data: bytes, *, failed: bool) -> None:
-    """Writes the unit's file, and before it, where that tells of failures, its mark: a crash may
-    leave a mark too many, never one too few."""
+    """Write a unit's file, and before it the marker if it contains failures: a crash may leave a
+    marker too many, never one too few."""
     if failed:
         store.write(f"work/{unit.shard}/{unit.unit_id}.{FAILED}", b"")
     store.write(unit_path(unit), data)
+
+
+def commit_path(shard_id: str) -> str:
+    return f"commits/{shard_id}.json"
 
 
 def table_path(table: str, shard_id: str) -> str:
@@ -225,14 +235,14 @@ def _read_job(store: Store, url: str) -> Job:
 
 @contextmanager
 def _of_this_version(place: str) -> Iterator[None]:
+    """Turns an error while a record is decoded into a UsageError that names its place."""
     try:
         yield
     except (ValueError, KeyError, TypeError) as error:
-        why = (
-            f"not readable by this version of Swath ({error!r}); go on with the one that wrote it,"
-        )
-        why += " or name a new --output"
-        raise UsageError(f"{place}: {why}") from error
+        raise UsageError(
+            f"{place}: not readable by this version of Swath ({error!r}); continue with the version"
+            " that wrote it, or name a new --output"
+        ) from error
 
 
 def _encode(record: dict[str, Any]) -> bytes:

@@ -1,8 +1,9 @@
-"""Who may work on an output: one driver, or several that share it; and who plans.
+"""Locks on an output: one driver at a time, or several that share it, and one of them that plans.
 
-A driver holds the name of its share as long as it works. Whoever shares an output takes its name
-only while it holds PLANNING, and keeps that until it knows the plan: so whoever finds no other
-share held there is alone, and may add to the plan and clear up after the dead.
+A driver holds the lock of its share as long as it works. A driver that shares the output takes that
+lock only while it holds PLANNING, and keeps PLANNING until it knows the plan. So a driver that then
+finds no other share held is alone: it may add to the plan and delete what dead drivers left. Knows
+names of locks; how a store holds one is the store's business.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.store import Store
 
 _ALL = "lock.json"
+"""Held by a driver that has the output to itself."""
 PLANNING = "lock-plan.json"
+"""Held by the driver of a share while it plans, or reads the plan."""
 _OF_A_SHARE = re.compile(r"lock-(\d+)-of-(\d+)\.json")
 
 
 def is_lock(name: str) -> bool:
-    """Of a file at the top of an output."""
+    """Whether a file at the top of an output is a lock."""
     return name == _ALL or (name.startswith("lock-") and name.endswith(".json"))
 
 
@@ -32,11 +35,12 @@ def _name(share: Share) -> str:
 
 
 @contextmanager
-def working(store: Store, share: Share) -> Iterator[None]:
-    """Holds a share of the output. Raises UsageError where a live driver holds the same, or one
-    that is no part of the same division."""
-    mine = _name(share)
-    with store.hold(mine):
+def hold_share(store: Store, share: Share) -> Iterator[None]:
+    """Hold a share of the output while open, and remove locks of dead drivers that exclude it.
+
+    Raises UsageError if a live driver holds the same share, or one of another division.
+    """
+    with store.hold(_name(share)):
         for other in _others(store, share):
             if share.whole or not other.endswith(f"-of-{share.of}.json"):
                 store.remove_dead_lock(other)
@@ -53,18 +57,19 @@ def is_alone(store: Store, share: Share) -> bool:
     return True
 
 
-def drivers(store: Store) -> tuple[LockHolder, ...]:
-    """Who holds the output or a share of it, as far as can be seen at once."""
-    found = []
+def active_drivers(store: Store) -> tuple[LockHolder, ...]:
+    """The holders of the output or of shares of it, according to their last signs of life."""
+    active = []
     for name in filter(is_lock, store.list("")):
         driver = None if name == PLANNING else store.holder(name)
         if driver is not None:
             share = _OF_A_SHARE.fullmatch(name)
-            found.append(replace(driver, shards="/".join(share.groups()) if share else None))
-    return tuple(found)
+            active.append(replace(driver, shards="/".join(share.groups()) if share else None))
+    return tuple(active)
 
 
 def _others(store: Store, share: Share) -> list[str]:
-    """Locks of others, whether their holders live or not. Who shares the output plans in turn."""
-    own = (_name(share),) if share.whole else (_name(share), PLANNING)
-    return [name for name in store.list("") if is_lock(name) and name not in own]
+    """Locks other than this driver's, dead holders' included. PLANNING is shared: drivers of shares
+    take it in turn."""
+    allowed = (_name(share),) if share.whole else (_name(share), PLANNING)
+    return [name for name in store.list("") if is_lock(name) and name not in allowed]

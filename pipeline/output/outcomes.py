@@ -1,4 +1,4 @@
-"""What has come of the planned inputs, by the files of units and the commits of shards."""
+"""The outcomes of units, in their files, and of inputs, counted from the commits of shards."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ from pipeline.unit import Unit, UnitOutcome
 T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
-"""What pyarrow, and who looks for a unit's outcome, say of a file that is no unit's."""
-
-
+"""What pyarrow and `UnitOutcome.from_json` raise for a file that is not a unit's."""
 _FOOTER_BYTES = 1 << 16
 """A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What has come of the planned inputs; planned = done + partial + quarantined in the end."""
+    """The outcomes of the planned inputs; planned = done + partial + quarantined in the end."""
 
     planned: int
     done: int
     partial: int
     quarantined: int
     failures: tuple[Failure, ...]
-    """The rows of `quarantine`, but those of inputs that are being tried again."""
+    """The rows of `quarantine`, except those of inputs that are being retried."""
     pixels_without_area: int
+    """The number of valid pixels outside the domain of their scene's CRS."""
 
     @property
     def total(self) -> int:
@@ -48,27 +47,28 @@ class Outcomes:
 def outcome_of(output: Output, unit: Unit) -> UnitOutcome:
     """The outcome in a unit's file, read in one request unless its footer is unusually long.
 
-    Raises UnfinishedError where the file is damaged.
+    Raises UnfinishedError if the file is damaged.
     """
     path = unit_path(unit)
     with suppress(*_DAMAGE):
         return _read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
-    return from_unit_file(output, path, _read_outcome)
+    return read_unit_file(output, path, _read_outcome)
 
 
 def _read_outcome(file: BinaryIO) -> UnitOutcome:
     return UnitOutcome.from_json(read_outcome(file))
 
 
-def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
-    """What `read` makes of a unit's file. Raises UnfinishedError where the file is damaged."""
+def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
+    """What `read` makes of a unit's file. Raises UnfinishedError if the file is damaged."""
     try:
         with output.store.open(path) as file:
             return read(file)
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not pyarrow's
-    # A task that Ray repeats may have replaced it between two ranges of it: whole, it is one file.
+    # A task that Ray repeated may have replaced the file between two ranges. Read at once, it is
+    # one file.
     data = output.store.read(path)
     try:
         return read(io.BytesIO(data))
@@ -81,37 +81,38 @@ def from_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
 
 
 def failures_in(record: UnitOutcome | Commit, shard: Shard) -> list[Failure]:
-    """The record's failures of inputs that still count in this shard."""
+    """The record's failures of inputs that no later shard has planned again."""
     return [failure for failure in record.failures if failure.scene_id in shard.scene_ids]
 
 
 def statuses(shard: Shard, failures: Iterable[Failure]) -> dict[str, str]:
-    """Status of each input: done, partial where some of its blocks failed, else quarantined."""
+    """The status of each input by scene_id: done, partial if some of its blocks failed, or
+    quarantined."""
     failures_of = Counter(failure.scene_id for failure in failures)
     blocks_of = Counter(block.scene.scene_id for unit in shard.units for block in unit.blocks)
-    found = {rejected.failure.scene_id: "quarantined" for rejected in shard.rejected}
+    status_of = {rejected.failure.scene_id: "quarantined" for rejected in shard.rejected}
     for scene in shard.scenes:
         count = failures_of[scene.scene_id]
-        partly = "partial" if count < blocks_of[scene.scene_id] else "quarantined"
-        found[scene.scene_id] = partly if count else "done"
-    return found
+        failed = "partial" if count < blocks_of[scene.scene_id] else "quarantined"
+        status_of[scene.scene_id] = failed if count else "done"
+    return status_of
 
 
-def outcomes(shards: Collection[Shard], commits: Iterable[Commit]) -> Outcomes:
-    """What commits say of `standing` shards."""
-    published = {commit.shard_id: commit for commit in commits}
+def count_outcomes(shards: Collection[Shard], commits: Iterable[Commit]) -> Outcomes:
+    """Counts what the commits record of shards as `current_shards` returns them."""
+    commit_of = {commit.shard_id: commit for commit in commits}
     counts: Counter[str] = Counter()
     failures: list[Failure] = []
     without_area = 0
     for shard in shards:
-        commit = published.get(shard.shard_id)
+        commit = commit_of.get(shard.shard_id)
         if commit is None:
             continue
-        here = failures_in(commit, shard)
-        counts.update(statuses(shard, here).values())
-        failures += here
-        missing = commit.pixels_without_area
-        without_area += sum(missing.get(scene.scene_id, 0) for scene in shard.scenes)
+        shard_failures = failures_in(commit, shard)
+        counts.update(statuses(shard, shard_failures).values())
+        failures += shard_failures
+        pixels_of = commit.pixels_without_area
+        without_area += sum(pixels_of.get(scene.scene_id, 0) for scene in shard.scenes)
     return Outcomes(
         planned=sum(len(shard.scene_ids) for shard in shards),
         done=counts["done"],

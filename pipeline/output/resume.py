@@ -1,4 +1,4 @@
-"""What an output holds when a run begins, and the failures that wait to be published."""
+"""What an output holds when a run starts, failures that are not published yet included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.errors import UnfinishedError
 from pipeline.failure import Failure
 from pipeline.output.layout import Output, UnitFiles
 from pipeline.output.outcomes import failures_in, outcome_of
-from pipeline.output.replacement import standing
+from pipeline.output.replacement import current_shards
 from pipeline.output.shard import Shard
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.store import THREADS
@@ -17,70 +17,71 @@ from pipeline.unit import Unit
 
 
 @dataclass
-class Recorded:
-    """What an output holds when a run begins."""
+class OutputRecord:
+    """What an output holds when a run starts."""
 
     shards: list[Shard]
-    """As `standing` gives them."""
+    """The plan, as `current_shards` returns it."""
     failures: list[Failure]
-    """Planned rejections, and those in unit files that wait to be published and in commits."""
+    """Those in the plan (rejected inputs), in unit files that are not published, and in commits."""
     waiting: set[str]
     """scene_ids with blocks that have no outcome yet."""
 
 
-def recorded(output: Output | None, share: Share = ALL_SHARDS) -> Recorded:
-    """Nothing, where there is no output yet. share: whose shards' outcomes are looked at.
+def read_record(output: Output | None, share: Share = ALL_SHARDS) -> OutputRecord:
+    """Read the whole plan, and the outcomes of the shards of a share; an empty record for None.
 
-    Raises UnfinishedError where a unit's file is damaged, or gone since it was listed.
+    Raises UnfinishedError if a unit's file is damaged, or gone since it was listed.
     """
     if output is None:
-        return Recorded([], [], set())
-    # Before the commits: what is published meanwhile is counted as such, not as open.
-    at_work = {shard_id: output.waiting(shard_id) for shard_id in output.at_work()}
+        return OutputRecord([], [], set())
+    # Before the commits: a shard published meanwhile then counts as published, not as open.
+    listings = {shard_id: output.unit_files(shard_id) for shard_id in output.shards_at_work()}
     commits = {commit.shard_id: commit for commit in output.commits()}
-    found = Recorded(standing(list(output.shards()), commits.keys()), [], set())
-    for shard in found.shards:
-        if not is_of(share, shard):
+    record = OutputRecord(current_shards(list(output.shards()), commits.keys()), [], set())
+    for shard in record.shards:
+        if not in_share(shard, share):
             continue
-        found.failures += (rejected.failure for rejected in shard.rejected)
+        record.failures += (rejected.failure for rejected in shard.rejected)
         if shard.shard_id in commits:
-            found.failures += failures_in(commits[shard.shard_id], shard)
+            record.failures += failures_in(commits[shard.shard_id], shard)
             continue
-        waiting = at_work.get(shard.shard_id, UnitFiles(set(), set()))
+        files = listings.get(shard.shard_id, UnitFiles(set(), set()))
         try:
-            found.failures += failures_waiting(output, shard, waiting)
+            record.failures += unpublished_failures(output, shard, files)
         except FileNotFoundError as error:
             raise UnfinishedError(
                 f"{output.store.root}: a run has published shard {shard.shard_id} meanwhile; ask"
                 " again"
             ) from error
         for unit in shard.units:
-            if unit.unit_id not in waiting.done:
-                found.waiting |= {block.scene.scene_id for block in unit.blocks}
-    return found
+            if unit.unit_id not in files.done:
+                record.waiting |= {block.scene.scene_id for block in unit.blocks}
+    return record
 
 
-def failures_waiting(
-    output: Output, shard: Shard, waiting: UnitFiles, *, forgiving: bool = False
+def unpublished_failures(
+    output: Output, shard: Shard, files: UnitFiles, *, skip_unreadable: bool = False
 ) -> list[Failure]:
-    """Those that wait to be published with an open shard. Only files that bear a mark are opened.
+    """The failures in the unit files of an open shard; opens only the files that are marked.
 
-    Raises UnfinishedError where one is damaged, FileNotFoundError where it is gone meanwhile;
-    forgiving: goes on without it.
+    Raises UnfinishedError if one is damaged, FileNotFoundError if it is gone meanwhile, unless
+    unreadable ones are to be skipped.
     """
 
-    def of(unit: Unit) -> list[Failure]:
+    def failures_of(unit: Unit) -> list[Failure]:
         try:
             return failures_in(outcome_of(output, unit), shard)
         except (FileNotFoundError, UnfinishedError):
-            if forgiving:
+            if skip_unreadable:
                 return []
             raise
 
-    units = [unit for unit in shard.units if unit.unit_id in waiting.failed]
+    units = [unit for unit in shard.units if unit.unit_id in files.failed]
     with ThreadPoolExecutor(THREADS) as pool:
-        return [failure for failures in pool.map(of, units) for failure in failures]
+        return [failure for failures in pool.map(failures_of, units) for failure in failures]
 
 
-def is_of(share: Share, shard: Shard) -> bool:
+def in_share(shard: Shard, share: Share) -> bool:
+    """Whether a driver's share of the output includes the shard."""
     return share.takes(int(shard.shard_id), bool(shard.retries))

@@ -1,7 +1,7 @@
-"""What an output says of itself.
+"""The status of an output, from its own records: what is done, open, in quarantine, who is at work.
 
-Counts by the heads of the shards. A shard's whole record is read only where units of it wait to be
-published, or some of its inputs are planned again.
+Counts by the heads of the shards. A shard's whole record is read only if units of it wait to be
+published, or if some of its inputs are planned again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, UnitFiles
-from pipeline.output.locks import drivers
+from pipeline.output.locks import active_drivers
 from pipeline.output.outcomes import failures_in
-from pipeline.output.replacement import planned_again, without
-from pipeline.output.resume import failures_waiting
+from pipeline.output.replacement import replaced_scenes, without_scenes
+from pipeline.output.resume import unpublished_failures
 from pipeline.output.shard import Head, Shard
 from pipeline.receipt import Status
 from pipeline.storage.access import DEFAULT_ACCESS, Access
@@ -29,18 +29,19 @@ class _Part:
 
     head: Head
     done_units: int = 0
-    """With an outcome."""
+    """The number of units with an outcome."""
     done_px: int = 0
-    """Of these units, those in quarantine too."""
+    """The pixels of these units, quarantined ones included."""
     failures: int = 0
+    """The number of rows of `quarantine`, published or not."""
     quarantined_px: int = 0
 
 
 def status(output: str, access: Access = DEFAULT_ACCESS) -> Status:
-    """What OUT's own records say. Raises UsageError where there is no output."""
+    """What OUT's own records say. Raises UsageError if there is no output."""
     out = Output.open(output, access.impatient())
-    # Who is at work has been so since before its run is there to be found.
-    working, runs = drivers(out.store), out.runs()
+    # In this order: a driver holds its lock before its run is on record.
+    drivers, runs = active_drivers(out.store), out.runs()
     receipts = tuple(receipt for receipt in runs.values() if receipt is not None)
     parts, published = _parts(out)
     quarantined = sum(part.failures for part in published)
@@ -65,36 +66,36 @@ def status(output: str, access: Access = DEFAULT_ACCESS) -> Status:
         settings=out.job.to_json(),
         runs=receipts,
         runs_without_receipt=len(runs) - len(receipts),
-        at_work=working,
-        died=not working and bool(runs) and next(reversed(runs.values())) is None,
+        at_work=drivers,
+        died=not drivers and bool(runs) and next(reversed(runs.values())) is None,
     )
 
 
 def _parts(out: Output) -> tuple[list[_Part], list[_Part]]:
-    """Of all shards; of these, the published ones."""
-    # Before the commits: what is published meanwhile is counted as such, not as undone.
-    shard_ids = out.at_work()
+    """The parts of all shards, and those of the published ones."""
+    # Before the commits: a shard published meanwhile then counts as published, not as open.
+    shard_ids = out.shards_at_work()
     with ThreadPoolExecutor(THREADS) as pool:
-        at_work = dict(zip(shard_ids, pool.map(out.waiting, shard_ids), strict=True))
+        files = dict(zip(shard_ids, pool.map(out.unit_files, shard_ids), strict=True))
     commits = {commit.shard_id: commit for commit in out.commits()}
     heads = out.heads()
-    gone = planned_again(heads)
-    asked = gone.keys() | (at_work.keys() - commits.keys())
+    replaced = replaced_scenes(heads)
+    needed = replaced.keys() | (files.keys() - commits.keys())
     shards = {
-        shard.shard_id: without(shard, gone.get(shard.shard_id, ()), commits)
-        for shard in out.planned([head.shard_id for head in heads if head.shard_id in asked])
+        shard.shard_id: without_scenes(shard, replaced.get(shard.shard_id, ()), commits)
+        for shard in out.read_shards([head.shard_id for head in heads if head.shard_id in needed])
     }
     parts = [
         _committed(head, commits[head.shard_id], shards.get(head.shard_id))
         if head.shard_id in commits
-        else _open(out, head, shards.get(head.shard_id), at_work.get(head.shard_id))
+        else _open(out, head, shards.get(head.shard_id), files.get(head.shard_id))
         for head in heads
     ]
     return parts, [part for part in parts if part.head.shard_id in commits]
 
 
 def _committed(head: Head, commit: Commit, shard: Shard | None) -> _Part:
-    """shard: given where not all of its inputs count any more."""
+    """shard: given if some of its inputs no longer count."""
     if shard is None:
         failures = list(commit.failures)
     else:
@@ -102,14 +103,14 @@ def _committed(head: Head, commit: Commit, shard: Shard | None) -> _Part:
     return _Part(head, head.units, head.pixels, len(failures), _pixels(failures))
 
 
-def _open(out: Output, head: Head, shard: Shard | None, waiting: UnitFiles | None) -> _Part:
-    """shard: given where something of it waits, or not all of its inputs count any more."""
+def _open(out: Output, head: Head, shard: Shard | None, files: UnitFiles | None) -> _Part:
+    """shard: given if it has unit files, or if some of its inputs no longer count."""
     head = shard.head if shard else head
-    if shard is None or waiting is None:
+    if shard is None or files is None:
         return _Part(head, failures=head.rejected)
-    units = [unit for unit in shard.units if unit.unit_id in waiting.done]
-    # One that has been published meanwhile is gone; of a damaged one, whoever runs will say so.
-    failures = failures_waiting(out, shard, waiting, forgiving=True)
+    units = [unit for unit in shard.units if unit.unit_id in files.done]
+    # A file that was published meanwhile is gone; the next run reports a damaged one.
+    failures = unpublished_failures(out, shard, files, skip_unreadable=True)
     return _Part(
         head,
         done_units=len(units),
