@@ -75,11 +75,11 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     layer-norm eps stand in keys of config.json that transformers ignores and Swath reads.
     mmsegmentation's own head is refused: transformers has no such network.
     """
-    from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import naming, there, write_checkpoint  # noqa: PLC0415
+    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from segformer.checkpoints.checkpoint import errors_at, existing_files, write_checkpoint  # noqa: PLC0415
 
     access = Access.parse(storage_options).impatient()
-    present = from_checkpoint(there, folder, access)
+    present = call_on_checkpoint(existing_files, folder, access)
     if _is_itself(path, folder, access):
         raise UsageError(f"--to {folder}: is the checkpoint that is read; give another folder")
     if present and not force:
@@ -88,14 +88,14 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
             " --force to replace it"
         )
     checkpoint = _read(path, storage_options)
-    with naming(path):
+    with errors_at(path):
         checkpoint.config.to_json()  # refuses what transformers does not have
 
     def write(url: str, **how: Any) -> None:
         write_checkpoint(checkpoint, url, **how)
 
-    from_checkpoint(write, folder, access)
-    click.echo(f"{folder}: {', '.join(from_checkpoint(there, folder, access))}")
+    call_on_checkpoint(write, folder, access)
+    click.echo(f"{folder}: {', '.join(call_on_checkpoint(existing_files, folder, access))}")
     for note in (*checkpoint.config.notes, *_differences(checkpoint)):
         click.echo(f"note: {note}", err=True)
 
@@ -116,10 +116,10 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
 
 
 def _read(path: str, storage_options: str | None) -> Checkpoint:
-    from pipeline.checkpoint import from_checkpoint  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
-    return from_checkpoint(read_checkpoint, path, Access.parse(storage_options).impatient())
+    return call_on_checkpoint(read_checkpoint, path, Access.parse(storage_options).impatient())
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
@@ -139,8 +139,8 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
 
 def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
     """The facts that `inspect` prints."""
-    from segformer.checkpoints.sizes import size_name  # noqa: PLC0415
     from segformer.flops import gflop_per_window  # noqa: PLC0415
+    from segformer.presets import size_name  # noqa: PLC0415
 
     config, norm = checkpoint.config, checkpoint.normalisation
     eps = config.norm_eps

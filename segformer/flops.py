@@ -1,4 +1,8 @@
-"""What a window takes: the arithmetic of the network as it is run, from its sizes alone."""
+"""The arithmetic that a window takes: of the network as it is run, from its sizes alone.
+
+Counts the layers of `network` (Xie et al. 2021, arXiv 2105.15203) as `folding` leaves them. Knows
+numbers; knows no tensor.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ from segformer.config import ModelConfig
 def gflop_per_window(config: ModelConfig, window_px: int) -> float:
     """2 x multiply-accumulates of the folded network on one square window, in GFLOP.
 
-    Counts convolutions, linear layers and the two products of attention, not the norms,
-    activations and upsampling (their share is a few per cent, and bound by memory).
+    Counts convolutions, linear layers and the two products of attention; not the norms, activations
+    and upsampling, whose share is a few per cent and limited by memory bandwidth.
     """
     mac = 0
     channels, edge_px = config.num_channels, window_px
@@ -24,6 +28,7 @@ def gflop_per_window(config: ModelConfig, window_px: int) -> float:
 
 
 def _block(config: ModelConfig, s: int, edge_px: int) -> int:
+    """Multiply-accumulates of one transformer block of stage s."""
     width, ratio = config.hidden_sizes[s], config.sr_ratios[s]
     tokens, reduced = edge_px**2, (edge_px // ratio) ** 2
     hidden = int(width * config.mlp_ratios[s])
@@ -36,9 +41,10 @@ def _block(config: ModelConfig, s: int, edge_px: int) -> int:
 
 
 def _head(config: ModelConfig, s: int) -> int:
-    """Per token of a scale: its projection, and on the finest one the classifier."""
+    """Multiply-accumulates of the head per token of scale s: its projection, and on the finest
+    scale the classifier."""
     size = config.decoder_hidden_size
     projection = config.hidden_sizes[s] * size
-    if config.head == "conv":  # a ReLU stands between it and the fusion
+    if config.head == "conv":  # a ReLU separates it from the fusion
         projection += size**2
     return projection + (size * config.num_labels if s == 0 else 0)

@@ -1,4 +1,4 @@
-"""The weights of a checkpoint as the network runs them: what is linear in a row is multiplied out.
+"""The weights of a checkpoint as the network runs them: consecutive linear steps become one.
 
 Exact in real numbers, computed in float64, once, when a model is loaded:
 
@@ -6,11 +6,15 @@ Exact in real numbers, computed in float64, once, when a model is loaded:
   fusion is cut into one slice per scale, and the slice, the fusion's batch norm and (all-MLP head)
   the projection before it are one matrix, applied at the scale's own resolution.
 - A batch norm after a convolution scales its rows and shifts its bias.
-- A key's bias adds the same to all logits of a query, and softmax does not see it.
+- A key's bias adds the same number to all logits of a query, which softmax does not see.
 - Attention weights sum to one, so what is linear passes through them: a value's bias moves behind
   the output projection; with one head, the output projection moves before, into the values.
 
-Knows the names of weights, ours and those of `network.SegFormer`; knows no file and no pixel.
+What is folded are the layers of Xie et al. 2021 (arXiv 2105.15203), sections 3.1 and 3.2, as in
+modeling_segformer.py of transformers (Apache-2.0). Knows the names of weights, ours and those of
+`network.SegFormer`; knows no file and no pixel.
+
+Shape suffix: C channels; matrices are (out, in), two of them equal or not.
 """
 
 from __future__ import annotations
@@ -21,15 +25,29 @@ import torch
 from torch import Tensor
 
 from segformer.checkpoints.checkpoint import Checkpoint
+from segformer.checkpoints.shapes import weight_shapes
 from segformer.config import BATCH_NORM_EPS, ModelConfig
 
 Weights = Mapping[str, Tensor]
+"""By our names, below the part of the network that they belong to."""
 
 
 def fold(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The state dict of `network.SegFormer`: float32, contiguous, on the CPU."""
-    config = checkpoint.config
-    weights = {name: tensor.double() for name, tensor in checkpoint.weights.items()}
+    return _fold(checkpoint.weights, checkpoint.config)
+
+
+def folded_bytes(config: ModelConfig) -> int:
+    """The size in bytes of the weights that `fold` returns, from the config alone."""
+    # Meta tensors have shapes and no values, so this is `fold` itself without its arithmetic.
+    weights = {
+        name: torch.empty(shape, device="meta") for name, shape in weight_shapes(config).items()
+    }
+    return sum(tensor.nbytes for tensor in _fold(weights, config).values())
+
+
+def _fold(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
+    weights = {name: tensor.double() for name, tensor in weights.items()}
     attentions = {
         f"stages.{s}.blocks.{j}.attention.": heads
         for s, heads in enumerate(config.num_attention_heads)
@@ -49,7 +67,8 @@ def fold(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
 
 def fold_attention(weights: Weights, heads: int) -> dict[str, Tensor]:
-    """query, key_value (rows: first the keys, then the values) and, with several heads, out."""
+    """The weights of `network.Attention`: query, key_value (rows: first the keys, then the values),
+    the reduction if there is one and, with several heads, out."""
     kept = ("query.", "reduction.", "reduction_norm.")
     folded = {name: tensor for name, tensor in weights.items() if name.startswith(kept)}
     key_CC, value_CC, out_CC = (weights[f"{name}.weight"] for name in ("key", "value", "out"))
@@ -64,9 +83,10 @@ def fold_attention(weights: Weights, heads: int) -> dict[str, Tensor]:
 
 
 def fold_head(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
-    """linear.{s} per scale, classifier, and for the head "conv" the convs.{s} before the linear.
+    """The weights of `network.Head`: linear.{s} per scale, classifier, and for the head "conv" the
+    convs.{s} before the linear.
 
-    What is constant survives upsampling unchanged: one bias for all scales.
+    What is constant survives upsampling unchanged, so one bias serves all scales.
     """
     gain_C, bias_C = _batch_norm(weights, "batch_norm")
     scales = range(len(config.depths))
@@ -80,11 +100,11 @@ def fold_head(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
             )
             bias_C = bias_C + gain_C * (slice_CC @ weights[f"linear.{s}.bias"])
     else:
-        # A ReLU stands between a scale's projection and the fusion: two matrices, not one.
+        # A ReLU is between a scale's projection and the fusion: two matrices, not one.
         for s, slice_CC in zip(scales, slices_CC, strict=True):
-            own_gain_C, own_bias_C = _batch_norm(weights, f"norms.{s}")
-            folded[f"convs.{s}.weight"] = own_gain_C[:, None] * weights[f"convs.{s}.weight"]
-            folded[f"convs.{s}.bias"] = own_bias_C
+            scale_gain_C, scale_bias_C = _batch_norm(weights, f"norms.{s}")
+            folded[f"convs.{s}.weight"] = scale_gain_C[:, None] * weights[f"convs.{s}.weight"]
+            folded[f"convs.{s}.bias"] = scale_bias_C
             folded[f"linear.{s}.weight"] = gain_C[:, None] * slice_CC
     folded["linear.0.bias"] = bias_C
     folded["classifier.weight"] = weights["classifier.weight"].flatten(1)
@@ -93,13 +113,14 @@ def fold_head(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
 
 
 def _batch_norm(weights: Weights, name: str) -> tuple[Tensor, Tensor]:
-    """(gain_C, bias_C) of a batch norm that has been trained."""
+    """gain_C and bias_C that a trained batch norm amounts to."""
     deviation_C = (weights[f"{name}.running_var"] + BATCH_NORM_EPS).sqrt()
     gain_C = weights[f"{name}.weight"] / deviation_C
     return gain_C, weights[f"{name}.bias"] - gain_C * weights[f"{name}.running_mean"]
 
 
 def _below(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """The weights whose names start with a prefix, without it."""
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in weights.items()

@@ -32,9 +32,9 @@ from segformer import (
     read_checkpoint,
     write_checkpoint,
 )
-from segformer.checkpoints.layouts import weight_shapes
-from segformer.checkpoints.sizes import size_name
+from segformer.checkpoints.shapes import weight_shapes
 from segformer.flops import gflop_per_window
+from segformer.presets import size_name
 from tests.support.foreign_checkpoints import Weights, mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():

@@ -9,7 +9,7 @@ import torch
 
 from segformer import Checkpoint, Normalisation, SegFormer, mit_config
 from segformer.config import NormEps
-from segformer.folding import fold
+from segformer.folding import fold, folded_bytes
 from tests.support.checkpoints import SMALL, random_checkpoint
 from tests.support.reference_network import ReferenceSegFormer
 
@@ -64,3 +64,13 @@ def test_what_softmax_does_not_see_is_gone() -> None:
     assert f"{with_two}.out.weight" in folded
     assert f"{with_two}.key_value.bias" not in folded
     assert not folded[f"{with_one}.key_value.bias"][:8].any()
+
+
+@pytest.mark.parametrize("head", ["mlp", "conv"])
+@pytest.mark.parametrize("size", ["b0", "b2", "small"])
+def test_the_folded_size_is_known_beforehand(size: str, head: str) -> None:
+    """Memory is predicted from it."""
+    changes = SMALL if size == "small" else {}
+    config = mit_config("b0" if size == "small" else size, 7, head=head, **changes)
+    model = SegFormer(random_checkpoint(config, seed=1))
+    assert folded_bytes(config) == sum(weight.numel() * 4 for weight in model.parameters())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ import torch
 
 from jobs.cli import main
 from segformer import mit_config, read_checkpoint, write_checkpoint
-from segformer.checkpoints.layouts import weight_shapes
+from segformer.checkpoints.shapes import weight_shapes
 from tests.support.foreign_checkpoints import mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():
@@ -194,3 +196,18 @@ def test_refusals_are_one_line(swath: Cli, tmp_path: Path) -> None:
             assert err.count("\n") == 1
     assert not (tmp_path / "to").exists()
     assert swath("model", "inspect", tmp_path, "--window", 8)[0] == 2
+
+
+def test_inspect_needs_neither_ray_nor_the_engine(nvlabs_b0: Path) -> None:
+    program = """
+import sys
+from jobs.cli import main
+try:
+    main(["model", "inspect", sys.argv[1]])
+except SystemExit as end:
+    assert not end.code
+loaded = {name for name in sys.modules if name == "ray" or name.startswith("pipeline.engine")}
+assert not loaded, loaded
+assert "segformer.network" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program, str(nvlabs_b0)], check=True)

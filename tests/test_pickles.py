@@ -25,7 +25,7 @@ import torch
 from segformer import CheckpointError
 from segformer.checkpoints import pickles, torch_files
 from segformer.checkpoints.checkpoint import read_tensors
-from segformer.checkpoints.pickles import Inert
+from segformer.checkpoints.pickles import InertObject
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -174,7 +174,7 @@ def test_a_state_sets_nothing() -> None:
     ordered._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
     assert_tensors(written(ordered))
     value = pickles.load(io.BytesIO(pickle.dumps(State(Namespace, odd), 2)), {})
-    assert isinstance(value, Inert)
+    assert isinstance(value, InertObject)
 
 
 Namespace = argparse.Namespace

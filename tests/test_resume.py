@@ -34,7 +34,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched, Unit
-from segformer import load_model
+from segformer import read_checkpoint
 from tests.support.archives import write_scene
 from tests.support.outputs import ORDER, rows, stray_files
 from tests.support.power_cuts import Crash, Disk, Life, life_on_bucket
@@ -115,7 +115,9 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.imagery.header_pool, "sandboxed", described_here)
         patch.setattr(
-            pipeline.driver.preparation, "load_model", lambda checkpoint, **_: load_once(checkpoint)
+            pipeline.driver.preparation,
+            "read_checkpoint",
+            lambda checkpoint, **_: read_once(checkpoint),
         )
         patch.setattr(pipeline.driver.local, "Replica", Sums)
         patch.setattr(pipeline.planning.planner, "SHARD_UNITS", shard_units)
@@ -129,7 +131,7 @@ def described_here(work: Callable[[Any], Any], files: Sequence[Any], _: object) 
         yield index, Returned(work(file))
 
 
-load_once = lru_cache(load_model)
+read_once = lru_cache(read_checkpoint)
 
 
 @pytest.fixture(scope="module")

@@ -218,6 +218,22 @@ def test_sha256_follows_every_file_that_counts(folder: Path) -> None:
         checkpoint_sha256(str(folder / "elsewhere"))
 
 
+def test_a_checkpoint_carries_the_sha256_of_the_bytes_it_was_read_from(
+    checkpoint: Checkpoint, folder: Path, tmp_path: Path
+) -> None:
+    assert checkpoint.sha256 == ""
+    seen = set()
+    for path in (folder, folder / "model.safetensors"):
+        seen.add(read_checkpoint(str(path)).sha256)
+        assert checkpoint_sha256(str(path)) in seen
+    assert len(seen) == 2
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for file in folder.iterdir():
+        (renamed / file.name.replace("model.", "other.")).write_bytes(file.read_bytes())
+    assert read_checkpoint(str(renamed / "other.safetensors")).sha256 in seen
+
+
 # --- what is refused ---------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from segformer import MIT, CheckpointError, ModelConfig, SegFormer, load_model, mit_config
-from segformer.checkpoints.layouts import weight_shapes
+from segformer.checkpoints.shapes import weight_shapes
 from tests.support.checkpoints import random_checkpoint
 
 with warnings.catch_warnings():

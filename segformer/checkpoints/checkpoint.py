@@ -1,11 +1,10 @@
 """Checkpoints: reads those of transformers, NVlabs and mmsegmentation, writes transformers'.
 
-Knows which part of a checkpoint says what; knows no scene and no job.
+Knows which part of a checkpoint says what; knows no network, no scene and no job.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,19 +17,18 @@ import torch
 from torch import Tensor
 
 from segformer.checkpoints import torch_files
+from segformer.checkpoints.files import Files, read_files
 from segformer.checkpoints.folder import (
     CONFIG,
     PREPROCESSOR,
     SAFETENSORS,
-    Files,
     Folder,
     first_line,
     parse,
-    read_files,
 )
 from segformer.checkpoints.layouts import UNUSED_COUNT, to_transformers
-from segformer.checkpoints.sizes import channels_of_classifier, size_name, sizes_of
-from segformer.checkpoints.state import State
+from segformer.checkpoints.sizes import classifier_channels, infer_sizes
+from segformer.checkpoints.state_dict import StateDict
 from segformer.classes import classes_of_meta
 from segformer.config import ModelConfig
 from segformer.errors import CheckpointError
@@ -39,8 +37,10 @@ from segformer.normalisation import (
     normalisation_of_meta,
     preprocessor_notes,
 )
+from segformer.presets import size_name
 
-Meta = Mapping[Any, Any]
+Metadata = Mapping[Any, Any]
+"""What a file of weights says about itself: mmsegmentation's `meta`; else empty."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +48,37 @@ class Checkpoint:
     """A network as it was trained, under our own names."""
 
     config: ModelConfig
+    """Sizes and classes of the network, and notes on the checkpoint."""
     normalisation: Normalisation
+    """How stored values become the network's input."""
     weights: dict[str, Tensor]
     """float32, on the CPU; names and shapes are those of `layouts.weight_shapes(config)`."""
     origin: str
-    """Whose layout its file has: transformers, nvlabs or mmsegmentation."""
+    """Whose layout the file has: transformers, nvlabs or mmsegmentation."""
+    sha256: str = ""
+    """`checkpoint_sha256` of the very bytes that were read; empty if it was not read from files."""
 
 
 def read_checkpoint(
     path_or_url: str, *, storage_options: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """The checkpoint in a folder or in one file of weights; recognised by the names of its weights.
+    """Read a checkpoint from a folder or from one file of weights.
 
-    storage_options: handed to fsspec. Half-precision weights are widened. No code of a file is run.
-    Raises CheckpointError, one line, if anything is missing or does not fit.
+    The names of the weights tell its origin. Half-precision weights are widened. No code in a file
+    is run. storage_options: handed to fsspec. Raises CheckpointError, one line, if anything is
+    missing or does not fit.
     """
     files = read_files(str(path_or_url), storage_options)
-    # A config that is not of a SegFormer is refused before any weight is looked at.
-    stated = None if files.single else _stated_config(files)
+    # Another model's config is refused before any weight is parsed.
+    stated = None if files.is_single else _stated_config(files)
     tensors: dict[str, Tensor] = {}
-    meta: Meta = {}
+    metadata: Metadata = {}
     for name, data in files.weights.items():
-        with naming(files.place(name)):
-            found, meta = read_tensors(data)
-            tensors.update(found)
-    with naming(files.shown):
-        state = State.of(tensors)
+        with errors_at(files.shown_file(name)):
+            file_tensors, metadata = read_tensors(data)
+            tensors.update(file_tensors)
+    with errors_at(files.shown_url):
+        state = StateDict.of(tensors)
         origin = state.layout.origin
         if origin == "transformers" and files.config is not None:
             stated = stated or _stated_config(files)
@@ -82,16 +87,21 @@ def read_checkpoint(
                 f"has a {CONFIG} of transformers, but weights as {origin} names them;"
                 f" give the file of weights itself, {next(iter(files.weights))}"
             )
-        config = stated or _inferred_config(state, meta)
-        normalisation, notes = _normalisation(files, meta, config.num_channels)
+        config = stated or _inferred_config(state, metadata)
+        normalisation, notes = _normalisation(files, metadata, config.num_channels)
         weights = state.weights(config, CONFIG if stated else "set of sizes")
         weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
-    return Checkpoint(config.with_notes(*notes), normalisation, weights, origin)
+    return Checkpoint(config.with_notes(*notes), normalisation, weights, origin, files.sha256())
 
 
-def there(folder_url: str, *, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """Which files of a checkpoint stand in a folder already."""
-    return Folder(str(folder_url), storage_options).there()
+def existing_files(
+    folder_url: str, *, storage_options: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The names of a checkpoint's files that a folder holds; [] if there is no such folder.
+
+    Raises CheckpointError if it is a file.
+    """
+    return Folder(str(folder_url), storage_options).existing_files()
 
 
 def write_checkpoint(
@@ -103,13 +113,13 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint folder that `read_checkpoint` and transformers' from_pretrained read.
 
-    half: matrices and kernels in float16, half the size; norms and biases stay float32. Existing
-    files of these names are replaced. Raises CheckpointError for a network that transformers does
-    not have, before anything is written.
+    half: write matrices and kernels in float16, half the size; norms and biases stay float32.
+    Existing files of these names are replaced. Raises CheckpointError for a network that
+    transformers does not have, before anything is written.
     """
     config = as_json(checkpoint.config.to_json())
     tensors = {
-        # contiguous twice: safetensors refuses channels_last memory, and shared memory.
+        # safetensors refuses channels_last memory (hence contiguous) and shared memory (clone).
         name: (t.half() if half and t.ndim > 1 else t).detach().cpu().contiguous().clone()
         for name, t in to_transformers(checkpoint.weights).items()
     }
@@ -120,36 +130,23 @@ def write_checkpoint(
 
 
 def checkpoint_sha256(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> str:
-    """Identity of a checkpoint: over the names, lengths and bytes of the files that are read.
-
-    A single file of weights may be renamed without becoming another checkpoint.
-    """
-    files = read_files(str(path_or_url), storage_options)
-    parts = dict(files.weights)
-    if files.single:
-        parts = {"weights": next(iter(parts.values()))}
-    for name, data in ((CONFIG, files.config), (PREPROCESSOR, files.preprocessor)):
-        if data is not None:
-            parts[name] = data
-    digest = hashlib.sha256()
-    for name, data in sorted(parts.items()):
-        digest.update(f"{name}\0{len(data)}\0".encode())
-        digest.update(data)
-    return digest.hexdigest()
+    """Identity of a checkpoint: see `files.Files.sha256`. Raises CheckpointError if a file is
+    missing; does not look at the weights."""
+    return read_files(str(path_or_url), storage_options).sha256()
 
 
 def _stated_config(files: Files) -> ModelConfig:
     assert files.config is not None
-    place = files.place(CONFIG)
-    with naming(place.removesuffix(f"/{CONFIG}")):
-        return ModelConfig.from_json(parse(place, files.config))
+    file = files.shown_file(CONFIG)
+    with errors_at(file.removesuffix(f"/{CONFIG}")):
+        return ModelConfig.from_json(parse(file, files.config))
 
 
-def _inferred_config(state: State, meta: Meta) -> ModelConfig:
-    channels = channels_of_classifier(state)
-    names, colors, notes = classes_of_meta(meta, channels)
+def _inferred_config(state: StateDict, metadata: Metadata) -> ModelConfig:
+    channels = classifier_channels(state)
+    names, colors, notes = classes_of_meta(metadata, channels)
     config = ModelConfig(
-        **sizes_of(state),
+        **infer_sizes(state),
         sigmoid=channels == 1,
         class_names=names,
         class_colors=colors,
@@ -164,28 +161,29 @@ def _inferred_config(state: State, meta: Meta) -> ModelConfig:
 
 
 def _normalisation(
-    files: Files, meta: Meta, channels: int
+    files: Files, metadata: Metadata, channels: int
 ) -> tuple[Normalisation, tuple[str, ...]]:
+    """The normalisation, and notes on it."""
     if files.preprocessor is None:
-        return normalisation_of_meta(meta, channels)
-    fields = parse(files.place(PREPROCESSOR), files.preprocessor)
+        return normalisation_of_meta(metadata, channels)
+    fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
     return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
 
 
-def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Meta]:
-    """The tensors of one weights file, and what it says about itself.
+def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Metadata]:
+    """The tensors of one file of weights, and what it says about itself.
 
     Raises CheckpointError; never runs code from the file.
     """
     try:
         if data.startswith((torch_files.ZIP, torch_files.LEGACY)):
-            return torch_files.state_dict(data)
-        if len(data) >= 8 and 0 not in data[:8]:  # safetensors begins with a length in 64 bits
+            return torch_files.read_state_dict(data)
+        if len(data) >= 8 and 0 not in data[:8]:  # safetensors starts with a length in 64 bits
             raise ValueError("it begins as neither PyTorch nor safetensors do")
         return safetensors.torch.load(data), {}
     except CheckpointError:
         raise
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to cause
         raise CheckpointError(
             f"is truncated or damaged, or no file of weights ({len(data)} bytes:"
             f" {first_line(error)}); fetch it again"
@@ -193,6 +191,7 @@ def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Meta]:
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:
+    """A weight, widened. Raises CheckpointError for quantised weights, and for NaN and infinity."""
     if name.endswith(UNUSED_COUNT):
         return tensor.long()
     if not tensor.is_floating_point():
@@ -206,12 +205,13 @@ def to_float32(name: str, tensor: Tensor) -> Tensor:
 
 
 def as_json(fields: dict[str, Any]) -> bytes:
+    """The bytes of a JSON file of ours."""
     return (json.dumps(fields, indent=2) + "\n").encode()
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
-    """Says in which file or folder a CheckpointError arose."""
+def errors_at(place: str) -> Iterator[None]:
+    """Prefixes a CheckpointError with the file or folder in which it arose."""
     try:
         yield
     except CheckpointError as error:

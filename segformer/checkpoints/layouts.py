@@ -1,9 +1,9 @@
 """The names of the weights: ours, and those of the three origins as one table each.
 
-Knows names and shapes; knows no file. Linear weights are (out, in); the fusion and the classifier
-of the head are 1x1 convolutions (out, in, 1, 1), as in transformers.
+Knows names; knows no shape and no file.
 
-    transformers      old names (its files, and its modules up to 4) and new ones (from 5 on)
+    transformers      models/segformer/modeling_segformer.py (Apache-2.0): old names (its files, and
+                      its modules up to 4) and new ones (from 5 on)
     nvlabs            the authors' code; keys and values in one matrix
     mmsegmentation    0.x and 1.x; query, key and value in one matrix; another head
 """
@@ -17,7 +17,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from segformer.config import ModelConfig, NormEps
+from segformer.config import NormEps
 
 _OLD, _NEW = "segformer.encoder.block.{s}.{j}", "segformer.stages.{s}.blocks.{j}"
 _NEW_SR = f"{_NEW}.attention.sequence_reduction"
@@ -25,8 +25,9 @@ _BLOCK = "stages.{s}.blocks.{j}"
 _QUERY, _KEY, _VALUE = (f"{_BLOCK}.attention.{name}" for name in ("query", "key", "value"))
 
 Row = tuple[str, str]
-"""Their name and ours, each without the leaf (weight, bias, ...). {s} counts stages from 0, {n}
-from 1; {j} counts blocks. Several of ours: theirs is these, one below the other."""
+"""The origin's name and ours, each without the leaf (weight, bias, ...). {s} counts stages from 0,
+{n} from 1; {j} counts blocks. Several names of ours: the origin's weight is these, one below the
+other."""
 
 _TRANSFORMERS_OLD: tuple[Row, ...] = (
     ("segformer.encoder.patch_embeddings.{s}.proj", "stages.{s}.embedding.proj"),
@@ -104,8 +105,9 @@ _MMSEGMENTATION: tuple[Row, ...] = (
     ("conv_seg", "head.classifier"),
 )
 LEAVES = "weight|bias|running_mean|running_var|num_batches_tracked"
+"""Pattern of the last parts of names."""
 UNUSED_COUNT = "num_batches_tracked"
-"""A batch norm's training steps: not used, and absent from some files."""
+"""The leaf with a batch norm's training steps: not used, and absent from some files."""
 
 
 @dataclass(frozen=True)
@@ -113,42 +115,49 @@ class Layout:
     """How one origin names its weights."""
 
     origin: str
+    """transformers, nvlabs or mmsegmentation."""
     rows: tuple[Row, ...]
+    """Of two rows that match a name, the first counts."""
     anchor: str
-    """The first weight of the encoder: what the origin is recognised by."""
+    """The first weight of the encoder, by which the origin is recognized."""
     norm_eps: NormEps
+    """What the origin's layer norms add to the variance."""
     head: str = "mlp"
+    """The origin's head, as in `ModelConfig.head`."""
     prefixes: tuple[str, ...] = ()
-    """What may stand before the names of the encoder and of the head."""
+    """Prefixes that the names of the encoder and of the head may have."""
     unused: str = r"(?!)"
-    """Pattern of names that mean nothing to the network."""
+    """Pattern of names that the network does not use."""
 
     @cached_property
     def _patterns(self) -> tuple[tuple[re.Pattern[str], str], ...]:
-        before = f"(?:{'|'.join(map(re.escape, self.prefixes))})?"
-        return tuple((re.compile(before + _pattern(theirs)), ours) for theirs, ours in self.rows)
+        prefix = f"(?:{'|'.join(map(re.escape, self.prefixes))})?"
+        return tuple(
+            (re.compile(prefix + _pattern(original)), names) for original, names in self.rows
+        )
 
-    def ours(self, name: str) -> tuple[str, ...] | None:
-        """Our names of one of their weights, () for one that is not used, None if unknown."""
-        if re.fullmatch(self.unused, name):
+    def our_names(self, original: str) -> tuple[str, ...] | None:
+        """Our names of the origin's weight; () if it is not used, None if it is unknown."""
+        if re.fullmatch(self.unused, original):
             return ()
-        for pattern, ours in self._patterns:
-            if match := pattern.fullmatch(name):
+        for pattern, names in self._patterns:
+            if match := pattern.fullmatch(original):
                 fields = match.groupdict()
                 if "n" in fields:
                     fields["s"] = str(int(fields["n"]) - 1)
                 leaf = fields.pop("leaf")
-                return tuple(f"{part.format(**fields)}.{leaf}" for part in ours.split())
+                return tuple(f"{part.format(**fields)}.{leaf}" for part in names.split())
         return None
 
-    def theirs(self, name: str) -> str:
-        """Their name of the weight that holds one of ours. Raises KeyError if there is none."""
-        for theirs, ours in self.rows:
-            for part in ours.split():
+    def original_name(self, name: str) -> str:
+        """The origin's name of the weight that holds one of ours. Raises KeyError if there is
+        none."""
+        for original, names in self.rows:
+            for part in names.split():
                 if match := re.fullmatch(_pattern(part), name):
                     fields = match.groupdict()
                     fields["n"] = str(int(fields.get("s", -1)) + 1)
-                    return _with_leaf(theirs).format(**fields)
+                    return _with_leaf(original).format(**fields)
         raise KeyError(name)
 
 
@@ -180,59 +189,9 @@ LAYOUTS = (
 )
 
 
-def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """The weights that a network of these sizes has, by our names."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    channels, size = config.num_channels, config.decoder_hidden_size
-    for s, width in enumerate(config.hidden_sizes):
-        stage, kernel = f"stages.{s}", config.patch_sizes[s]
-        _add(shapes, f"{stage}.embedding.proj", (width, channels, kernel, kernel))
-        _add(shapes, f"{stage}.embedding.norm", (width,))
-        for j in range(config.depths[s]):
-            shapes |= _block_shapes(f"{stage}.blocks.{j}", config, s)
-        _add(shapes, f"{stage}.norm", (width,))
-        if config.head == "mlp":
-            _add(shapes, f"head.linear.{s}", (size, width))
-        else:
-            shapes[f"head.convs.{s}.weight"] = (size, width)
-            _add_batch_norm(shapes, f"head.norms.{s}", size)
-        channels = width
-    shapes["head.fuse.weight"] = (size, size * len(config.depths), 1, 1)
-    _add_batch_norm(shapes, "head.batch_norm", size)
-    _add(shapes, "head.classifier", (config.num_labels, size, 1, 1))
-    return shapes
-
-
-def _block_shapes(block: str, config: ModelConfig, s: int) -> dict[str, tuple[int, ...]]:
-    width, ratio = config.hidden_sizes[s], config.sr_ratios[s]
-    hidden = int(width * config.mlp_ratios[s])
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in ("query", "key", "value", "out"):
-        _add(shapes, f"{block}.attention.{name}", (width, width))
-    if ratio > 1:
-        _add(shapes, f"{block}.attention.reduction", (width, width, ratio, ratio))
-        _add(shapes, f"{block}.attention.reduction_norm", (width,))
-    _add(shapes, f"{block}.norm1", (width,))
-    _add(shapes, f"{block}.norm2", (width,))
-    _add(shapes, f"{block}.ffn.expand", (hidden, width))
-    _add(shapes, f"{block}.ffn.depthwise", (hidden, 1, 3, 3))
-    _add(shapes, f"{block}.ffn.contract", (width, hidden))
-    return shapes
-
-
-def _add(shapes: dict[str, tuple[int, ...]], name: str, shape: tuple[int, ...]) -> None:
-    shapes[f"{name}.weight"], shapes[f"{name}.bias"] = shape, shape[:1]
-
-
-def _add_batch_norm(shapes: dict[str, tuple[int, ...]], name: str, size: int) -> None:
-    for leaf in ("weight", "bias", "running_mean", "running_var"):
-        shapes[f"{name}.{leaf}"] = (size,)
-    shapes[f"{name}.{UNUSED_COUNT}"] = ()
-
-
-def to_transformers(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under transformers' old names, which every version of it reads."""
-    return {TRANSFORMERS.theirs(name): tensor for name, tensor in ours.items()}
+def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under transformers' old names, which every version of it reads."""
+    return {TRANSFORMERS.original_name(name): tensor for name, tensor in weights.items()}
 
 
 def _with_leaf(name: str) -> str:

@@ -4,10 +4,10 @@ A pickle is a program. Python's own machine imports what the program names and c
 imports nothing, calls nothing and sets no attribute. It knows numbers, text, lists and dicts, and
 three kinds of names:
 
-- those with a meaning of their own (`Meanings`: how a tensor is put together, OrderedDict), which
-  are answered by a function of ours;
-- those of libraries whose objects stand in checkpoints beside the weights (HARMLESS): whatever is
-  made of them becomes an `Inert`, which is nothing but its name;
+- those that have a builder (`Builders`: how a tensor is put together, OrderedDict): a function of
+  ours is called instead;
+- those of libraries whose objects are in checkpoints beside the weights (HARMLESS): whatever would
+  be made of them becomes an `InertObject`, which is nothing but its name;
 - all others: the pickle is refused, even if it never calls them.
 
 The instructions are Python's pickletools' (https://docs.python.org/3/library/pickletools.html).
@@ -34,42 +34,43 @@ HARMLESS = frozenset(_MODULES.split()) | {
     for module in ("builtins", "__builtin__")  # in Python 3, and in 2 and its protocols
     for name in _BUILTINS.split()
 }
-"""Modules with all below them, and single names. getattr is how pickles name a method; as
+"""Modules with everything below them, and single names. getattr is how pickles name a method; like
 everything here, it is never called."""
 _PLAIN = (str, bytes, int, float, bool, type(None))
-_NAMES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
+_CONSTANT_OPCODES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
     BINBYTES8 BYTEARRAY8"""
-_CONSTANTS = frozenset(_NAMES.split())
+_CONSTANTS = frozenset(_CONSTANT_OPCODES.split())
 
 
 @dataclass(frozen=True, eq=False)
-class Inert:
-    """Something that was not made. Its name says what it would have been."""
+class InertObject:
+    """An object that was not made. Its name says what it would have been."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Name:
-    """A class or function that the pickle names."""
+class Global:
+    """A class or function that the pickle names, by its dotted path."""
 
     path: str
 
 
-Meanings = Mapping[str, Callable[..., Any]]
-"""By dotted name: what takes the place of a call. Gets plain values, Inerts and Names only."""
+Builders = Mapping[str, Callable[..., Any]]
+"""What is called instead of a class or function, by its dotted path. A builder gets only plain
+values, InertObjects and Globals."""
 
 
 def load(
-    file: io.BytesIO, meanings: Meanings, persistent: Callable[[Any], Any] | None = None
+    file: io.BytesIO, builders: Builders, persistent: Callable[[Any], Any] | None = None
 ) -> Any:
-    """The value of the pickle at the file's position, which is left behind its end.
+    """Read the value of the pickle at the file's position, and move the position to its end.
 
-    persistent: what a persistent id stands for. Raises CheckpointError for what is not harmless,
-    naming it; and whatever Python raises for a pickle that is damaged.
+    persistent: returns what a persistent id stands for. Raises CheckpointError for a name that is
+    not harmless; and whatever Python raises for a damaged pickle.
     """
-    machine = _Machine(meanings, persistent)
+    machine = _Machine(builders, persistent)
     for opcode, argument, _ in pickletools.genops(file):
         if opcode.name == "STOP":
             return machine.stack.pop()
@@ -78,12 +79,12 @@ def load(
 
 
 def pairs(values: Sequence[Any]) -> dict[Any, Any]:
-    """A dict of keys and values in turn.
+    """A dict from alternating keys and values.
 
-    Keys that are no plain values are replaced: to hash a tuple in a tuple in a tuple ... would
+    Keys that are not plain values are replaced: to hash a tuple in a tuple in a tuple ... would
     exhaust Python's own stack.
     """
-    keys = (key if isinstance(key, _PLAIN) else Inert("key") for key in values[::2])
+    keys = (key if isinstance(key, _PLAIN) else InertObject("key") for key in values[::2])
     return dict(zip(keys, values[1::2], strict=True))
 
 
@@ -106,18 +107,18 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 class _Machine:
-    """The stack, the memo, and what every instruction does to them."""
+    """The stack, the memo, and the instructions, each a method."""
 
-    def __init__(self, meanings: Meanings, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(self, builders: Builders, persistent: Callable[[Any], Any] | None) -> None:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
-        """The stacks that were put aside by a mark."""
+        """The stacks that marks have set aside."""
         self.memo: dict[int, Any] = {}
-        self._meanings = meanings
+        self._builders = builders
         self._persistent = persistent
 
     def step(self, name: str, argument: Any) -> None:
-        """One instruction, by its name in pickletools."""
+        """Carry out one instruction, by its name in pickletools."""
         if name in _CONSTANTS:
             self.stack.append(argument)
         elif name in _NEW:
@@ -171,7 +172,7 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(values)
-        elif not isinstance(target, Inert):
+        elif not isinstance(target, InertObject):
             raise TypeError("appends to what is no list")
 
     def _setitem(self) -> None:
@@ -186,36 +187,36 @@ class _Machine:
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update(pairs(values))
-        elif not isinstance(target, Inert):
+        elif not isinstance(target, InertObject):
             raise TypeError("sets an item of what is no dict")
 
-    def _named(self, path: str) -> Name:
+    def _find(self, path: str) -> Global:
         parts = path.split(".")
         whole = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
-        if path not in self._meanings and HARMLESS.isdisjoint(whole):
+        if path not in self._builders and HARMLESS.isdisjoint(whole):
             raise CheckpointError(
                 f"holds {path[:100]!r}, which is code and is not executed; where you trust the"
                 " file, load it with the program that wrote it and save its state_dict() alone"
             )
-        return Name(path)
+        return Global(path)
 
     def _global(self, argument: str) -> None:
-        self.stack.append(self._named(argument.replace(" ", ".", 1)))
+        self.stack.append(self._find(argument.replace(" ", ".", 1)))
 
     def _stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("the name of a class is no text")
-        self.stack.append(self._named(f"{module}.{name}"))
+        self.stack.append(self._find(f"{module}.{name}"))
 
     def _call(self, what: Any, arguments: Any) -> None:
-        if not isinstance(what, Name | Inert) or not isinstance(arguments, tuple):
+        if not isinstance(what, Global | InertObject) or not isinstance(arguments, tuple):
             raise TypeError("calls what is no name")
-        meaning = self._meanings.get(what.path) if isinstance(what, Name) else None
-        if meaning is None:
-            result: Any = Inert(what.path if isinstance(what, Name) else what.name)
+        build = self._builders.get(what.path) if isinstance(what, Global) else None
+        if build is None:
+            result: Any = InertObject(what.path if isinstance(what, Global) else what.name)
         else:
-            result = meaning(*arguments)
+            result = build(*arguments)
         self.stack.append(result)
 
     def _reduce(self) -> None:
@@ -234,10 +235,10 @@ class _Machine:
 
     def _inst(self, argument: str) -> None:
         arguments = self._since_mark()
-        self._call(self._named(argument.replace(" ", ".", 1)), tuple(arguments))
+        self._call(self._find(argument.replace(" ", ".", 1)), tuple(arguments))
 
     def _build(self) -> None:
-        self.stack.pop()  # the state: nothing here has any
+        self.stack.pop()  # the state, which no object here has
 
     def _binpersid(self) -> None:
         if self._persistent is None:

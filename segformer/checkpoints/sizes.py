@@ -1,23 +1,23 @@
-"""The sizes of a network from the shapes of its weights, for files that do not state them.
+"""The sizes of a network inferred from the shapes of its weights, for files that do not state them.
 
-Knows weights under our names; knows no file. What shapes do not tell is taken as in every published
-SegFormer: strides of 4, 2, 2, 2, attention heads as wide as the first stage, GELU.
+Knows weights under our names; knows no file. What shapes do not tell is assumed to be as in every
+published SegFormer (Xie et al. 2021, arXiv 2105.15203, table 6): strides of 4, 2, 2, 2, attention
+heads as wide as the first stage, GELU.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from segformer.checkpoints.state import State
-from segformer.config import STAGE_FIELDS, ModelConfig
+from segformer.checkpoints.state_dict import StateDict
 from segformer.errors import CheckpointError
-from segformer.presets import MIT
 
 FIRST_STRIDE, STRIDE = 4, 2
 
 
-def sizes_of(state: State) -> dict[str, Any]:
-    """Fields of ModelConfig but for the classes. Raises CheckpointError if they do not add up."""
+def infer_sizes(state: StateDict) -> dict[str, Any]:
+    """The fields of ModelConfig except the classes. Raises CheckpointError if the shapes do not add
+    up."""
     stages = _count(state, "stages.{}.embedding.proj.weight")
     depths, widths, kernels, ratios, mlp_ratios = [], [], [], [], []
     for s in range(stages):
@@ -50,20 +50,12 @@ def sizes_of(state: State) -> dict[str, Any]:
     }
 
 
-def channels_of_classifier(state: State) -> int:
+def classifier_channels(state: StateDict) -> int:
+    """The number of logits per pixel. Raises CheckpointError if there is no classifier."""
     return state.shape("head.classifier.weight", 2)[0]
 
 
-def size_name(config: ModelConfig) -> str:
-    """b0 to b5, or custom. Channels and classes make no difference, nor does the head."""
-    for name, fields in MIT.items():
-        published = ModelConfig(**{k: fields[k] for k in ("depths", "hidden_sizes")})
-        if all(getattr(config, field) == getattr(published, field) for field in STAGE_FIELDS):
-            return name
-    return "custom"
-
-
-def _count(state: State, pattern: str) -> int:
+def _count(state: StateDict, pattern: str) -> int:
     count = 0
     while pattern.format(count) in state.tensors:
         count += 1

@@ -4,8 +4,8 @@
     legacy   pickles one after the other: a magic number, a version, the machine, the value, the
              keys of the storages; then each storage, its length before it
 
-As torch/serialization.py writes them (2.13). Knows no network. Nothing is believed of a file that
-its bytes do not bear out: a tensor is a claim on a storage until it is read.
+As torch/serialization.py writes them (2.13). Knows tensors by name; knows no network. Believes
+nothing of a file that its bytes do not bear out: a tensor is a claim on a storage until it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from segformer.checkpoints import pickles
-from segformer.checkpoints.pickles import Inert, Name
+from segformer.checkpoints.pickles import Global, InertObject
 from segformer.errors import CheckpointError
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -48,64 +48,68 @@ _STORAGES = {
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LENGTH = struct.Struct("<q")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Under which training programs keep the weights, beside their own state."""
+"""Keys under which training programs keep the weights, beside their own state."""
 
 
 @dataclass(eq=False)
 class Storage:
-    """Values of one type in a row."""
+    """A run of values of one type, which tensors are views of."""
 
     dtype: torch.dtype
     count: int
-    bytes_: memoryview | None = None
-    """None as long as they have not been found in the file."""
+    """The number of values, as the pickle claims."""
+    data: memoryview | None = None
+    """The values' bytes; None until they have been found in the file."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """A tensor that has not been read yet."""
+class StoredTensor:
+    """A tensor that has not been read yet, as the pickle claims it to be."""
 
     storage: Storage
     offset: int
+    """Of the first value in the storage, counted in values."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    """Counted in values."""
 
     def read(self) -> Tensor:
-        """A tensor with memory of its own. Raises CheckpointError if the file does not hold it."""
+        """The tensor, in its own memory. Raises CheckpointError if the file does not hold it."""
         storage, size = self.storage, self.storage.dtype.itemsize
         numbers = (self.offset, *self.shape, *self.stride)
         valid = all(isinstance(n, int) and n >= 0 for n in numbers)
-        if not valid or len(self.shape) != len(self.stride) or storage.bytes_ is None:
+        if not valid or len(self.shape) != len(self.stride) or storage.data is None:
             raise CheckpointError("a tensor is not what torch writes; the file is damaged")
         reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        here = len(storage.bytes_) // size
-        if here != storage.count or prod(self.shape) > here or self.offset + reach >= max(here, 1):
+        held = len(storage.data) // size
+        if held != storage.count or prod(self.shape) > held or self.offset + reach >= max(held, 1):
             raise CheckpointError(
-                f"a tensor of the shape {list(self.shape)} lies beyond the {here} values that are"
+                f"a tensor of the shape {list(self.shape)} lies beyond the {held} values that are"
                 " there; the file is truncated or damaged: fetch it again"
             )
         if not prod(self.shape):
             return torch.empty(self.shape, dtype=storage.dtype)
-        span = storage.bytes_[self.offset * size : (self.offset + reach + 1) * size]
+        span = storage.data[self.offset * size : (self.offset + reach + 1) * size]
         values = torch.from_numpy(np.frombuffer(span, np.uint8).copy()).view(storage.dtype)
         return values.as_strided(self.shape, self.stride)
 
 
-def state_dict(data: bytes) -> tuple[dict[str, Tensor], Mapping[Any, Any]]:
+def read_state_dict(data: bytes) -> tuple[dict[str, Tensor], Mapping[Any, Any]]:
     """The named tensors of a file of torch.save, and what it says about itself (`meta`).
 
-    Raises CheckpointError for what is code or no state dict; and whatever a damaged file provokes.
+    Raises CheckpointError for what is code or no state dict; and any exception whatever for a
+    damaged file.
     """
     value = _read_zip(data) if data.startswith(ZIP) else _read_legacy(data)
     outer = value if isinstance(value, dict) else {}
     value = next((outer[name] for name in WRAPPERS if name in outer), value)
-    if isinstance(value, Inert):
+    if isinstance(value, InertObject):
         raise CheckpointError(
             f"holds a whole {value.name}, which would have to be executed; where you trust it, load"
             " it with the program that wrote it and save its state_dict() instead"
         )
     stored = value.items() if isinstance(value, dict) else ()
-    tensors = {name: tensor for name, tensor in stored if isinstance(tensor, Stored)}
+    tensors = {name: tensor for name, tensor in stored if isinstance(tensor, StoredTensor)}
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise CheckpointError("is not a state dict: it must map names to tensors")
     claimed = sum(prod(t.shape) * t.storage.dtype.itemsize for t in tensors.values())
@@ -117,7 +121,7 @@ def state_dict(data: bytes) -> tuple[dict[str, Tensor], Mapping[Any, Any]]:
     return _read_all(tensors), meta if isinstance(meta, dict) else {}
 
 
-def _read_all(tensors: Mapping[str, Stored]) -> dict[str, Tensor]:
+def _read_all(tensors: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
     read = {}
     for name, tensor in tensors.items():
         try:
@@ -141,14 +145,14 @@ def _read_zip(data: bytes) -> Any:
         raise CheckpointError("is big-endian; write it again on another machine")
     storages = _Storages()
     pickle = io.BytesIO(_entry(archive, data, f"{root}data.pkl"))
-    value = pickles.load(pickle, MEANINGS, storages.find)
-    for key, storage in storages.known.items():
-        storage.bytes_ = _entry(archive, data, f"{root}data/{key}")
+    value = pickles.load(pickle, BUILDERS, storages.find)
+    for key, storage in storages.by_key.items():
+        storage.data = _entry(archive, data, f"{root}data/{key}")
     return value
 
 
 def _entry(archive: zipfile.ZipFile, data: bytes, name: str) -> memoryview:
-    """The bytes of one entry, where they lie: nothing is unpacked, so nothing can be a bomb."""
+    """The bytes of one entry, in place: nothing is unpacked, so nothing can be a zip bomb."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise CheckpointError(f"{name} is compressed, which torch.save never does; save it again")
@@ -166,55 +170,56 @@ def _read_legacy(data: bytes) -> Any:
         raise CheckpointError(f"is no file of torch.save of a known version ({version})")
     if not isinstance(machine, dict) or not machine.get("little_endian", True):
         raise CheckpointError("is big-endian; write it again on another machine")
-    value = pickles.load(file, MEANINGS, storages.find)
+    value = pickles.load(file, BUILDERS, storages.find)
     for key in pickles.load(file, {}):
-        storage = storages.known[str(key)]
+        storage = storages.by_key[str(key)]
         (count,) = _LENGTH.unpack(file.read(_LENGTH.size))
         start, length = file.tell(), count * storage.dtype.itemsize
         if not 0 <= length <= len(data) - start:
             raise EOFError(f"a storage of {count} values goes on beyond the end of the file")
-        storage.bytes_ = memoryview(data)[start : start + length]
+        storage.data = memoryview(data)[start : start + length]
         file.seek(length, io.SEEK_CUR)
     return value
 
 
 class _Storages:
-    """What the persistent ids of one file stand for."""
+    """The storages of one file."""
 
     def __init__(self) -> None:
-        self.known: dict[str, Storage] = {}
+        self.by_key: dict[str, Storage] = {}
 
     def find(self, saved_id: Any) -> Any:
+        """The storage that a persistent id names."""
         if not isinstance(saved_id, tuple) or len(saved_id) < 5 or saved_id[0] != "storage":
-            return Inert("module")
+            return InertObject("module")
         kind, key, _, count, *views = saved_id[1:]
-        dtype = _STORAGES.get(kind.path) if isinstance(kind, Name) else None
+        dtype = _STORAGES.get(kind.path) if isinstance(kind, Global) else None
         if dtype is None or not isinstance(key, str | int) or any(v is not None for v in views):
             # Complex or quantised numbers, or a format older than torch 0.4: no weights of ours.
-            return Inert("storage")
-        storage = self.known.setdefault(str(key), Storage(dtype, count))
-        return storage if storage.dtype == dtype else Inert("storage")
+            return InertObject("storage")
+        storage = self.by_key.setdefault(str(key), Storage(dtype, count))
+        return storage if storage.dtype == dtype else InertObject("storage")
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
     if not isinstance(storage, Storage) or not _all_tuples(shape, stride):
-        return Inert("tensor")
-    return Stored(storage, offset, shape, stride)
+        return InertObject("tensor")
+    return StoredTensor(storage, offset, shape, stride)
 
 
 def _all_tuples(*values: Any) -> bool:
     return all(isinstance(value, tuple) for value in values)
 
 
-def _first(value: Any, *_: Any) -> Any:
+def _parameter(value: Any, *_: Any) -> Any:
     """A parameter is its tensor."""
     return value
 
 
 def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """A tensor with attributes is the tensor."""
-    meaning = MEANINGS.get(function.path) if isinstance(function, Name) else None
-    return meaning(*arguments) if meaning and _all_tuples(arguments) else Inert("tensor")
+    build = BUILDERS.get(function.path) if isinstance(function, Global) else None
+    return build(*arguments) if build and _all_tuples(arguments) else InertObject("tensor")
 
 
 def _ordered_dict(items: Sequence[Any] = ()) -> dict[Any, Any]:
@@ -227,11 +232,12 @@ def _flat(items: Sequence[Any]) -> Iterator[Any]:
         yield value
 
 
-MEANINGS: pickles.Meanings = {
+BUILDERS: pickles.Builders = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _subclass,
 }
+"""How a state dict is put together, without torch's own functions."""

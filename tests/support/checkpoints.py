@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from segformer import Checkpoint, ModelConfig, Normalisation, mit_config, write_checkpoint
-from segformer.checkpoints.layouts import weight_shapes
+from segformer.checkpoints.shapes import weight_shapes
 
 SMALL: dict[str, Any] = {
     "depths": (1, 1, 1, 1),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from segformer import Checkpoint, ModelConfig, Normalisation
-from segformer.checkpoints.layouts import weight_shapes
+from segformer.checkpoints.shapes import weight_shapes
 
 Weights = dict[str, Tensor]
 
