@@ -18,7 +18,7 @@ help:
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      the engine beside what people run otherwise: some 40 minutes on 2 cores'
 	@echo 'make format     put the code into shape'
-	@echo 'make docs       write docs/cli.md anew'
+	@echo 'make docs       write docs/cli.md and docs/tables.md anew'
 	@echo 'make venv       only install into .venv; PYTHON=python3.12 picks the Python'
 
 venv: $(READY)
@@ -65,3 +65,4 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m jobs.reference docs/cli.md
+	$(BIN)/python -m jobs.tables_reference docs/tables.md

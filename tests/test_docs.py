@@ -10,6 +10,10 @@ import pytest
 
 from jobs.cli import swath
 from jobs.reference import reference
+from jobs.tables_reference import ENTRIES, tables_reference
+from pipeline.output.column import columns
+from pipeline.output.schemas import SQL_TABLES
+from tests.support.archives import write_scene
 
 ROOT = Path(__file__).parent.parent
 
@@ -81,6 +85,18 @@ def test_the_reference_page_is_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == reference(), "run `make docs`"
 
 
+def test_the_page_of_the_tables_is_what_the_schemas_say() -> None:
+    page = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+    assert page == tables_reference(), "run `make docs`"
+    assert ENTRIES.keys() == SQL_TABLES.keys()
+
+
+@pytest.mark.parametrize("table", SQL_TABLES)
+def test_every_column_says_what_it_means(table: str) -> None:
+    for column in columns(SQL_TABLES[table]):
+        assert column.description.endswith("."), f"{table}.{column.name}"
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_readme_mentions_every_command(name: str) -> None:
     assert f"swath {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,3 +104,15 @@ def test_the_readme_mentions_every_command(name: str) -> None:
 
 def test_the_changelog_has_a_place_for_what_is_new() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_code_on_the_python_page_runs(small_checkpoint: str, tmp_path: Path) -> None:
+    """The blocks one after the other, as a reader would type them."""
+    write_scene(tmp_path / "archive" / "a.tif", 300, 200)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == page.count("```python") > 3
+    names = {"archive": str(tmp_path / "archive"), "checkpoint": small_checkpoint}
+    names["out"] = str(tmp_path / "out")
+    exec("\n".join(blocks), names)
+    assert "areas" in names

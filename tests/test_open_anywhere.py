@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
+from jobs.tables_reference import ENTRIES
 from pipeline.api import run
+from pipeline.output.column import columns, without_metadata
+from pipeline.output.layout import Output
 from pipeline.output.query import query
+from pipeline.output.replacement import delete_replaced_rows
+from pipeline.output.schemas import SHARD_TABLES, SQL_TABLES
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
+from tests.support.outputs import rows
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +78,74 @@ def test_geoparquet_metadata_and_covering(output: Path) -> None:
             for row in pq.read_table(file, columns=["geometry", "bbox"]).to_pylist():
                 bounds = shapely.from_wkb(row["geometry"]).bounds
                 assert bounds == pytest.approx(tuple(row["bbox"].values()), abs=1e-12)
+
+
+def test_every_file_describes_its_columns(output: Path) -> None:
+    files = [output / "classes.parquet", *output.glob("*/*.parquet")]
+    assert len(files) == 9
+    for file in files:
+        table = "classes" if file.stem == "classes" else file.parent.name
+        stored = list(columns(pq.read_schema(file)))
+        assert stored == list(columns(SQL_TABLES[table]))
+        assert all(column.description for column in stored)
+
+
+def test_only_columns_that_say_so_are_null(output: Path) -> None:
+    for table, schema in SHARD_TABLES.items():
+        for file in (output / table).iterdir():
+            rows = pq.read_table(file)
+            nulls = {name for name in rows.column_names if rows[name].null_count}
+            assert nulls <= {column.name for column in columns(schema) if column.null}
+
+
+@pytest.mark.parametrize("table", SQL_TABLES)
+def test_sql_shows_the_columns_that_are_described(output: Path, table: str) -> None:
+    assert query(str(output), f"FROM {table} LIMIT 0").schema == SQL_TABLES[table]
+
+
+@pytest.mark.parametrize("table", ENTRIES)
+def test_the_example_of_each_table_is_answered(output: Path, table: str) -> None:
+    result = query(str(output), ENTRIES[table].sql)
+    assert (result.num_rows > 0) == (table != "quarantine")
+
+
+@pytest.fixture
+def half_old(output: Path, tmp_path: Path) -> Path:
+    """The output with the first shard's files as before columns were described."""
+    shutil.copytree(output, tmp_path / "out")
+    for file in (tmp_path / "out").glob("*/000000.parquet"):
+        table = pq.read_table(file)
+        geo = {key: text for key, text in (table.schema.metadata or {}).items() if key == b"geo"}
+        plain = without_metadata(table.schema).with_metadata(geo or None)
+        pq.write_table(table.cast(plain), file, row_group_size=256)
+        assert not any(column.description for column in columns(pq.read_schema(file)))
+    return tmp_path / "out"
+
+
+def test_files_with_and_without_descriptions_are_one_table(output: Path, half_old: Path) -> None:
+    for table in SHARD_TABLES:
+        glob, sql = f"{half_old}/{table}/*.parquet", f"FROM {table} ORDER BY ALL"
+        expected = query(str(output), sql)
+        assert query(str(half_old), sql).equals(expected)
+        assert pq.read_table(half_old / table).num_rows == expected.num_rows
+        assert len(pd.read_parquet(half_old / table)) == expected.num_rows
+        assert pl.read_parquet(glob).height == expected.num_rows
+        assert duckdb.sql(f"SELECT count(*) FROM '{glob}'").fetchall() == [(expected.num_rows,)]
+
+
+def test_rows_in_files_without_descriptions_are_replaced(half_old: Path) -> None:
+    """A retry deletes a scene's rows from the old file; the others stay, bit for bit."""
+    out = Output.open(str(half_old))
+    shards = list(out.shards())
+    (scene,) = shards[0].scenes
+    before = rows(half_old, "masks")
+    retry = replace(shards[1], shard_id="000002", retries={scene.scene_id: ("000000",)})
+    delete_replaced_rows(out, replace(retry, scenes=shards[0].scenes))
+    left = rows(half_old, "masks")
+    assert left.equals(before.filter(pc.field("scene_id") != scene.scene_id))
+    assert 0 < left.num_rows < before.num_rows
+    schema = pq.read_schema(half_old / "masks" / "000000.parquet")
+    assert list(columns(schema)) == list(columns(SHARD_TABLES["masks"]))
 
 
 def test_how_masks_are_stored(output: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.output.column import described, without_metadata
 
 _NO_CRS = "the scene has no CRS"
 _NO_SAMPLE = "no sampled pixel has the class"
-_NO_PLACE = "the scene has no CRS, or all of this is outside the CRS's domain"
+_NO_PLACE = "the scene has no CRS, or all of it is outside the CRS's domain"
 _NO_HEADER = "the header could not be read"
 
 _SCENE_ID = described(
@@ -68,7 +68,7 @@ def _grid(of: str, null_crs: str, null: str) -> tuple[pa.Field, pa.Field]:
         described(
             "crs",
             pa.string(),
-            "The scene's CRS: an authority code such as EPSG:32633 if exactly one matches, else"
+            "The scene's CRS: an authority code such as EPSG:32633 if one matches exactly, else"
             " WKT.",
             null=null_crs,
         ),
@@ -76,7 +76,7 @@ def _grid(of: str, null_crs: str, null: str) -> tuple[pa.Field, pa.Field]:
             "transform",
             pa.list_(pa.float64()),
             f"From pixels of {of} (column, row) to coordinates of the CRS: a, b, c, d, e, f of"
-            " rasterio's Affine. The identity if the file has none.",
+            " rasterio's Affine. If the file has none, coordinates are the scene's pixels.",
             unit="units of the CRS",
             null=null,
         ),
@@ -153,7 +153,7 @@ SCENES = pa.schema(
         described(
             "datetime",
             pa.string(),
-            "When the image was taken, or else written, in ISO 8601, as the file says.",
+            "When the image was taken, else when the file was written, as the file says; ISO 8601.",
             null=f"the file does not say, or {_NO_HEADER}",
         ),
         described(
@@ -195,9 +195,9 @@ QUARANTINE = pa.schema(
         described(
             "window",
             pa.string(),
-            "The part of the scene that is missing, as `col_off,row_off widthxheight`.",
+            "The part of the scene that failed, as `col_off,row_off widthxheight`.",
             unit="px",
-            null="all of the input is missing",
+            null="all of the input failed",
         ),
         described(
             "error",
