@@ -1,8 +1,9 @@
-"""Compiles a function to machine code, once per machine where there is a folder to keep it in.
+"""Compiles a function to machine code, once per machine if there is a folder to keep it in.
 
-Compiling takes seconds, and every replica would do it as it starts. What is kept is only ever a
-short cut: where it cannot be written or read, the function is compiled anew. numba's own choice, a
-folder beside the source, may be read-only or shared by machines whose processors differ.
+Compiling takes seconds, and every replica would do it as it starts. The cache is only ever a short
+cut: if it cannot be written or read, the function is compiled anew. numba's own choice, a folder
+beside the source, may be read-only or shared by machines whose processors differ; and its key, the
+text of one file, misses the constants and functions that come from other files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,19 @@ from typing import Any
 import numba
 from llvmlite import binding
 
+from segformer.code_sources import sources_and_constants
+
 OPTIONS = {"error_model": "numpy", "boundscheck": False, "nogil": True}
 """No fast mathematics, hence no fused multiplications."""
 
 _njit: Any = numba.njit
 _config: Any = numba.config
 inner = _njit(**OPTIONS)
-"""For functions that compiled functions call."""
+"""Decorator for functions that compiled functions call."""
 
 LOCK = threading.RLock()
-"""Held while something is compiled: where numba keeps code is a setting of the whole process."""
+"""Held while something is compiled: numba's folder for machine code is a setting of the whole
+process."""
 
 Call = Callable[..., None]
 
@@ -41,11 +45,12 @@ class Compiled:
         self._codes: dict[str, Any] = {}
 
     def __call__(self, types: str, *arguments: Any) -> None:
-        """`types` tells these arguments' types from others."""
+        """Call the function. `types` is a name for the types of these arguments: another one for
+        others."""
         if types in self._codes:
             self._codes[types](*arguments)
             return
-        code = _kept(self._function, types)
+        code = _with_cache(self._function, f"{types} {_fields(arguments)}")
         try:
             code(*arguments)
         except Exception:  # noqa: BLE001  a torn file of the cache, a full disk: whatever it is
@@ -54,12 +59,12 @@ class Compiled:
         self._codes[types] = code
 
     def variants(self) -> int:
-        """How many have been compiled or taken from the cache."""
+        """The number of variants that have been compiled or taken from the cache."""
         return sum(len(code.signatures) for code in self._codes.values())
 
 
-def _kept(function: Call, types: str) -> Any:
-    """With numba's cache, or without where there is no folder for it."""
+def _with_cache(function: Call, types: str) -> Any:
+    """The function compiled by way of numba's cache, or without it if there is no folder."""
     try:
         with cache_folder(function, types):
             return _njit(**OPTIONS, cache=True)(function)
@@ -67,44 +72,59 @@ def _kept(function: Call, types: str) -> Any:
         return _njit(**OPTIONS)(function)
 
 
-@contextmanager
-def cache_folder(function: Call, types: str) -> Iterator[None]:
-    """What is decorated inside is kept in a folder for this processor and state of our sources.
+def _fields(value: Any) -> Any:
+    """The fields of named tuples, in which machine code finds values by their place."""
+    if not isinstance(value, tuple):
+        return None
+    return getattr(type(value), "_fields", ()), *map(_fields, value)
 
-    Raises OSError and RuntimeError where there can be none.
+
+@contextmanager
+def cache_folder(
+    function: Call, types: str, options: Mapping[str, Any] = OPTIONS
+) -> Iterator[Path]:
+    """A folder for the machine code of a function on this processor, which numba's decorators use
+    inside the context. Code made from anything else has another folder.
+
+    types: a name for the types of its arguments; options: those of the decorator. Raises OSError
+    and RuntimeError if there can be no folder.
     """
     with LOCK:
-        given = _config.CACHE_DIR
+        configured = _config.CACHE_DIR
         try:
-            folder = Path(given or _of_user()) / "swath" / _state(function, types)
+            folder = Path(configured or _user_cache()) / "swath" / _key(function, types, options)
             folder.mkdir(parents=True, exist_ok=True)
             _config.CACHE_DIR = str(folder)
-            yield
+            yield folder
         finally:
-            _config.CACHE_DIR = given
+            _config.CACHE_DIR = configured
 
 
-def _of_user() -> Path:
+def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _state(function: Call, types: str) -> str:
-    """Of all that the machine code depends on. numba looks at the function's own file only, and two
-    processes that write other code into one folder at once would have theirs mixed up."""
-    state = hashlib.sha256(f"{numba.__version__} {types} {binding.get_host_cpu_name()}".encode())
-    state.update((_config.CPU_FEATURES or "").encode())
-    own, home = Path(__file__).parent, Path(function.__code__.co_filename).parent
-    for source in sorted({*own.glob("*.py"), *home.glob("*.py")}):
-        state.update(source.read_bytes())
-    return state.hexdigest()[:16]
+def _key(function: Call, types: str, options: Mapping[str, Any]) -> str:
+    """A hash of everything that the machine code depends on. (Two processes that write different
+    code into one folder at once would have theirs mixed up.)"""
+    key = hashlib.sha256(f"{numba.__version__} {types} {binding.get_host_cpu_name()}".encode())
+    key.update((_config.CPU_FEATURES or "").encode())
+    in_order = {name: sorted(v) if isinstance(v, set) else v for name, v in options.items()}
+    key.update(repr(sorted(in_order.items())).encode())
+    files, constants = sources_and_constants(function)
+    for file in sorted({__file__, *files}):
+        key.update(Path(file).read_bytes())
+    key.update("\n".join(sorted(constants)).encode())
+    return key.hexdigest()[:16]
 
 
-def _with_wide_vectors() -> None:
-    """LLVM takes half of AVX-512's width by itself; our loops are a quarter faster in the whole."""
+def _use_wide_vectors() -> None:
+    """LLVM by itself uses half the width of AVX-512; our loops are a quarter faster in the full
+    width."""
     features = binding.get_host_cpu_features()
     if _config.CPU_FEATURES is None and platform.machine() == "x86_64" and features["avx512f"]:
         _config.CPU_NAME = binding.get_host_cpu_name()
         _config.CPU_FEATURES = features.flatten() + ",-prefer-256-bit"
 
 
-_with_wide_vectors()
+_use_wide_vectors()
