@@ -34,7 +34,7 @@ _LOADING = 2.5
 _LOADED = 1.3
 """Copies of the weights from then on; 1.1 measured."""
 _BLEND_BYTES = 60_000_000
-"""A strip while it is blended: blend._LIVE_VALUES in a dozen forms with torch, or the sums of a
+"""A strip while it is blended: blend_plain._LIVE_VALUES in a dozen forms with torch, or the sums of a
 chunk, blend_cpu.CHUNK_BYTES; and their tables."""
 _SPAN_BYTES = 800
 """A group of windows in the blend's tables (bilinear.WindowGroup). This and _SPAN_PX_BYTES are
