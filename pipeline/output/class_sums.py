@@ -1,4 +1,4 @@
-"""Pixels and square metres of each class of a mask tile.
+"""Pixels and square meters of each class of a mask tile.
 
 Areas are added one pixel after the other, row by row: in one order, so that the sums are the same
 bits on every machine. Knows neither grids nor tables.
@@ -16,24 +16,25 @@ from pipeline.unit import nodata_value
 
 
 class ClassSums(NamedTuple):
-    """Of each class."""
+    """Sums over a mask tile, with one value per class."""
 
     pixels_K: np.ndarray
-    """int64."""
+    """int64: pixels of the class."""
     area_m2_K: np.ndarray
-    """float64; 0 where cells have no areas, for want of a CRS."""
+    """float64: their area; 0 without a CRS."""
     without_area_K: np.ndarray
-    """int64: pixels outside the CRS's domain, whose area is 0."""
+    """int64: those of them outside the CRS's domain, whose area is 0."""
 
 
 SumClasses = Callable[[np.ndarray, AreaLines | None, int], ClassSums]
-"""Of class ids, C-contiguous and of unit.mask_dtype, the areas of their cells, how many classes."""
+"""A function of class ids [H, W] (C-contiguous, of unit.mask_dtype), of the areas of their pixels
+(None without a CRS), and of the number of classes."""
 
 
 def plain_sums(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> ClassSums:
-    """By numpy's bincount. Nodata is a bin beyond the classes, which is cheaper than to leave it
-    out before."""
-    ids_N = ids_HW.ravel().astype(np.intp)  # what bincount would make of them, each time
+    """A SumClasses by numpy's bincount. Nodata is a bin beyond the classes, which is cheaper than
+    excluding it first."""
+    ids_N = ids_HW.ravel().astype(np.intp)  # bincount would convert them each time
     bins = nodata_value(classes) + 1
     pixels_K = np.bincount(ids_N, None, bins)[:classes]
     if areas is None:

@@ -1,5 +1,5 @@
-"""The sums of a mask tile's classes as a compiled loop, in one pass over its pixels: the bits of
-`class_sums.py`."""
+"""The sums of a mask tile's classes as a compiled loop, in one pass over its pixels: bit for bit
+those of `class_sums.py`."""
 
 # mypy: disable-error-code="no-untyped-def"
 # numba finds the types.
@@ -14,7 +14,7 @@ from segformer.compiled import Compiled, inner
 
 
 def compiled_sums(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> ClassSums:
-    """A SumClasses."""
+    """A SumClasses by a compiled loop."""
     bins = classes + 1  # the last one is nodata's
     sums = ClassSums(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
     cells = lines_of(np.ones((len(ids_HW), 1))) if areas is None else areas
@@ -25,22 +25,24 @@ def compiled_sums(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> 
 
 
 def _add(ids_HW, areas, sums, row_W):
-    """row_W: scratch. Areas of a row are vector code; a class's sum stays in a register as long as
-    its pixels follow each other: one in memory would wait for its own last value, pixel by pixel.
+    """Add a tile to the sums; row_W is scratch.
+
+    The areas of a row are vector code. The sum of a class stays in a register while its pixels
+    follow each other; in memory, each addition would wait for the one before.
     """
     width, nodata = ids_HW.shape[1], len(sums.pixels_K) - 1
-    some_0 = False
+    has_zero = False
     for y in range(ids_HW.shape[0]):
         ids, line, share = ids_HW[y], areas.line_H[y], areas.share_H[y]
         above, slope = areas.above_KW[line], areas.slope_KW[line]
         if y == 0 or line != areas.line_H[y - 1]:
-            some_0 = _some_0(above, slope)
+            has_zero = _has_zero(above, slope)
         if len(above) == width:
             for x in range(width):
                 row_W[x] = above[x] + share * slope[x]
         else:
             row_W[:] = above[0] + share * slope[0]
-        if some_0:
+        if has_zero:
             for x in range(width):
                 sums.without_area_K[min(ids[x], nodata)] += row_W[x] == 0
         x = 0
@@ -56,12 +58,12 @@ def _add(ids_HW, areas, sums, row_W):
 
 
 @inner
-def _some_0(above, slope):
-    """Whether cells may have no area: between two areas that are not 0 there is none."""
-    some_0 = False
+def _has_zero(above, slope):
+    """Whether a line may hold a pixel without an area: there is none between two areas above 0."""
+    has_zero = False
     for x in range(len(above)):
-        some_0 |= above[x] == 0 or above[x] + slope[x] == 0
-    return some_0
+        has_zero |= above[x] == 0 or above[x] + slope[x] == 0
+    return has_zero
 
 
 _add_tile = Compiled(_add)

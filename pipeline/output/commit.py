@@ -11,7 +11,7 @@ from pipeline.failure import Failure
 
 @dataclass(frozen=True)
 class Commit:
-    """What `status` and receipts need to know of a published shard without opening its tables."""
+    """A published shard, as `status` and receipts need to know it without opening its tables."""
 
     shard_id: str
     units: int

@@ -41,11 +41,11 @@ class SceneMask:
 
     scene_id: str
     width: int
-    """In pixels."""
+    """Columns of pixels."""
     height: int
-    """In pixels."""
+    """Rows of pixels."""
     crs: str | None
-    """What CRS.from_user_input takes; None: the scene has no CRS."""
+    """For CRS.from_user_input; None: the scene has no CRS."""
     transform: Affine6
     """The scene's, as a to f of rasterio's Affine."""
     status: str

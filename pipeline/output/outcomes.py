@@ -20,7 +20,7 @@ from pipeline.unit import Unit, UnitOutcome
 T = TypeVar("T")
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError)
-"""What pyarrow and `UnitOutcome.from_json` raise for a file that is not a unit's."""
+"""Errors of pyarrow and of `UnitOutcome.from_json` for a file that is not a unit's."""
 _FOOTER_BYTES = 1 << 16
 """A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
 
@@ -60,7 +60,7 @@ def _read_outcome(file: BinaryIO) -> UnitOutcome:
 
 
 def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
-    """What `read` makes of a unit's file. Raises UnfinishedError if the file is damaged."""
+    """The result of `read` on a unit's file. Raises UnfinishedError if the file is damaged."""
     try:
         with output.store.open(path) as file:
             return read(file)

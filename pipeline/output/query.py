@@ -1,10 +1,10 @@
 """SQL over the published tables of an output. Knows DuckDB, not how tables are written.
 
 DuckDB gets the tables as Arrow datasets that Python opens, and no access to files at all. Views
-over read_parquet, with the files as DuckDB's allowed_paths, would scan faster; but whoever may
-read a path may write it, and `WITH x AS (COPY ... TO 'masks/0.parquet' (USE_TMP_FILE false))`
-counts as a SELECT and overwrites it (DuckDB 2.0). Datasets prune row groups too, but for lower
-bounds of doubles, which DuckDB keeps to itself: NaN > 0 holds in SQL and not in Arrow. So a
+over read_parquet, with the files as DuckDB's allowed_paths, would scan faster; but a path that may
+be read may be written, too, and `WITH x AS (COPY ... TO 'masks/0.parquet' (USE_TMP_FILE false))`
+counts as a SELECT and overwrites it (DuckDB 2.0). Datasets prune row groups, too, except by lower
+bounds of doubles, which DuckDB does not push down: NaN > 0 holds in SQL and not in Arrow. So a
 bounding box prunes by its `xmin <=` and `ymin <=` only.
 """
 
@@ -23,12 +23,12 @@ from pipeline.errors import SwathError, UsageError
 from pipeline.job import Job
 from pipeline.output.layout import TABLE_GONE, Output, table_path
 from pipeline.output.parquet import geo_metadata
-from pipeline.output.schemas import CLASSES, SHARD_TABLES
+from pipeline.output.schemas import CLASSES, SHARD_TABLES, SQL_TABLES
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 
-TABLES = (*SHARD_TABLES, "classes", "tile_statistics")
+TABLES = tuple(SQL_TABLES)
 
-# unnest stands in a select list, where DuckDB pushes filters below it; behind a lateral join it
+# unnest is in a select list, where DuckDB pushes filters below it; behind a lateral join it
 # would read every row group of `masks` (measured: 17 ms against 1.7 s for one scene of 3,900).
 _TILE_STATISTICS = """
 CREATE VIEW tile_statistics AS
@@ -53,7 +53,7 @@ _WINDOW = re.compile(r"""(?<!["'\w])window(?!["'\w])""", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class OpenedOutput:
-    """An output to be asked from Python: `open_output(OUT).query("SELECT ...")`."""
+    """An output to query from Python: `open_output(OUT).query("SELECT ...")`."""
 
     url: str
     job: Job
@@ -61,21 +61,21 @@ class OpenedOutput:
     access: Access
 
     def query(self, sql: str) -> pa.Table:
-        """As `query`; sees what is published at the moment of the call."""
+        """The same as `query`, over what is published at the moment of the call."""
         return query(self.url, sql, self.access)
 
 
 def open_output(url: str, access: Access = DEFAULT_ACCESS) -> OpenedOutput:
-    """Raises UsageError where there is no output of Swath."""
+    """Open an output for queries. Raises UsageError if there is none."""
     return OpenedOutput(url, Output.open(url, access.impatient()).job, access)
 
 
 def query(output: str, sql: str, access: Access = DEFAULT_ACCESS) -> pa.Table:
-    """The rows that one SELECT (also WITH, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN, PIVOT) gives.
+    """The result of one SELECT (also WITH, DESCRIBE, SUMMARIZE, SHOW, EXPLAIN, PIVOT).
 
     Tables: masks, statistics, scenes, quarantine and classes as published, and `tile_statistics`,
-    a row per mask tile and class. Column names of the result are unique. Raises UsageError where
-    there is nothing to ask or the SQL does not hold, SwathError where it ran and failed.
+    a row per mask tile and class. Column names of the result are unique. Raises UsageError if
+    nothing is published or the SQL is wrong, SwathError if it ran and failed.
     """
     connection = _connect(Output.open(output, access.impatient()), output)
     try:
@@ -85,14 +85,16 @@ def query(output: str, sql: str, access: Access = DEFAULT_ACCESS) -> pa.Table:
             raise UsageError("the SQL asks for nothing: write a SELECT")
         return _with_integers(_with_unique_names(result.to_arrow_table()))
     except duckdb.Error as error:
-        raise _in_our_words(error, sql) from error
+        raise _swath_error(error, sql) from error
     finally:
         connection.close()
 
 
 def write_parquet(table: pa.Table, file: BinaryIO) -> None:
-    """Writes a result as one Parquet file, as GeoParquet where it has the column `geometry`.
-    UsageError for types that Parquet does not have."""
+    """Write a result as one Parquet file, as GeoParquet if it has the column `geometry`.
+
+    Raises UsageError if a type of the result does not exist in Parquet.
+    """
     table = table.replace_schema_metadata(geo_metadata(table.schema) or None)
     try:
         pq.write_table(table, file, compression="zstd")
@@ -124,7 +126,8 @@ def _register(
     paths: list[str],
     schema: pa.Schema,
 ) -> None:
-    # The schema is given, so that no file is opened before a query needs it.
+    # With a schema, no file is opened before a query needs it; and files of earlier versions, whose
+    # columns are not described, are the same table.
     fs, root = output.store.fsspec()
     files = [f"{root}/{path}" for path in paths]
     try:
@@ -135,7 +138,10 @@ def _register(
 
 
 def _check_is_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """The lock is the closed connection; this gives other statements a plain answer."""
+    """Refuse other statements with a plain answer; the closed connection is what stops them.
+
+    Raises UsageError.
+    """
     statements = connection.extract_statements(sql)
     if not statements:
         raise UsageError("the SQL is empty: ask something, such as SELECT * FROM statistics")
@@ -151,7 +157,7 @@ def _check_is_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 def _with_unique_names(table: pa.Table) -> pa.Table:
-    """Two columns called `a` become `a` and `a_1`: JSON objects and Parquet need it."""
+    """Two columns called `a` become `a` and `a_1`, as JSON objects and Parquet require."""
     names: list[str] = []
     for name in table.column_names:
         unique, n = name, 0
@@ -163,7 +169,7 @@ def _with_unique_names(table: pa.Table) -> pa.Table:
 
 
 def _with_integers(table: pa.Table) -> pa.Table:
-    """Sums of integers as int64: DuckDB's 128 bits come as decimals, which few tools sum on."""
+    """Sums of integers as int64: DuckDB's 128 bits arrive as decimals, which few tools add up."""
     for index, field in enumerate(table.schema):
         if field.type == pa.decimal128(38, 0):
             try:
@@ -174,19 +180,19 @@ def _with_integers(table: pa.Table) -> pa.Table:
     return table
 
 
-def _in_our_words(error: duckdb.Error, sql: str) -> SwathError:
+def _swath_error(error: duckdb.Error, sql: str) -> SwathError:
     message = str(error).split("\n\nLINE ")[0]
     tables = ", ".join(TABLES)
     if isinstance(error, duckdb.CatalogException) and message.startswith("Catalog Error: Table"):
-        # DuckDB would go on with the most similar of its own system tables.
+        # DuckDB would continue with the most similar of its own system tables.
         message = f"{message.splitlines()[0]} The tables are: {tables}"
     elif isinstance(error, duckdb.PermissionException):
         message = f"SQL sees nothing but the tables {tables} ({message})"
     elif isinstance(error, duckdb.ParserException) and _WINDOW.search(sql):
-        message += '; write the column "window" in double quotes: SQL has the word for itself'
+        message += '; write the column "window" in double quotes: it is a word of SQL'
     if "INSTALL" in message:  # an extension that DuckDB would fetch
         message = message.split("Please try")[0].split("\n\nAn attempt")[0]
-        message += " `swath query` has no extensions; open OUT's Parquet files in a DuckDB of yours"
+        message += " `swath query` has no extensions; open OUT's Parquet files in your own DuckDB"
     message = f"SQL: {' '.join(message.split())}"
     if isinstance(error, (duckdb.OperationalError, duckdb.InternalError)):
         return SwathError(message)

@@ -1,4 +1,4 @@
-"""What an output holds when a run starts, failures that are not published yet included."""
+"""The state of an output when a run starts: its plan, its failures, and what is still open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.unit import Unit
 
 @dataclass
 class OutputRecord:
-    """What an output holds when a run starts."""
+    """The state of an output when a run starts."""
 
     shards: list[Shard]
     """The plan, as `current_shards` returns it."""

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.failure import Failure
+from pipeline.output.mask_rows import mean_confidence, place_columns
 from pipeline.output.schemas import SCENES
 from pipeline.output.tiles import Tile
-from pipeline.output.unit_file import mean_confidence, places
 from pipeline.scene import Scene
 
 
@@ -30,7 +30,7 @@ def scene_row(scene: Scene, status: str, tiles: Sequence[Tile]) -> dict[str, Any
         "datetime": scene.datetime,
         "valid_pixels": sum(tile.valid_pixels for tile in tiles),
         "status": status,
-        **places(scene, [scene.rect])[0],
+        **place_columns(scene, [scene.rect])[0],
     }
 
 

@@ -1,7 +1,7 @@
-"""A shard of the plan: what is published and committed at once; its record, and its head.
+"""A shard of the plan, which is published and committed at once: its record, and its head.
 
-The head is all that counting asks of a shard: a plan of many small scenes has hundreds of bytes for
-each of them, and half a million of these take seconds to read.
+Counting needs only the head: the record of a plan of many small scenes has hundreds of bytes for
+each of them, and half a million of these take seconds to read. Knows no files.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from pipeline.scene import Rect, Scene
 from pipeline.unit import Block, Unit
 
 FORMAT = 2
-"""Of a shard's record. With 1, units whose blocks had failed bore no mark."""
+"""The version of a shard's record. With 1, unit files with failures had no marker."""
 _REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime", "source")
-"""Of a scene: what many have in common. Not its floats, for -0.0 is another one than 0.0."""
+"""Fields in which many scenes are equal. No floats: -0.0 and 0.0 are equal, but not the same."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a shard adds to the counts."""
+    """A shard's part in the counts of an output."""
 
     shard_id: str
     inputs: int
-    """With those that are rejected."""
+    """The number of inputs, rejected ones included."""
     units: int
     pixels: int
     rejected: int
     retries: Mapping[str, tuple[str, ...]]
-    """As the shard's."""
+    """The same as the shard's."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,18 +44,18 @@ class Head:
 
 @dataclass(frozen=True)
 class Shard:
-    """Whole scenes and the units that cover them: what is published and committed at once."""
+    """Whole scenes and the units that cover them, published and committed at once."""
 
     shard_id: str
     scenes: tuple[Scene, ...]
     units: tuple[Unit, ...]
     rejected: tuple[Rejected, ...]
     retries: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """scene_id -> the shards of its earlier tries, whose rows this one replaces."""
+    """scene_id -> the shard_ids of its earlier tries, whose rows this shard replaces."""
 
     @cached_property
     def scene_ids(self) -> frozenset[str]:
-        """Of its inputs, those that could not be described too."""
+        """The scene_ids of all inputs, rejected ones included."""
         rejected = (rejected.failure.scene_id for rejected in self.rejected)
         return frozenset([*(scene.scene_id for scene in self.scenes), *rejected])
 
@@ -69,8 +69,8 @@ class Shard:
         return Head(self.shard_id, *counts, self.retries)
 
     def to_json(self) -> dict[str, Any]:
-        """Scenes by column; of a unit, for each block the number of its scene, with the core where
-        that is not all of it."""
+        """The record: scenes column by column; each unit as a list of blocks, and each block as the
+        number of its scene, followed by the core if that is not the whole scene."""
         index = {scene.scene_id: i for i, scene in enumerate(self.scenes)}
         return {
             "format": FORMAT,
@@ -91,7 +91,7 @@ class Shard:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
-        """Raises ValueError where the record is of another format."""
+        """Raises ValueError if the record is of another format."""
         if record.get("format") != FORMAT:
             raise ValueError(f"a plan of format {record.get('format', 1)}, not {FORMAT}")
         scenes = _scenes(record["scenes"])
@@ -122,7 +122,7 @@ def _block(scenes: tuple[Scene, ...], number: int, *core: int) -> Block:
 
 
 def _scenes(columns: dict[str, list[Any]]) -> tuple[Scene, ...]:
-    """What many of them have in common is one object in memory."""
+    """The scenes of a record; equal values of repeated fields are one object in memory."""
     count = len(columns["scene_id"])
     # Earlier plans lack columns that have a default since.
     defaults = {f.name: [f.default] * count for f in fields(Scene) if f.default is not MISSING}

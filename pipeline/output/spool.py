@@ -1,6 +1,6 @@
-"""Masks on local disk until their place in a table has come: each is written and read once.
+"""Masks on local disk, until their turn in a table comes: each is written and read once.
 
-Knows neither rows nor tables; the file has no name, so nothing of it survives the process.
+Knows neither rows nor tables. The file has no name, so nothing of it survives the process.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ _CODEC = "lz4"
 
 @dataclass(frozen=True)
 class Spooled:
-    """Where a mask lies: three numbers of bytes."""
+    """The place of a mask in the spool, in bytes."""
 
     offset: int
     size: int
+    """Compressed."""
     mask_size: int
+    """Decompressed."""
 
 
 class Spool:
-    """In this folder; None: in the one for temporary files, which TMPDIR names."""
+    """A nameless file of compressed masks."""
 
     def __init__(self, folder: str | None) -> None:
+        """folder: None for temporary files' own, which TMPDIR names."""
         self._folder = folder or tempfile.gettempdir()
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - __exit__ closes it
         self._end = 0
@@ -44,12 +47,12 @@ class Spool:
     ) -> None:
         try:
             self._file.close()
-        except OSError:  # of a full disk, once more
+        except OSError:  # a full disk fails once more
             if error is None:
                 raise
 
     def put(self, mask: pa.Buffer) -> Spooled:
-        """Raises UnfinishedError where the disk is full or fails."""
+        """Append a mask. Raises UnfinishedError if the disk is full or fails."""
         compressed = pa.compress(mask, codec=_CODEC)
         try:
             self._file.seek(self._end)
@@ -58,7 +61,7 @@ class Spool:
         except OSError as error:
             raise UnfinishedError(
                 f"{self._folder}: {error.strerror}, while masks are put in order there; free some"
-                " of it (TMPDIR names another folder where OUT is an object store), and run the"
+                " space (if OUT is in an object store, TMPDIR can name another folder), and run the"
                 " same command again"
             ) from error
         spooled = Spooled(self._end, compressed.size, mask.size)
@@ -66,6 +69,7 @@ class Spool:
         return spooled
 
     def get(self, spooled: Spooled) -> bytes:
+        """A mask that was put."""
         self._file.seek(spooled.offset)
         compressed = self._file.read(spooled.size)
         mask: bytes = pa.decompress(compressed, spooled.mask_size, codec=_CODEC, asbytes=True)

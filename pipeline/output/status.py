@@ -25,7 +25,7 @@ from pipeline.storage.store import THREADS
 
 @dataclass(frozen=True)
 class _Part:
-    """What one shard adds to the counts."""
+    """One shard's part in the counts."""
 
     head: Head
     done_units: int = 0
@@ -38,7 +38,7 @@ class _Part:
 
 
 def status(output: str, access: Access = DEFAULT_ACCESS) -> Status:
-    """What OUT's own records say. Raises UsageError if there is no output."""
+    """The status of an output, from its own records. Raises UsageError if there is none."""
     out = Output.open(output, access.impatient())
     # In this order: a driver holds its lock before its run is on record.
     drivers, runs = active_drivers(out.store), out.runs()

@@ -40,9 +40,9 @@ class Tile:
     tile_col: int
     valid_pixels: int
     class_pixels: list[dict[str, Any]]
-    """As in `masks`."""
+    """The same as in `masks`."""
     class_confidence: list[dict[str, Any]]
-    """For the same classes the integer sums behind their mean confidence, as in the unit's file."""
+    """The integer sums behind the mean confidence of the same classes, as in the unit's file."""
     bbox: dict[str, float] | None
     unit_rows: pa.Table
     """The rows of the unit's file, without their masks."""

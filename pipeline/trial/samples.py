@@ -18,7 +18,7 @@ from pipeline.errors import LOG
 from pipeline.estimate import Sample
 from pipeline.failure import Failure
 from pipeline.imagery.brightness import range_warning
-from pipeline.output.unit_file import mean_confidence
+from pipeline.output.mask_rows import mean_confidence
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX
 from pipeline.stages import Segmentation
