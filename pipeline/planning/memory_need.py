@@ -34,8 +34,8 @@ _LOADING = 2.5
 _LOADED = 1.3
 """Copies of the weights from then on; 1.1 measured."""
 _BLEND_BYTES = 60_000_000
-"""A strip while it is blended: blend_plain._LIVE_VALUES in a dozen forms with torch, or the sums of a
-chunk, blend_cpu.CHUNK_BYTES; and their tables."""
+"""A strip while it is blended: blend_plain._LIVE_VALUES in a dozen forms with torch, or the sums of
+a chunk, blend_cpu.CHUNK_BYTES; and their tables."""
 _SPAN_BYTES = 800
 """A group of windows in the blend's tables (bilinear.WindowGroup). This and _SPAN_PX_BYTES are
 about twice what was measured (9,000 px: 72 MB of 132 with 33/2 px, 9.9 of 19 with 65/8)."""
