@@ -23,16 +23,16 @@ _Info = dict[str, Any]
 """fsspec's record of a file: name, type, size, mtime or ETag."""
 
 
-def find_image_files(given: str, access: Access) -> list[InputFile]:
-    """The image files that one INPUT names.
+def find_image_files(location: str, access: Access) -> list[InputFile]:
+    """The image files that one INPUT names (a file, a folder or a glob).
 
     Raises UsageError for a path that does not exist, and for a folder or glob without an image.
     """
 
     def attempt() -> list[InputFile]:
-        return _find(given, *access.filesystem(given), access.patience_s)
+        return _find(location, *access.filesystem(location), access.patience_s)
 
-    return call_store(given, attempt, access.patience_s)
+    return call_store(location, attempt, access.patience_s)
 
 
 def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:
@@ -49,7 +49,7 @@ def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:
     return call_store(url, attempt, access.patience_s)
 
 
-def _find(given: str, fs: FileSystem, path: str, patience_s: float) -> list[InputFile]:
+def _find(location: str, fs: FileSystem, path: str, patience_s: float) -> list[InputFile]:
     listing: dict[str, _Info] = {}
     if has_magic(path) and not fs.exists(path):
         root = _parent_without_magic(path)
@@ -68,10 +68,12 @@ def _find(given: str, fs: FileSystem, path: str, patience_s: float) -> list[Inpu
         listing = _list_beside(fs, path, patience_s)
     else:
         _check_bucket(fs, path)
-        raise UsageError(f"{given}: no such file or folder; check the path")
+        raise UsageError(f"{location}: no such file or folder; check the path")
     if not names:
         suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UsageError(f"{given}: holds no raster file ({suffixes}); name another folder or glob")
+        raise UsageError(
+            f"{location}: holds no raster file ({suffixes}); name another folder or glob"
+        )
     by_lower_case = {name.lower(): name for name in listing}
     return [_input_file(name, root, fs, listing, by_lower_case) for name in names]
 

@@ -20,12 +20,12 @@ from pipeline.unit import Pixels
 class RasterSource:
     """Image files that GDAL reads: see `pipeline.imagery.source.Source`."""
 
-    def accepts(self, given: str) -> bool:
-        del given
+    def accepts(self, location: str) -> bool:
+        del location
         return True  # a path or glob; one that names nothing is refused by `find`
 
-    def find(self, given: str, access: Access) -> Sequence[InputFile]:
-        return find_image_files(given, access)
+    def find(self, location: str, access: Access) -> Sequence[InputFile]:
+        return find_image_files(location, access)
 
     def describe(
         self,

@@ -24,10 +24,10 @@ from pipeline.unit import Pixels
 class Source(Protocol):
     """One kind of input. Stateless: all that reading needs is in the Scene."""
 
-    def accepts(self, given: str) -> bool:
+    def accepts(self, location: str) -> bool:
         """Whether an INPUT is of this kind, judged by its text alone."""
 
-    def find(self, given: str, access: Access) -> Sequence[InputFile]:
+    def find(self, location: str, access: Access) -> Sequence[InputFile]:
         """Return one InputFile for each future scene that an INPUT names.
 
         Later runs recognize what is planned by the file's url and version; its `source` is the
@@ -86,9 +86,9 @@ def find_inputs(inputs: Sequence[str], access: Access) -> list[InputFile]:
     """
     by_id: dict[str, InputFile] = {}
     by_url: dict[str, InputFile] = {}
-    for given in inputs:
-        source = next(source for source in SOURCES.values() if source.accepts(given))
-        for file in source.find(given, access):
+    for location in inputs:
+        source = next(source for source in SOURCES.values() if source.accepts(location))
+        for file in source.find(location, access):
             other = by_id.setdefault(file.scene_id, file)
             if other.url != file.url:
                 raise UsageError(

@@ -13,10 +13,10 @@ from tests.support.worker_deaths import meet
 
 
 def describe_or_failure(
-    found: InputFile, settings: Settings, channels: int, access: Access
+    file: InputFile, settings: Settings, channels: int, access: Access
 ) -> Scene | Failure:
-    """describe.attempt, but for files whose names say otherwise."""
-    match found.scene_id:
+    """`describe_or_failure`, except for files whose names ask for trouble."""
+    match file.scene_id:
         case "crash.tif":
             meet("segfault")
         case "hang.tif":
@@ -24,5 +24,5 @@ def describe_or_failure(
         case "raise.tif":
             raise ZeroDivisionError("division by zero")
         case name if name.startswith("withheld"):
-            raise TransientError(f"{found.url}: the store fails (500)")
-    return pipeline.imagery.header.describe_or_failure(found, settings, channels, access)
+            raise TransientError(f"{file.url}: the store fails (500)")
+    return pipeline.imagery.header.describe_or_failure(file, settings, channels, access)

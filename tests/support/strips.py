@@ -27,13 +27,13 @@ class StripSource:
         self.opened: list[str] = []
         """The strips whose pixels were read."""
 
-    def accepts(self, given: str) -> bool:
-        return given.endswith(".strips")
+    def accepts(self, location: str) -> bool:
+        return location.endswith(".strips")
 
-    def find(self, given: str, access: Access) -> Sequence[InputFile]:
-        strips = tuple(Path(given).read_text().split())
-        version = version_of(given, strips, access)
-        return [InputFile(Path(given).name, given, version, strips, source=NAME)]
+    def find(self, location: str, access: Access) -> Sequence[InputFile]:
+        strips = tuple(Path(location).read_text().split())
+        version = version_of(location, strips, access)
+        return [InputFile(Path(location).name, location, version, strips, source=NAME)]
 
     def describe(
         self,
