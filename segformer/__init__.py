@@ -4,7 +4,20 @@
     model = load_model("path/or/url")       # eval mode, float32, folded
     logits_NKHW = model(pixels_NCHW)        # normalised float32 in, quarter resolution out
 
-Knows tensors and checkpoint folders. Knows nothing of images, scenes, windows and jobs.
+Knows tensors and checkpoint folders; knows no image, scene, window or job.
+
+errors.py         SwathError, the root of all errors; CheckpointError
+compiled.py       functions as machine code, compiled once per machine
+code_sources.py   what the machine code of a function is made from: its key in the cache
+classes.py        names and colors of the classes, in transformers' and mmsegmentation's files
+config.py         ModelConfig, what config.json says: the sizes of the network and its classes
+normalisation.py  Normalisation, what preprocessor_config.json says: stored values to network input
+presets.py        the six published sizes, MiT-B0 to B5; which of them a config is
+flops.py          the arithmetic that a window takes
+checkpoints/      checkpoint files of three origins as named weights, without trusting them
+folding.py        the weights as the network runs them: consecutive linear steps multiplied out
+operations/       what lies between matrix products, on CPUs, on GPUs and in torch's own words
+network.py        SegFormer as a torch module; load_model
 """
 
 from __future__ import annotations
@@ -41,7 +54,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-# Names are fetched when asked for: torch takes seconds to load, and `segformer.errors`, which the
+# Names are imported on first use: torch takes seconds to load, and `segformer.errors`, which the
 # commands need for their first refusal, does not need it.
 _HOMES = {
     "MIT": "presets",

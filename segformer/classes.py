@@ -1,4 +1,4 @@
-"""The classes of a checkpoint: names and colours, and what is done where they are missing.
+"""The classes of a checkpoint: names and colors, and their substitutes if they are missing.
 
 Knows transformers' `config.json` and mmsegmentation's `meta`; knows no network.
 """
@@ -12,13 +12,17 @@ from typing import Any
 from segformer.errors import CheckpointError
 
 BACKGROUND = "background"
+"""Default name of class 0 of a classifier with one channel."""
 Names = tuple[str, ...]
+"""One per class, by class id."""
 Notes = tuple[str, ...]
+"""What a person should know, one line each."""
 
 
 def class_names(fields: Mapping[str, Any]) -> tuple[Names, Notes]:
-    """Of a parsed `config.json`: one name per channel of the classifier, by class id, and a note if
-    some are missing. transformers' default is two classes."""
+    """The names in a parsed `config.json`, one per channel of the classifier, and a note if some
+    are missing. transformers' default is two classes. Raises CheckpointError if they contradict
+    num_labels."""
     names = {int(k): str(name) for k, name in (fields.get("id2label") or {}).items()}
     named = max(len(names), max(names, default=-1) + 1)
     count = int(fields.get("num_labels") or named or 2)
@@ -38,7 +42,7 @@ def class_names(fields: Mapping[str, Any]) -> tuple[Names, Notes]:
 
 
 def with_background(background: str, names: Names, notes: Notes) -> tuple[Names, Notes]:
-    """The two classes of a classifier with one channel: the other one needs a name, too."""
+    """The two classes of a classifier with one channel, of which `names` has one."""
     if not notes:
         return (background, *names), ()
     return (background, "class_1"), ("config.json names no class; it is called class_1",)
@@ -47,8 +51,8 @@ def with_background(background: str, names: Names, notes: Notes) -> tuple[Names,
 def classes_of_meta(
     meta: Mapping[Any, Any], channels: int
 ) -> tuple[Names, tuple[str | None, ...], Notes]:
-    """Names, colours and notes for a classifier of so many channels, from what mmsegmentation says
-    of the data set: 0.x `CLASSES` and `PALETTE`, 1.x `dataset_meta`. Names may be missing."""
+    """Names, colors and notes for a classifier, from what mmsegmentation says of the data set: 0.x
+    `CLASSES` and `PALETTE`, 1.x `dataset_meta`. Substitutes names that are missing."""
     dataset = meta.get("dataset_meta")
     if not isinstance(dataset, dict):
         dataset = {"classes": meta.get("CLASSES"), "palette": meta.get("PALETTE")}
@@ -68,14 +72,14 @@ def classes_of_meta(
 
 
 def _texts(values: Any) -> Names:
-    """() for what is no list of texts."""
+    """The texts of a list; () for anything else."""
     if not isinstance(values, list | tuple) or not all(isinstance(v, str) for v in values):
         return ()
     return tuple(values)
 
 
 def _rrggbb(color: Any) -> str | None:
-    """A colour of a palette: three numbers from 0 to 255."""
+    """A color of a palette as RRGGBB; None if it is not three numbers from 0 to 255."""
     if not isinstance(color, list | tuple) or len(color) != 3:
         return None
     if not all(isinstance(value, int) and 0 <= value <= 255 for value in color):
@@ -84,7 +88,7 @@ def _rrggbb(color: Any) -> str | None:
 
 
 def class_colors(colors: Any, count: int) -> tuple[str | None, ...]:
-    """RRGGBB or None per class, of the key `class_colors`."""
+    """RRGGBB or None per class, from the key `class_colors`. Raises CheckpointError."""
     if colors is None:
         return (None,) * count
     cleaned = tuple(c if c is None else str(c).removeprefix("#").upper() for c in colors)

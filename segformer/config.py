@@ -1,6 +1,7 @@
 """What a checkpoint's `config.json` says: the sizes of the network and its classes.
 
-Knows transformers' format; knows no file system and no torch.
+Knows transformers' format (models/segformer/configuration_segformer.py, Apache-2.0); knows no file
+system and no torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from segformer.classes import BACKGROUND, class_colors, class_names, with_backgr
 from segformer.errors import CheckpointError
 
 BATCH_NORM_EPS = 1e-5
+"""What every batch norm adds to the variance: torch's default."""
 HEADS = ("mlp", "conv")
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 PROBABILITIES = (
@@ -34,22 +36,22 @@ STAGE_FIELDS = (
 
 @dataclass(frozen=True)
 class NormEps:
-    """What the layer norms add to the variance. It differs by the code a network was trained with.
+    """What the layer norms add to the variance; depends on the code a network was trained with.
 
     The defaults are transformers': it builds every norm as `nn.LayerNorm(size)` and ignores the
     `layer_norm_eps` of its own config (seen in 5.23).
     """
 
     block: float = 1e-5
-    """Of the two norms of each block, and of the one at the end of each stage."""
+    """The two norms of each block, and the one at the end of each stage."""
     reduction: float = 1e-5
-    """Of the norm after the spatial reduction of keys and values."""
+    """The norm after the spatial reduction of keys and values."""
     embedding: float = 1e-5
-    """Of the norm of the patch embedding."""
+    """The norm of the patch embedding."""
 
     def __post_init__(self) -> None:
         if not all(0 < eps < 1 for eps in (self.block, self.reduction, self.embedding)):
-            raise CheckpointError(f"config.json: norm_eps {asdict(self)} must lie between 0 and 1")
+            raise CheckpointError(f"config.json: norm_eps {asdict(self)} must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -57,22 +59,32 @@ class ModelConfig:
     """A SegFormer for semantic segmentation. Fields are named as in transformers' config.json."""
 
     num_channels: int = 3
+    """Bands of the input."""
     depths: tuple[int, ...] = (2, 2, 2, 2)
+    """Transformer blocks per stage."""
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
+    """Edge of the tokens that keys and values see as one, per stage."""
     hidden_sizes: tuple[int, ...] = (32, 64, 160, 256)
+    """Channels per stage."""
     patch_sizes: tuple[int, ...] = (7, 3, 3, 3)
+    """Kernel edge of the patch embedding, per stage."""
     strides: tuple[int, ...] = (4, 2, 2, 2)
+    """Stride of the patch embedding, per stage."""
     num_attention_heads: tuple[int, ...] = (1, 2, 5, 8)
     mlp_ratios: tuple[float, ...] = (4, 4, 4, 4)
+    """Channels within the Mix-FFN / hidden size, per stage."""
     hidden_act: str = "gelu"
+    """Activation within the Mix-FFN, one of ACTIVATIONS."""
     decoder_hidden_size: int = 256
+    """Channels to which the head projects every scale."""
     norm_eps: NormEps = NormEps()
     head: str = "mlp"
-    """mlp: the all-MLP head as published. conv: mmsegmentation's, with a batch norm and a ReLU on
-    every scale."""
+    """mlp: the all-MLP head as published (section 3.2). conv: mmsegmentation's, with a batch norm
+    and a ReLU on every scale."""
     sigmoid: bool = False
     """The classifier has one channel, but there are two classes: class 1 where its logit is above
     0, class 0 elsewhere."""
+    # For training only; written to the config of a converted checkpoint.
     hidden_dropout_prob: float = 0.0
     attention_probs_dropout_prob: float = 0.0
     classifier_dropout_prob: float = 0.1
@@ -97,7 +109,7 @@ class ModelConfig:
         for name in PROBABILITIES:
             if not 0 <= getattr(self, name) < 1:
                 raise CheckpointError(
-                    f"config.json: {name} {getattr(self, name)} must lie in 0 <= p < 1"
+                    f"config.json: {name} {getattr(self, name)} must be in 0 <= p < 1"
                 )
         if self.head not in HEADS:
             raise CheckpointError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
@@ -138,9 +150,9 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """From the parsed `config.json`; absent keys take transformers' defaults.
+        """Make a config from the parsed `config.json`; absent keys take transformers' defaults.
 
-        Raises CheckpointError if it is not a SegFormer for segmentation or does not add up.
+        Raises CheckpointError if it is not a SegFormer for segmentation or contradicts itself.
         """
         _check_is_segformer(fields)
         known: dict[str, Any] = {}
@@ -180,9 +192,9 @@ class ModelConfig:
         return cls(**known, class_names=names, class_colors=colors, notes=notes)
 
     def to_json(self) -> dict[str, Any]:
-        """What transformers' SegformerConfig reads, and keys that it ignores and `from_json` reads:
-        `class_colors` if there are any, `norm_eps` unless they are transformers' own, and
-        `background`, the name of what a single logit does not name.
+        """The keys that transformers' SegformerConfig reads, and keys that it ignores and
+        `from_json` reads: `class_colors` if there are any, `norm_eps` unless they are
+        transformers' own, and `background`, the name of class 0 beside a single logit.
 
         Raises CheckpointError for the head that transformers does not have.
         """
@@ -215,6 +227,7 @@ class ModelConfig:
         return fields
 
     def with_notes(self, *notes: str) -> ModelConfig:
+        """The same config with further notes."""
         return replace(self, notes=(*self.notes, *notes))
 
 

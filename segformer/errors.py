@@ -1,7 +1,7 @@
-"""The root of Swath's exception tree, and what can be wrong with a checkpoint.
+"""The root of Swath's exception tree, and the error of a checkpoint that cannot be used.
 
 SwathError                 every error that Swath raises on purpose
-+-- CheckpointError        the checkpoint is not one, or does not fit its own config
++-- CheckpointError        what is given is no checkpoint, or its weights do not fit its config
 +-- (pipeline.errors)      everything that concerns inputs, outputs and jobs
 """
 

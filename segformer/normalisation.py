@@ -1,6 +1,7 @@
 """How stored values become network input: what `preprocessor_config.json` says of it.
 
-Knows transformers' format; knows no file system, no pixels and no torch.
+Knows transformers' format (models/segformer/image_processing_segformer.py, Apache-2.0); knows no
+file system, no pixels and no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from segformer.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per channel (red, green, blue), of values from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,16 @@ class Normalisation:
     """Network input = (stored value * rescale - mean) / std, per channel."""
 
     rescale: float
+    """Factor of stored values, e.g. 1 / 255."""
     mean: tuple[float, ...]
+    """Per channel, of rescaled values."""
     std: tuple[float, ...]
+    """Per channel, of rescaled values."""
 
     @classmethod
     def default(cls, num_channels: int) -> Self:
-        """ImageNet's, as transformers' SegformerImageProcessor. Only 3 channels have a default."""
+        """ImageNet's, which is transformers' default. Raises CheckpointError unless there are 3
+        channels."""
         if num_channels != len(IMAGENET_MEAN):
             raise CheckpointError(
                 f"the network has {num_channels} channels and there is no preprocessor_config.json;"
@@ -37,7 +43,7 @@ class Normalisation:
 
     @property
     def assumed(self) -> str:
-        """The note that nothing else was said."""
+        """A note that the checkpoint states no normalisation."""
         return (
             "the checkpoint has no preprocessor_config.json: ImageNet's normalisation is used"
             f" ({self})"
@@ -50,27 +56,27 @@ class Normalisation:
 
     @classmethod
     def from_training(cls, text: str, num_channels: int) -> Self | None:
-        """From the text of the mmsegmentation configuration that a file was trained with, which
-        counts in stored values. None if it does not say one mean and one std for each channel."""
-        found = []
+        """Read mmsegmentation's training configuration, a Python text whose mean and std are in
+        stored values. None unless it states exactly one mean and one std for each channel."""
+        mean_and_std = []
         for name in ("mean", "std"):
-            # Of bounded length and depth, so that no text takes long.
+            # Bounded in length and depth, so that no text takes long.
             lists = re.findall(rf"\b{name}\s{{0,9}}=\s{{0,9}}[\[(]([^\[\]()]{{0,999}})[\])]", text)
             try:
-                values = {tuple(float(v) for v in each.split(",") if v.strip()) for each in lists}
+                values = {tuple(float(v) for v in row.split(",") if v.strip()) for row in lists}
             except ValueError:
                 return None
             if len(values) != 1 or len(next(iter(values))) != num_channels:
                 return None
-            found.append(tuple(v / 255 for v in values.pop()))
-        mean, std = found
+            mean_and_std.append(tuple(v / 255 for v in values.pop()))
+        mean, std = mean_and_std
         if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
             return None
         return cls(1 / 255, mean, std)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], num_channels: int) -> Self:
-        """From the parsed `preprocessor_config.json`. Raises CheckpointError."""
+        """Make one from the parsed `preprocessor_config.json`. Raises CheckpointError."""
         try:
             rescale = float(fields.get("rescale_factor", 1 / 255))
             if not fields.get("do_rescale", True):
@@ -95,7 +101,7 @@ class Normalisation:
         return cls(rescale, mean, std)
 
     def to_json(self) -> dict[str, Any]:
-        """What transformers' SegformerImageProcessor reads."""
+        """The keys that transformers' SegformerImageProcessor reads."""
         return {
             "image_processor_type": "SegformerImageProcessor",
             "do_resize": False,
@@ -109,14 +115,14 @@ class Normalisation:
 
 
 def _per_channel(value: Any, num_channels: int) -> tuple[float, ...]:
-    """transformers takes one number for all channels, too."""
+    """A value per channel. Like transformers, accepts one number for all channels."""
     if isinstance(value, int | float):
         return (float(value),) * num_channels
     return tuple(float(v) for v in value)
 
 
 def preprocessor_notes(fields: dict[str, Any]) -> tuple[str, ...]:
-    """What of `preprocessor_config.json` is not done, one line each."""
+    """Notes on what `preprocessor_config.json` asks for and Swath does not do."""
     if not fields.get("do_resize", True):
         return ()
     size = fields.get("size", 512)
@@ -131,8 +137,8 @@ def preprocessor_notes(fields: dict[str, Any]) -> tuple[str, ...]:
 def normalisation_of_meta(
     meta: Mapping[Any, Any], num_channels: int
 ) -> tuple[Normalisation, tuple[str, ...]]:
-    """What the configuration in a file of mmsegmentation says (0.x `config`, 1.x `cfg`), else
-    ImageNet's; with notes. Raises CheckpointError where there is neither."""
+    """The normalisation of the configuration in a file of mmsegmentation (0.x `config`, 1.x `cfg`),
+    or else ImageNet's; and notes. Raises CheckpointError if neither applies."""
     text = next((t for name in ("cfg", "config") if isinstance(t := meta.get(name), str)), "")
     trained = Normalisation.from_training(text, num_channels)
     if trained is None:

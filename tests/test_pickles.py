@@ -119,7 +119,7 @@ def test_code_is_named_and_not_run(harm: str, legacy: bool, trap: Path) -> None:
     value, named = harms(trap)[harm]
     message = refusal(written(value, legacy=legacy))
     assert named in message
-    assert "is code and is not executed; where you trust the file, load it with" in message
+    assert "is code and is not executed; if you trust the file, load it with" in message
 
 
 def test_the_harm_is_real(tmp_path: Path) -> None:

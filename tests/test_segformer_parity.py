@@ -186,5 +186,5 @@ def test_config_that_does_not_add_up_is_refused() -> None:
         ModelConfig(num_attention_heads=(3, 2, 5, 8))
     with pytest.raises(CheckpointError, match=r"sr_ratios \[8, 4\] must be 4 positive numbers"):
         ModelConfig(sr_ratios=(8, 4))
-    with pytest.raises(CheckpointError, match=r"drop_path_rate 1.0 must lie in"):
+    with pytest.raises(CheckpointError, match=r"drop_path_rate 1.0 must be in"):
         ModelConfig(drop_path_rate=1.0)

@@ -54,7 +54,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     """float32, on the CPU; names and shapes are those of `layouts.weight_shapes(config)`."""
     origin: str
-    """Whose layout the file has: transformers, nvlabs or mmsegmentation."""
+    """The code whose layout the files have: transformers, nvlabs or mmsegmentation."""
     sha256: str = ""
     """`checkpoint_sha256` of the very bytes that were read; empty if it was not read from files."""
 

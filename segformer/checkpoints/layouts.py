@@ -117,7 +117,7 @@ class Layout:
     origin: str
     """transformers, nvlabs or mmsegmentation."""
     rows: tuple[Row, ...]
-    """Of two rows that match a name, the first counts."""
+    """The names; if two rows match a name, the first counts."""
     anchor: str
     """The first weight of the encoder, by which the origin is recognized."""
     norm_eps: NormEps

@@ -195,7 +195,7 @@ class _Machine:
         whole = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
         if path not in self._builders and HARMLESS.isdisjoint(whole):
             raise CheckpointError(
-                f"holds {path[:100]!r}, which is code and is not executed; where you trust the"
+                f"holds {path[:100]!r}, which is code and is not executed; if you trust the"
                 " file, load it with the program that wrote it and save its state_dict() alone"
             )
         return Global(path)

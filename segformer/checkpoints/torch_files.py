@@ -68,7 +68,7 @@ class StoredTensor:
 
     storage: Storage
     offset: int
-    """Of the first value in the storage, counted in values."""
+    """Position of the first value in the storage, counted in values."""
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     """Counted in values."""
@@ -105,7 +105,7 @@ def read_state_dict(data: bytes) -> tuple[dict[str, Tensor], Mapping[Any, Any]]:
     value = next((outer[name] for name in WRAPPERS if name in outer), value)
     if isinstance(value, InertObject):
         raise CheckpointError(
-            f"holds a whole {value.name}, which would have to be executed; where you trust it, load"
+            f"holds a whole {value.name}, which would have to be executed; if you trust it, load"
             " it with the program that wrote it and save its state_dict() instead"
         )
     stored = value.items() if isinstance(value, dict) else ()
@@ -176,7 +176,7 @@ def _read_legacy(data: bytes) -> Any:
         (count,) = _LENGTH.unpack(file.read(_LENGTH.size))
         start, length = file.tell(), count * storage.dtype.itemsize
         if not 0 <= length <= len(data) - start:
-            raise EOFError(f"a storage of {count} values goes on beyond the end of the file")
+            raise EOFError(f"a storage of {count} values extends beyond the end of the file")
         storage.data = memoryview(data)[start : start + length]
         file.seek(length, io.SEEK_CUR)
     return value

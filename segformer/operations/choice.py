@@ -1,4 +1,4 @@
-"""Which implementation of the operations a tensor gets, by its device and type."""
+"""The choice among the implementations of the operations, by a tensor's device and type."""
 
 from __future__ import annotations
 

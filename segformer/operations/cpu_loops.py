@@ -25,7 +25,7 @@ from segformer.operations.torch_threads import ParallelLoop, fast_njit
 _f = np.float32
 _ONE, _HALF, _ZERO = _f(1), _f(0.5), _f(0)
 GELU_END = 3.8 * math.sqrt(2)
-"""Beyond this |x| erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is
+"""The |x| from which erf(x / sqrt 2) is 1 in float32, within 1e-7. With float32 terms the whole is
 within 9e-7 of exact GELU up to |x| = 6 (torch's own: 1.1e-6), and within 2e-7 of x beyond."""
 GELU_DEGREE = 14
 """Degree of its polynomial."""

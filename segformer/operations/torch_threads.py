@@ -87,7 +87,7 @@ def _word(word: int | torch.Tensor | np.ndarray) -> int:
 def _compile(function: Loop) -> Any:
     """The loop's machine code, from the cache if there is one."""
     try:
-        with cache_folder(function, "kernel"):
+        with cache_folder(function, "kernel", FAST):
             return _cfunc(_SIGNATURE, cache=True, **FAST)(function)
     except Exception:  # noqa: BLE001  a torn file of the cache, a full disk: whatever it is
         return _cfunc(_SIGNATURE, **FAST)(function)

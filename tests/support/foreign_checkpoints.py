@@ -1,7 +1,7 @@
 """Checkpoints as other programs write them: random weights under the names of each origin.
 
 The names and joins here are written down a second time, from the facts in docs/design.md and from
-transformers: nothing is taken from segformer.checkpoints.layouts but our own names.
+transformers: nothing is taken from segformer.checkpoints but our own names.
 """
 
 from __future__ import annotations
