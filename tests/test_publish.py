@@ -18,6 +18,7 @@ from pipeline.output import tiles
 from pipeline.output.hilbert import hilbert
 from pipeline.output.layout import Output
 from pipeline.output.publishing import publish
+from pipeline.output.query import query
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, files, stray_files
@@ -79,6 +80,20 @@ def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
     assert api.run(inputs, small_checkpoint, out, *SMALL).windows == 0
     api.run(inputs, small_checkpoint, str(tmp_path / "calm"), *SMALL)
     assert not differences(out, str(tmp_path / "calm"))
+
+
+def test_pixels_outside_the_crs_have_no_area(tmp_path: Path, small_checkpoint: str) -> None:
+    """In longitude and latitude with pixels of 10 degrees: nearly all of it is beyond the poles."""
+    write_scene(tmp_path / "in" / "a.tif", 100, 60, crs="EPSG:4326")
+    write_scene(tmp_path / "in" / "b.tif", 100, 60)
+    out = tmp_path / "out"
+    receipt = api.run([str(tmp_path / "in")], small_checkpoint, str(out), *SMALL)
+    (commit,) = Output.open(str(out)).commits()
+    assert dict(commit.pixels_without_area) == {"a.tif": 6000}
+    assert receipt.pixels_without_area == 6000
+    rows = query(str(out), "SELECT scene_id, sum(area_m2) AS m2 FROM statistics GROUP BY ALL")
+    area_of = {row["scene_id"]: row["m2"] for row in rows.to_pylist()}
+    assert area_of == {"a.tif": 0.0, "b.tif": pytest.approx(6e5, rel=2e-3)}
 
 
 def test_a_publication_that_ended_before_it_cleaned(tmp_path: Path, small_checkpoint: str) -> None:

@@ -80,7 +80,13 @@ def commit_of(shard: Shard, failures: Sequence[Failure], outcomes: Iterable[Unit
     without_area: Counter[str] = Counter()
     for outcome in outcomes:
         without_area.update(outcome.pixels_without_area)
-    return Commit(shard.shard_id, len(shard.units), shard.pixels, tuple(failures), without_area)
+    return Commit(
+        shard_id=shard.shard_id,
+        units=len(shard.units),
+        pixels=shard.pixels,
+        failures=tuple(failures),
+        pixels_without_area=dict(without_area),  # asdict cannot copy a Counter
+    )
 
 
 def empty_work_folder(output: Output, shard_id: str) -> None:

@@ -40,7 +40,7 @@ def unit_file(segmented: SegmentedUnit) -> bytes:
     outcome = UnitOutcome(
         failures=tuple(failures),
         windows=segmented.windows,
-        pixels_without_area=without_area,
+        pixels_without_area=dict(without_area),  # asdict cannot copy a Counter
         area_m2=area_m2,
         read_s=segmented.read_s,
         segment_s=segmented.segment_s,
