@@ -113,7 +113,7 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
         diary.ended[segmented.unit.unit_id] += 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.imagery.header_pool, "sandboxed", described_here)
+        patch.setattr(pipeline.imagery.header_pool, "run_in_sandbox", described_here)
         patch.setattr(
             pipeline.driver.preparation,
             "read_checkpoint",

@@ -33,8 +33,8 @@ LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)
 PARENT = """
 import sys
 from tests.support.worker_deaths import meet
-from pipeline.processes.sandbox import Limits, sandboxed
-for _ in sandboxed(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
+from pipeline.processes.sandbox import Limits, run_in_sandbox
+for _ in run_in_sandbox(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
     pass
 """
 

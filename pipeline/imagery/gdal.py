@@ -16,12 +16,10 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
-GDAL_CACHE_MB = 128
-"""Decoded tiles that GDAL may keep per process: a row of 512-px tiles of a scene 20,000 px wide
-in three bands of two bytes is 61 MB. (GDAL's default is 5 % of the machine, in every process.)"""
+from pipeline.settings import GDAL_CACHE_BYTES
 
 GDAL_OPTIONS: dict[str, Any] = {
-    "GDAL_CACHEMAX": GDAL_CACHE_MB,
+    "GDAL_CACHEMAX": GDAL_CACHE_BYTES >> 20,  # in MB
     # The flow runs one process per core; two threads per read gained nothing on two cores.
     "GDAL_NUM_THREADS": 1,
     # No listing of the folder (100,000 files) at each open; side-cars are still asked for by name,
