@@ -1,6 +1,7 @@
-"""A job of Swath's on a cluster: what Ray knows of it, and what `submit` leaves with it.
+"""A job of Swath on a cluster: what Ray knows about it, and the metadata that `submit` leaves with
+it.
 
-Knows no Ray.
+Does not import Ray.
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ from typing import Any, Self
 from jobs.run import QUARANTINED
 
 _VERSION, _OUTPUT, _SETTINGS = "swath_version", "swath_output", "swath_settings"
-"""Keys of a job's metadata, which Ray keeps as text."""
+"""Keys of a job's metadata, whose values Ray keeps as text."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One of ours on a cluster."""
+    """A job of Swath on a cluster."""
 
     job_id: str
     status: str
-    """PENDING, RUNNING; SUCCEEDED, FAILED, STOPPED."""
+    """Ray's status: PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     output: str
     started_s: float
-    """Since the epoch; when it was submitted."""
+    """The time of submission, in seconds since 1970."""
     ended_s: float | None
+    """The time of its end, in seconds since 1970; None: it has not ended."""
     exit_code: int | None
-    """Of its `swath run`; None: there is none, or not yet."""
+    """The exit code of its `swath run`; None: it has none, or none yet."""
     message: str
-    """Ray's, about its end."""
+    """Ray's message about its end."""
     version: str
+    """The version of Swath that submitted it."""
     settings: Mapping[str, Any]
-    """Those that were given."""
+    """The options that were given, by name."""
 
     @property
     def ended(self) -> bool:
@@ -42,7 +45,8 @@ class Job:
 
     @property
     def state(self) -> str:
-        """The status for a reader. What Ray takes for a failure may be done but for some inputs."""
+        """The status for people. A failure in Ray's eyes may be a run that quarantined some
+        inputs."""
         return "quarantined" if self.exit_code == QUARANTINED else self.status.lower()
 
     @property
@@ -55,7 +59,7 @@ class Job:
 
     @classmethod
     def read(cls, metadata: Mapping[str, str], **known: Any) -> Self:
-        """What Ray knows of it, and what we left there."""
+        """A job from its metadata and what else Ray knows about it."""
         return cls(
             output=metadata[_OUTPUT],
             version=metadata[_VERSION],

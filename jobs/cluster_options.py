@@ -1,4 +1,4 @@
-"""The options of the commands that ask a cluster; as jobs/options.py, one meaning for each."""
+"""The options of the commands that ask a cluster: like jobs/options.py, one meaning each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ dashboard_opt = click.option(
     metavar="URL",
     default=None,
     show_default="RAY_API_SERVER_ADDRESS, else RAY_ADDRESS",
-    help="Dashboard of a Ray cluster, such as http://127.0.0.1:8265. A token that it wants is taken"
-    " from RAY_AUTH_TOKEN.",
+    help="Dashboard of a Ray cluster, such as http://127.0.0.1:8265. If it requires a token,"
+    " RAY_AUTH_TOKEN gives it.",
 )
 follow_opt = click.option(
     "--follow",
     is_flag=True,
     show_default="no",
-    help="Print what the job says until it has ended, and exit with its exit code. Ctrl-C ends the"
+    help="Print the job's output until it ends, and exit with its exit code. Ctrl-C stops the"
     " printing, not the job.",
 )
 listing_opt = click.option(
@@ -27,6 +27,5 @@ listing_opt = click.option(
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="How the list is printed. json: an array with an object for each, and nothing else on"
-    " stdout.",
+    help="Format of the list. json: an array with one object per job, and nothing else on stdout.",
 )

@@ -1,6 +1,6 @@
-"""Jobs on a Ray cluster, by way of its dashboard: submitted, listed, followed, stopped.
+"""Submits, lists, follows and stops jobs on a Ray cluster through its dashboard.
 
-Knows Ray's jobs and how a dashboard fails; nothing of what a job does.
+Knows Ray's jobs and how a dashboard fails; does not know what a job does.
 """
 
 from __future__ import annotations
@@ -29,32 +29,34 @@ from pipeline.errors import LOG, UnfinishedError, UsageError
 from pipeline.processes.endpoint import KNOCK_S, check_listening
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Where Ray's own commands look, in this order. (There they go before --address; here after.)"""
+"""The variables in which Ray's own commands look for the address, in this order. (There they take
+precedence over --address; here --address does.)"""
 STOP_S = 90
-"""What a driver has, from the signal on, before it is killed; Ray would give it 3 s. In order it
-takes up to 30 s for Ray Data, and some for the store."""
+"""Seconds that a driver has between the signal and being killed; Ray's default is 3. Stopping in
+order takes up to 30 s for Ray Data, and some for the store."""
 _ANSWER_S, _QUIET_S, _LOOK_S = 60.0, 30.0, 0.5
 _NO_AGENT, _AGENT_S, _AGAIN_S = "No available agent", 60.0, 1.0
-"""What a dashboard says while the part of it that starts jobs is not there yet."""
+"""The dashboard's answer while its part that starts jobs is not ready yet, how long that is
+retried, and the pause between two tries."""
 
 
 class Dashboard:
-    """Raises UsageError where there is none, or it does not let us in."""
+    """The dashboard of a Ray cluster. Raises UsageError if there is none, or it denies access."""
 
     def __init__(self, address: str | None) -> None:
-        self.address = _settled(address)
-        for handler in logging.getLogger("ray").handlers:  # its loggers have levels of their own
+        self.address = _full_address(address)
+        for handler in logging.getLogger("ray").handlers:  # its loggers have their own levels
             handler.setLevel(logging.ERROR)
-        # Else Ray would take the variables for more than what its caller says.
+        # Otherwise Ray would prefer the variables to what its caller says.
         os.environ[VARIABLES[0]] = self.address
-        # As Ray's head does by itself: a token that is there is for use.
+        # As Ray's head does by itself: an existing token is used.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         with self._asking():
             check_listening(self.address)
             self._client = _Client(self.address)
 
     def check_version(self) -> None:
-        """Raises UsageError where the cluster has another Ray than we have."""
+        """Raises UsageError if the cluster runs another minor version of Ray."""
         there, here = str(self._client._server_ray_version), str(ray.__version__)
         if there.split(".")[:2] != here.split(".")[:2]:
             raise UsageError(
@@ -63,7 +65,7 @@ class Dashboard:
             )
 
     def resources(self) -> dict[str, float]:
-        """What the nodes that are there now have together: CPU, GPU."""
+        """The CPUs and GPUs of all living nodes together."""
         with self._asking():
             nodes = list_nodes(
                 self.address,
@@ -75,7 +77,7 @@ class Dashboard:
         return {kind: sum(each.get(kind, 0) for each in totals) for kind in ("CPU", "GPU")}
 
     def jobs(self) -> list[Job]:
-        """Ours alone, in the order of their start."""
+        """The jobs of Swath, in the order of their start."""
         with self._asking():
             listed = self._client.list_jobs()
         ours = [
@@ -94,19 +96,20 @@ class Dashboard:
         return sorted(ours, key=lambda job: job.started_s)
 
     def job(self, job_id: str) -> Job:
+        """One job. Raises UsageError if there is no such job of Swath."""
         for job in self.jobs():
             if job.job_id == job_id:
                 return job
         raise UsageError(
-            f"{job_id}: the cluster at {self.address} knows no such job of Swath's; `swath jobs`"
+            f"{job_id}: the cluster at {self.address} has no such job of Swath; `swath jobs`"
             " lists them"
         )
 
     def submit(self, job: Job, entrypoint: str, package: Path) -> bool:
-        """False where a job of this id is there already. The driver runs on the head, with the
-        environment of its node, and takes none of the CPUs that the stages share. A cluster that
-        has just started is waited for."""
-        deadline, said = time.monotonic() + _AGENT_S, False
+        """Submit the job; False if a job of this id exists already. The driver runs on the head, in
+        the environment of its node, and takes none of the CPUs that the stages share. Submitting to
+        a cluster that has just started is retried."""
+        deadline, warned = time.monotonic() + _AGENT_S, False
         while True:
             try:
                 return self._submit(job, entrypoint, package)
@@ -116,12 +119,12 @@ class Dashboard:
                 if time.monotonic() > deadline:
                     raise UnfinishedError(
                         f"--address {self.address}: the cluster's agents, which start jobs, do not"
-                        " come up; Ray's dashboard_agent.log says why (where two clusters share a"
+                        " come up; Ray's dashboard_agent.log says why (if two clusters share a"
                         " machine, give each `ray start` its own --dashboard-agent-listen-port)"
                     ) from error
-            if not said:
-                LOG.warning("the cluster takes no jobs yet; waiting for it")
-                said = True
+            if not warned:
+                LOG.warning("the cluster does not accept jobs yet; retrying")
+                warned = True
             time.sleep(_AGAIN_S)
 
     def _submit(self, job: Job, entrypoint: str, package: Path) -> bool:
@@ -143,31 +146,32 @@ class Dashboard:
         return True
 
     def log(self, job_id: str) -> str:
+        """The output of a job so far."""
         with self._asking():
             return str(self._client.get_job_logs(job_id))
 
     def follow(self, job_id: str, write: Callable[[str], object]) -> None:
-        """Passes on what the job says until it has ended."""
+        """Pass the job's output to `write` until the job ends, or the stream does."""
 
         async def copy() -> None:
             stream = self._client.tail_job_logs(job_id)
-            coming = asyncio.ensure_future(anext(stream))
+            upcoming = asyncio.ensure_future(anext(stream))
             while True:
-                came, _ = await asyncio.wait({coming}, timeout=_QUIET_S)
-                if not came:  # a connection may die in silence: does anybody answer?
+                received, _ = await asyncio.wait({upcoming}, timeout=_QUIET_S)
+                if not received:  # a connection may die silently: check that the dashboard answers
                     self.job(job_id)
                     continue
                 try:
-                    write(coming.result())
+                    write(upcoming.result())
                 except StopAsyncIteration:
                     return
-                coming = asyncio.ensure_future(anext(stream))
+                upcoming = asyncio.ensure_future(anext(stream))
 
         with self._asking():
             asyncio.run(copy())
 
     def stop(self, job_id: str) -> Job:
-        """Returns when its driver has ended, in order or by force."""
+        """Stop a job, and return when its driver has ended, in order or by force."""
         with self._asking():
             self._client.stop_job(job_id)
         deadline = time.monotonic() + STOP_S + _ANSWER_S
@@ -182,15 +186,15 @@ class Dashboard:
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
-        """Ray's errors in words of ours."""
+        """Translates Ray's errors into ours."""
         where = f"--address {self.address}"
         try:
             yield
-        except BrokenPipeError:  # ours: whoever read what we print has gone
+        except BrokenPipeError:  # ours: the reader of our output is gone
             raise
         except AuthenticationError as error:
             raise UsageError(
-                f"{where}: the dashboard wants its cluster's token"
+                f"{where}: the dashboard requires its cluster's token"
                 f" ({'another one' if 'nvalid' in str(error) else 'none'} was given); set"
                 " RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file that holds it"
             ) from error
@@ -204,15 +208,16 @@ class Dashboard:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's, which would wait for ever."""
+    """Ray's client, with a time limit for each request."""
 
     def _do_request(self, method: str, endpoint: str, **how: Any) -> Any:
         return super()._do_request(method, endpoint, timeout=(KNOCK_S, _ANSWER_S), **how)
 
 
-def _settled(address: str | None) -> str:
-    given = (os.environ.get(name) for name in VARIABLES)
-    address = address or next((each for each in given if each), None)
+def _full_address(address: str | None) -> str:
+    """The address, by default that of the variables, without a slash at its end."""
+    variables = (os.environ.get(name) for name in VARIABLES)
+    address = address or next((value for value in variables if value), None)
     if address is None:
         raise UsageError(
             "--address: which cluster? Give the URL of its Ray dashboard, such as"
@@ -230,5 +235,5 @@ def _first_line(error: Exception) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    """Of an answer with a traceback in it, what was raised."""
+    """The last line of an error: of an answer with a traceback, the exception."""
     return str(error).rstrip(".\n ").splitlines()[-1]

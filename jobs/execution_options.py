@@ -16,7 +16,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         "block",
         type=int,
         metavar="PX",
-        show_default="planned from time and replicas",
+        show_default="planned from time and number of replicas",
         help="Edge of a block's core, in pixels, a multiple of 512. Does not change the result.",
     ),
     option(
@@ -24,14 +24,14 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         "replicas",
         type=Replicas(),
         show_default="two per GPU, or one per CPU core",
-        help="Loaded models at work, a count; MIN:MAX: a pool that grows and shrinks with the work,"
-        " on an autoscaling cluster beyond the nodes that are there. Does not change the result.",
+        help="Number of loaded models, a count; MIN:MAX: a pool that grows and shrinks with the"
+        " work, on an autoscaling cluster beyond the present nodes. Does not change the result.",
     ),
     option(
         Execution,
         "runner",
         type=click.Choice(["ray", "local"]),
-        help="ray: on Ray Data; local: a plain loop in this process. Same result.",
+        help="ray: on Ray Data; local: a plain loop in this process. Does not change the result.",
     ),
     option(
         Execution,
@@ -45,26 +45,26 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         "unit-timeout",
         type=float,
         metavar="S",
-        help="Seconds after which reading or segmenting a unit is taken to hang: its process is"
-        " ended, and what hangs again alone goes to quarantine. Waiting for a store does not count."
-        " Runner ray only.",
+        help="Seconds after which a unit that is being read or segmented counts as hanging: its"
+        " process is ended, and what hangs again alone goes to quarantine. Waiting for a store"
+        " does not count. Runner ray only.",
     ),
     option(
         Execution,
         "max_quarantined",
         type=int,
         metavar="N",
-        show_default="100, or 1 % of the inputs where that is more",
+        show_default="100, or 1 % of the inputs if that is more",
         help="Stop when more inputs than this are in quarantine, a count, and say what they have in"
-        " common; with a larger N the run goes on.",
+        " common; the run resumes with a larger N.",
     ),
     option(
         Execution,
         "retry_quarantined",
         is_flag=True,
         show_default="only those whose files have changed",
-        help="Try again what an earlier run left in quarantine, partial scenes as a whole; the new"
-        " rows take the place of the old ones.",
+        help="Retry what earlier runs left in quarantine, partial scenes as a whole; the new rows"
+        " replace the old ones.",
     ),
     option(
         Execution,
@@ -72,7 +72,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         type=Shards(),
         show_default="all: one driver does everything",
         help="Compute the I-th of N parts of the plan, while other drivers compute the others into"
-        " the same OUT. The first one plans. Does not change the result.",
+        " the same OUT. The first driver plans. Does not change the result.",
     ),
     option(
         Execution,
@@ -80,16 +80,16 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         type=float,
         metavar="H",
         show_default="none",
-        help="Hours after which no more units are begun: those under way are finished, what is"
-        " complete is published, and the exit code is 1; the same command goes on.",
+        help="Hours after which no new unit is started: running units are finished, complete shards"
+        " are published, and the exit code is 1; the same command resumes.",
     ),
     option(
         Execution,
         "price_per_hour",
         type=float,
         metavar="P",
-        show_default="none: nothing is said of cost",
-        help="Price of an hour of all machines of the run together, in any currency: gives its cost"
-        " and that of 1,000 km2.",
+        show_default="none: no cost is stated",
+        help="Price of an hour of all machines of the run together, in any currency: states the"
+        " cost of the run and of 1,000 km2.",
     ),
 )

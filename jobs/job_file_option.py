@@ -1,6 +1,7 @@
-"""`--job FILE`: what the file says is the default of a command's arguments and options.
+"""`--job FILE`: a job file gives the defaults of a command's arguments and options.
 
-Knows click and where in a file its errors belong; the file's own rules are the pipeline's.
+Knows click, and adds the line of the file to error messages; the rules of the file itself are in
+pipeline.job_file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline.job_file import JobFile
 from pipeline.storage.access import Access
 
 _JOB = "swath.job"
-"""Under which a command's context keeps its JobFile."""
+"""The key under which a command's context keeps its JobFile."""
 
 
 class _JobOption(click.Option):
@@ -26,7 +27,7 @@ class _JobOption(click.Option):
     ) -> tuple[Any, list[str]]:
         assert self.name is not None
         if name := opts.get(self.name):
-            # The file's own storage options are for what it names, not for itself.
+            # The storage options in the file are for the paths in it, not for the file itself.
             access = Access.parse(opts.get("storage_options"))
             _take(ctx, JobFile.read(name, access.impatient()))
         return super().handle_parse_result(ctx, opts, args)
@@ -41,7 +42,7 @@ job_opt = click.option(
     is_eager=True,
     expose_value=False,
     help="TOML file, local or an fsspec URL, that gives INPUT, checkpoint, output and options by"
-    " their names; what the command line says goes before. Every run leaves one in OUT/job.toml.",
+    " name; command-line options take precedence. Every run writes one to OUT/job.toml.",
 )
 
 
@@ -55,14 +56,15 @@ def _take(ctx: click.Context, job: JobFile) -> None:
 
 
 def refuse(ctx: click.Context, key: str, value: object, why: str) -> None:
-    """Raises UsageError, with its line, where the job file gives the key this value."""
+    """Raises UsageError, with the line, if the job file gives the key this value."""
     job = ctx.meta.get(_JOB)
     if job is not None and job.values.get(key) == value:
         raise UsageError(f"{job.place(key)}: {key} = {json.dumps(value)}: {why}")
 
 
 def place_of(ctx: click.Context, option: str) -> str:
-    """`job.toml, line 7: ` where the option's value comes from there; else nothing."""
+    """The prefix `job.toml, line 7: ` if the option's value comes from the job file, else
+    nothing."""
     job, key = ctx.meta.get(_JOB), option.removeprefix("--")
     source = ctx.get_parameter_source(key.replace("-", "_"))
     if job is None or source is not ParameterSource.DEFAULT_MAP:
@@ -71,7 +73,7 @@ def place_of(ctx: click.Context, option: str) -> str:
 
 
 def located_message(error: click.ClickException) -> str:
-    """What click complains of, with its place in the job file if there is one."""
+    """Click's message, with the line of the job file if the value comes from there."""
     message = error.format_message()
     if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
         return message

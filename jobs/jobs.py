@@ -1,4 +1,4 @@
-"""`swath jobs`: what is and was at work on a cluster. Parses, calls, prints."""
+"""`swath jobs`: the jobs on a cluster, running and ended. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def jobs(form: str, dashboard: str | None) -> None:
     """List the jobs of Swath on a cluster, the oldest first.
 
     Their status is Ray's: pending, running, succeeded, failed, stopped; or quarantined: done, with
-    something in quarantine. Jobs of others are left out. A cluster forgets its jobs when it ends;
-    `swath status OUT` does not.
+    something in quarantine. Other programs' jobs are not listed. A cluster forgets its jobs when
+    it ends; `swath status OUT` does not.
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
-    found = Dashboard(dashboard).jobs()
-    click.echo(text.to_json([facts(job) for job in found]) if form == "json" else render(found))
+    listed = Dashboard(dashboard).jobs()
+    click.echo(text.to_json([facts(job) for job in listed]) if form == "json" else render(listed))
 
 
 def facts(job: Job) -> dict[str, Any]:
+    """A job as `--format json` prints it."""
     return {
         "id": job.job_id,
         "status": job.state,
@@ -41,11 +42,11 @@ def facts(job: Job) -> dict[str, Any]:
     }
 
 
-def render(found: Sequence[Job]) -> str:
+def render(listed: Sequence[Job]) -> str:
     """A line per job."""
     rows = [
         (job.job_id, job.state, _moment(job), text.duration(job.seconds), job.output)
-        for job in found
+        for job in listed
     ]
     return text.columns([("id", "status", "started", "took", "output"), *rows])
 

@@ -1,4 +1,4 @@
-"""`swath logs`: what a job on a cluster has said. Parses, calls, prints."""
+"""`swath logs`: the output of a job on a cluster. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from jobs.dashboard import Dashboard
 
 FAILED = 1
-"""Exit code of a job that ended without one: stopped, or never begun."""
+"""The exit code for a job that ended without one: stopped, or never started."""
 _AGAIN_S = 1.0
-"""After a stream that ended before its job."""
+"""Seconds to wait after a stream that ended before its job."""
 
 
 @click.command(
@@ -28,7 +28,7 @@ _AGAIN_S = 1.0
 @cluster_options.dashboard_opt
 @click.pass_context
 def logs(ctx: click.Context, job_id: str, follow: bool, dashboard: str | None) -> None:
-    """Print what the job ID has said: its progress, its messages, its receipt."""
+    """Print the output of the job ID: its progress, its messages, its receipt."""
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
     cluster = Dashboard(dashboard)
@@ -39,26 +39,26 @@ def logs(ctx: click.Context, job_id: str, follow: bool, dashboard: str | None) -
 
 
 class Printer:
-    """Prints a log once, however often it comes: each stream of it begins at its start."""
+    """Prints a log once, although each stream of it starts from the beginning."""
 
     def __init__(self) -> None:
-        self._printed = self._came = 0
+        self._printed = self._received = 0
 
     def begin(self) -> None:
-        """A stream, or the whole log."""
-        self._came = 0
+        """Start a new stream, or the whole log."""
+        self._received = 0
 
     def write(self, text: str) -> None:
-        fresh = text[max(0, self._printed - self._came) :]
-        self._came += len(text)
+        fresh = text[max(0, self._printed - self._received) :]
+        self._received += len(text)
         if fresh:
             self._printed += len(fresh)
             click.echo(fresh, nl=False)
 
 
 def follow_to_end(cluster: Dashboard, job_id: str) -> int:
-    """Prints what the job says until it has ended; its exit code. A stream may end before that, by
-    a proxy that ends all of a certain age."""
+    """Print the job's output until it ends, and return its exit code. A stream may end earlier:
+    some proxies close connections of a certain age."""
     printer = Printer()
     try:
         cluster.follow(job_id, printer.write)
@@ -70,10 +70,10 @@ def follow_to_end(cluster: Dashboard, job_id: str) -> int:
         with suppress(SwathError):  # a node that is gone has taken its log with it
             printer.write(cluster.log(job_id))
     except KeyboardInterrupt:
-        click.echo(f"note: {job_id} goes on; to end it: swath stop {job_id}", err=True)
+        click.echo(f"note: {job_id} keeps running; to stop it: swath stop {job_id}", err=True)
         raise
     if job.status == "SUCCEEDED":
         return 0
-    if job.exit_code is None:  # else the log has said why
+    if job.exit_code is None:  # else the log says why
         click.echo(f"swath: {job_id}: {job.status.lower()} {job.message}".rstrip(), err=True)
     return job.exit_code or FAILED

@@ -1,4 +1,4 @@
-"""`swath model`: what a checkpoint is, and the same one in transformers' format.
+"""`swath model`: what a checkpoint holds, and its conversion to transformers' format.
 
 Parses, calls, prints.
 """
@@ -22,11 +22,11 @@ path_arg = click.argument("path", metavar="PATH")
 
 @click.group()
 def model() -> None:
-    """Look into a SegFormer checkpoint, or convert it.
+    """Inspect a SegFormer checkpoint, or convert it.
 
     PATH is a folder in transformers' format or one file of weights (.pth, .pt, .ckpt, .bin,
     .safetensors) as transformers, NVlabs' SegFormer or mmsegmentation write it; local or an fsspec
-    URL. No code that a file holds is executed.
+    URL. No code in a file is executed.
     """
 
 
@@ -38,12 +38,12 @@ def model() -> None:
     default=512,
     show_default=True,
     metavar="PX",
-    help="Edge of the window whose arithmetic is stated, in pixels.",
+    help="Edge of the window for which GFLOP are stated, in pixels.",
 )
 @options.format_opt
 @options.storage_opt
 def inspect(path: str, window: int, form: str, storage_options: str | None) -> None:
-    """Say what the checkpoint PATH holds: classes, sizes, origin, normalisation, GFLOP per window.
+    """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window.
 
     GFLOP are two for each multiplication and addition of the convolutions, the linear layers and
     the products of attention, in the network as Swath runs it.
@@ -59,20 +59,20 @@ def inspect(path: str, window: int, form: str, storage_options: str | None) -> N
     "folder",
     required=True,
     metavar="FOLDER",
-    help="Folder of the new checkpoint; created if it is not there.",
+    help="Folder for the new checkpoint, created if it does not exist.",
 )
 @click.option(
     "--force",
     is_flag=True,
-    show_default="a checkpoint that is there already is refused",
+    show_default="an existing checkpoint is not replaced",
     help="Replace the checkpoint that is in FOLDER.",
 )
 @options.storage_opt
 def convert(path: str, folder: str, force: bool, storage_options: str | None) -> None:
     """Write the checkpoint PATH to FOLDER in transformers' format.
 
-    Writes config.json, model.safetensors (float32) and preprocessor_config.json. Colours and
-    layer-norm eps stand in keys of config.json that transformers ignores and Swath reads.
+    Writes config.json, model.safetensors (float32) and preprocessor_config.json. Colors and
+    layer-norm eps go into keys of config.json that transformers ignores and Swath reads.
     mmsegmentation's own head is refused: transformers has no such network.
     """
     from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
@@ -81,7 +81,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
     access = Access.parse(storage_options).impatient()
     present = call_on_checkpoint(existing_files, folder, access)
     if _is_itself(path, folder, access):
-        raise UsageError(f"--to {folder}: is the checkpoint that is read; give another folder")
+        raise UsageError(f"--to {folder}: is the checkpoint being read; give another folder")
     if present and not force:
         raise UsageError(
             f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
@@ -123,7 +123,7 @@ def _read(path: str, storage_options: str | None) -> Checkpoint:
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
-    """What transformers makes of a converted checkpoint that Swath does not."""
+    """Notes on how transformers computes a converted checkpoint differently from Swath."""
     from segformer import NormEps  # noqa: PLC0415
 
     eps = checkpoint.config.norm_eps
@@ -138,7 +138,7 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
 
 
 def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
-    """The facts that `inspect` prints."""
+    """The facts that `inspect` prints, as JSON."""
     from segformer.flops import gflop_per_window  # noqa: PLC0415
     from segformer.presets import size_name  # noqa: PLC0415
 
@@ -174,12 +174,12 @@ def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any
 
 
 def is_trained(name: str) -> bool:
-    """Whether a weight is a parameter, and not what a batch norm has counted."""
+    """Whether a weight is a parameter, not a statistic of a batch norm."""
     return name.endswith((".weight", ".bias"))
 
 
 def render(facts: dict[str, Any]) -> str:
-    """The facts for a reader."""
+    """The facts as lines of text."""
     eps, norm = facts["layer_norm_eps"], facts["normalisation"]
     head = {"mlp": "all-MLP", "conv": "mmsegmentation's (batch norm and ReLU per scale)"}
     lines = [
@@ -212,7 +212,7 @@ def render(facts: dict[str, Any]) -> str:
 
 def _classes(facts: dict[str, Any]) -> str:
     count = f"{len(facts['classes'])}"
-    return f"{count}, told apart by one logit (sigmoid)" if facts["sigmoid"] else count
+    return f"{count}, distinguished by one logit (sigmoid)" if facts["sigmoid"] else count
 
 
 def _row(numbers: tuple[float, ...]) -> str:

@@ -1,5 +1,5 @@
-"""How an option of Settings or Execution is made: its default is the field's, so that the commands
-and Python agree."""
+"""Click options made from fields of Settings and Execution, with their defaults, so that the
+commands and Python agree."""
 
 from __future__ import annotations
 
@@ -22,5 +22,6 @@ def _default(of: type[Settings] | type[Execution], name: str) -> Any:
 
 
 def option(of: type[Settings] | type[Execution], name: str, **how: Any) -> Decorator[Any]:
+    """A decorator that adds the option of a field; `how` goes to click."""
     how.setdefault("show_default", True)
     return click.option(f"--{name.replace('_', '-')}", default=_default(of, name), **how)

@@ -1,4 +1,4 @@
-"""What values of options may look like, where click has no type of its own for them."""
+"""Types of option values that click does not have: lists of bands, ranges of replicas, shares."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipeline.share import Share
 
 
 class Written(click.ParamType):
-    """A type whose values can be written as they were given."""
+    """A type whose values can be written back as the command line takes them."""
 
     def text(self, value: Any) -> str:
         return str(value)
 
 
 class Bands(Written):
-    """`4,3,2`: 1-based bands, in the order of the network's channels."""
+    """Band numbers such as `4,3,2`, counted from 1, in the order of the network's channels."""
 
     name = "LIST"
 
@@ -38,7 +38,7 @@ class Bands(Written):
 
 
 class Replicas(Written):
-    """`4`, or `2:8`: the fewest and the most."""
+    """A number of replicas, `4`, or the minimum and maximum of a pool, `2:8`."""
 
     name = "N|MIN:MAX"
 
@@ -60,7 +60,7 @@ class Replicas(Written):
 
 
 class Shards(Written):
-    """`1/4`."""
+    """A share of the shards, such as `1/4`."""
 
     name = "I/N"
 

@@ -1,6 +1,6 @@
-"""The registry of options and arguments that commands share. Knows click and Settings only.
+"""The registry of the options and arguments that commands share. Knows click and Settings only.
 
-One option, one meaning, one help text: a command picks from here. Defaults are those of
+One option, one meaning, one help text: commands pick from here. Defaults are those of
 pipeline.settings, so that the commands and Python agree.
 """
 
@@ -29,21 +29,21 @@ checkpoint_opt = click.option(
     required=True,
     metavar="C",
     help="SegFormer checkpoint, local or an fsspec URL: a folder in transformers' format, or a file"
-    " of weights of transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
+    " of weights from transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
 )
 output_opt = click.option(
     "--output",
     required=True,
     metavar="OUT",
-    help="Folder of the tables; created if it is not there. The same command on it goes on where"
-    " the last one stopped.",
+    help="Folder for the tables, created if it does not exist. The same command on it resumes"
+    " where the last one stopped.",
 )
 planned_output_opt = click.option(
     "--output",
     metavar="OUT",
     default=None,
     show_default="none",
-    help="Folder of an earlier run: say what is done in it, and count only what is still to do.",
+    help="Output of an earlier run: report what is done there, and count only what is left.",
 )
 format_opt = click.option(
     "--format",
@@ -51,14 +51,14 @@ format_opt = click.option(
     type=click.Choice(["table", "json"]),
     default="table",
     show_default=True,
-    help="How the result is printed. json: one JSON object and nothing else on stdout.",
+    help="Format of the result. json: one JSON object and nothing else on stdout.",
 )
 storage_opt = click.option(
     "--storage-options",
     metavar="JSON",
     default=None,
     show_default="none: the standard AWS_* variables and profiles",
-    help="What fsspec is told about remote files, without credentials:"
+    help="Options for fsspec about remote files, without credentials:"
     ' {"endpoint_url": "https://...", "requester_pays": true, "anon": true, "profile": "..."}.',
 )
 
@@ -75,13 +75,13 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         "stride",
         type=int,
         metavar="PX",
-        help="Step between windows, in pixels; they overlap by window - stride.",
+        help="Step between windows, in pixels; windows overlap by window - stride.",
     ),
     option(
         Settings,
         "dtype",
         type=click.Choice(DTYPES),
-        help="Arithmetic of the network. Only float32 keeps the promise of exactness; on CPUs"
+        help="Arithmetic of the network. Only float32 keeps the promise of exact masks; on CPUs"
         " without AMX it is also the fastest.",
     ),
     option(
@@ -90,39 +90,39 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         type=int,
         metavar="N",
         show_default="chosen for the device, then recorded",
-        help="Windows per forward pass, a count; a unit's last batch is filled up, which takes as"
-        " long. On GPUs it is tried before OUT is created: by default the largest of 32, 16, 8, 4,"
-        " 2 and 1 that fits; one that is named and does not fit is refused.",
+        help="Windows per forward pass, a count; a unit's last batch is padded and takes as long"
+        " as a full one. On GPUs it is tried before OUT is created: the default is the largest of"
+        " 32, 16, 8, 4, 2 and 1 that fits; a given one that does not fit is refused.",
     ),
     option(
         Settings,
         "bands",
         type=Bands(),
-        show_default="by colour interpretation, else the first ones",
+        show_default="by color interpretation, else the first bands",
         help="The input's band for each channel of the network, counted from 1: 4,3,2.",
     ),
     option(
         Settings,
         "scale",
         type=float,
-        show_default="none: types other than uint8 need it",
-        help="What stored values that are not uint8 are multiplied by, no unit: the network expects"
-        " value * scale + offset to lie between 0 and 1. 0.0001 for Sentinel-2.",
+        show_default="none: required for types other than uint8",
+        help="Factor for stored values that are not uint8, no unit: the network expects"
+        " value * scale + offset to be between 0 and 1. 0.0001 for Sentinel-2.",
     ),
     option(
         Settings,
         "offset",
         type=float,
         show_default="0",
-        help="What is added after --scale, no unit.",
+        help="Number added after --scale, no unit.",
     ),
     option(
         Settings,
         "nodata",
         type=float,
         metavar="VALUE",
-        show_default="what each file says",
-        help="Stored value that means no data, in every input; nan is a value too.",
+        show_default="as each file says",
+        help="Stored value that means no data in every input; nan is allowed.",
     ),
 )
 
@@ -138,7 +138,7 @@ def execution_options(command: F) -> F:
 
 
 def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
-    """What click parsed, as the pipeline's nouns. UsageError for values that cannot be."""
+    """The parsed options as Settings and Execution. Raises UsageError for impossible values."""
     settings = {field.name: options[field.name] for field in fields(Settings)}
     plain = [field.name for field in fields(Execution) if field.name != "access"]
     execution = {name: options[name] for name in plain}
@@ -152,7 +152,7 @@ def parse(options: Mapping[str, Any]) -> tuple[Settings, Execution]:
 
 
 def add(command: F, options: tuple[Decorator[Any], ...]) -> F:
-    # Decorators apply from the bottom up; help lists options from the top down.
+    # Decorators apply from the bottom up, help lists options from the top down.
     for decorate in reversed(options):
         command = decorate(command)
     return command

@@ -1,7 +1,7 @@
-"""Swath as one file that a cluster unpacks: what its wheel holds but for deploy/, whether it is
-installed from one or is a source checkout.
+"""Swath as one zip that a cluster unpacks: the content of its wheel except deploy/, whether Swath
+is installed or runs from a checkout.
 
-Written here and not by pip, which would want a build backend, and an index to fetch it from. The
+Written here and not by pip, which would need a build backend and an index to fetch it from. The
 same files give the same bytes, so that a cluster keeps one copy of them.
 """
 
@@ -18,16 +18,17 @@ import segformer
 
 PACKAGES = (segformer, pipeline, jobs)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The earliest time that zip knows."""
+"""The earliest time that a zip can hold."""
 
 
 def version() -> str:
+    """The version of Swath."""
     return metadata.version("swath")
 
 
 def write_package(folder: Path) -> Path:
-    """Writes a zip into the folder, named by its content: the packages as they are imported here,
-    and the metadata, which says the version."""
+    """Write a zip into the folder, named by its content: the packages as they are imported here,
+    and the metadata, which holds the version."""
     target = folder / "swath.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in sorted(_files().items()):
@@ -37,16 +38,16 @@ def write_package(folder: Path) -> Path:
 
 
 def _files() -> dict[str, bytes]:
-    found = {f"swath-{version()}.dist-info/METADATA": _metadata().encode()}
+    files = {f"swath-{version()}.dist-info/METADATA": _metadata().encode()}
     for package in PACKAGES:
         (root,) = package.__path__
         for path in Path(root).rglob("*.py"):
-            found[path.relative_to(Path(root).parent).as_posix()] = path.read_bytes()
-    return found
+            files[path.relative_to(Path(root).parent).as_posix()] = path.read_bytes()
+    return files
 
 
 def _metadata() -> str:
-    """Of a wheel that is installed, or of a checkout."""
+    """The metadata of the installed wheel, or of the checkout."""
     swath = metadata.distribution("swath")
     text = swath.read_text("METADATA") or swath.read_text("PKG-INFO")
     assert text is not None

@@ -1,4 +1,4 @@
-"""`swath plan`: what would be done, and what it would take. Parses, calls, prints."""
+"""`swath plan`: what a run would do, and what it would take. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.estimate import EarlierRuns, Estimate, Rate, Sample
 from pipeline.failure import Failure
 
 SHOWN = 4
-"""Classes of a sample, in the table; JSON has all."""
+"""The number of classes of a sample that the table shows; JSON has all."""
 
 
 @click.command()
@@ -31,10 +31,10 @@ SHOWN = 4
 def plan(
     inputs: tuple[str, ...], checkpoint: str, output: str | None, form: str, **parsed: Any
 ) -> None:
-    """Say what `run` would do with INPUT..., and what it would take.
+    """Estimate what `run` would do with INPUT..., and what it would take.
 
-    INPUT is an image, a folder of images or a glob; local or an fsspec URL. Only headers are
-    read and nothing is written, unless --calibrate or --sample ask for more.
+    INPUT is an image, a folder of images or a glob; local or an fsspec URL. Reads only headers and
+    writes nothing, unless --calibrate or --sample ask for more.
     """
     settings, execution = options.parse(parsed)
     trial = parse_trial(parsed)
@@ -49,7 +49,7 @@ def plan(
 
 
 def render(estimate: Estimate) -> str:
-    """The estimate for a reader."""
+    """The estimate as lines of text."""
     again = estimate.windows_computed / estimate.windows if estimate.windows else 1.0
     lines = [
         ("inputs", f"{estimate.inputs:,}"),
@@ -91,18 +91,18 @@ def _scenes(estimate: Estimate) -> str:
     return f"{estimate.scenes:,} to segment" + (f", {bad:,} would be quarantined" if bad else "")
 
 
-def _earlier(found: EarlierRuns | None) -> list[tuple[str, str]]:
-    if found is None:
+def _earlier(runs: EarlierRuns | None) -> list[tuple[str, str]]:
+    if runs is None:
         return []
-    bad = text.count(found.scenes_quarantined, "scene")
+    bad = text.count(runs.scenes_quarantined, "scene")
     return [
-        ("done", f"{text.megapixels(found.megapixels_done)} by earlier runs"),
-        ("quarantined", f"{text.megapixels(found.megapixels_quarantined)}, {bad} by earlier runs"),
+        ("done", f"{text.megapixels(runs.megapixels_done)} by earlier runs"),
+        ("quarantined", f"{text.megapixels(runs.megapixels_quarantined)}, {bad} by earlier runs"),
     ]
 
 
 def _rate(rate: Rate) -> str:
-    """On which the time rests."""
+    """The rate from which the time is estimated."""
     each = f"{text.significant(rate.window_s)} s per window and replica"
     if not rate.measured:
         return f"{each}, nominal; --calibrate measures it"
@@ -112,7 +112,7 @@ def _rate(rate: Rate) -> str:
 
 
 def _samples(samples: Sequence[Sample]) -> str:
-    """A line for each: the classes it shows, how sure the network is, and where it lies."""
+    """A line per sample: its picture, how confident the network is, its classes and its block."""
     rows = [("sample", "confidence", "values", "classes", "block")]
     for sample in samples:
         shares = [f"{name} {_share(share)}" for name, share in sample.shares.items()]
@@ -136,6 +136,6 @@ def _share(share: float) -> str:
 
 
 def _quarantined(failure: Failure) -> str:
-    # Most messages name the file themselves.
+    # Most messages name the file already.
     where = "" if failure.url in failure.message else f"{failure.url}: "
     return f"would be quarantined: {where}{failure.message} ({failure.stage}, {failure.error})"

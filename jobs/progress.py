@@ -1,4 +1,4 @@
-"""The one live line of a command. Knows how a terminal is rewritten, not what is computed."""
+"""The live line of a command. Knows how to rewrite a line of a terminal, not what is computed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from jobs import text
 from pipeline.progress import Progress
 
 TERMINAL_S = 0.2
-"""Seconds between two rewritings of the line on a terminal."""
+"""Seconds between two updates of the line on a terminal."""
 LOG_S = 10.0
-"""Seconds between two lines in a file."""
+"""Seconds between two lines if stderr is a file."""
 QUIET_S = 1.0
-"""Seconds of describing before it is worth a line."""
+"""Seconds that headers may take before they get a line."""
 CLEAR = "\r\x1b[K"
 
 
 class ProgressLine:
-    """Called with each Progress. On a terminal one rewritten line, else a line now and then."""
+    """Shows each Progress that it is called with: on a terminal as one line that is rewritten,
+    elsewhere as a line every LOG_S seconds."""
 
     def __init__(
         self,
@@ -28,7 +29,7 @@ class ProgressLine:
         starting: str = "starting ...",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """starting: what to say, once, while nothing is done."""
+        """starting: the message while no unit has an outcome, shown once."""
         self._stream = stream
         self._starting = starting
         self._clock = clock
@@ -44,7 +45,7 @@ class ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Show the last Progress, and leave the cursor on a line of its own."""
+        """Show the last Progress and end the line."""
         if self._last is not None and self._last != self._shown and not self._last.starting:
             self._show(self._last)
         if self._terminal and self._written:
@@ -52,11 +53,11 @@ class ProgressLine:
             self._stream.flush()
 
     def reading(self) -> None:
-        """Called before the first thing that takes a while."""
+        """Say that the checkpoint and headers are being read."""
         self._write("reading the checkpoint and the headers of the inputs ...")
 
     def described(self, done: int, total: int) -> None:
-        """Called with how many headers have been read, of how many."""
+        """Show how many headers of the total have been read."""
         now_s = self._clock()
         if self._next_headers_s is None:
             self._next_headers_s = now_s + QUIET_S
@@ -85,7 +86,7 @@ class ProgressLine:
 
     def _write(self, line: str) -> None:
         if self._terminal:
-            # One column less than the terminal has, or the cursor would wrap to the next line.
+            # One column less than the terminal has, else the cursor wraps to the next line.
             line = CLEAR + line[: shutil.get_terminal_size().columns - 1]
         else:
             line += "\n"
@@ -95,7 +96,7 @@ class ProgressLine:
 
 
 def render(progress: Progress) -> str:
-    """`120.0 Mpx of 480.0 Mpx, 25%, 3.1 Mpx/s, 1 min 56 s left`."""
+    """A line such as `120.0 Mpx of 480.0 Mpx, 25%, 3.1 Mpx/s, 1 min 56 s left`."""
     px = (progress.done_px, progress.quarantined_px, progress.total_px)
     left_s = progress.left_s
     return ", ".join(

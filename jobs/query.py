@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_SHOWN = 50
-"""Rows that `--format table` prints; the other formats print all."""
+"""The number of rows that `--format table` prints; the other formats print all."""
 CELL_CHARACTERS = 60
-"""Of lists and structs in a table."""
+"""The longest list or struct in a cell of a table, in characters."""
 TEXT_CHARACTERS = 300
-"""Of text in a table: the messages of `quarantine` should be readable."""
+"""The longest text in a cell of a table: messages of `quarantine` must be readable."""
 COLUMNS_FOLDED = 8
-"""Up to so many columns are fitted to the terminal, text going on below."""
+"""The number of columns up to which a table is fitted to the terminal and text is wrapped."""
 
 
 @click.command()
@@ -34,13 +34,13 @@ COLUMNS_FOLDED = 8
     type=click.Choice(["table", "csv", "json", "parquet"]),
     default="table",
     show_default=True,
-    help=f"How the rows are printed. table: the first {ROWS_SHOWN} rows, for people. csv: all rows"
+    help=f"Format of the rows. table: the first {ROWS_SHOWN} rows, for people. csv: all rows"
     " with a header. json: an array of objects and nothing else; NaN is null, binary is hex, times"
     " are ISO 8601. parquet: a Parquet file, to be redirected.",
 )
 @options.storage_opt
 def query(output: str, sql: str, form: str, storage_options: str | None) -> None:
-    """Answer one SELECT over what OUT has published.
+    """Answer one SELECT over the published tables of OUT.
 
     Tables: masks, statistics, scenes, classes, quarantine, and tile_statistics (a row per mask
     tile and class). The dialect is DuckDB's. SQL sees nothing but these tables and changes
@@ -48,10 +48,10 @@ def query(output: str, sql: str, form: str, storage_options: str | None) -> None
     """
     if form == "parquet" and sys.stdout.isatty():
         raise click.UsageError("--format parquet writes binary: redirect it, e.g. > rows.parquet")
-    from pipeline.output.query import query as ask  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.output.query import query as run_query  # noqa: PLC0415  so that help does not wait for it
     from pipeline.output.query import write_parquet  # noqa: PLC0415
 
-    rows = ask(output, sql, Access.parse(storage_options))
+    rows = run_query(output, sql, Access.parse(storage_options))
     match form:
         case "csv":
             write_csv(rows)
@@ -64,7 +64,7 @@ def query(output: str, sql: str, form: str, storage_options: str | None) -> None
 
 
 def write_json(rows: pa.Table) -> None:
-    """An array with one object per line, so that it can be read by eye and by line."""
+    """Print an array with one object per line, readable by eye and by line."""
     click.echo("[", nl=False)
     for index, row in enumerate(_rows(rows)):
         click.echo((",\n" if index else "") + text.to_json(row), nl=False)
@@ -72,7 +72,7 @@ def write_json(rows: pa.Table) -> None:
 
 
 def write_csv(rows: pa.Table) -> None:
-    """A header and all rows. NULL is empty; lists and structs are JSON."""
+    """Print a header and all rows. NULL is empty; lists and structs are JSON."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(rows.column_names)
     for row in _rows(rows):
@@ -80,7 +80,7 @@ def write_csv(rows: pa.Table) -> None:
 
 
 def write_table(rows: pa.Table) -> None:
-    """The first rows, boxed; on a terminal as wide as that is."""
+    """Print the first rows as a table, as wide as the terminal."""
     from rich import box  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -98,7 +98,7 @@ def write_table(rows: pa.Table) -> None:
         )
     for row in _rows(rows.slice(0, ROWS_SHOWN)):
         table.add_row(*(Text(_table_cell(value)) for value in row.values()))
-    # A file or a pipe has no width to fit into, and too many columns would all but vanish.
+    # A file or a pipe has no width, and too many columns would shrink to nothing.
     width = None if fold and sys.stdout.isatty() else 100_000
     Console(file=sys.stdout, width=width, color_system=None, highlight=False).print(table)
     total = text.count(rows.num_rows, "row")
@@ -125,12 +125,12 @@ def _table_cell(value: Any) -> str:
         case bytes():
             return f"<{text.size(len(value))}>"
         case float():
-            # Areas keep their whole part, fractions six digits.
+            # Areas keep their whole part, fractions six significant digits.
             return f"{value:.3f}" if abs(value) >= 1000 else f"{value:.6g}"
         case list() | dict():
             return _cut(text.to_json(value), CELL_CHARACTERS)
     cell = str(text.plain(value)).rstrip()
-    # Text of several lines is a plan that EXPLAIN has drawn.
+    # Text of several lines is a plan drawn by EXPLAIN.
     return cell if "\n" in cell else _cut(cell, TEXT_CHARACTERS)
 
 

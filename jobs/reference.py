@@ -1,4 +1,4 @@
-"""docs/cli.md, generated from the commands themselves: `python -m jobs.reference docs/cli.md`.
+"""Generates docs/cli.md from the commands themselves: `python -m jobs.reference docs/cli.md`.
 
 Knows how a reference page looks, not what any command means.
 """
@@ -20,8 +20,8 @@ progress and messages to stderr.
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | failed or unfinished; the same command goes on where it stopped |
-| 2 | the command cannot be carried out as asked; nothing was changed |
+| 1 | failed or unfinished; the same command resumes where it stopped |
+| 2 | the command cannot be carried out as given; nothing was changed |
 | 3 | done, with something in quarantine |
 """
 
@@ -38,7 +38,7 @@ def reference() -> str:
 
 
 def sections(command: click.Command, context: click.Context) -> list[str]:
-    """A command, or a group and the commands in it."""
+    """The sections of a command, or of a group and the commands in it."""
     parts = [section(command, context)]
     if isinstance(command, click.Group):
         for name, below in command.commands.items():
@@ -47,7 +47,7 @@ def sections(command: click.Command, context: click.Context) -> list[str]:
 
 
 def section(command: click.Command, context: click.Context) -> str:
-    """One command: how it is called, what it does, its options."""
+    """The section of one command: its usage, what it does, its options."""
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     lines = [f"## {context.command_path}", "", f"    {usage}", "", _paragraphs(command.help), ""]
     if not isinstance(command, click.Group):

@@ -1,4 +1,4 @@
-"""`swath run`: carry a job out, with one live line. Parses, calls, prints."""
+"""`swath run`: runs a job, with one live line of progress. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jobs.progress import ProgressLine
 from pipeline.receipt import Receipt
 
 QUARANTINED = 3
-"""Exit code: done, with something in quarantine."""
+"""The exit code of a run that is done, with something in quarantine."""
 STARTING = {
     "ray": "starting Ray, loading the model, computing the first units ...",
     "local": "loading the model, computing the first unit ...",
 }
-"""While nothing is done."""
+"""The message while no unit has an outcome, by runner."""
 
 
 @click.command(
     epilog=(
-        "Exit codes: 0 done; 1 failed or unfinished (the same command goes on); 2 cannot be"
-        " carried out as asked; 3 done, with something in quarantine."
+        "Exit codes: 0 done; 1 failed or unfinished (the same command resumes); 2 cannot be"
+        " carried out as given; 3 done, with something in quarantine."
     )
 )
 @options.inputs_arg
@@ -38,19 +38,18 @@ STARTING = {
 def run(
     ctx: click.Context, inputs: tuple[str, ...], checkpoint: str, output: str, **parsed: Any
 ) -> None:
-    """Segment INPUT... and leave the tables in OUT.
+    """Segment INPUT... into tables in OUT.
 
-    INPUT is an image, a folder of images or a glob; local or an fsspec URL. Stopped at any
-    moment, by Ctrl-C or a crash, the same command goes on where it was. New files in a folder are
-    added by the same command, and quarantined ones that were mended are tried again. The receipt
-    goes to stdout, progress to stderr.
+    INPUT is an image, a folder of images or a glob; local or an fsspec URL. After Ctrl-C or a
+    crash the same command resumes where the run stopped. It also adds new files of a folder, and
+    retries quarantined files that have been fixed. The receipt goes to stdout, progress to stderr.
     """
     settings, execution = options.parse(parsed)
     with ProgressLine(sys.stderr, STARTING[execution.runner]) as progress:
         progress.reading()
-        from pipeline.api import run as carry_out  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+        from pipeline.api import run as run_job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
 
-        receipt = carry_out(
+        receipt = run_job(
             inputs, checkpoint, output, settings, execution, progress, progress.described
         )
     click.echo(render(receipt))
@@ -62,7 +61,7 @@ def run(
 
 
 def render(receipt: Receipt) -> str:
-    """The receipt for a reader."""
+    """The receipt as lines of text."""
     scenes = [f"{receipt.scenes_done:,} done"]
     scenes += [f"{receipt.scenes_partial:,} partial"] if receipt.scenes_partial else []
     scenes += [f"{receipt.scenes_quarantined:,} quarantined"] if receipt.scenes_quarantined else []
@@ -86,12 +85,14 @@ def render(receipt: Receipt) -> str:
     if receipt.retries:
         lines.append(("retries", f"{receipt.retries:,} of reads, writes and listings"))
     if receipt.pixels_without_area:
-        lines.append(("no area", f"{receipt.pixels_without_area:,} px outside their CRS's domain"))
+        lines.append(
+            ("no area", f"{receipt.pixels_without_area:,} px outside the domain of their CRS")
+        )
     return text.aligned(lines)
 
 
 def _work(receipt: Receipt) -> list[tuple[str, str]]:
-    """What this run has done itself."""
+    """The lines about what this run has computed."""
     stages = {
         "read": receipt.read_s,
         "segment": receipt.segment_s,
@@ -122,7 +123,7 @@ def _work(receipt: Receipt) -> list[tuple[str, str]]:
 
 
 def _replicas(receipt: Receipt) -> str:
-    """How many, on what, and how busy."""
+    """How many replicas ran, on which device, and how busy they were."""
     count = text.count(receipt.replicas, "replica")
     parts = [f"{count} on {receipt.device}, runner {receipt.runner}"]
     if receipt.busy is not None:

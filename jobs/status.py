@@ -1,4 +1,4 @@
-"""`swath status`: what an output's own records say. Parses, calls, prints."""
+"""`swath status`: how far a job is, by the output's own records. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.receipt import DONE, Status
 from pipeline.storage.access import Access
 
 RUNS = 5
-"""That are told one by one; --format json has them all."""
+"""The number of runs that get a line each; --format json has all."""
 
 
 @click.command()
@@ -19,18 +19,18 @@ RUNS = 5
 @options.format_opt
 @options.storage_opt
 def status(output: str, form: str, storage_options: str | None) -> None:
-    """Say how far the job in OUT has come, from its records alone.
+    """Say how far the job in OUT is, from its records alone.
 
     Needs no cluster and disturbs no run. Exits with 0 whether the job is finished or not.
     """
-    from pipeline.output.status import status as ask  # noqa: PLC0415  so that help does not wait for it
+    from pipeline.output.status import status as read_status  # noqa: PLC0415  so that help does not wait for it
 
-    report = ask(output, Access.parse(storage_options))
+    report = read_status(output, Access.parse(storage_options))
     click.echo(text.to_json(report.to_json()) if form == "json" else render(report))
 
 
 def render(report: Status) -> str:
-    """The status for a reader."""
+    """The status as lines of text."""
     job = report.settings
     given = {
         name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -61,18 +61,18 @@ def render(report: Status) -> str:
 def _state(report: Status) -> str:
     if report.finished:
         return "finished"
-    return "unfinished" if report.at_work else "unfinished: the same `swath run` goes on"
+    return "unfinished" if report.at_work else "unfinished: the same `swath run` resumes"
 
 
 def _at_work(report: Status) -> str:
-    """Who, where and since when."""
+    """Which drivers are running, where and since when."""
     if report.died:
         return "nobody; the latest run left no receipt: it was killed, or its store was gone"
     return "; ".join(map(str, report.at_work)) or "nobody"
 
 
 def _share(megapixels: float, report: Status) -> str:
-    """Of what is planned. Neither 0 nor 100 % is said of what is only nearly so."""
+    """Megapixels and their share of the plan: 0 % and 100 % only if that is exact."""
     share = megapixels / report.megapixels if report.megapixels else 0.0
     percent = round(100 * share)
     if 0 < share < 1:
@@ -86,7 +86,7 @@ def _rows(report: Status) -> str:
 
 
 def _count(report: Status) -> str:
-    """How many runs there were, silent ones without a receipt; and how many are told."""
+    """The number of runs, how many of them left no receipt, and how many are listed."""
     early = sum(receipt.get("ended", DONE) != DONE for receipt in report.runs)
     silent = report.runs_without_receipt
     at_work = min(silent, len(report.at_work))
@@ -103,7 +103,7 @@ def _count(report: Status) -> str:
 
 
 def _run(receipt: dict[str, Any]) -> str:
-    """The receipt in a line."""
+    """A receipt in one line."""
     parts = [
         f"{receipt['started']}: {text.megapixels(receipt['megapixels'])}"
         f" in {text.duration(receipt['seconds'])}"

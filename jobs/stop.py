@@ -12,9 +12,9 @@ from pipeline.errors import UsageError
 @cluster_options.job_arg
 @cluster_options.dashboard_opt
 def stop(job_id: str, dashboard: str | None) -> None:
-    """End the job ID in order, and wait until it has.
+    """Stop the job ID in order, and wait until it has ended.
 
-    What is done is kept: the same `swath submit` goes on from there.
+    What is done is kept: the same `swath submit` resumes from there.
     """
     from jobs.dashboard import Dashboard  # noqa: PLC0415  so that help does not wait for it
 
@@ -22,8 +22,8 @@ def stop(job_id: str, dashboard: str | None) -> None:
     job = cluster.job(job_id)
     if job.ended:
         raise UsageError(
-            f"{job_id}: has ended already ({job.state}); there is nothing to stop. To go"
-            " on, submit it again"
+            f"{job_id}: has ended already ({job.state}); there is nothing to stop. To"
+            " resume, submit it again"
         )
     job = cluster.stop(job_id)
     click.echo(f"{job_id}: {job.state} after {text.duration(job.seconds)}")

@@ -1,4 +1,4 @@
-"""`swath submit`: `swath run` on a Ray cluster, as a job of its own. Parses, calls, prints."""
+"""`swath submit`: `swath run` as a job on a Ray cluster. Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from jobs.dashboard import Dashboard
 
 THERE = ("--runner", "ray", "--address", "auto")
-"""What `run` is told on the cluster's head."""
+"""Options that `run` gets on the cluster's head."""
 PARAMETERS = [parameter for parameter in run.params if f"--{parameter.name}" not in THERE]
 FORWARDED = [parameter for parameter in PARAMETERS if parameter.expose_value]
-"""Not a job file: what it says is."""
+"""The parameters that are sent along: not a job file, but the values in it."""
 PATHS = ("inputs", "checkpoint", "output")
 
 
 @click.command(
     params=list(PARAMETERS),
     epilog=(
-        "Exit codes: 0 submitted, or at work already; 2 cannot be carried out as asked. With"
+        "Exit codes: 0 submitted, or running already; 2 cannot be carried out as given. With"
         " --follow those of `swath run`."
     ),
 )
@@ -43,38 +43,38 @@ PATHS = ("inputs", "checkpoint", "output")
 @cluster_options.follow_opt
 @click.pass_context
 def submit(ctx: click.Context, dashboard: str | None, follow: bool, **parsed: Any) -> None:
-    """Run a job on a Ray cluster, and leave it there.
+    """Run a job on a Ray cluster, independently of this machine.
 
-    Takes what `run` takes. Swath itself is sent along; the nodes need what it depends on, and find
-    credentials in their own environment. A local path must be one that every node sees. Prints the
-    job's ID. Submitted again, a job that is at work is left alone, and one that has ended, however
-    it ended, goes on where it was.
+    Takes what `run` takes. Swath itself is sent along; the nodes need its dependencies and
+    credentials in their own environment. Every node must see a local path. Prints the job's ID.
+    Submitted again, a running job is left alone, and a job that has ended, however it ended,
+    resumes where it stopped.
     """
     job_file_option.refuse(ctx, "runner", "local", "a submitted job runs on Ray; leave it out")
     _, execution = options.parse({**parsed, "runner": "ray", "address": None})
-    given = {**parsed, **_as_seen_from_elsewhere(parsed, execution.access)}
-    words = forwarded(ctx, given)
-    for path in _local(given):
+    values = {**parsed, **_absolute_paths(parsed, execution.access)}
+    words = forwarded(ctx, values)
+    for path in _local_paths(values):
         click.echo(f"note: {path} is a path: every node of the cluster must see it", err=True)
 
     from jobs.dashboard import Dashboard  # noqa: PLC0415  ray takes a second; refusals need not wait
 
     cluster = Dashboard(dashboard)
     cluster.check_version()
-    job_id = _submit(cluster, words, given["output"], _settings(ctx, given))
+    job_id = _submit(cluster, words, values["output"], _settings(ctx, values))
     click.echo(job_id)
     if follow:
         ctx.exit(follow_to_end(cluster, job_id))
     click.echo(f"note: to watch it: swath logs {job_id} --follow", err=True)
 
 
-def forwarded(ctx: click.Context, given: Mapping[str, Any]) -> list[str]:
-    """The words that make `run` parse what was given here. Defaults are left to the cluster."""
+def forwarded(ctx: click.Context, values: Mapping[str, Any]) -> list[str]:
+    """The arguments from which `run` parses these values. Defaults are left to the cluster."""
     words = []
     for parameter in FORWARDED:
         assert parameter.name is not None
         if ctx.get_parameter_source(parameter.name) is not ParameterSource.DEFAULT:
-            words += _words(parameter, given[parameter.name])
+            words += _words(parameter, values[parameter.name])
     return words
 
 
@@ -91,9 +91,9 @@ def _words(parameter: click.Parameter, value: Any) -> list[str]:
     return [word for each in values for word in (option, str(each))]
 
 
-def _as_seen_from_elsewhere(parsed: Mapping[str, Any], access: Access) -> dict[str, Any]:
-    """The paths without the folder in which they were given. Raises UsageError for a URL that
-    holds a credential: the cluster keeps what it is told."""
+def _absolute_paths(parsed: Mapping[str, Any], access: Access) -> dict[str, Any]:
+    """The paths as absolute ones. Raises UsageError for a URL that holds a credential, because the
+    cluster records the arguments of its jobs."""
     return {
         name: tuple(access.recordable(each) for each in value)
         if isinstance(value, tuple)
@@ -103,17 +103,17 @@ def _as_seen_from_elsewhere(parsed: Mapping[str, Any], access: Access) -> dict[s
     }
 
 
-def _local(given: Mapping[str, Any]) -> list[str]:
-    paths = [*given["inputs"], given["checkpoint"], given["output"]]
+def _local_paths(values: Mapping[str, Any]) -> list[str]:
+    paths = [*values["inputs"], values["checkpoint"], values["output"]]
     return [path for path in paths if "://" not in path]
 
 
-def _settings(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said, by name."""
+def _settings(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are not defaults, by parameter name."""
     return {
-        str(parameter.name): parameter.type.text(given[str(parameter.name)])
+        str(parameter.name): parameter.type.text(values[str(parameter.name)])
         if isinstance(parameter.type, Written)
-        else given[str(parameter.name)]
+        else values[str(parameter.name)]
         for parameter in FORWARDED
         if ctx.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
     }
@@ -122,8 +122,8 @@ def _settings(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
 def _submit(
     cluster: Dashboard, words: Sequence[str], output: str, settings: Mapping[str, Any]
 ) -> str:
-    """The job's id. It is derived from the words: Ray takes an id once, so that nothing can start
-    the same job twice; each attempt after an end gets a number."""
+    """Submit the job and return its id. The id is derived from the arguments: Ray accepts an id
+    only once, so nothing can start the same job twice. Each attempt after an end gets a number."""
     from jobs.package import version, write_package  # noqa: PLC0415
 
     name = "swath-" + hashlib.sha256(json.dumps(words).encode()).hexdigest()[:12]
@@ -131,9 +131,9 @@ def _submit(
     running = [job for job in jobs if not job.ended]
     for job in running:
         if last_attempt(name, [job.job_id]):
-            _say_at_work(job.job_id)
+            _note_running(job.job_id)
             return job.job_id
-    _say_what_is_there(cluster, running, output)
+    _note_cluster(cluster, running, output)
     number = last_attempt(name, [job.job_id for job in jobs]) + 1
     entrypoint = "exec " + shlex.join(["python", "-m", "jobs.cli", "run", *words, *THERE])
     with tempfile.TemporaryDirectory() as folder:
@@ -143,29 +143,29 @@ def _submit(
             job = Job(job_id, "PENDING", output, 0, None, None, "", version(), settings)
             if cluster.submit(job, entrypoint, package):
                 return job_id
-            if not cluster.job(job_id).ended:  # somebody else has just submitted it
-                _say_at_work(job_id)
+            if not cluster.job(job_id).ended:  # someone else has just submitted it
+                _note_running(job_id)
                 return job_id
             number += 1
 
 
 def last_attempt(name: str, ids: Iterable[str]) -> int:
-    """The highest number among the attempts at a job, of which old ones may be deleted; 0: none."""
-    found = (re.fullmatch(rf"{name}(?:-(\d+))?", each) for each in ids)
-    return max((int(match[1] or 1) for match in found if match), default=0)
+    """The highest number among the attempts at a job, some of which may be deleted; 0: none."""
+    matches = (re.fullmatch(rf"{name}(?:-(\d+))?", each) for each in ids)
+    return max((int(match[1] or 1) for match in matches if match), default=0)
 
 
-def _say_at_work(job_id: str) -> None:
-    click.echo(f"note: {job_id} is at work on this; nothing was submitted", err=True)
+def _note_running(job_id: str) -> None:
+    click.echo(f"note: {job_id} is running this already; nothing was submitted", err=True)
 
 
-def _say_what_is_there(cluster: Dashboard, running: Sequence[Job], output: str) -> None:
+def _note_cluster(cluster: Dashboard, running: Sequence[Job], output: str) -> None:
     for job in running:
         if job.output == output:
-            click.echo(f"note: {job.job_id} is at work on {output}, too", err=True)
-    there = cluster.resources()
-    if not there["GPU"]:
+            click.echo(f"note: {job.job_id} is also working on {output}", err=True)
+    resources = cluster.resources()
+    if not resources["GPU"]:
         click.echo(
-            f"note: the cluster has no GPU now; the job runs on its {there['CPU']:.0f} CPUs",
+            f"note: the cluster has no GPU now; the job runs on its {resources['CPU']:.0f} CPUs",
             err=True,
         )

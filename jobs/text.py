@@ -1,4 +1,4 @@
-"""Numbers and values as a reader or a script wants them. Knows no command."""
+"""Numbers and values formatted for people and for scripts. Knows no command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def aligned(lines: Iterable[tuple[str, str]]) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with their cells below one another."""
+    """Rows with their cells aligned in columns."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = (zip(row, widths, strict=True) for row in rows)
     return "\n".join("  ".join(f"{c:<{w}}" for c, w in line).rstrip() for line in lines)
@@ -35,36 +35,36 @@ def megapixels(number: float) -> str:
 
 
 def pixels(done: float, quarantined: float, total: float) -> str:
-    """Megapixels and how much of the work that is: 0.5 Mpx of 1.5 Mpx (1 Mpx quarantined), 100%."""
+    """Megapixels and their share of the work: 0.5 Mpx of 1.5 Mpx (1 Mpx quarantined), 100%."""
     apart = f" ({megapixels(quarantined)} quarantined)" if quarantined else ""
     share = (done + quarantined) / total if total else 1.0
     return f"{megapixels(done)} of {megapixels(total)}{apart}, {share:.0%}"
 
 
 def significant(number: float) -> str:
-    """Two significant digits, and all before the point: 0.0012, 1,234."""
+    """A number with two significant digits, and all digits before the point: 0.0012, 1,234."""
     digits = 1 - math.floor(math.log10(abs(number))) if number and math.isfinite(number) else 0
     return f"{number:,.{max(0, digits)}f}"
 
 
 def cost(number: float, per_1000_km2: float | None) -> str:
-    """In the currency of --price-per-hour."""
+    """A price in the currency of --price-per-hour, and that of 1,000 km2."""
     each = "" if per_1000_km2 is None else f", {_price(per_1000_km2)} per 1,000 km2"
     return f"{_price(number)}{each}"
 
 
 def _price(number: float) -> str:
-    """With cents; below one of them two significant digits."""
+    """A price with cents; below one cent, with two significant digits."""
     return f"{number:,.2f}" if number >= 0.01 or not number else significant(number)
 
 
 def rate(megapixels_per_s: float) -> str:
-    """Two significant digits: 0.0012 Mpx/s, 1,234 Mpx/s."""
+    """A rate with two significant digits: 0.0012 Mpx/s, 1,234 Mpx/s."""
     return f"{significant(megapixels_per_s)} Mpx/s"
 
 
 def size(number_bytes: float) -> str:
-    """Bytes in powers of 1000: 1.2 GB."""
+    """A size in powers of 1000: 1.2 GB."""
     power = 0
     while abs(number_bytes) >= 999.5 and power < len(SIZES) - 1:
         number_bytes, power = number_bytes / 1000, power + 1
@@ -72,7 +72,7 @@ def size(number_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: 3 h 20 min."""
+    """A duration in at most two units: 3 h 20 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -93,10 +93,10 @@ def to_json(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it.
+    """A value as JSON can express it.
 
-    NaN and infinities: null. bytes: lower-case hex, which is also how PostGIS and shapely take
-    WKB. Dates and times: ISO 8601. Durations: seconds. Whole decimals: integers.
+    NaN and infinities: null. bytes: lower-case hex, as PostGIS and shapely read WKB. Dates and
+    times: ISO 8601. Durations: seconds. Whole decimals: integers.
     """
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}

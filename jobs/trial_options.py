@@ -1,4 +1,4 @@
-"""The options by which `plan` computes something on this machine. Knows click and Trial only."""
+"""The options that make `plan` compute something on this machine. Knows click and Trial only."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ TRIAL: tuple[Decorator[Any], ...] = (
         "--calibrate",
         is_flag=True,
         show_default="a nominal rate",
-        help="Measure how long a window takes here, with as many replicas at once as the run has"
-        " here, and rest the time on that: half a minute, longer with a large network on a CPU.",
+        help="Measure how long a window takes on this machine, with as many replicas at once as"
+        " the run would have here, and estimate the time from that. Takes half a minute, longer"
+        " for a large network on a CPU.",
     ),
     click.option(
         "--sample",
@@ -25,25 +26,25 @@ TRIAL: tuple[Decorator[Any], ...] = (
         metavar="N",
         default=NO_TRIAL.sample,
         show_default=True,
-        help="Segment N random blocks, a count, the same ones each time, and say which classes they"
-        " show and how sure the network is. Pictures go to --sample-to.",
+        help="Segment N random blocks, a count, the same ones each time, and report their classes"
+        " and how confident the network is. Pictures go to --sample-to.",
     ),
     click.option(
         "--sample-to",
         metavar="FOLDER",
         default=NO_TRIAL.sample_to,
-        show_default="none: --sample needs it",
-        help="Folder of the samples' pictures, sample-NNN.png: pixels on the left, classes on the"
-        " right. They take the place of an earlier sampling's.",
+        show_default="none: required by --sample",
+        help="Folder for the samples' pictures, sample-NNN.png: pixels on the left, classes on the"
+        " right. They replace those of an earlier sampling.",
     ),
 )
 
 
 def trial_options(command: F) -> F:
-    """Add them. They change nothing of the plan."""
+    """Add the options of a trial, which do not change the plan."""
     return add(command, TRIAL)
 
 
 def parse_trial(options: Mapping[str, Any]) -> Trial:
-    """What click parsed. UsageError for values that cannot be."""
+    """The parsed options as a Trial. Raises UsageError for impossible values."""
     return Trial(**{field.name: options[field.name] for field in fields(Trial)})
