@@ -115,7 +115,7 @@ class Attention(nn.Module):
 class MixFFN(nn.Module):
     """Linear, 3x3 depthwise convolution, activation, linear (section 3.1).
 
-    The convolution is all that tells the network where a token is: there is no position code.
+    There are no position codes: the zero padding of the convolution tells where a token is.
     """
 
     def __init__(self, config: ModelConfig, stage: int) -> None:
