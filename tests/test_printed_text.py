@@ -200,7 +200,7 @@ def test_the_receipt_reads_well() -> None:
     assert "cost        7.50, 6.08 per 1,000 km2" in out
     assert "1 min 5 s, of which start-up 4.0 s" in out
     assert "read 1.0 s, segment 1 min 0 s, finish 2.0 s, publish 1.0 s, summed" in out
-    assert "7 px outside their CRS's domain" in out
+    assert "7 px outside the domain of their CRS" in out
 
 
 def test_the_receipt_of_a_run_with_nothing_to_do() -> None:
@@ -229,7 +229,7 @@ def report() -> Status:
 
 def test_the_status_reads_well() -> None:
     lines = status.render(report()).splitlines()
-    assert "state        unfinished: the same `swath run` goes on" in lines
+    assert "state        unfinished: the same `swath run` resumes" in lines
     assert "done         249.0 Mpx, 25%" in lines
     assert "open         750.0 Mpx, 75%, 30 units" in lines
     assert "quarantined  1 Mpx, 1%, 1 row, 2 more to come" in lines
