@@ -226,7 +226,8 @@ def test_an_error_of_a_gpu_ends_its_process() -> None:
     """And Ray starts another one; on a CPU it is the unit's."""
     program = (
         "from pipeline.cluster.replica_actor import exit_on_gpu_error\n"
-        "with exit_on_gpu_error({device!r}): raise RuntimeError('CUDA error: an illegal\\n address')"
+        "with exit_on_gpu_error({device!r}):\n"
+        "    raise RuntimeError('CUDA error: an illegal\\n address')"
     )
 
     def ended(device: str) -> tuple[int, str]:

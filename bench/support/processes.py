@@ -1,4 +1,4 @@
-"""The processes of a run, by what they do, and the most memory that each of them has held.
+"""The processes of a run, by what they do, and the peak memory of each.
 
 A process belongs to the run if it carries the run's mark in its environment or was started by one
 that does: Ray's workers write their titles over their environment.
@@ -16,16 +16,16 @@ PERIOD_S = 0.05
 ROLES = {
     "ray::ReadUnitSource": "source",
     "ray::FlatMap(ReadStage)": "reader",
-    "ray::read_guarded": "reader",
+    "ray::read_with_limits": "reader",
     "ray::MapWorker(MapBatches(SegmentStage))": "replica",
-    "ray::SegmentStage": "replica",
+    "ray::IsolatedReplicaActor": "replica",
     "ray::Write": "writer",
     "ray::publish_shard": "publisher",
     "ray::": "worker",
     "pipeline.processes.worker": "describing",
     "jobs.cli": "driver",
 }
-"""What stands in a process's title -> what it does; the first that fits."""
+"""Part of a process's title -> what the process does. The first part that matches counts."""
 
 
 @dataclass
@@ -33,11 +33,11 @@ class Process:
     pid: int
     roles: set[str] = field(default_factory=set)
     peak_bytes: int = 0
-    """VmHWM: the most that was ever resident, what is shared with others included."""
+    """VmHWM: the peak of the resident memory, including what is shared with other processes."""
 
 
 class Watch:
-    """Samples the processes of a run until it is left."""
+    """A context in which the processes of a run are sampled."""
 
     def __init__(self, variable: str, mark: str) -> None:
         self._mark = f"{variable}={mark}".encode()
@@ -46,7 +46,7 @@ class Watch:
         self._thread = threading.Thread(target=self._run)
         self.processes: dict[int, Process] = {}
         self.total_bytes = 0
-        """The most that all of them held at one moment of their own, and of the object store."""
+        """The peak of the private memory of all processes together, plus the object store."""
 
     def __enter__(self) -> Watch:
         self._thread.start()
@@ -62,13 +62,13 @@ class Watch:
             self._others &= alive
             own_bytes, shared_bytes = 0, 0
             for pid in sorted(alive - self._others):
-                with suppress(OSError, ValueError, KeyError):  # it has just ended
+                with suppress(OSError, ValueError, KeyError):  # it has just exited
                     own, shared = self._sample(pid)
                     own_bytes, shared_bytes = own_bytes + own, max(shared_bytes, shared)
             self.total_bytes = max(self.total_bytes, own_bytes + shared_bytes)
 
     def _sample(self, pid: int) -> tuple[int, int]:
-        """What the process holds right now: of its own, and of the object store."""
+        """Bytes that the process holds now: private ones, and those of the object store."""
         status = _status(pid)
         if pid not in self.processes:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
