@@ -74,8 +74,8 @@ def of_task(cause: Exception) -> RayTaskError:
 @pytest.mark.parametrize(
     ("error", "verdict", "says"),
     [
-        (ray.exceptions.WorkerCrashedError(), "crashed", "crashed its process each time"),
-        (ray.exceptions.ActorDiedError(), "crashed", "crashed its process each time"),
+        (ray.exceptions.WorkerCrashedError(), "crashed", "ended its process each time"),
+        (ray.exceptions.ActorDiedError(), "crashed", "ended its process each time"),
         (ray.exceptions.OutOfMemoryError("killed"), "memory", "more memory than there is"),
         (of_task(MemoryError("of 9 bytes")), "memory", "more memory than it may: of 9 bytes"),
     ],
@@ -213,7 +213,7 @@ def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path:
         replica = IsolatedReplica(work)
         with (
             killing("ray::IsolatedReplicaActor.load", 100) as killed,
-            pytest.raises(UnfinishedError, match="a replica that loads it crashed its process"),
+            pytest.raises(UnfinishedError, match="a replica that loads it ended its process"),
         ):
             replica.segment(read)
         assert len(killed) == 2

@@ -88,10 +88,10 @@ def with_tag(path: Path, tag: int, value: int) -> Path:
 @pytest.mark.parametrize(
     ("tiled", "tag", "value", "says"),
     [
-        (True, IMAGE_WIDTH, 2**25, "but its index of storage tiles has another length"),
-        (True, IMAGE_WIDTH, 400, "claims 400x96 px, but its index of storage tiles has another"),
-        (True, IMAGE_LENGTH, 2**31 - 1, "cannot even index their 8,388,608 storage tiles"),
-        (False, IMAGE_LENGTH, 2**31 - 1, "cannot even index their 134,217,728 storage tiles"),
+        (True, IMAGE_WIDTH, 2**25, "which its index of storage tiles is not for"),
+        (True, IMAGE_WIDTH, 400, "claims 400x96 px, which its index of storage tiles is not for"),
+        (True, IMAGE_LENGTH, 2**31 - 1, "cannot even index the 8,388,608 storage tiles of them"),
+        (False, IMAGE_LENGTH, 2**31 - 1, "cannot even index the 134,217,728 storage tiles of them"),
         (False, IMAGE_WIDTH, 2**25, "first storage tile has [0-9,]+ bytes for 1,610,612,736"),
     ],
 )

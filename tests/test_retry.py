@@ -74,7 +74,7 @@ VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
     (s3fs("AccessDenied", PermissionError), DeniedError, "check the bucket's policy"),
     (s3("InvalidObjectState"), DeniedError, "restore it first"),
     (s3fs("403", PermissionError), DeniedError, "check the AWS_* variables"),
-    (http(401), DeniedError, "requires credentials"),
+    (http(401), DeniedError, "wants credentials"),
     (http(404), DeniedError, "nothing here"),
     (http(410), DeniedError, "gone"),
     (PermissionError(errno.EACCES, "Permission denied"), DeniedError, "permission denied"),

@@ -115,7 +115,7 @@ def _attempt(work: Work, stage: str, start: Callable[[], Any]) -> Any:
     except (WorkerCrashedError, RayActorError):
         if time.monotonic() - started >= work.unit_timeout_s:  # killed by its own limit
             return _Death("timeout", f"took more than {work.unit_timeout_s:.0f} s")
-        return _Death("crashed", "crashed its process each time")
+        return _Death("crashed", "ended its process each time")
     except RayTaskError as error:
         return _death_of_task(stage, error)
     except RayError as error:  # a node, or room for its result: OutOfDiskError, ObjectLostError ...

@@ -38,7 +38,7 @@ def choose_bands(
     if any(colors[band - 1] == ColorInterp.palette for band in bands):
         raise header_error(
             url,
-            "its values are indices into a color table; convert it first:"
+            "its values are indices into a colour table; convert it first:"
             " gdal_translate -expand rgb IN OUT",
         )
     if len(bands) < channels:

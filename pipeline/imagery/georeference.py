@@ -39,9 +39,7 @@ def world_file_transform(file: InputFile, access: Access) -> Affine6:
     try:
         a, d, b, e, x, y = (float(line) for line in read_beside(file.url, names[0], access).split())
     except ValueError as error:
-        raise header_error(
-            file.url, f"its world file {names[0]} does not contain six numbers"
-        ) from error
+        raise header_error(file.url, f"its world file {names[0]} holds no six numbers") from error
     return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
 
 

@@ -32,8 +32,7 @@ def implausibility(src: Any, warnings: list[str], dtype: str, size_bytes: int | 
         # GDAL carries on without the index, and takes every tile for a missing one: pixels of 0.
         if any("Incorrect count for" in warning for warning in warnings):
             return (
-                f"claims {src.width}x{src.height} px, but its index of storage tiles has another"
-                " length"
+                f"claims {src.width}x{src.height} px, which its index of storage tiles is not for"
             )
     if size_bytes is None:
         return None
@@ -54,7 +53,7 @@ def _excess(src: Any, dtype: str, size_bytes: int, first_tile_bytes: int) -> str
     planes = src.count if src.interleaving and src.interleaving.value == "BAND" else 1
     tiles = math.ceil(src.width / width) * math.ceil(src.height / height) * planes
     if tiles > size_bytes:  # each has an entry in an index, or a header of its own: some bytes
-        return f"{claim} {size_bytes:,} bytes cannot even index their {tiles:,} storage tiles"
+        return f"{claim} {size_bytes:,} bytes cannot even index the {tiles:,} storage tiles of them"
     tile_bytes = width * height * (src.count // planes) * bits // 8
     codec = src.tags(ns="IMAGE_STRUCTURE").get("COMPRESSION")
     bounded = first_tile_bytes and codec in _BOUNDED_IN_TIFF

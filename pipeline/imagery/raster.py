@@ -46,7 +46,7 @@ class RasterSource:
             version = version_of(scene.url, scene.sidecars, access)
         except (FileNotFoundError, DeniedError) as error:
             raise InputError(
-                f"{scene.url}: vanished after it was planned, or access is now denied; restore it",
+                f"{scene.url}: vanished after it was planned, or is refused now; put it back",
                 url=scene.url,
                 stage="read",
             ) from error

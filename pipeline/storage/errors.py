@@ -40,11 +40,11 @@ _REFUSALS = {
     "ExpiredToken": "the credentials have expired; renew them",
     "RequestTimeTooSkewed": "this machine's clock differs from the store's; set it",
     "AccessDenied": "these credentials may not do that here; check the bucket's policy",
-    "401": "the store requires credentials; check the AWS_* variables",
-    "InvalidObjectState": "it is in an archive storage class; restore it first",
+    "401": "the store wants credentials; check the AWS_* variables",
+    "InvalidObjectState": "it lies in an archive's storage class; restore it first",
     "404": "there is nothing here",
     "410": "this is gone",
-    "403": "the store rejects these credentials; check the AWS_* variables, the profile and the"
+    "403": "the store refuses these credentials; check the AWS_* variables, the profile and the"
     " bucket's policy",
     "InvalidBucketName": "no bucket can have this name; check the URL",
     "ParamValidationError": "no bucket can have this name; check the URL",
