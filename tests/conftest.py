@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("tests.support")
 from segformer import mit_config  # noqa: E402
 from tests.support import s3_server  # noqa: E402
 from tests.support.checkpoints import random_checkpoint, save_small, saved  # noqa: E402
+from tests.support.commands import Swath, exit_code_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +26,18 @@ def signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def swath(capsys: pytest.CaptureFixture[str]) -> Swath:
+    """Runs a command in this process."""
+
+    def run_command(*arguments: object) -> tuple[int, str, str]:
+        code = exit_code_of(*arguments)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run_command
 
 
 @pytest.fixture(scope="session")

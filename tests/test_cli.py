@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,14 @@ import rasterio
 from rasterio.transform import Affine
 
 import pipeline.api
-from jobs.cli import main
 from pipeline.estimate import Estimate
 from segformer import ModelConfig
 from tests.support.archives import write_scene
 from tests.support.checkpoints import random_checkpoint, saved
-from tests.test_printed_text import estimate
+from tests.support.commands import READING, Swath, assert_one_error_line
+from tests.support.estimates import estimate
 
-Cli = Callable[..., tuple[int, str, str]]
-READING = "reading the checkpoint and the headers of the inputs ...\n"
-"""What plan and run say at once."""
 HEAVY = ("torch", "ray", "rasterio", "pyarrow", "duckdb", "rich")
-
-
-@pytest.fixture
-def swath(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return command
-
-
-def assert_one_complaint(stderr: str) -> None:
-    """In one line, the last."""
-    line = stderr.removeprefix(READING)
-    assert line.startswith("swath: error: ")
-    assert line.count("\n") == 1
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +54,7 @@ def arguments(archive: Path) -> list[object]:
     return [archive / "images", "--checkpoint", archive / "checkpoint", *window]
 
 
-def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
+def test_plan_run_status_query_in_turn(swath: Swath, archive: Path) -> None:
     given, out = arguments(archive), archive / "out"
 
     code, stdout, stderr = swath("plan", *given, "--format", "json")
@@ -155,15 +130,15 @@ def test_plan_run_status_query_in_turn(swath: Cli, archive: Path) -> None:
         (["/no/such/folder", "--checkpoint", "/no/such/c", "--output", "/no/o"], "/no/such"),
     ],
 )
-def test_wrong_arguments_end_with_2_and_one_line(swath: Cli, given: list[str], says: str) -> None:
+def test_wrong_arguments_end_with_2_and_one_line(swath: Swath, given: list[str], says: str) -> None:
     code, stdout, stderr = swath("run", *given)
     assert (code, stdout) == (2, "")
-    assert_one_complaint(stderr)
+    assert_one_error_line(stderr)
     assert says in stderr
 
 
 @pytest.mark.parametrize("command", ["status", "query"])
-def test_what_is_no_output_ends_with_2(swath: Cli, tmp_path: Path, command: str) -> None:
+def test_what_is_no_output_ends_with_2(swath: Swath, tmp_path: Path, command: str) -> None:
     more = ["SELECT 1"] if command == "query" else []
     code, stdout, stderr = swath(command, tmp_path / "missing", *more)
     assert (code, stdout) == (2, "")
@@ -171,7 +146,7 @@ def test_what_is_no_output_ends_with_2(swath: Cli, tmp_path: Path, command: str)
     assert "missing" in stderr
 
 
-def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> None:
+def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Swath) -> None:
     seen: list[Any] = []
 
     def planned(*given: Any) -> Estimate:
@@ -189,7 +164,9 @@ def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> N
     assert (execution.block, execution.replicas, execution.runner) == (1024, 2, "ray")
 
 
-def test_an_interrupted_run_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, swath: Cli) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, swath: Swath
+) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -319,6 +296,6 @@ def test_bad_input_is_one_line(
         check=False,
     )
     assert done.returncode == code, done.stderr
-    assert_one_complaint(done.stderr)
+    assert_one_error_line(done.stderr)
     assert message in done.stderr
     assert not (tmp_path / "OUT").exists()

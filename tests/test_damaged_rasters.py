@@ -26,7 +26,7 @@ from pipeline.processes.limits import process_limits
 from pipeline.scene import Rect
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
-from tests.test_raster import TILES, noise, scene_of, write
+from tests.support.rasters import TILES, noise, scene_of, write_raster
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_no_image(tmp_path: Path, content: bytes | None, message: str) -> None:
 
 
 def test_zero_size(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(3, 8, 9))
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 9))
     content = path.read_bytes()
     width_tag = struct.pack("<HHII", 256, 3, 1, 9)
     assert content.count(width_tag) == 1
@@ -68,14 +68,16 @@ def test_zero_size(tmp_path: Path) -> None:
 def test_container_of_subdatasets(tmp_path: Path) -> None:
     path = tmp_path / "a.gpkg"
     for table in ("one", "two"):
-        write(path, noise(3, 8, 8), driver="GPKG", RASTER_TABLE=table, APPEND_SUBDATASET=True)
+        write_raster(
+            path, noise(3, 8, 8), driver="GPKG", RASTER_TABLE=table, APPEND_SUBDATASET=True
+        )
     with pytest.raises(InputError, match=r"2 subdatasets and no bands .*gdal_translate") as caught:
         scene_of(path)
     assert caught.value.stage == "describe"
 
 
 def test_singular_transform(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
     with pytest.raises(InputError, match="maps pixels to no area"):
         scene_of(path)
 
@@ -97,7 +99,7 @@ def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
     plain = {"crs": None, "transform": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        write(path, noise(3, 400, 500), **plain, **options)
+        write_raster(path, noise(3, 400, 500), **plain, **options)
     content = path.read_bytes()
     cut = path.with_stem("cut")
     cut.write_bytes(content[: len(content) * 3 // 4])
@@ -128,7 +130,7 @@ def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
     """libtiff only warns and hands out grey: rasterio raises nothing (seen with GDAL 3.10)."""
     options = {"compress": "jpeg", "photometric": "ycbcr", **TILES}
     options.update(blockxsize=512, blockysize=512)
-    path = write(tmp_path / "a.tif", noise(3, 512, 512), **options)
+    path = write_raster(tmp_path / "a.tif", noise(3, 512, 512), **options)
     content = bytearray(path.read_bytes())
     middle = len(content) // 2
     content[middle : middle + len(patch)] = patch
@@ -155,7 +157,9 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
         **options,
     ):
         pass
-    program = "import sys, tests.test_damaged_rasters as own; own.refused_and_then_read(sys.argv[1])"
+    program = (
+        "import sys, tests.test_damaged_rasters as own; own.refused_and_then_read(sys.argv[1])"
+    )
     command = [sys.executable, "-c", program, str(tmp_path / "a.tif")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(command, check=True, env=environment)
@@ -192,14 +196,14 @@ def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(3, 20, 30))
+    path = write_raster(tmp_path / "a.tif", noise(3, 20, 30))
     scene = scene_of(path)
     for values, found in (
         (noise(3, 21, 30), "30x21 uint8"),
         (noise(3, 20, 30, dtype="uint16"), "30x20 uint16"),
         (noise(2, 20, 30), "30x20 2 bands"),
     ):
-        write(path, values)
+        write_raster(path, values)
         with pytest.raises(InputError, match=rf"changed since .* is {found};") as caught:
             read_pixels(scene, Rect(0, 0, 5, 5))
         assert caught.value.stage == "read"
@@ -211,6 +215,6 @@ def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rect", [Rect(-1, 0, 5, 5), Rect(0, 0, 0, 5), Rect(26, 0, 5, 5)])
 def test_a_rect_outside_is_a_mistake_of_the_caller(tmp_path: Path, rect: Rect) -> None:
-    scene = scene_of(write(tmp_path / "a.tif", noise(3, 20, 30)))
+    scene = scene_of(write_raster(tmp_path / "a.tif", noise(3, 20, 30)))
     with pytest.raises(ValueError, match="is not inside"):
         read_pixels(scene, rect)

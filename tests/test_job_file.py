@@ -23,8 +23,8 @@ from pipeline.share import Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from tests.support import s3_server
 from tests.support.archives import write_scene
+from tests.support.commands import assert_one_error_line, exit_code_of
 from tests.support.outputs import differences, files
-from tests.test_cli import assert_one_complaint
 
 FULL = Settings(96, 64, "bfloat16", 2, (3, 2, 1), 0.5, -0.25, float("nan"))
 EXECUTION = Execution(
@@ -169,7 +169,7 @@ def test_a_mistake_has_its_line(
         main(["run", "--job", str(job)])
     assert end.value.code == 2
     stderr = capsys.readouterr().err
-    assert_one_complaint(stderr)
+    assert_one_error_line(stderr)
     assert re.search(rf"{re.escape(str(job))}[,:] {says.removeprefix('toml: ')}", stderr), stderr
 
 
@@ -207,7 +207,7 @@ def test_no_file_is_said_so(
         main(["plan", "--job", given])
     assert end.value.code == 2
     stderr = capsys.readouterr().err
-    assert_one_complaint(stderr)
+    assert_one_error_line(stderr)
     assert says in stderr
 
 
@@ -223,27 +223,20 @@ def test_a_run_leaves_a_file_that_repeats_it(small_checkpoint: str, tmp_path: Pa
         write_scene(folder / f"{name}.tif", 300, 200, seed=ord(name))
     given = [str(folder / "a.tif"), "--checkpoint", small_checkpoint, "--output", str(out)]
     given += ["--window", "64", "--stride", "48", "--nodata", "nan", "--runner", "local"]
-    assert code_of("run", *given) == 0
+    assert exit_code_of("run", *given) == 0
     first = (out / "job.toml").read_text()
     assert tomllib.loads(first)["batch"] == 1  # settled
-    assert code_of("run", "--job", str(out / "job.toml"), "--output", str(again)) == 0
+    assert exit_code_of("run", "--job", str(out / "job.toml"), "--output", str(again)) == 0
     assert differences(out, again) == []
 
     # Another run on it: job.toml is the latest one's, and each run's own stays.
-    assert code_of("run", *given, str(folder / "b.tif"), "--block", "512") == 0
+    assert exit_code_of("run", *given, str(folder / "b.tif"), "--block", "512") == 0
     latest = (out / "job.toml").read_text()
     assert tomllib.loads(latest)["block"] == 512
     own = sorted((out / "runs").glob("*.toml"))
     assert [path.read_text() for path in own] == [first, latest]
     assert [path.with_suffix(".json").exists() for path in own] == [True, True]
-    assert code_of("status", str(out)) == 0
-
-
-def code_of(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(arguments)
-    assert isinstance(end.value.code, int)
-    return end.value.code
+    assert exit_code_of("status", str(out)) == 0
 
 
 @pytest.mark.s3
@@ -256,11 +249,11 @@ def test_it_may_lie_in_an_object_store(
     text = f'inputs = ["images"]\noutput = "tables"\ncheckpoint = "{small_checkpoint}"\n'
     text += 'window = 64\nstride = 48\nrunner = "local"\n'
     s3_server.client().pipe_file(f"{s3_folder}/job.toml", text.encode())
-    assert code_of("run", "--job", f"{s3_folder}/job.toml") == 0
+    assert exit_code_of("run", "--job", f"{s3_folder}/job.toml") == 0
     url = f"{s3_folder}/tables/job.toml"
     found = JobFile.read(url, DEFAULT_ACCESS)
     assert found.values["inputs"] == [f"{s3_folder}/images"]
-    assert code_of("run", "--job", url, "--output", str(tmp_path / "again")) == 0
+    assert exit_code_of("run", "--job", url, "--output", str(tmp_path / "again")) == 0
     assert differences(f"{s3_folder}/tables", tmp_path / "again") == []
     assert "job.toml" in files(f"{s3_folder}/tables")
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.cli import main
 from segformer import mit_config, read_checkpoint, write_checkpoint
 from segformer.checkpoints.shapes import weight_shapes
+from tests.support.commands import Swath
 from tests.support.foreign_checkpoints import mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Other people's deprecations, at import.
     from transformers import SegformerForSemanticSegmentation
 
-Cli = Callable[..., tuple[int, str, str]]
 META = {"CLASSES": ["water", "roof"], "PALETTE": [[0, 0, 255], [255, 0, 10]]}
 SMALL: dict[str, Any] = {
     "depths": (1, 1, 1, 1),
@@ -31,20 +29,6 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": (1, 2, 3, 4),
     "decoder_hidden_size": 16,
 }
-
-
-@pytest.fixture
-def swath(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """Runs a command in this process: exit code, stdout, stderr."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture
@@ -67,7 +51,7 @@ def mmseg(tmp_path: Path) -> Path:
     return tmp_path / "mmseg.pth"
 
 
-def test_inspect_tells_people(swath: Cli, nvlabs_b0: Path) -> None:
+def test_inspect_tells_people(swath: Swath, nvlabs_b0: Path) -> None:
     code, out, err = swath("model", "inspect", nvlabs_b0)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -82,7 +66,7 @@ def test_inspect_tells_people(swath: Cli, nvlabs_b0: Path) -> None:
     assert lines[-1].startswith("note: the checkpoint has no preprocessor_config.json: ImageNet's")
 
 
-def test_inspect_tells_scripts(swath: Cli, mmseg: Path) -> None:
+def test_inspect_tells_scripts(swath: Swath, mmseg: Path) -> None:
     code, out, err = swath("model", "inspect", mmseg, "--window", 64, "--format", "json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
@@ -98,11 +82,11 @@ def test_inspect_tells_scripts(swath: Cli, mmseg: Path) -> None:
     assert facts["parameters"] == learnt
     assert any("class_0 to class_1" in note for note in facts["notes"])
     text = swath("model", "inspect", mmseg)[1]
-    assert "classes     2, told apart by one logit (sigmoid)" in text
+    assert "classes     2, distinguished by one logit (sigmoid)" in text
     assert "    0  -       class_0" in text
 
 
-def test_the_published_number_of_parameters(swath: Cli, tmp_path: Path) -> None:
+def test_the_published_number_of_parameters(swath: Swath, tmp_path: Path) -> None:
     """3.8 million for B0 and 13.7 for B1 with 150 classes: Xie et al. 2021, table 1."""
     for size, millions in (("b0", 3.8), ("b1", 13.7)):
         config = mit_config(size, 150)
@@ -113,7 +97,7 @@ def test_the_published_number_of_parameters(swath: Cli, tmp_path: Path) -> None:
 
 
 def test_convert_writes_what_transformers_reads(
-    swath: Cli, nvlabs_b0: Path, tmp_path: Path
+    swath: Swath, nvlabs_b0: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "new" / "folder"
     code, out, err = swath("model", "convert", nvlabs_b0, "--to", folder)
@@ -129,7 +113,7 @@ def test_convert_writes_what_transformers_reads(
     assert all(torch.equal(after.weights[name], t) for name, t in before.weights.items())
 
 
-def test_convert_replaces_only_when_told(swath: Cli, nvlabs_b0: Path, tmp_path: Path) -> None:
+def test_convert_replaces_only_when_told(swath: Swath, nvlabs_b0: Path, tmp_path: Path) -> None:
     other = random_checkpoint(mit_config("b0", 3, **SMALL))
     write_checkpoint(other, str(tmp_path / "other"))
     code, out, err = swath("model", "convert", nvlabs_b0, "--to", tmp_path / "other")
@@ -141,7 +125,7 @@ def test_convert_replaces_only_when_told(swath: Cli, nvlabs_b0: Path, tmp_path: 
     assert read_checkpoint(str(tmp_path / "other")).config.class_names == ("water", "roof")
 
 
-def test_convert_refuses_a_file_for_a_folder(swath: Cli, nvlabs_b0: Path) -> None:
+def test_convert_refuses_a_file_for_a_folder(swath: Swath, nvlabs_b0: Path) -> None:
     before = nvlabs_b0.read_bytes()
     code, _, err = swath("model", "convert", nvlabs_b0, "--to", nvlabs_b0)
     assert (code, err) == (2, f"swath: error: {nvlabs_b0} is a file; name a folder\n")
@@ -149,7 +133,7 @@ def test_convert_refuses_a_file_for_a_folder(swath: Cli, nvlabs_b0: Path) -> Non
 
 
 def test_convert_does_not_replace_what_it_reads(
-    swath: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    swath: Swath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "b0"
     write_checkpoint(random_checkpoint(mit_config("b0", 3, **SMALL)), str(folder))
@@ -167,7 +151,7 @@ def test_convert_does_not_replace_what_it_reads(
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_convert_keeps_the_name_of_the_background(swath: Cli, tmp_path: Path) -> None:
+def test_convert_keeps_the_name_of_the_background(swath: Swath, tmp_path: Path) -> None:
     config = mit_config("b0", 2, ["ground", "roof"], **SMALL, sigmoid=True)
     write_checkpoint(random_checkpoint(config), str(tmp_path / "a"))
     code, _, err = swath("model", "convert", tmp_path / "a", "--to", tmp_path / "b")
@@ -176,7 +160,7 @@ def test_convert_keeps_the_name_of_the_background(swath: Cli, tmp_path: Path) ->
 
 
 def test_convert_refuses_what_transformers_cannot_express(
-    swath: Cli, mmseg: Path, tmp_path: Path
+    swath: Swath, mmseg: Path, tmp_path: Path
 ) -> None:
     code, out, err = swath("model", "convert", mmseg, "--to", tmp_path / "folder")
     assert (code, out) == (2, "")
@@ -186,7 +170,7 @@ def test_convert_refuses_what_transformers_cannot_express(
     assert not (tmp_path / "folder").exists()
 
 
-def test_refusals_are_one_line(swath: Cli, tmp_path: Path) -> None:
+def test_refusals_are_one_line(swath: Swath, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"cos\nsystem\n.")
     for path in (tmp_path / "none", tmp_path / "bad.pth", tmp_path):
         for arguments in (("inspect", path), ("convert", path, "--to", tmp_path / "to")):

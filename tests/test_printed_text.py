@@ -1,4 +1,4 @@
-"""What a reader gets: tables, progress, receipts, numbers in words."""
+"""Printed text: tables, progress, estimates, receipts, status, and numbers with their units."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 from jobs import plan, run, status, text
 from jobs.progress import ProgressLine, render
 from jobs.query import write_csv, write_json, write_table
-from pipeline.estimate import EarlierRuns, Estimate, Rate
-from pipeline.failure import Failure
+from pipeline.estimate import EarlierRuns
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt, Status
 from pipeline.storage.lock_holder import LockHolder
+from tests.support.estimates import estimate
 
 VALUES = pa.table(
     {
@@ -29,7 +29,7 @@ VALUES = pa.table(
 )
 
 
-def test_json_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_type_of_value_is_written_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     write_json(VALUES)
     assert json.loads(capsys.readouterr().out) == [
         {"f": 1.5, "b": "00ff", "t": "1970-01-01T00:00:00+00:00", "s": {"x": [1, 2]}, "d": None},
@@ -39,7 +39,7 @@ def test_json_values(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_csv_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_type_of_value_is_written_as_csv(capsys: pytest.CaptureFixture[str]) -> None:
     write_csv(VALUES)
     assert capsys.readouterr().out == (
         "f,b,t,s,d\n"
@@ -48,7 +48,7 @@ def test_csv_values(capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
 
 
-def test_a_table_for_people_is_cut_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_table_is_cut_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
     write_table(pa.table({"n": range(51), "text": ["[bold]" + "x" * 999] * 51, "b": [b"12"] * 51}))
     out = capsys.readouterr().out
     assert "(51 rows, the first 50 shown; --format csv or json prints all)" in out
@@ -70,34 +70,36 @@ def progress(done: int, elapsed_s: float) -> Progress:
     return Progress(done * 10**6, 100 * 10**6, done * 10**6, elapsed_s, done, 100)
 
 
-@pytest.mark.parametrize(("terminal", "shown"), [(True, 31), (False, 5)])
-def test_progress_is_one_live_line_or_one_now_and_then(terminal: bool, shown: int) -> None:
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 31), (False, 5)])
+def test_progress_is_one_live_line_on_a_terminal_and_a_few_lines_elsewhere(
+    terminal: bool, lines: int
+) -> None:
     screen, now = Screen(terminal), [0.0]
     with ProgressLine(screen, "starting Ray ...", clock=lambda: now[0]) as line:
         for second in range(31):
             now[0] = float(second)
             line(progress(second, second))
         line(progress(31, 31.0))
-    written = screen.getvalue()
-    assert written.endswith("\n")
+    output = screen.getvalue()
+    assert output.endswith("\n")
     if terminal:
-        assert written.count("\n") == 1
-        assert written.count("\r") == shown + 1
+        assert output.count("\n") == 1
+        assert output.count("\r") == lines + 1
     else:
-        assert "\r" not in written
-        assert written.count("\n") == shown
-    assert written.count("starting Ray ...") == 1
-    assert "31.0 Mpx of 100.0 Mpx, 31%, 1.0 Mpx/s, 1 min 9 s left" in written.splitlines()[-1]
+        assert "\r" not in output
+        assert output.count("\n") == lines
+    assert output.count("starting Ray ...") == 1
+    assert "31.0 Mpx of 100.0 Mpx, 31%, 1.0 Mpx/s, 1 min 9 s left" in output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_long_start_is_told_once(terminal: bool) -> None:
+def test_a_long_start_is_announced_once(terminal: bool) -> None:
     screen, now = Screen(terminal), [0.0]
     with ProgressLine(screen, "starting Ray ...", clock=lambda: now[0]) as line:
         for second in range(100):
             now[0] = float(second)
             line(progress(0, 0.0))
-        line(progress(2, 1.0))  # the rate does not know of the start
+        line(progress(2, 1.0))  # the rate excludes the start
     lines = screen.getvalue().replace("\r\x1b[K", "\n").strip().splitlines()
     assert lines == ["starting Ray ...", "2 Mpx of 100.0 Mpx, 2%, 2.0 Mpx/s, 49 s left"]
 
@@ -106,11 +108,11 @@ def test_a_long_start_is_told_once(terminal: bool) -> None:
     ("rate", "says"),
     [(0, "0"), (0.00123, "0.0012"), (0.25, "0.25"), (1.04, "1.0"), (12.3, "12"), (1234, "1,234")],
 )
-def test_rates(rate: float, says: str) -> None:
+def test_rates_have_two_significant_digits_or_all_integer_digits(rate: float, says: str) -> None:
     assert text.rate(rate) == f"{says} Mpx/s"
 
 
-def test_describing_is_shown_once_it_takes_long() -> None:
+def test_describing_is_shown_only_if_it_takes_long() -> None:
     screen, now = Screen(terminal=False), [0.0]
     with ProgressLine(screen, clock=lambda: now[0]) as line:
         for done in range(1, 2001):
@@ -119,14 +121,14 @@ def test_describing_is_shown_once_it_takes_long() -> None:
     assert screen.getvalue() == "described 101 of 2,000 headers\ndescribed 1,101 of 2,000 headers\n"
 
 
-def test_a_small_job_describes_in_silence() -> None:
+def test_describing_a_small_job_prints_nothing() -> None:
     screen = Screen(terminal=True)
     with ProgressLine(screen, clock=lambda: 0.0) as line:
         line.described(1, 1)
     assert screen.getvalue() == ""
 
 
-def test_progress_says_when_it_does_not_know() -> None:
+def test_progress_says_that_the_time_left_is_unknown() -> None:
     assert render(progress(0, 0.0)).endswith("time left unknown")
     with ProgressLine(Screen(terminal=True)) as line:
         pass
@@ -138,28 +140,18 @@ def test_progress_says_when_it_does_not_know() -> None:
     [(0, "0.0 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"),
      (86400 * 3, "3 d 0 h")],
 )  # fmt: skip
-def test_durations(seconds: float, says: str) -> None:
+def test_durations_have_at_most_two_units(seconds: float, says: str) -> None:
     assert text.duration(seconds) == says
 
 
 @pytest.mark.parametrize(
     ("number", "says"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1.234e9, "1.23 GB")]
 )
-def test_sizes(number: float, says: str) -> None:
+def test_sizes_have_decimal_prefixes_and_three_digits(number: float, says: str) -> None:
     assert text.size(number) == says
 
 
-def estimate() -> Estimate:
-    failure = Failure("b", "b.tif", "describe", None, "InputError", "not an image")
-    return Estimate(
-        inputs=3, scenes=2, failures=(failure,), units=4, windows=100, windows_computed=125,
-        megapixels=12.34, km2=None, read_bytes=10**9, memory_bytes=2 * 10**9, hours=0.5,
-        rate=Rate(0.02), replicas=3, device="cpu", batch=4, notes=("small scenes",),
-        memory={"total": 9 * 10**9},
-    )  # fmt: skip
-
-
-def test_the_estimate_reads_well() -> None:
+def test_an_estimate_is_printed_with_units_notes_and_failures() -> None:
     lines = plan.render(estimate()).splitlines()
     assert "windows  100 (computed: 125, x1.25)" in lines
     assert "time     30 min 0 s with 3 replicas on cpu, without start-up" in lines
@@ -168,9 +160,9 @@ def test_the_estimate_reads_well() -> None:
     assert "note: small scenes" in lines
     assert "would be quarantined: b.tif: not an image (describe, InputError)" in lines
     assert "scenes   2 to segment, 1 would be quarantined" in lines
-    again = plan.render(replace(estimate(), earlier=EarlierRuns(250.0, 1.5, 1))).splitlines()
-    assert "done         250.0 Mpx by earlier runs" in again
-    assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in again
+    resumed = plan.render(replace(estimate(), earlier=EarlierRuns(250.0, 1.5, 1))).splitlines()
+    assert "done         250.0 Mpx by earlier runs" in resumed
+    assert "quarantined  1.5 Mpx, 1 scene by earlier runs" in resumed
 
 
 def receipt() -> Receipt:
@@ -187,7 +179,7 @@ def receipt() -> Receipt:
     )  # fmt: skip
 
 
-def test_the_receipt_reads_well() -> None:
+def test_a_receipt_is_printed_with_units_rates_and_cost() -> None:
     out = run.render(receipt())
     assert "100 of the grid, 125 computed" in out
     assert "4 planned: 2 done, 1 partial, 1 quarantined" in out
@@ -203,7 +195,7 @@ def test_the_receipt_reads_well() -> None:
     assert "7 px outside the domain of their CRS" in out
 
 
-def test_the_receipt_of_a_run_with_nothing_to_do() -> None:
+def test_the_receipt_of_a_run_with_nothing_to_do_omits_replicas_and_bottleneck() -> None:
     idle = replace(
         receipt(), units_computed=0, replicas=0, bounded_by=None, relief=None, busy=None, km2=None
     )
@@ -227,7 +219,7 @@ def report() -> Status:
     )  # fmt: skip
 
 
-def test_the_status_reads_well() -> None:
+def test_a_status_is_printed_with_shares_and_drivers() -> None:
     lines = status.render(report()).splitlines()
     assert "state        unfinished: the same `swath run` resumes" in lines
     assert "done         249.0 Mpx, 25%" in lines
@@ -242,37 +234,37 @@ def test_the_status_reads_well() -> None:
     assert killed[-1] == "runs         1, 1 ended without a receipt"
     says = "nobody; the latest run left no receipt: it was killed, or its store was gone"
     assert f"at work      {says}" in killed
-    first = LockHolder("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
-    both = replace(report(), at_work=(first, LockHolder(None, None, None)), runs_without_receipt=3)
-    lines = status.render(both).splitlines()
+    holder = LockHolder("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
+    busy = replace(report(), at_work=(holder, LockHolder(None, None, None)), runs_without_receipt=3)
+    lines = status.render(busy).splitlines()
     assert "state        unfinished" in lines
     says = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"
     assert f"at work      {says}; on an unknown machine" in lines
     assert lines[-1] == "runs         3, 2 at work, 1 ended without a receipt"
 
 
-def test_the_status_tells_the_last_runs() -> None:
-    one = {
+def test_a_status_describes_each_run_in_one_line() -> None:
+    record = {
         "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
         "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
     }  # fmt: skip
     says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
-    assert status._run(one) == f"{says} segment"
-    paid = one | {"cost": 7.5, "cost_per_1000_km2": None}
+    assert status._run(record) == f"{says} segment"
+    paid = record | {"cost": 7.5, "cost_per_1000_km2": None}
     assert status._run(paid) == f"{says} segment, cost 7.50"
-    stopped = one | {"ended": "stopped by hand"}
+    stopped = record | {"ended": "stopped by hand"}
     assert status._run(stopped) == f"{says} segment, ended early: stopped by hand"
-    idle = one | {"bounded_by": None, "megapixels": 0.0}
+    idle = record | {"bounded_by": None, "megapixels": 0.0}
     says = "2026-01-01T00:00:00+00:00: 0.0 Mpx in 1 min 5 s, there was nothing to do"
     assert status._run(idle) == says
 
 
-def test_runs_that_ended_early_are_counted() -> None:
+def test_a_status_counts_the_runs_that_ended_early() -> None:
     done, stopped = {"ended": "done"}, {"ended": "stopped by hand"}
 
-    def count(receipts: list[dict[str, str]], silent: int = 0) -> str:
-        told = replace(report(), runs=tuple(receipts), runs_without_receipt=silent)
-        return status._count(told)
+    def count(receipts: list[dict[str, str]], without_receipt: int = 0) -> str:
+        counted = replace(report(), runs=tuple(receipts), runs_without_receipt=without_receipt)
+        return status._count(counted)
 
     assert count([done, done]) == "2:"
     assert count([stopped, done]) == "2, 1 of them ended early:"
@@ -280,7 +272,7 @@ def test_runs_that_ended_early_are_counted() -> None:
     assert count([done], 2) == "3, 2 ended without a receipt:"
 
 
-def test_small_costs_are_more_than_nothing() -> None:
+def test_small_costs_are_not_rounded_to_zero() -> None:
     assert text.cost(1234.5, 0.0123) == "1,234.50, 0.01 per 1,000 km2"
     assert text.cost(0.00234, 0.0000411) == "0.0023, 0.000041 per 1,000 km2"
     assert text.cost(0.0, None) == "0.00"

@@ -16,45 +16,20 @@ import rasterio
 from pyproj import CRS as ProjCRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
-from rasterio.transform import Affine
 
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.gdal import gdal_env
-from pipeline.imagery.header import describe
-from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.pixels import read_pixels
 from pipeline.output.shard import Shard
-from pipeline.scene import IDENTITY, Rect, Scene
+from pipeline.scene import IDENTITY, Rect
 from pipeline.settings import Settings
 from pipeline.unit import Pixels
+from tests.support.rasters import SCALED, TILES, noise, scene_of, write_raster
 
 IMAGERY = Path(__file__).resolve().parents[1] / "../shared/imagery"
 needs_imagery = pytest.mark.skipif(
     not IMAGERY.is_dir(), reason="the folder ../shared/imagery with the awkward files is absent"
 )
-UTM = {"crs": "EPSG:32618", "transform": Affine(10, 0, 5e5, 0, -10, 4e6)}
-SCALED = Settings(scale=0.0001)
-TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
-
-
-def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
-    return describe(InputFile(path.name, str(path), "v1"), settings, channels)
-
-
-def write(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:
-    options = {"driver": "GTiff", **UTM, **options}
-    colours = options.pop("colours", None)
-    mask = options.pop("mask", None)
-    count, height, width = values_CHW.shape
-    with rasterio.open(
-        path, "w", count=count, height=height, width=width, dtype=values_CHW.dtype, **options
-    ) as out:
-        if colours:
-            out.colorinterp = colours
-        out.write(values_CHW)
-        if mask is not None:
-            out.write_mask(mask)
-    return path
 
 
 def opened(path: Path) -> Any:
@@ -62,10 +37,6 @@ def opened(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path)
-
-
-def noise(*shape: int, dtype: str = "uint8") -> np.ndarray:
-    return np.random.default_rng(7).integers(1, 250, shape).astype(dtype)
 
 
 # name: bands, dtype, crs ("WKT": no authority code), striped, valid pixels
@@ -166,7 +137,9 @@ def test_dates_are_iso_8601() -> None:
 def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
     values = noise(4, 20, 30)
     blue, green, red = ColorInterp.blue, ColorInterp.green, ColorInterp.red
-    path = write(tmp_path / "a.tif", values, colours=[blue, green, red, ColorInterp.undefined])
+    path = write_raster(
+        tmp_path / "a.tif", values, colours=[blue, green, red, ColorInterp.undefined]
+    )
     scene = scene_of(path)
     assert scene.bands == (3, 2, 1)
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[2, 1, 0]])
@@ -176,7 +149,7 @@ def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
 
 def test_bands_asked_for_may_repeat(tmp_path: Path) -> None:
     values = noise(2, 9, 11)
-    scene = scene_of(write(tmp_path / "a.tif", values), Settings(bands=(2, 1, 2)))
+    scene = scene_of(write_raster(tmp_path / "a.tif", values), Settings(bands=(2, 1, 2)))
     assert scene.bands == (2, 1, 2)
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[1, 0, 1]])
 
@@ -184,15 +157,15 @@ def test_bands_asked_for_may_repeat(tmp_path: Path) -> None:
 def test_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
     values = noise(4, 8, 8)
     values[3, :, :5] = 0
-    untagged = scene_of(write(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
+    untagged = scene_of(write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
     assert read_pixels(untagged, untagged.rect).valid_HW.all()
-    tagged = scene_of(write(tmp_path / "b.tif", values, photometric="rgb", alpha="yes"))
+    tagged = scene_of(write_raster(tmp_path / "b.tif", values, photometric="rgb", alpha="yes"))
     np.testing.assert_array_equal(read_pixels(tagged, tagged.rect).valid_HW, values[3] != 0)
 
 
 def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
     grey, alpha = ColorInterp.gray, ColorInterp.alpha
-    path = write(tmp_path / "a.tif", noise(4, 8, 8), colours=[alpha, grey, grey, grey])
+    path = write_raster(tmp_path / "a.tif", noise(4, 8, 8), colours=[alpha, grey, grey, grey])
     assert scene_of(path).bands == (2, 3, 4)
 
 
@@ -208,13 +181,13 @@ def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
 def test_bands_that_do_not_fit(
     tmp_path: Path, count: int, settings: Settings, channels: int, message: str
 ) -> None:
-    path = write(tmp_path / "a.tif", noise(count, 8, 8))
+    path = write_raster(tmp_path / "a.tif", noise(count, 8, 8))
     with pytest.raises(UsageError, match=message):
         scene_of(path, settings, channels)
 
 
 def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
+    path = write_raster(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
     with pytest.raises(UsageError, match=r"has 3 bands and 1 alpha, .*--bands 1,2,3,3$"):
         scene_of(path, channels=4)
     scene = scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4)
@@ -224,7 +197,7 @@ def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
 
 def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    write(path, noise(1, 8, 8), photometric="palette")
+    write_raster(path, noise(1, 8, 8), photometric="palette")
     for settings in (Settings(), Settings(bands=(1, 1, 1))):
         with pytest.raises(InputError, match="gdal_translate -expand rgb") as caught:
             scene_of(path, settings)
@@ -237,7 +210,7 @@ def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
 def test_other_types_need_a_scale(tmp_path: Path, dtype: str) -> None:
     values = noise(3, 8, 8, dtype=dtype)
-    path = write(tmp_path / "a.tif", values)
+    path = write_raster(tmp_path / "a.tif", values)
     with pytest.raises(UsageError, match=rf"a\.tif: holds {dtype}, not uint8: .*--scale 0\.0001"):
         scene_of(path, Settings())
     scene = scene_of(path)
@@ -246,7 +219,7 @@ def test_other_types_need_a_scale(tmp_path: Path, dtype: str) -> None:
 
 
 def test_complex_numbers_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(3, 8, 8, dtype="complex64"))
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8, dtype="complex64"))
     with pytest.raises(InputError, match=r"complex numbers \(complex64\)") as caught:
         scene_of(path)
     assert caught.value.stage == "describe"
@@ -265,9 +238,9 @@ def with_nan() -> np.ndarray:
 
 
 def test_nan_is_never_valid(tmp_path: Path) -> None:
-    scene = scene_of(write(tmp_path / "a.tif", with_nan()))
+    scene = scene_of(write_raster(tmp_path / "a.tif", with_nan()))
     assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False] + [True] * 5
-    scene = scene_of(write(tmp_path / "b.tif", with_nan(), nodata=-9999))
+    scene = scene_of(write_raster(tmp_path / "b.tif", with_nan(), nodata=-9999))
     pixels = read_pixels(scene, scene.rect)
     assert pixels.valid_HW.all(axis=1).tolist() == [False, True, False, True, True, True]
     assert pixels.valid_HW.any(axis=1).tolist() == [False, True, False, True, True, True]
@@ -279,7 +252,7 @@ def test_internal_and_side_car_masks(tmp_path: Path, internal: bool) -> None:
     mask = np.full((6, 8), 255, dtype="uint8")
     mask[2:, 3] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal):
-        path = write(tmp_path / "a.tif", noise(3, 6, 8), mask=mask)
+        path = write_raster(tmp_path / "a.tif", noise(3, 6, 8), mask=mask)
     assert (tmp_path / "a.tif.msk").exists() != internal
     scene = scene_of(path)
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).valid_HW, mask != 0)
@@ -289,7 +262,7 @@ def test_nan_within_a_mask_of_the_file(tmp_path: Path) -> None:
     mask = np.full((6, 8), 255, dtype="uint8")
     mask[5] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        path = write(tmp_path / "a.tif", with_nan(), mask=mask)
+        path = write_raster(tmp_path / "a.tif", with_nan(), mask=mask)
     scene = scene_of(path)
     valid = read_pixels(scene, scene.rect).valid_HW
     assert valid.all(axis=1).tolist() == [False, True, True, True, True, False]
@@ -299,7 +272,7 @@ def test_a_pixel_is_valid_if_any_selected_band_is(tmp_path: Path) -> None:
     values = noise(4, 4, 6)
     values[:3, 0] = 0
     values[:2, 1] = 0
-    path = write(tmp_path / "a.tif", values, nodata=0, photometric="minisblack")
+    path = write_raster(tmp_path / "a.tif", values, nodata=0, photometric="minisblack")
     scene = scene_of(path)
     assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False, True, True, True]
     two = scene_of(path, Settings(bands=(1, 2)), channels=2)
@@ -315,7 +288,7 @@ def test_a_pixel_is_valid_if_any_selected_band_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nodata", [5, 7, 200])
 def test_nodata_agrees_with_rasterio(tmp_path: Path, dtype: str, nodata: int) -> None:
     values = np.random.default_rng(nodata).integers(5, 9, (3, 40, 50)).astype(dtype)
-    path = write(tmp_path / "a.tif", values, nodata=nodata)
+    path = write_raster(tmp_path / "a.tif", values, nodata=nodata)
     scene = scene_of(path)
     with rasterio.open(path) as src:
         expected = src.dataset_mask() != 0
@@ -343,7 +316,7 @@ def test_nodata_option_overrides_the_file(
     values[:, 1] = np.nan if dtype == "float32" else 0
     values[:, 2] = np.array(0.1, dtype=dtype)
     values[1:, 2, 0] = 9 if nodata == 9 else values[1, 2, 0]
-    path = write(tmp_path / "a.tif", values, nodata=0)
+    path = write_raster(tmp_path / "a.tif", values, nodata=0)
     scene = scene_of(path, Settings(scale=1.0, nodata=nodata))
     assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == rows
 
@@ -352,7 +325,7 @@ def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
     values = noise(4, 4, 4)
     values[3, 0] = 0
     values[:3, 1] = 0
-    path = write(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
+    path = write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
     scene = scene_of(path, Settings(nodata=0))
     assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [True, False, True, True]
 
@@ -362,7 +335,7 @@ def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
 
 def test_crs_is_a_code_only_on_exact_match(tmp_path: Path) -> None:
     def crs_of(crs: str) -> str | None:
-        return scene_of(write(tmp_path / "a.tif", noise(3, 8, 8), crs=crs)).crs
+        return scene_of(write_raster(tmp_path / "a.tif", noise(3, 8, 8), crs=crs)).crs
 
     assert crs_of("EPSG:3031") == "EPSG:3031"
     assert crs_of("ESRI:54009") == "ESRI:54009"
@@ -375,7 +348,7 @@ def test_crs_is_a_code_only_on_exact_match(tmp_path: Path) -> None:
 def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with pytest.warns(NotGeoreferencedWarning):
-        write(path, noise(3, 8, 8), transform=None)
+        write_raster(path, noise(3, 8, 8), transform=None)
     scene = scene_of(path)
     assert (scene.crs, scene.transform) == (None, IDENTITY)
 
@@ -383,12 +356,12 @@ def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
 def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
     values = noise(3, 300, 300)
     tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
-    assert not scene_of(write(tmp_path / "tiles.tif", values, **tiles)).striped
-    assert scene_of(write(tmp_path / "strips.tif", values)).striped
+    assert not scene_of(write_raster(tmp_path / "tiles.tif", values, **tiles)).striped
+    assert scene_of(write_raster(tmp_path / "strips.tif", values)).striped
     plain = {"crs": None, "transform": None}
     for driver, name in (("PNG", "a.png"), ("JPEG", "a.jpg")):
         with pytest.warns(NotGeoreferencedWarning):
-            path = write(tmp_path / name, values, driver=driver, **plain)
+            path = write_raster(tmp_path / name, values, driver=driver, **plain)
         scene = scene_of(path, Settings())
         assert scene.striped
         assert (scene.crs, scene.transform, scene.bands) == (None, IDENTITY, (1, 2, 3))
@@ -399,12 +372,12 @@ def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a b.tif", "a#b?c=1.tif", "ü%20!.tif", "c:d.tif"])
 def test_any_file_name(tmp_path: Path, name: str) -> None:
     values = noise(3, 8, 8)
-    scene = scene_of(write(tmp_path / name, values))
+    scene = scene_of(write_raster(tmp_path / name, values))
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values)
 
 
 def test_acquisition_goes_before_the_time_of_writing(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.tif", noise(3, 8, 8))
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8))
     with rasterio.open(path, "r+") as out:
         out.update_tags(TIFFTAG_DATETIME="0000:00:00 00:00:00")
     assert scene_of(path).datetime is None
@@ -431,7 +404,7 @@ def test_quiet_inside_and_untouched_outside(caplog: pytest.LogCaptureFixture) ->
 
 def test_threads_and_overviews(tmp_path: Path) -> None:
     values = noise(3, 512, 512)
-    path = write(tmp_path / "a.tif", values, **TILES)
+    path = write_raster(tmp_path / "a.tif", values, **TILES)
     with rasterio.open(path, "r+") as out:
         out.build_overviews([2, 4])
     scene = scene_of(path)
@@ -444,6 +417,6 @@ def test_threads_and_overviews(tmp_path: Path) -> None:
 
 
 def test_scene_survives_its_journey(tmp_path: Path) -> None:
-    scene = scene_of(write(tmp_path / "a.tif", noise(3, 8, 8)), dataclasses.replace(SCALED))
+    scene = scene_of(write_raster(tmp_path / "a.tif", noise(3, 8, 8)), dataclasses.replace(SCALED))
     record = json.dumps(Shard("0", (scene,), (), ()).to_json())
     assert Shard.from_json(json.loads(record)).scenes == (scene,)

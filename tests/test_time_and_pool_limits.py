@@ -17,8 +17,8 @@ from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
 from tests.support.archives import write_scene
+from tests.support.commands import exit_code_of
 from tests.support.outputs import differences, receipts, stray_files
-from tests.test_job_file import code_of
 
 SETTINGS = Settings(window=64, stride=48, batch=1)
 SCENES = 40
@@ -81,7 +81,7 @@ def test_the_command_says_so(
     archive: Path, small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = f"--checkpoint {small_checkpoint} --output {tmp_path / 'out'} --max-hours 1e-9"
-    assert code_of("run", str(archive), *options.split()) == 1  # before Ray is started
+    assert exit_code_of("run", str(archive), *options.split()) == 1  # before Ray is started
     *_, complaint = capsys.readouterr().err.splitlines()
     assert complaint.startswith("swath: error: out of time: the 1e-09 h of --max-hours are over")
 

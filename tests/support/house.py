@@ -1,7 +1,8 @@
 """Checks of the house that docs/design.md draws: which room may import which, and which library.
 
 Reads source as text (`ast`), so that imports inside functions and under `if TYPE_CHECKING` count
-like all others. Knows nothing of what the code does. Each check returns its violations, one line each.
+like all others. Knows nothing of what the code does. Each check returns its violations, one line
+each.
 """
 
 from __future__ import annotations
