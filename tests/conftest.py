@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("tests.support")
 
 from segformer import mit_config  # noqa: E402
 from tests.support import s3_server  # noqa: E402
-from tests.support.checkpoints import random_checkpoint, save_small, saved  # noqa: E402
+from tests.support.checkpoints import random_checkpoint, save_checkpoint, save_small  # noqa: E402
 from tests.support.commands import Swath, exit_code_of  # noqa: E402
 
 
@@ -50,7 +50,9 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """MiT-B0 with 5 classes and random weights."""
-    return saved(random_checkpoint(mit_config("b0", 5), seed=2), tmp_path_factory.mktemp("b0"))
+    return save_checkpoint(
+        random_checkpoint(mit_config("b0", 5), seed=2), tmp_path_factory.mktemp("b0")
+    )
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ from pipeline.trial.calibration import random_unit
 from pipeline.unit import Block, Unit
 from tests.support import low_memory
 from tests.support.archives import write_scene
-from tests.support.clusters import TOKEN, another_cluster, with_token
+from tests.support.clusters import TOKEN, another_cluster, token_variables
 from tests.support.outputs import receipts
 
 MEMORY_BYTES = 1 << 30
@@ -226,7 +226,7 @@ def gpus() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in with_token(TOKEN).items():
+    for name, value in token_variables(TOKEN).items():
         monkeypatch.setenv(name, value)
 
 

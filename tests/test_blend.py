@@ -23,7 +23,7 @@ from pipeline.engine.stitcher import Stitcher, blend_on
 from pipeline.grid import WindowGrid, cores
 from pipeline.unit import Stitched
 from segformer.compiled import Compiled
-from tests.support.triton_interpreter import in_triton
+from tests.support.triton_interpreter import run_with_triton
 
 Logits = dict[tuple[int, int], torch.Tensor]
 
@@ -234,12 +234,12 @@ def fuses_nothing() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 @pytest.mark.slow
 def test_the_triton_kernel_equals_plain_in_its_interpreter() -> None:
-    in_triton(__name__, "interpreted_equals_plain", interpret="1")
+    run_with_triton(__name__, "interpreted_equals_plain", interpret="1")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
 def test_the_triton_kernel_compiles_for_a_gpu_and_fuses_nothing() -> None:
-    in_triton(__name__, "fuses_nothing", interpret="0")
+    run_with_triton(__name__, "fuses_nothing", interpret="0")
 
 
 @pytest.mark.gpu

@@ -19,7 +19,7 @@ import pipeline.api
 from pipeline.estimate import Estimate
 from segformer import ModelConfig
 from tests.support.archives import write_scene
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 from tests.support.commands import READING, Swath, assert_one_error_line
 from tests.support.estimates import estimate
 
@@ -45,7 +45,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_attention_heads=(1, 1, 1, 1),
         decoder_hidden_size=8,
     )
-    saved(random_checkpoint(config, seed=0), root / "checkpoint")
+    save_checkpoint(random_checkpoint(config, seed=0), root / "checkpoint")
     return root
 
 

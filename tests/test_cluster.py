@@ -19,7 +19,7 @@ from pipeline.planning.machine import Machine, concurrent_tasks
 from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from tests.support.archives import write_scene
-from tests.support.clusters import TOKEN, another_cluster, with_token
+from tests.support.clusters import TOKEN, another_cluster, token_variables
 
 ALONE_THEN_JOINED = """
 import os, sys
@@ -101,7 +101,7 @@ def test_a_process_that_had_a_cluster_of_its_own_joins_another(
 @pytest.mark.ray
 def test_a_cluster_that_does_not_take_us(cluster: str) -> None:
     """The remedy works in the same process, too: a version is compared once the token is right."""
-    done = python(REFUSED, cluster, "9.9.9", "b" * 64, TOKEN, **with_token(""))
+    done = python(REFUSED, cluster, "9.9.9", "b" * 64, TOKEN, **token_variables(""))
     wrong_token, wrong_version = done.stdout.splitlines()
     assert wrong_token.startswith(f"--address {cluster}: ")
     assert "if one runs, RAY_AUTH_TOKEN must be its token" in wrong_token

@@ -20,7 +20,11 @@ TILES = 6
 def test_the_page_can_be_followed(tmp_path: Path) -> None:
     script = [sys.executable, "-m", cluster_page.__name__, str(tmp_path), str(TILES)]
     done = subprocess.run(
-        [*cluster_page.apart(), *script], capture_output=True, text=True, check=False, timeout=840
+        [*cluster_page.isolation_prefix(), *script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=840,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done by earlier runs" in done.stdout

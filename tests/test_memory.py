@@ -31,7 +31,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.unit import Block
 from segformer import mit_config
 from tests.support.archives import write_scene
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 from tests.support.outputs import differences
 
 # The peak of a child is known to the process that waits for it.
@@ -50,7 +50,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 def test_peak_is_below_the_prediction(
     tmp_path: Path, width: int, height: int, count: int, window: int, stride: int
 ) -> None:
-    saved(random_checkpoint(mit_config("b0", 150), seed=0), tmp_path / "model")
+    save_checkpoint(random_checkpoint(mit_config("b0", 150), seed=0), tmp_path / "model")
     for n in range(count):
         write_scene(tmp_path / "in" / f"{n}.tif", width, height, seed=n)
     swath = [sys.executable, "-m", "jobs.cli"]

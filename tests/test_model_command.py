@@ -146,7 +146,7 @@ def test_convert_does_not_replace_what_it_reads(
                 code, out, err = swath("model", "convert", path, "--to", to, *more)
                 assert (code, out) == (2, "")
                 assert err.endswith(
-                    f"--to {to}: is the checkpoint that is read; give another folder\n"
+                    f"--to {to}: is the checkpoint being read; give another folder\n"
                 )
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 

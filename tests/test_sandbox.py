@@ -32,9 +32,9 @@ LIMITS = Limits(processes=2, threads=4, item_s=2.0, memory_bytes=200_000_000)
 
 PARENT = """
 import sys
-from tests.support.worker_deaths import meet
+from tests.support.worker_deaths import misbehave
 from pipeline.processes.sandbox import Limits, run_in_sandbox
-for _ in run_in_sandbox(meet, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
+for _ in run_in_sandbox(misbehave, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
     pass
 """
 
@@ -56,7 +56,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
     }
     for index, (item, _, _) in bad.items():
         items[index] = item
-    outcomes = list(run_in_sandbox(worker_deaths.meet, items, LIMITS))
+    outcomes = list(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     assert sorted(index for index, _ in outcomes) == list(range(200))
     for index, outcome in outcomes:
         if index in bad:
@@ -70,7 +70,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
 
 def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
     items = ["raise x", "good", "odd y", "leave"]
-    outcomes = dict(run_in_sandbox(worker_deaths.meet, items, LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     errors = {i: out.error for i, out in outcomes.items() if isinstance(out, Raised)}
     assert {i: (type(e), str(e)) for i, e in errors.items()} == {
         0: (ValueError, "x"),
@@ -81,14 +81,14 @@ def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
 
 
 def test_a_small_job_starts_one_process() -> None:
-    few = {out.value for _, out in run_in_sandbox(worker_deaths.meet, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
+    few = {out.value for _, out in run_in_sandbox(worker_deaths.misbehave, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
     assert len(few) == 1
     assert str(os.getpid()) not in few
-    assert list(run_in_sandbox(worker_deaths.meet, [], LIMITS)) == []
+    assert list(run_in_sandbox(worker_deaths.misbehave, [], LIMITS)) == []
 
 
 def test_nothing_that_a_worker_prints_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
-    outcomes = dict(run_in_sandbox(worker_deaths.meet, ["print", "segfault", "abort"], LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.misbehave, ["print", "segfault", "abort"], LIMITS))
     assert outcomes[0] == Returned("PRINT")
     assert capfd.readouterr() == ("", "")
 
@@ -126,7 +126,7 @@ def wait_until_gone(pid: int) -> None:
 
 def test_who_says_that_it_waits_has_time() -> None:
     items = ["signs 3.0", "silence 3.0", "sleep"]
-    outcomes = dict(run_in_sandbox(worker_deaths.meet, items, LIMITS))
+    outcomes = dict(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     assert outcomes[0] == Returned("SIGNS 3.0")
     assert outcomes[1] == Returned("SILENCE 3.0")
     assert isinstance(outcomes[2], Died)
@@ -134,7 +134,7 @@ def test_who_says_that_it_waits_has_time() -> None:
 
 def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
     item, pid = report
-    with closing(run_in_sandbox(worker_deaths.meet, [item, "good"], LIMITS)) as outcomes:
+    with closing(run_in_sandbox(worker_deaths.misbehave, [item, "good"], LIMITS)) as outcomes:
         assert next(outcomes) == (1, Returned("GOOD"))
         worker = pid()
     wait_until_gone(worker)

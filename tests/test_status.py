@@ -37,16 +37,16 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.fixture
-def made(shape: str, tmp_path: Path) -> unfinished_outputs.Made:
+def made(shape: str, tmp_path: Path) -> unfinished_outputs.UnfinishedOutput:
     """14 shards: 10 are committed, 4 half done; failures in some of both."""
-    return unfinished_outputs.made(str(tmp_path / "out"), planned(shape))
+    return unfinished_outputs.write_unfinished_output(str(tmp_path / "out"), planned(shape))
 
 
 def planned(shape: str) -> list[Shard]:
-    return unfinished_outputs.planned(shape, units=56, side_blocks=2)
+    return unfinished_outputs.plan_shards(shape, units=56, side_blocks=2)
 
 
-def check(told: Status, made: unfinished_outputs.Made) -> None:
+def check(told: Status, made: unfinished_outputs.UnfinishedOutput) -> None:
     fields = told.to_json()
     assert {name: fields[name] for name in made.expected} == pytest.approx(made.expected)
     ended = told.megapixels_done + told.megapixels_quarantined
@@ -69,7 +69,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_is_done_open_and_quarantined(
-    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
     assert len(half) == unfinished_outputs.HALF_DONE
@@ -83,7 +83,7 @@ def test_what_is_done_open_and_quarantined(
     check_by_counting(told, Output.open(made.url))
 
 
-def test_a_crash_before_the_heads_are_written(made: unfinished_outputs.Made) -> None:
+def test_a_crash_before_the_heads_are_written(made: unfinished_outputs.UnfinishedOutput) -> None:
     index = Path(made.url, "plan.json")
     whole = index.read_text()
     index.unlink()
@@ -94,7 +94,7 @@ def test_a_crash_before_the_heads_are_written(made: unfinished_outputs.Made) -> 
     assert index.read_text() == whole
 
 
-def test_runs_that_have_left_no_receipt(made: unfinished_outputs.Made) -> None:
+def test_runs_that_have_left_no_receipt(made: unfinished_outputs.UnfinishedOutput) -> None:
     """Each leaves its job file as it begins."""
     assert status(made.url).runs_without_receipt == 0
     for receipt in Path(made.url, "runs").glob("*.json"):
@@ -139,7 +139,9 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
     assert "lock.json" not in files(out)
 
 
-def test_a_mark_without_its_file_or_without_failures(made: unfinished_outputs.Made) -> None:
+def test_a_mark_without_its_file_or_without_failures(
+    made: unfinished_outputs.UnfinishedOutput,
+) -> None:
     """A crash may leave the first, a second try of the unit the other."""
     for path in list(Path(made.url).glob("work/*/*.parquet")):
         path.with_suffix(".failed").touch()
@@ -149,7 +151,7 @@ def test_a_mark_without_its_file_or_without_failures(made: unfinished_outputs.Ma
 
 
 def test_inputs_that_are_planned_again_and_rejected_ones(
-    made: unfinished_outputs.Made, shape: str
+    made: unfinished_outputs.UnfinishedOutput, shape: str
 ) -> None:
     """One scene of every other shard stands in a later one that has not begun."""
     out = Output.open(made.url)
@@ -194,7 +196,7 @@ def check_by_counting(told: Status, out: Output) -> None:
 
 
 def test_what_is_published_while_a_plan_is_made(
-    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, read = Output.open(made.url), Output.commits
     open_shards = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
@@ -211,14 +213,14 @@ def test_what_is_published_while_a_plan_is_made(
 
 
 def test_the_place_is_absolute(
-    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(Path(made.url).parent)
     assert status("out").output == made.url
 
 
 def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
-    made: unfinished_outputs.Made, monkeypatch: pytest.MonkeyPatch
+    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash between the two leaves a unit that is computed again, not one whose failures nobody
     looks for."""
@@ -240,7 +242,9 @@ def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
     assert out.unit_files(shard.shard_id).failed == {unit.unit_id}
 
 
-def test_an_unfinished_plan_of_another_version_is_named(made: unfinished_outputs.Made) -> None:
+def test_an_unfinished_plan_of_another_version_is_named(
+    made: unfinished_outputs.UnfinishedOutput,
+) -> None:
     path = sorted(Path(made.url, "plan").iterdir())[0]
     record = json.loads(path.read_text())
     del record["format"]
@@ -255,5 +259,5 @@ def test_an_unfinished_plan_of_another_version_is_named(made: unfinished_outputs
 @pytest.mark.s3
 def test_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
     assert s3.url
-    made = unfinished_outputs.made(f"{s3_folder}/out", planned(shape))
+    made = unfinished_outputs.write_unfinished_output(f"{s3_folder}/out", planned(shape))
     check(status(made.url), made)

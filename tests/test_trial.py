@@ -35,7 +35,7 @@ from pipeline.trial.samples import EDGE_PX, draw_blocks
 from pipeline.unit import Block
 from segformer import mit_config
 from tests.support.archives import mask_of, picture, write_scene
-from tests.support.checkpoints import SMALL, random_checkpoint, saved
+from tests.support.checkpoints import SMALL, random_checkpoint, save_checkpoint
 
 SETTINGS = Settings(window=128, stride=96, batch=2)
 LOCAL = Execution(runner="local")
@@ -246,7 +246,7 @@ def test_one_class_everywhere_and_a_network_that_guesses_are_seen(tmp_path: Path
                 weights[name] = torch.zeros_like(tensor)
                 if name.endswith("bias"):
                     weights[name][2] = lead
-        folder = saved(replace(checkpoint, weights=weights), tmp_path / str(lead))
+        folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / str(lead))
         found = plan([str(tmp_path / "in")], folder, SETTINGS, LOCAL, trial=trial)
         assert found.samples[0].shares == {"class_2": 1.0}
         return "\n".join(found.notes)

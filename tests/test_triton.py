@@ -22,7 +22,7 @@ from pipeline.engine.window_cutter import Cutter, HostCutter, WindowPixels
 from segformer import Normalisation, SegFormer, mit_config
 from tests.support.archives import write_scene
 from tests.support.checkpoints import SMALL, random_checkpoint, save_small
-from tests.support.triton_interpreter import in_triton
+from tests.support.triton_interpreter import run_with_triton
 
 EDGE_PX = 24
 DTYPES = (np.uint8, np.int16, np.uint16, np.uint32, np.float32, np.float64)
@@ -109,7 +109,7 @@ def interpreted_gelu_is_that_of_half_precision() -> None:
     ],
 )
 def test_in_the_interpreter(program: Callable[[], None]) -> None:
-    in_triton(__name__, program.__name__, interpret="1")
+    run_with_triton(__name__, program.__name__, interpret="1")
 
 
 def network_compiles() -> None:
@@ -149,7 +149,7 @@ def network_compiles() -> None:
 
 @linux
 def test_the_networks_kernels_compile_for_a_gpu() -> None:
-    in_triton(__name__, "network_compiles", interpret="0")
+    run_with_triton(__name__, "network_compiles", interpret="0")
 
 
 @pytest.mark.gpu

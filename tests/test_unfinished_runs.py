@@ -26,7 +26,7 @@ from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
 from tests.support import s3_server
 from tests.support.archives import write_scene
-from tests.support.clusters import TOKEN, another_cluster, with_token
+from tests.support.clusters import TOKEN, another_cluster, token_variables
 from tests.support.outputs import differences, files, receipts, stray_files
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
@@ -259,7 +259,7 @@ def test_an_object_store_that_spills_and_its_full_disk(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A later round may find room again; if none does, the run ends and says why."""
-    for name, value in with_token(TOKEN).items():
+    for name, value in token_variables(TOKEN).items():
         monkeypatch.setenv(name, value)
     archive, disk = tmp_path / "in", tmp_path / "spilled"
     for n in range(4):

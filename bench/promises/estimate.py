@@ -1,14 +1,14 @@
-"""What `swath plan --calibrate` foretells, beside what `swath run` then takes: time and memory.
+"""How close are the time and memory that `swath plan --calibrate` estimates to what a run takes?
 
     python -m bench.promises.estimate --work FOLDER [--rounds 3] [--results PATH] [CASE...]
 
-Three jobs of different shape: one large scene with MiT-B0; many small files, most of each window
-filled up; small windows that overlap by half, with 150 classes. On two cores each takes half a
-minute to a minute: what is shorter says little, for the processes that read take seconds to start
-beside the replicas. Time is without start-up. A job is foretold anew before each of its runs, and
-the jobs take turns: a machine that others share is now faster, now slower. The last line is one
-JSON document; exit code 1 where the median of a job's times is off by more than 20 %, or more
-memory was held than foretold.
+Three jobs of different shape, all with MiT-B0: one large scene; many small files, whose windows are
+mostly padding; small windows that overlap by half, with 150 classes. On two cores each takes half a
+minute to a minute. Shorter jobs say little, because the processes that read take seconds to start
+beside the replicas. Time excludes start-up. A job is estimated again before each of its runs, and
+the jobs take turns, because a shared machine is sometimes faster, sometimes slower. The last line
+is one JSON document. Exit code 1: the median of a job's times is off by more than 20 %, or more
+memory was held than estimated.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bench.promises.memory import MARK, TILED, write_large
 from bench.support.processes import Watch
 from bench.support.rounds import machine, spread
 from segformer import mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 OFF = 0.2
 FILES = 1_000
@@ -36,38 +36,42 @@ SWATH = [sys.executable, "-m", "jobs.cli"]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="scene, files, overlap")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="scene, files or overlap; default: all"
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    jobs = commands(given.work)
-    if unknown := set(given.cases) - jobs.keys():
+    options = parser.parse_args()
+    jobs = commands(options.work)
+    if unknown := set(options.cases) - jobs.keys():
         parser.error(f"no such CASE: {', '.join(sorted(unknown))}; there are {', '.join(jobs)}")
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in given.cases or jobs}
-    for number in range(given.rounds):
-        for name, found in turns.items():
-            found.append(compared(jobs[name], given.work / f"out-{name}"))
-            print(f"round {number + 1}: {name}: {found[-1]}", file=sys.stderr, flush=True)
-    report = {name: summary(found) for name, found in turns.items()}
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in options.cases or jobs}
+    for number in range(options.rounds):
+        for name, records in turns.items():
+            records.append(compared(jobs[name], options.work / f"out-{name}"))
+            print(f"round {number + 1}: {name}: {records[-1]}", file=sys.stderr, flush=True)
+    report = {name: summary(records) for name, records in turns.items()}
     cores = len(os.sched_getaffinity(0))
     document = json.dumps(
-        {**machine("cpu", 1), "cores": cores, "rounds": given.rounds, "jobs": report}
+        {**machine("cpu", 1), "cores": cores, "rounds": options.rounds, "jobs": report}
     )
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
     sys.exit(0 if all(map(ok, report.values())) else 1)
 
 
 def commands(work: Path) -> dict[str, list[str]]:
-    """The arguments of run, by case; writes the inputs that are not there yet."""
+    """Write the inputs that are missing, and return the arguments of `swath run` by case."""
     write_large(work / "scene" / "scene.tif", 10_000, TILED, width=8_400)
     write_large(work / "overlap" / "scene.tif", 5_000, TILED, width=5_000)
     for number in range(FILES):
         write_large(work / "files" / f"{number:04d}.tif", 400, {"blockysize": 16}, width=384)
     b0 = {
-        classes: saved(random_checkpoint(mit_config("b0", classes), seed=1), work / f"b0-{classes}")
+        classes: save_checkpoint(
+            random_checkpoint(mit_config("b0", classes), seed=1), work / f"b0-{classes}"
+        )
         for classes in (5, 150)
     }
     return {
@@ -81,7 +85,7 @@ def commands(work: Path) -> dict[str, list[str]]:
 
 
 def compared(command: list[str], out: Path) -> dict[str, Any]:
-    """Plans and runs with these arguments."""
+    """Plan and run with these arguments, and return both sides."""
     shutil.rmtree(out, ignore_errors=True)
     plan = _json([*SWATH, "plan", *command, "--calibrate", "--format", "json"])
     mark = uuid.uuid4().hex
@@ -111,11 +115,11 @@ def compared(command: list[str], out: Path) -> dict[str, Any]:
 
 
 SAME = ("replicas", "units", "windows", "foretold_bytes")
-"""Of a job, in every round."""
+"""The figures that are the same in every round of a job."""
 
 
 def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one job's rounds."""
+    """The record of a job: what is the same in its rounds, and the spread of the rest."""
     measured = {key: spread([turn[key] for turn in turns]) for key in turns[0] if key not in SAME}
     return {**{key: turns[0][key] for key in SAME}, **measured}
 

@@ -1,12 +1,12 @@
-"""What --dtype is worth, and what it changes: bfloat16 and float16 beside float32, all ours.
+"""What does --dtype gain, and what does it change: bfloat16 and float16 against float32?
 
     python -m bench.speed.dtypes [--sizes b0 b2] [--rounds 11] [--threads 2] [--results PATH]
 
-Speed: a forward pass of one window of 512 px, 150 classes; the sides take turns, ratios are of
-median wall times, low and high bound their 95 % interval. Agreement: the share of pixels that get
-float32's class in the whole sliding window, with the example's network on its picture, and with
-random weights on random shapes, where classes lie closer together than a trained network has them.
-Runs on a GPU where there is one. The last line is one JSON document.
+All sides are our network. Speed: a forward pass of one window of 512 px, 150 classes; the sides
+take turns. Ratios are of median wall times; low and high bound their 95 % interval. Agreement: the
+share of pixels that get float32's class in the whole sliding window, with the example's network on
+its picture, and with random weights on random shapes, whose logits are closer to each other than a
+trained network's. Runs on a GPU if there is one. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from examples.bluemarble import bluemarble
 from pipeline.engine.forward import TORCH_DTYPES, tune_malloc
 from pipeline.settings import DTYPES, Settings
 from segformer import SegFormer, mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 EXAMPLE = Path(bluemarble.__file__).parent / "checkpoint"
 PICTURE_PX = 2048
@@ -39,18 +39,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tune_malloc()
     with torch.inference_mode():
-        torch.set_num_threads(given.threads)
-        speed = {size: forward(size, given.rounds, device) for size in given.sizes}
+        torch.set_num_threads(options.threads)
+        speed = {size: forward(size, options.rounds, device) for size in options.sizes}
         same = agreement(device)
     document = json.dumps(
-        {**machine(device, given.threads), "speed": speed, "share_of_pixels_like_float32": same}
+        {**machine(device, options.threads), "speed": speed, "share_of_pixels_like_float32": same}
     )
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
 
 
@@ -61,11 +61,11 @@ def forward(size: str, rounds: int, device: str) -> dict[str, Any]:
     inputs = {d: x_NCHW.to(device, TORCH_DTYPES[d]) for d in DTYPES}
     for name, model in models.items():
         model(inputs[name])
-    took = in_turns(
+    durations = in_turns(
         {d: lambda d=d: timed(lambda: models[d](inputs[d])) for d in DTYPES},  # type: ignore[misc]
         rounds,
     )
-    wall_s = {name: [t.wall_s for t in turns] for name, turns in took.items()}
+    wall_s = {name: [t.wall_s for t in turns] for name, turns in durations.items()}
     return {
         "wall_s": {name: spread(values) for name, values in wall_s.items()},
         "times_faster_than_float32": {
@@ -75,15 +75,15 @@ def forward(size: str, rounds: int, device: str) -> dict[str, Any]:
 
 
 def agreement(device: str) -> dict[str, dict[str, float]]:
-    """By case and dtype; a case of the example's network, and two of random weights."""
+    """The share of equal pixels by case and dtype: the example's network, and two random ones."""
     blue_CHW = np.ascontiguousarray(bluemarble.read_picture().transpose(2, 0, 1))
-    found = {"example, the whole picture": alike(str(EXAMPLE), blue_CHW, device)}
+    shares = {"example, the whole picture": alike(str(EXAMPLE), blue_CHW, device)}
     for classes in (5, 150):
         with tempfile.TemporaryDirectory() as folder:
-            saved(random_checkpoint(mit_config("b0", classes), seed=2), Path(folder))
+            save_checkpoint(random_checkpoint(mit_config("b0", classes), seed=2), Path(folder))
             case = f"b0, random weights, {classes} classes"
-            found[case] = alike(folder, picture(PICTURE_PX), device)
-    return found
+            shares[case] = alike(folder, picture(PICTURE_PX), device)
+    return shares
 
 
 def alike(folder: str, pixels_CHW: np.ndarray, device: str) -> dict[str, float]:

@@ -1,13 +1,13 @@
-"""One forward pass per image: ours beside transformers', the same weights and pixels.
+"""How fast is a forward pass per image: our network against transformers', with the same weights?
 
     python -m bench.speed.forward [--size b0] [--classes 150] [--edge 512] [--rounds 11]
                                   [--threads 2] [--dtype float32] [--compiled] [--results PATH]
 
 transformers runs with its eager attention and with SDPA, its default, the latter at batches of 1 to
-8; with --compiled also through torch.compile. Its best is the least median per image. Everybody has
-the same threads and the same allocator settings, ours. The sides take turns; one pass each before.
-Ratios are of median wall times; low and high bound their 95 % interval. Runs on a GPU where there
-is one. The last line is one JSON document.
+8; with --compiled also through torch.compile. The best of a side is its lowest median per image.
+All sides have the same pixels, threads and allocator settings (ours). They take turns, after one
+pass each to warm up. Ratios are of median wall times; low and high bound their 95 % interval. Runs
+on a GPU if there is one. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from bench.support.rounds import Took, in_turns, machine, spread, timed, times_faster
+from bench.support.rounds import Duration, in_turns, machine, spread, timed, times_faster
 from pipeline.engine.forward import TORCH_DTYPES, tune_malloc
 from segformer import load_model, mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 BATCHES = (1, 2, 4, 8)
 
@@ -33,43 +33,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--size", default="b0", choices=["b0", "b1", "b2", "b3", "b4", "b5"])
     parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--edge", type=int, default=512, help="of the images, in pixels")
+    parser.add_argument("--edge", type=int, default=512, help="edge of the images in pixels")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=TORCH_DTYPES)
-    parser.add_argument("--compiled", action="store_true", help="transformers by torch.compile too")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also run transformers through torch.compile"
+    )
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     tune_malloc()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.inference_mode():
-        report = compared(given, device)
-    document = json.dumps({**machine(device, given.threads), **report})
-    if given.results:
-        given.results.write_text(document + "\n")
+        report = compared(options, device)
+    document = json.dumps({**machine(device, options.threads), **report})
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
 
 
-def compared(given: argparse.Namespace, device: str) -> dict[str, Any]:
-    sides = networks(given, device)
-    pixels_NCHW = torch.randn(max(BATCHES), 3, given.edge, given.edge).to(
-        device, TORCH_DTYPES[given.dtype]
+def compared(options: argparse.Namespace, device: str) -> dict[str, Any]:
+    sides = networks(options, device)
+    pixels_NCHW = torch.randn(max(BATCHES), 3, options.edge, options.edge).to(
+        device, TORCH_DTYPES[options.dtype]
     )
     logits = {name: model(pixels_NCHW[:1]).float() for name, (model, _) in sides.items()}
     turns = {name: turn(*side, pixels_NCHW) for name, side in sides.items()}
-    for once in turns.values():
-        once()
-    took = in_turns(turns, given.rounds)
-    per_image = {name: [t.wall_s / sides[name][1] for t in turn] for name, turn in took.items()}
+    for run_once in turns.values():
+        run_once()
+    durations = in_turns(turns, options.rounds)
+    per_image = {
+        name: [t.wall_s / sides[name][1] for t in turn] for name, turn in durations.items()
+    }
     median = {name: spread(values)["median"] for name, values in per_image.items()}
     best = {
-        who: min((name for name in sides if name.startswith(who)), key=lambda name: median[name])
-        for who in ("ours", "transformers")
+        side: min((name for name in sides if name.startswith(side)), key=lambda name: median[name])
+        for side in ("ours", "transformers")
     }
     return {
-        "network": f"{given.size}, {given.classes} classes, {given.edge} px, {given.dtype}",
-        "rounds": given.rounds,
+        "network": f"{options.size}, {options.classes} classes, {options.edge} px, {options.dtype}",
+        "rounds": options.rounds,
         "largest_difference_of_logits": {
             name: float((each - logits["ours, batch 1"]).abs().max())
             for name, each in logits.items()
@@ -89,15 +93,15 @@ def compared(given: argparse.Namespace, device: str) -> dict[str, Any]:
 
 
 def networks(
-    given: argparse.Namespace, device: str
+    options: argparse.Namespace, device: str
 ) -> dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]]:
-    """By name: pixels to logits, and a batch."""
+    """The sides by name: a function from pixels to logits, and its batch."""
     from transformers import SegformerForSemanticSegmentation  # noqa: PLC0415  takes seconds
 
-    dtype = TORCH_DTYPES[given.dtype]
-    checkpoint = random_checkpoint(mit_config(given.size, given.classes), seed=2)
+    dtype = TORCH_DTYPES[options.dtype]
+    checkpoint = random_checkpoint(mit_config(options.size, options.classes), seed=2)
     with tempfile.TemporaryDirectory() as folder:
-        saved(checkpoint, Path(folder))
+        save_checkpoint(checkpoint, Path(folder))
         ours = load_model(folder).to(device, dtype)
         theirs = {
             kind: SegformerForSemanticSegmentation.from_pretrained(folder, attn_implementation=kind)
@@ -105,7 +109,7 @@ def networks(
             .to(device, dtype)
             for kind in ("eager", "sdpa")
         }
-    compiled = torch.compile(theirs["sdpa"]) if given.compiled else None
+    compiled = torch.compile(theirs["sdpa"]) if options.compiled else None
     sides: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
         "transformers eager, batch 1": (lambda x: theirs["eager"](x).logits, 1)
     }
@@ -119,7 +123,7 @@ def networks(
 
 def turn(
     model: Callable[[torch.Tensor], torch.Tensor], batch: int, pixels_NCHW: torch.Tensor
-) -> Callable[[], Took]:
+) -> Callable[[], Duration]:
     return lambda: timed(lambda: model(pixels_NCHW[:batch]))
 
 

@@ -1,13 +1,14 @@
-"""Sliding windows on a GPU: ours beside transformers under slice-add, eager and compiled.
+"""How fast are sliding windows on a GPU: ours, and transformers under slice-add?
 
     python -m bench.speed.gpu [--networks b0 b2 b5] [--classes 5] [--size 8192] [--dtype float16]
                         [--batch 32] [--rounds 5] [--compiled b0 b2] [--results PATH]
 
-From pixels in the host's memory to class ids there, windows of 512 px with a stride of 384,
-blended; random weights, everybody's the same. One process; one whole picture each before, then the
-sides take turns; what is said are medians of windows per second, and ratios whose low and high
-bound their 95 % interval. Peak memory is what torch held on the device beyond the loaded networks.
-The last line is one JSON document.
+From pixels in the host's memory to class ids there, windows of 512 px at stride 384, blended. The
+weights are random and the same for all sides; transformers runs eager and, for the networks of
+--compiled, also through torch.compile. One process: a whole picture each to warm up, then the sides
+take turns. The report has medians of windows per second, and ratios whose low and high bound their
+95 % interval. Peak memory is what torch held on the device beyond the loaded networks. The last
+line is one JSON document.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from bench.support.rounds import in_turns, machine, spread, timed, times_faster
 from pipeline.grid import WindowGrid
 from pipeline.settings import DTYPES, Settings
 from segformer import mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 
 def main() -> None:
@@ -39,46 +40,51 @@ def main() -> None:
     parser.add_argument("--dtype", default="float16", choices=DTYPES)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compiled", nargs="*", default=["b0", "b2"], help="takes a minute each")
+    parser.add_argument(
+        "--compiled",
+        nargs="*",
+        default=["b0", "b2"],
+        help="networks to compile, too: a minute each",
+    )
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("needs a CUDA device; bench/speed/sliding.py runs on CPUs")
-    pixels_CHW = picture(given.size)
+    pixels_CHW = picture(options.size)
     report: dict[str, Any] = {
         **machine("cuda", 1),
-        "case": f"{given.classes} classes, {given.size} px, 512/384, {given.dtype}",
-        "batch": given.batch,
-        "rounds": given.rounds,
+        "case": f"{options.classes} classes, {options.size} px, 512/384, {options.dtype}",
+        "batch": options.batch,
+        "rounds": options.rounds,
     }
-    for network in given.networks:
-        report[network] = compared(network, given, pixels_CHW)
+    for network in options.networks:
+        report[network] = compared(network, options, pixels_CHW)
         print(network, json.dumps(report[network]), file=sys.stderr, flush=True)
-        if given.results:
-            given.results.write_text(json.dumps(report) + "\n")
+        if options.results:
+            options.results.write_text(json.dumps(report) + "\n")
     print(json.dumps(report))
 
 
 @torch.inference_mode()
-def compared(network: str, given: argparse.Namespace, pixels_CHW: np.ndarray) -> dict[str, Any]:
-    settings = Settings(batch=given.batch, dtype=given.dtype)
-    sides = ["ours", "slice-add", *["slice-add, compiled"] * (network in given.compiled)]
+def compared(network: str, options: argparse.Namespace, pixels_CHW: np.ndarray) -> dict[str, Any]:
+    settings = Settings(batch=options.batch, dtype=options.dtype)
+    sides = ["ours", "slice-add", *["slice-add, compiled"] * (network in options.compiled)]
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = random_checkpoint(mit_config(network, given.classes), seed=2)
-        folder = saved(checkpoint, Path(scratch))
+        checkpoint = random_checkpoint(mit_config(network, options.classes), seed=2)
+        folder = save_checkpoint(checkpoint, Path(scratch))
         segments = {name: contestant(name, folder, settings, "cuda") for name in sides}
-        in_float32 = Settings(batch=given.batch)
+        in_float32 = Settings(batch=options.batch)
         segments["ours, float32"] = contestant("ours", folder, in_float32, "cuda")
     ids_HW, peaks = {}, {}
     for name, segment in segments.items():
-        ids_HW[name], peaks[name] = first(segment, pixels_CHW)
-    took = in_turns(
+        ids_HW[name], peaks[name] = segment_warm(segment, pixels_CHW)
+    durations = in_turns(
         {n: lambda s=s: timed(lambda: s(pixels_CHW)) for n, s in segments.items()},  # type: ignore[misc]
-        given.rounds,
+        options.rounds,
     )
-    grid = WindowGrid.of(given.size, given.size, settings.window, settings.stride)
+    grid = WindowGrid.of(options.size, options.size, settings.window, settings.stride)
     windows = grid.rows.count * grid.cols.count
-    wall_s = {name: [t.wall_s for t in turns] for name, turns in took.items()}
+    wall_s = {name: [t.wall_s for t in turns] for name, turns in durations.items()}
     rates = {name: [windows / s for s in seconds] for name, seconds in wall_s.items()}
     return {
         "windows_per_s": {name: spread(values) for name, values in rates.items()},
@@ -91,8 +97,8 @@ def compared(network: str, given: argparse.Namespace, pixels_CHW: np.ndarray) ->
     }
 
 
-def first(segment: Segment, pixels_CHW: np.ndarray) -> tuple[np.ndarray, int]:
-    """Class ids, and bytes on the device: of the second picture, for the first one compiles."""
+def segment_warm(segment: Segment, pixels_CHW: np.ndarray) -> tuple[np.ndarray, int]:
+    """Class ids, and peak bytes on the device, of the second picture: the first one compiles."""
     segment(pixels_CHW)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()

@@ -1,15 +1,15 @@
-"""A picture through sliding windows: ours beside transformers under other people's loops.
+"""How fast is a picture segmented by sliding windows: ours, and transformers under the usual loops?
 
     python -m bench.speed.sliding [--size 4096] [--classes 5] [--network b0]
                                   [--sides ours MONAI ...] [--batch 1]
                                   [--dtype float32] [--rounds 3] [--threads 2] [--results PATH]
 
-The weights are random, and everybody's the same. Every turn is a process of its own, with the same
-threads and allocator settings for all: it loads, notes its memory, takes one window to warm up and
-then the picture; peak memory is what it held beyond the loaded model, on a GPU what the device
-held. Ratios are of medians over rounds in which the sides take turns; low and high bound their
-95 % interval. Exit code 1: more than 1 pixel in 100,000 differs from ours in float32. The last line
-is one JSON document.
+The weights are random and the same for all sides. Every turn is a separate process, with the same
+threads and allocator settings: it loads, notes its memory, segments one window to warm up and then
+the picture. Peak memory is what it held beyond the loaded model, on a GPU what the device held.
+Ratios are of medians over rounds in which the sides take turns; low and high bound their 95 %
+interval. Exit code 1: in float32, more than 1 pixel in 100,000 differs from ours. The last line is
+one JSON document.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import torch
 
 from bench.speed.blend import peak_of_this_process
 from bench.support.contestants import contestant
-from bench.support.rounds import Took, finish, in_turns, machine, spread, timed, times_faster
+from bench.support.rounds import Duration, finish, in_turns, machine, spread, timed, times_faster
 from pipeline.engine.forward import tune_malloc
 from pipeline.settings import DTYPES, Settings
 from segformer import mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 SIDES = ("ours", "mmseg-style", "slice-add", "MONAI")
 DIFFERENT = 1e-5
@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Turn:
-    took: Took
+    duration: Duration
     peak_bytes: int
     ids_HW: np.ndarray
 
@@ -66,36 +66,38 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    settings = Settings(batch=given.batch, dtype=given.dtype)
+    settings = Settings(batch=options.batch, dtype=options.dtype)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = saved(
-            random_checkpoint(mit_config(given.network, given.classes), seed=2), Path(scratch)
+        folder = save_checkpoint(
+            random_checkpoint(mit_config(options.network, options.classes), seed=2), Path(scratch)
         )
-        case = Case(folder, given.size, settings, device, given.threads)
-        report = compared(case, given.sides, given.rounds)
-    what = f"{given.network}, {given.classes} classes, {given.size} px, 512/384, {given.dtype}"
-    report = {**machine(device, given.threads), "case": what, "batch": given.batch, **report}
+        case = Case(folder, options.size, settings, device, options.threads)
+        report = compared(case, options.sides, options.rounds)
+    what = (
+        f"{options.network}, {options.classes} classes, {options.size} px, 512/384, {options.dtype}"
+    )
+    report = {**machine(device, options.threads), "case": what, "batch": options.batch, **report}
     document = json.dumps(report)
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
     equal = max(report["share_of_pixels_unlike_ours"].values()) <= DIFFERENT
-    sys.exit(0 if equal or given.dtype != "float32" else 1)
+    sys.exit(0 if equal or options.dtype != "float32" else 1)
 
 
 def compared(case: Case, sides: list[str], rounds: int) -> dict[str, Any]:
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
 
-    def turn(name: str) -> Took:
+    def turn(name: str) -> Duration:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             turns[name].append(pool.apply(segmented, (name, case)))
-        return turns[name][-1].took
+        return turns[name][-1].duration
 
-    took = in_turns({name: lambda name=name: turn(name) for name in sides}, rounds)  # type: ignore[misc]
-    cpu_s = {name: [t.cpu_s for t in taken] for name, taken in took.items()}
-    wall_s = {name: [t.wall_s for t in taken] for name, taken in took.items()}
+    durations = in_turns({name: lambda name=name: turn(name) for name in sides}, rounds)  # type: ignore[misc]
+    cpu_s = {name: [t.cpu_s for t in taken] for name, taken in durations.items()}
+    wall_s = {name: [t.wall_s for t in taken] for name, taken in durations.items()}
     peaks = {name: [t.peak_bytes for t in taken] for name, taken in turns.items()}
     others = [name for name in sides if name != "ours"]
     ids_HW = turns["ours"][0].ids_HW
@@ -119,21 +121,21 @@ def compared(case: Case, sides: list[str], rounds: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def segmented(name: str, case: Case) -> Turn:
-    """One turn, in a process of its own."""
+    """One turn, which has this process to itself."""
     tune_malloc()
     segment = contestant(name, case.folder, case.settings, case.device)
     torch.set_num_threads(case.threads)
     pixels_CHW = picture(case.size)
-    before = held(case.device, begin=True)
+    before = peak_bytes(case.device, begin=True)
     segment(pixels_CHW[:, : case.settings.window, : case.settings.window])
     finish()
     results: list[np.ndarray] = []
-    took = timed(lambda: results.append(segment(pixels_CHW)))
-    return Turn(took, held(case.device) - before, results[0])
+    duration = timed(lambda: results.append(segment(pixels_CHW)))
+    return Turn(duration, peak_bytes(case.device) - before, results[0])
 
 
-def held(device: str, begin: bool = False) -> int:
-    """The most bytes so far, or since the beginning."""
+def peak_bytes(device: str, begin: bool = False) -> int:
+    """Peak bytes of the process or the device so far. begin: reset the peak first."""
     if device == "cuda":
         if begin:
             torch.cuda.reset_peak_memory_stats()
@@ -144,7 +146,7 @@ def held(device: str, begin: bool = False) -> int:
 
 
 def picture(size: int) -> np.ndarray:
-    """uint8_CHW: smooth shapes of many colours, and noise."""
+    """A picture, uint8_CHW: smooth shapes of many colors, and noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:size, :size].astype(np.float32)
     shapes = [

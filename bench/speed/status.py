@@ -1,17 +1,17 @@
-"""How long `swath status` takes of an OUT whose cluster is gone, and what its plan weighs.
+"""How long does `swath status` take on an OUT whose cluster is gone, and how large is its plan?
 
     python -m bench.speed.status --work FOLDER [--units 100000] [--turns 7] [--results PATH]
 
-Two outputs of so many units, on local disk, then copied to a real S3 server. `bundles`: many scenes
-of one window, several to a unit; `blocks`: few scenes of 4,096 units each. Seven tenths of the
-shards are committed, with quarantined blocks in every tenth of these; in four more every second
-unit has its file; the others have not begun. There are receipts of three runs that ended early.
-What is real of them, and what is not, stands in unfinished.py. What an earlier call has made in
-FOLDER is taken as it is.
+Two outputs of this many units are made on local disk, then copied to a real S3 server. `bundles`:
+many scenes of one window, several to a unit; `blocks`: few scenes of 4,096 units each. Seven tenths
+of the shards are committed, with quarantined blocks in every tenth of these; in four more every
+second unit has its file; the others have not been started. There are receipts of three runs that
+were stopped early. tests/support/unfinished_outputs.py says what is real in these outputs and what
+is not. Outputs that an earlier call made in FOLDER are used again.
 
-Then the command as a process, in turns with the same on an output of one unit, which is what
-start-up takes; and the reading of the plan as a driver holds it. The last line is one JSON
-document. Exit code 0: the numbers were right each time.
+Measured: the command as a process, in turns with the same command on an output of one unit, whose
+time is that of start-up; and reading the plan as a driver does. The last line is one JSON document.
+Exit code 0: the numbers were right each time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 from bench.support.rounds import machine, spread
 from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support import s3_server
-from tests.support.unfinished_outputs import Made, made, planned
+from tests.support.unfinished_outputs import UnfinishedOutput, plan_shards, write_unfinished_output
 
 HOLD = """
 import json, pathlib, re, sys, time
@@ -45,17 +45,18 @@ for shard in shards:
 held, most = (1024 * (kilobytes(name) - before) for name in ("VmRSS", "VmHWM"))
 print(json.dumps({"seconds": took[0], "cpu_s": took[1], "bytes": held, "most_bytes": most}))
 """
-"""A process that holds the plan as a driver does, the units with their names."""
+"""A program that holds the plan as a driver does, units and their names included."""
 LAUNCH = """
 import json, os, subprocess, sys, time
-began = time.perf_counter()
+started = time.perf_counter()
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
 said = child.stdout.read()
 _, state, used = os.wait4(child.pid, 0)
-print(json.dumps({"wall_s": time.perf_counter() - began, "cpu_s": used.ru_utime + used.ru_stime,
+print(json.dumps({"wall_s": time.perf_counter() - started, "cpu_s": used.ru_utime + used.ru_stime,
     "bytes": used.ru_maxrss * 1024, "said": said, "code": os.waitstatus_to_exitcode(state)}))
 """
-"""A process of its own: what a child has held at most is never less than what its parent holds."""
+"""A small program that launches a command: a child's recorded peak is never below what its parent
+holds."""
 
 
 def main() -> None:
@@ -64,11 +65,17 @@ def main() -> None:
     parser.add_argument("--units", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     report: dict[str, Any] = {**machine("cpu", 1), "outputs": []}
-    shapes = {"bundles": planned("bundles", given.units), "blocks": planned("blocks", given.units)}
-    shapes["one"] = planned("blocks", 1, side_blocks=1)
-    outs = [made(str(given.work / shape), shards) for shape, shards in shapes.items()]
+    shapes = {
+        "bundles": plan_shards("bundles", options.units),
+        "blocks": plan_shards("blocks", options.units),
+    }
+    shapes["one"] = plan_shards("blocks", 1, side_blocks=1)
+    outs = [
+        write_unfinished_output(str(options.work / shape), shards)
+        for shape, shards in shapes.items()
+    ]
     shapes.clear()
     print("outputs made", file=sys.stderr, flush=True)
     with s3_server.running() as server:
@@ -79,64 +86,66 @@ def main() -> None:
             client.put(out.url, copy.url, recursive=True)
         for *large, small in (outs, copies):
             for out in large:
-                report["outputs"].append(measured(out, small, given.turns))
+                report["outputs"].append(measured(out, small, options.turns))
                 print(json.dumps(report["outputs"][-1]), file=sys.stderr, flush=True)
     ok = all(line.pop("ok") for line in report["outputs"])
     document = json.dumps(report, indent=1)
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(json.dumps(report))
     sys.exit(0 if ok else 1)
 
 
-def measured(out: Made, small: Made, turns: int) -> dict[str, Any]:
-    """The command in turns with that on the small output, then the plan as a driver holds it."""
-    took: dict[str, list[dict[str, float]]] = {"command": [], "start-up": []}
+def measured(out: UnfinishedOutput, small: UnfinishedOutput, turns: int) -> dict[str, Any]:
+    """The record of the command on `out`, in turns with `small`, and of the plan held in memory."""
+    turns_of: dict[str, list[dict[str, float]]] = {"command": [], "start-up": []}
     ok = True
     for _ in range(turns):
         for name, one in (("command", out), ("start-up", small)):
             command = ["-m", "jobs.cli", "status", one.url, "--format", "json"]
-            said, numbers = process([sys.executable, *command])
-            told = json.loads(said)
-            wrong = {k: (told[k], v) for k, v in one.expected.items() if abs(told[k] - v) > 1e-6}
-            if wrong:
-                print(f"{one.url}: told, expected: {wrong}", file=sys.stderr)
-            ok = ok and not wrong
-            took[name].append(numbers)
+            stdout, numbers = process([sys.executable, *command])
+            record = json.loads(stdout)
+            errors = {
+                k: (record[k], v) for k, v in one.expected.items() if abs(record[k] - v) > 1e-6
+            }
+            if errors:
+                print(f"{one.url}: printed, expected: {errors}", file=sys.stderr)
+            ok = ok and not errors
+            turns_of[name].append(numbers)
     holding = [json.loads(process([sys.executable, "-c", HOLD, out.url])[0]) for _ in range(2)]
     units = out.expected["units"]
-    middle = {key: statistics.median(one[key] for one in holding) for key in holding[0]}
+    medians = {key: statistics.median(one[key] for one in holding) for key in holding[0]}
     return {
         "ok": ok,
         "output": out.url if "://" in out.url else f"disk/{Path(out.url).name}",
         **{key: out.expected[key] for key in ("units", "shards", "scenes", "shards_published")},
         "units_waiting": out.waiting,
-        **{name: summary(each) for name, each in took.items()},
+        **{name: summary(each) for name, each in turns_of.items()},
         "plan_megabytes": round(plan_bytes(out.url) / 1e6, 1),
-        "plan_read_s": round(middle["seconds"], 2),
-        "plan_read_cpu_s": round(middle["cpu_s"], 2),
-        "plan_held_megabytes_per_100000_units": round(middle["bytes"] / units / 10, 1),
-        "plan_most_megabytes_per_100000_units": round(middle["most_bytes"] / units / 10, 1),
+        "plan_read_s": round(medians["seconds"], 2),
+        "plan_read_cpu_s": round(medians["cpu_s"], 2),
+        "plan_held_megabytes_per_100000_units": round(medians["bytes"] / units / 10, 1),
+        "plan_most_megabytes_per_100000_units": round(medians["most_bytes"] / units / 10, 1),
     }
 
 
-def summary(took: list[dict[str, float]]) -> dict[str, Any]:
+def summary(turns: list[dict[str, float]]) -> dict[str, Any]:
     return {
-        "wall_s": spread([one["wall_s"] for one in took]),
-        "cpu_s": spread([one["cpu_s"] for one in took]),
-        "peak_megabytes": round(max(one["bytes"] for one in took) / 1e6),
+        "wall_s": spread([one["wall_s"] for one in turns]),
+        "cpu_s": spread([one["cpu_s"] for one in turns]),
+        "peak_megabytes": round(max(one["bytes"] for one in turns) / 1e6),
     }
 
 
 def process(command: list[str]) -> tuple[str, dict[str, float]]:
-    """What it said on stdout, and what it took."""
+    """The stdout of a command, and what it took: `wall_s`, `cpu_s`, `bytes`."""
     launched = [sys.executable, "-c", LAUNCH, *command]
     done = subprocess.run(launched, stdout=subprocess.PIPE, text=True, check=True)
     numbers = json.loads(done.stdout)
-    said: str = numbers.pop("said")
+    stdout: str = numbers.pop("said")
     if numbers.pop("code"):
         raise RuntimeError(f"{' '.join(command)} failed")
-    return said, numbers
+    return stdout, numbers
 
 
 def plan_bytes(url: str) -> int:

@@ -35,7 +35,7 @@ from bench.support.rounds import machine, spread, times_faster
 from pipeline.grid import WindowGrid
 from pipeline.settings import Settings
 from segformer import mit_config
-from tests.support.checkpoints import random_checkpoint, saved
+from tests.support.checkpoints import random_checkpoint, save_checkpoint
 
 ENOUGH = 0.95
 SETTINGS = Settings()
@@ -53,7 +53,9 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     scene = work / "in" / "scene.tif"
     write_large(scene, options.size, TILED, width=options.size)
-    checkpoint = saved(random_checkpoint(mit_config("b0", 5), seed=2), work / "checkpoint")
+    checkpoint = save_checkpoint(
+        random_checkpoint(mit_config("b0", 5), seed=2), work / "checkpoint"
+    )
     measurements = [
         measure(scene, checkpoint, work, int(replicas), options.rounds)
         for replicas in options.replicas.split(",")

@@ -45,9 +45,9 @@ def random_checkpoint(
 
 def save_small(folder: Path, classes: int = 4) -> str:
     """A SegFormer of the right shape with few channels."""
-    return saved(random_checkpoint(mit_config("b0", classes, **SMALL), seed=1), folder)
+    return save_checkpoint(random_checkpoint(mit_config("b0", classes, **SMALL), seed=1), folder)
 
 
-def saved(checkpoint: Checkpoint, folder: Path) -> str:
+def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> str:
     write_checkpoint(checkpoint, str(folder))
     return str(folder)

@@ -21,19 +21,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 OUT = "s3://demo/tables"
-APART = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+ISOLATED = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 """A network of its own, for Ray's nodes listen on every address, and the page's ports are fixed;
 and processes that end with the page, however that ends."""
 
 
-def apart() -> list[str]:
+def isolation_prefix() -> list[str]:
     """A prefix for commands; nothing where this user may not have that."""
-    if shutil.which(APART[0]) is None:
+    if shutil.which(ISOLATED[0]) is None:
         return []
     return (
         []
-        if subprocess.run([*APART, "true"], capture_output=True, check=False).returncode
-        else APART
+        if subprocess.run([*ISOLATED, "true"], capture_output=True, check=False).returncode
+        else ISOLATED
     )
 
 

@@ -22,7 +22,7 @@ sys.stdin.read()
 """
 
 
-def with_token(token: str) -> dict[str, str]:
+def token_variables(token: str) -> dict[str, str]:
     """The variables of one who has it."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
@@ -36,7 +36,7 @@ def another_cluster(**options: object) -> Iterator[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **with_token(TOKEN)},
+        env={**os.environ, **token_variables(TOKEN)},
     )
     try:
         assert process.stdout is not None

@@ -9,7 +9,7 @@ from pipeline.imagery.input_file import InputFile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
-from tests.support.worker_deaths import meet
+from tests.support.worker_deaths import misbehave
 
 
 def describe_or_failure(
@@ -18,9 +18,9 @@ def describe_or_failure(
     """`describe_or_failure`, except for files whose names ask for trouble."""
     match file.scene_id:
         case "crash.tif":
-            meet("segfault")
+            misbehave("segfault")
         case "hang.tif":
-            meet("hang")
+            misbehave("hang")
         case "raise.tif":
             raise ZeroDivisionError("division by zero")
         case name if name.startswith("withheld"):

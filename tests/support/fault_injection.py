@@ -21,7 +21,7 @@ from typing import Any
 from bench.promises.kills import MARK, kill_tree, processes
 from tests.support.fault_cases import BUCKET, Case
 from tests.support.fault_proxy import CONTROL
-from tests.support.s3_server import Gateway, Server, client, dying_with_us
+from tests.support.s3_server import Gateway, Server, client, dying_with_parent
 
 STOP_S, STORM_S, GATEWAY_S = 20, 10, 1
 STORM_SHARE, STRAY_SHARE, STRAY_TIMES = 0.3, 0.5, 7
@@ -46,7 +46,7 @@ class Proxy:
         """upstream: the server's URL, on this machine."""
         self._process = subprocess.Popen(
             [
-                *dying_with_us(),
+                *dying_with_parent(),
                 sys.executable,
                 "-m",
                 "tests.support.fault_proxy",

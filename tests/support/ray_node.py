@@ -36,7 +36,7 @@ def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[
     own = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     gcs, dashboard, agent = free_port(), free_port(), agent_port or free_port()
-    command = [*s3_server.dying_with_us(), "ray", "start", "--head", "--block"]
+    command = [*s3_server.dying_with_parent(), "ray", "start", "--head", "--block"]
     command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
     command += ["--object-store-memory=200000000", f"--port={gcs}", f"--temp-dir={folder}"]
     command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]

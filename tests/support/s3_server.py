@@ -255,7 +255,7 @@ class Gateway(Server):
     def _daemon(self, name: str, *command: str) -> None:
         with (self.root / "log" / f"{name}.err").open("ab") as log:
             self._daemons[name] = subprocess.Popen(
-                [*dying_with_us(), *command, "-f"],
+                [*dying_with_parent(), *command, "-f"],
                 env={**os.environ, "CEPH_CONF": str(self._config)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -278,7 +278,16 @@ class Moto(Server):
         port = str(_free_ports(3))
         self.url = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
-            [*dying_with_us(), sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+            [
+                *dying_with_parent(),
+                sys.executable,
+                "-m",
+                "moto.server",
+                "-H",
+                "127.0.0.1",
+                "-p",
+                port,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -349,7 +358,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def dying_with_us() -> list[str]:
+def dying_with_parent() -> list[str]:
     """A prefix for commands; where there is no setpriv, only `stop` ends them."""
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 

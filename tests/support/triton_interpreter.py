@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 
-def in_triton(module: str, function: str, interpret: str) -> None:
+def run_with_triton(module: str, function: str, interpret: str) -> None:
     """Triton looks at TRITON_INTERPRET when it is imported."""
     path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": interpret}

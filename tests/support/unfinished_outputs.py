@@ -43,7 +43,7 @@ COMMITTED, HALF_DONE = 0.7, 4
 
 
 @dataclass(frozen=True)
-class Made:
+class UnfinishedOutput:
     """An output, and what its status should be."""
 
     url: str
@@ -56,19 +56,19 @@ def planner(shape: str) -> Planner:
     return Planner(COST, Execution(block=TILE_PX if shape == "blocks" else None))
 
 
-def planned(shape: str, units: int, side_blocks: int = SIDE_BLOCKS) -> list[Shard]:
+def plan_shards(shape: str, units: int, side_blocks: int = SIDE_BLOCKS) -> list[Shard]:
     """Shards of so many units, or a few more or less."""
     if shape == "blocks":
         count = max(1, round(units / side_blocks**2))
-        scenes = [header(n, side_blocks * TILE_PX) for n in range(count)]
+        scenes = [scene_header(n, side_blocks * TILE_PX) for n in range(count)]
         return list(planner(shape).shards(scenes, (), 0))
-    probe = planner(shape).shards([header(n, TILE_PX) for n in range(10_000)], (), 0)
+    probe = planner(shape).shards([scene_header(n, TILE_PX) for n in range(10_000)], (), 0)
     each = 10_000 / sum(len(shard.units) for shard in probe)
-    scenes = [header(n, TILE_PX) for n in range(round(each * units))]
+    scenes = [scene_header(n, TILE_PX) for n in range(round(each * units))]
     return list(planner(shape).shards(scenes, (), 0))
 
 
-def header(number: int, edge_px: int) -> Scene:
+def scene_header(number: int, edge_px: int) -> Scene:
     """As `describe` makes one of a Sentinel-2 product in a bucket."""
     name = f"2026/11/{number % 28 + 1:02d}/S2B_MSIL2A_T33UUP_{number:07d}_TCI.tif"
     return Scene(
@@ -88,7 +88,7 @@ def header(number: int, edge_px: int) -> Scene:
     )
 
 
-def made(url: str, shards: list[Shard]) -> Made:
+def write_unfinished_output(url: str, shards: list[Shard]) -> UnfinishedOutput:
     """The output of a job whose cluster has died."""
     done = round(COMMITTED * len(shards))
     committed, half = shards[:done], shards[done : done + HALF_DONE]
@@ -121,7 +121,7 @@ def made(url: str, shards: list[Shard]) -> Made:
         "megapixels_done": (sum(unit.pixels for unit in ended) - px) / 1e6,
         "megapixels_quarantined": px / 1e6,
     }
-    return Made(url, expected, len(waiting))
+    return UnfinishedOutput(url, expected, len(waiting))
 
 
 def commit(out: Output, shard: Shard, failures: list[Failure]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.processes.limits import rearm
 
 
-def meet(peril: str) -> str:  # noqa: PLR0912  a list
+def misbehave(peril: str) -> str:  # noqa: PLR0912  a list
     """Returns `peril` in capitals, if it returns."""
     kind, _, rest = peril.partition(" ")
     match kind:
