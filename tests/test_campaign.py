@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bench.promises.campaign import Site, carry_out, leave_an_upload, problems_of, site
+from bench.promises.campaign import Site, carry_out, leave_an_upload, open_site, problems_of
 from tests.support import s3_server
 from tests.support.campaign_records import Results, summary, table
 from tests.support.fault_cases import FAULTS, PHASES, Case, cases
@@ -229,7 +229,7 @@ def test_results_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def here(s3: s3_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with site(s3, tmp_path_factory.mktemp("campaign")) as made:
+    with open_site(s3, tmp_path_factory.mktemp("campaign")) as made:
         yield made
 
 

@@ -1,14 +1,14 @@
-"""Runs of a small job on a real S3 server, each hit by one fault: does anything come out wrong?
+"""Do runs on a real S3 server, each hit by one fault, give the rows of the undisturbed run?
 
     python -m bench.promises.campaign [--only NUMBER|RUNNER|FAULT|PHASE ...] [--limit N]
                                   [--results FILE]
 
-Each case (see cases.py) is a run that is disturbed once, then, unless it has survived that, the
-same command again. Held against the undisturbed run: the rows of all tables, bit for bit. Nothing
-may be computed twice, and no object and no multipart upload may be left over. A case that is done
-is a line of the results, so the script can be stopped and started again. It prints what was hit
-and what came of it; the last line is one JSON document. Exit code 0: every case asked for is done
-and went well.
+Each case (see tests/support/fault_cases.py) is a run of a small job that is disturbed once, then,
+unless it survives, the same command again. The rows of all tables are compared with those of the
+undisturbed run, bit for bit. Nothing may be computed twice, and no object and no multipart upload
+may be left over. A finished case is a line of the results, so the program can be stopped and
+started again. It prints what was hit and how it ended; the last line is one JSON document. Exit
+code 0: every requested case is done and went well.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from tests.support.outputs import differences, outcomes, receipts, recomputed_by
 
 RESULTS = Path(__file__).parents[1] / "results" / "campaign_epyc_2026-11.jsonl"
 LIMIT_S = 300
-"""Of each run; one that takes longer hangs."""
+"""The longest that a run may take before it counts as hanging."""
 SIZES = [(700, 600), (1100, 520), (200, 150), (300, 260), (260, 200), (180, 190), (400, 330)]
-"""Of the scenes, in pixels: two of several blocks, and small ones that share units."""
+"""Widths and heights in pixels: two scenes of several blocks, and small ones that share units."""
 OPTIONS = ["--window", "64", "--stride", "48", "--block", "512"]
 _SETTLES_WITHIN_S = 30
 _IN = f"s3://{BUCKET}/in"
@@ -53,18 +53,18 @@ _CALM = f"s3://{BUCKET}/calm"
 
 @dataclass(frozen=True)
 class Site:
-    """Where the cases happen: the server with the inputs and the output of the undisturbed run."""
+    """The place of the cases: the server, with the inputs and the output of the undisturbed run."""
 
     server: s3_server.Server
     proxy: Proxy
     folder: Path
     checkpoint: str
     sessions: str
-    """Ray's: a short name, for those of its sockets begin with it, and 107 bytes are all they have.
-    Sessions of drivers that were killed are nobody's to delete but ours."""
+    """The folder of Ray's sessions. Its name is short because the paths of Ray's sockets begin with
+    it and may have 107 bytes. The sessions of killed drivers are deleted by this program."""
 
     def run(self, runner: str, out: str, log: Path) -> Run:
-        """Starts `swath run`; its way to the server leads through the proxy."""
+        """Start `swath run`, which reaches the server through the proxy."""
         arguments = [_IN, "--checkpoint", self.checkpoint, "--output", out, "--runner", runner]
         environment = {
             **self.server.environment(),
@@ -77,52 +77,55 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(server: s3_server.Server, folder: Path) -> Iterator[Site]:
-    """The inputs in a new bucket, and an undisturbed run over them."""
+def open_site(server: s3_server.Server, folder: Path) -> Iterator[Site]:
+    """Put the inputs into a new bucket, and run over them undisturbed."""
     server.make_bucket(BUCKET)
     for number, size in enumerate(SIZES):
         path = write_scene(folder / "in" / f"{number}.tif", *size, seed=number, tiled=number != 3)
         s3_server.client().put_file(str(path), f"{_IN}/{path.name}")
     proxy, sessions = Proxy(server.url), tempfile.mkdtemp(prefix="ray-")
     try:
-        here = Site(server, proxy, folder, save_small(folder / "checkpoint"), sessions)
-        calm = here.run("local", _CALM, folder / "calm.log")
+        site = Site(server, proxy, folder, save_small(folder / "checkpoint"), sessions)
+        calm = site.run("local", _CALM, folder / "calm.log")
         calm.wait()
         if calm.process.returncode:
             raise Trouble(f"the undisturbed run: {calm.said()}")
-        yield here
+        yield site
     finally:
         proxy.close()
         shutil.rmtree(sessions, ignore_errors=True)
 
 
-def carry_out(case: Case, here: Site) -> Record:
-    """One case; its record has an empty list of problems if all is well, else its folder holds
-    what its runs said, their requests and their output. Raises StoreBroken."""
-    out, folder = f"s3://{BUCKET}/{case.number:03d}", here.folder / f"{case.number:03d}"
+def carry_out(case: Case, site: Site) -> Record:
+    """Carry out one case and return its record.
+
+    Its list of problems is empty if all is well; otherwise the case's folder holds what its runs
+    printed, their requests and their output. Raises StoreBroken.
+    """
+    out, folder = f"s3://{BUCKET}/{case.number:03d}", site.folder / f"{case.number:03d}"
     folder.mkdir()
     record: Record = asdict(case)
-    began = time.monotonic()
+    started = time.monotonic()
     runs: list[Run] = []
-    here.proxy.clear()
+    site.proxy.clear()
     try:
-        record |= _disturbed(case, here, out, runs)
+        record |= _disturbed(case, site, out, runs)
         if record["exit_codes"] != [0]:
-            record |= _again(case, here, out, runs)
+            record |= _again(case, site, out, runs)
         record["problems"] = problems_of(record, out)
     except StoreBroken:
         raise
     except Trouble as error:
         record["problems"] = [str(error)]
-    except Exception as error:  # noqa: BLE001 - a verdict on this case, and the others go on
+    except Exception as error:  # noqa: BLE001 - a verdict on this case only; the others are still run
         record["problems"] = [f"cannot be checked: {error!r}"]
     finally:
         for run in runs:
             run.end()
-        (folder / "last.json").write_text(json.dumps(here.proxy.log(), indent=1))
-        here.proxy.clear()
-        shutil.rmtree(Path(here.sessions) / "ray", ignore_errors=True)
-    record["seconds"] = round(time.monotonic() - began, 1)
+        (folder / "last.json").write_text(json.dumps(site.proxy.log(), indent=1))
+        site.proxy.clear()
+        shutil.rmtree(Path(site.sessions) / "ray", ignore_errors=True)
+    record["seconds"] = round(time.monotonic() - started, 1)
     if record["problems"]:
         _fetch(out, folder)
     else:
@@ -131,15 +134,15 @@ def carry_out(case: Case, here: Site) -> Record:
     return record
 
 
-def _disturbed(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
-    folder = here.folder / f"{case.number:03d}"
-    run = here.run(case.runner, out, folder / "first.log")
+def _disturbed(case: Case, site: Site, out: str, runs: list[Run]) -> Record:
+    folder = site.folder / f"{case.number:03d}"
+    run = site.run(case.runner, out, folder / "first.log")
     runs.append(run)
-    struck_at = reach(case, run, here.proxy, out.removeprefix("s3:/"))
-    strike(case, run, here.server, here.proxy)
+    struck_at = reach(case, run, site.proxy, out.removeprefix("s3:/"))
+    strike(case, run, site.server, site.proxy)
     run.wait()
-    _let_settle(here.proxy)
-    log = here.proxy.log()
+    _let_settle(site.proxy)
+    log = site.proxy.log()
     (folder / "first.json").write_text(json.dumps(log, indent=1))
     return {
         "struck_at": struck_at,
@@ -152,19 +155,19 @@ def _disturbed(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
 
 
 def _let_settle(proxy: Proxy) -> None:
-    """Requests may outlive their sender; what a run finds done must be known before it starts."""
+    """Wait for the requests that outlive their sender: what the next run finds must not change."""
     end = time.monotonic() + _SETTLES_WITHIN_S
     while proxy.state()["active"] and time.monotonic() < end:
         time.sleep(0.05)
 
 
-def _again(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
-    """The same command, with nothing in its way."""
-    here.proxy.clear()
+def _again(case: Case, site: Site, out: str, runs: list[Run]) -> Record:
+    """Run the same command undisturbed."""
+    site.proxy.clear()
     before = outcomes(out)
     leave_an_upload(out)
-    folder = here.folder / f"{case.number:03d}"
-    run = here.run(case.runner, out, folder / "second.log")
+    folder = site.folder / f"{case.number:03d}"
+    run = site.run(case.runner, out, folder / "second.log")
     runs.append(run)
     run.wait()
     return {
@@ -174,7 +177,8 @@ def _again(case: Case, here: Site, out: str, runs: list[Run]) -> Record:
 
 
 def leave_an_upload(out: str) -> None:
-    """As the killed writer of a table of 100 MB or more does; those of this job have one part."""
+    """Leave a multipart upload, as a killed writer of a table of 100 MB or more does. The tables of
+    this job have one part."""
     key = f"{out.removeprefix(f's3://{BUCKET}/')}/masks/000000.parquet"
     s3_server.client().call_s3("create_multipart_upload", Bucket=BUCKET, Key=key)
 
@@ -183,7 +187,7 @@ def problems_of(record: Record, out: str) -> list[str]:
     first, last = record["exit_codes"][0], record["exit_codes"][-1]
     problems = []
     if first in (2, 3):
-        problems.append(f"what may pass was taken for a verdict: exit code {first}")
+        problems.append(f"a transient failure was taken for a verdict: exit code {first}")
     if last:
         return [*problems, f"the same command again: exit code {last}"]
     record["units"] = receipts(out)[-1]["units"]
@@ -209,13 +213,13 @@ def _fetch(out: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", default=[], metavar="NUMBER|RUNNER|FAULT|PHASE")
-    parser.add_argument("--limit", type=int, help="do so many cases at most")
+    parser.add_argument("--limit", type=int, help="do at most this many cases")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    given = parser.parse_args()
-    chosen = [case for case in cases() if case.is_one_of(given.only)]
-    results = Results(given.results)
+    options = parser.parse_args()
+    chosen = [case for case in cases() if case.is_one_of(options.only)]
+    results = Results(options.results)
     results.check(chosen)
-    todo = [case for case in chosen if case.number not in results.records][: given.limit]
+    todo = [case for case in chosen if case.number not in results.records][: options.limit]
     if todo:
         try:
             _work_off(todo, results)
@@ -230,13 +234,13 @@ def main() -> None:
 
 
 def _work_off(todo: list[Case], results: Results) -> None:
-    # A short path: that of a unix socket, which Ray makes below it, has 107 characters at most.
+    # A short path: a Unix socket's, which Ray makes below it, has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="swath-"))
     bad = 0
     try:
-        with s3_server.running() as server, site(server, folder) as here:
+        with s3_server.running() as server, open_site(server, folder) as site:
             for number, case in enumerate(todo, 1):
-                record = {**carry_out(case, here), "commit": commit()}
+                record = {**carry_out(case, site), "commit": commit()}
                 results.add(record)
                 bad += bool(record["problems"])
                 verdict = "; ".join(record["problems"])[:2000] or record["outcome"]
@@ -248,7 +252,7 @@ def _work_off(todo: list[Case], results: Results) -> None:
                 )
     finally:
         if bad:
-            print(f"what the bad cases left is kept in {folder}", file=sys.stderr)
+            print(f"the output of the bad cases is kept in {folder}", file=sys.stderr)
         else:
             shutil.rmtree(folder)
 

@@ -1,11 +1,12 @@
-"""Kills a run at random moments and counts what comes out differently: nothing should.
+"""Does a run that is killed at random moments come out any different?
 
     python -m bench.promises.kills INPUT... --checkpoint C --work FOLDER [--kills 10] [--runner ray]
         [further options of run]
 
 Runs the job once undisturbed, then again with `kill -9` of its whole process tree at random
 moments, each followed by the same command. Half of the kills wait for a phase that is too short to
-be hit by chance: a table or a commit that has just appeared. The last line is one JSON document.
+hit by chance, such as a table or a commit that has just appeared. The last line is one JSON
+document. Exit code 0: the rows are the same, nothing was computed twice and no file is left over.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PHASES: dict[str, Moment] = {
     "tables, no commit": lambda out: any((out / "masks").glob("*.parquet")),
     "commit, no clean-up": lambda out: any((out / "commits").glob("*.json")),
 }
-"""Conditions that a busy loop waits for; a random moment in between is the seventh way."""
+"""Conditions that a busy loop waits for. Every other kill comes at a random moment instead."""
 
 
 def main() -> None:
@@ -58,14 +59,14 @@ def ok(report: dict[str, Any]) -> bool:
 
 
 def campaign(command: list[str], work: Path, kills: int, seed: int) -> dict[str, Any]:
-    """Runs `swath run *command` undisturbed and disturbed; what was hit and what came of it.
+    """Run `swath run *command` undisturbed and disturbed, and return what was hit and the result.
 
-    A disturbed job is killed until it happens to finish; then the next one begins.
+    A disturbed job is killed until it happens to finish; then the next one starts.
     """
     calm = work / "calm"
-    began = time.monotonic()
+    started = time.monotonic()
     wait(start(command, calm))
-    calm_s = time.monotonic() - began
+    calm_s = time.monotonic() - started
     rng = random.Random(seed)
     hits: list[dict[str, object]] = []
     jobs: list[dict[str, Any]] = []
@@ -75,7 +76,7 @@ def campaign(command: list[str], work: Path, kills: int, seed: int) -> dict[str,
         while len(hits) < kills and not finished(out):
             before = outcomes(out)
             hit = kill_once(command, out, rng, len(hits), calm_s)
-            if hit is None:  # it was done before the moment came
+            if hit is None:  # it finished before the moment came
                 recomputed += recomputed_by_last(out, before)
                 continue
             hits.append(hit)
@@ -108,12 +109,12 @@ def finished(out: Path) -> bool:
 def kill_once(
     command: list[str], out: Path, rng: random.Random, number: int, calm_s: float
 ) -> dict[str, object] | None:
-    """One run, killed; says in which phase and how many units had an outcome by then. None if it
-    ended by itself."""
+    """Kill one run. Returns the phase, and the number of units that had an outcome by then; None if
+    the run finished by itself."""
     names = list(PHASES)
     phase = names[number // 2 % len(names)] if number % 2 else "random"
     reached = PHASES.get(phase, never)
-    if reached(out):  # by an earlier run: the moment would be the very start
+    if reached(out):  # by an earlier run: the kill would hit the very start
         phase, reached = "random", never
     process, mark = start(command, out)
     within_s = rng.uniform(0.2, 1.0) * calm_s if phase == "random" else 600
@@ -131,7 +132,7 @@ def never(_: Path) -> bool:
 
 
 def start(command: list[str], out: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """`swath run`, marked so that every process it starts can be found."""
+    """Start `swath run`, marked so that every process it starts can be found."""
     mark = uuid.uuid4().hex
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "run", *command, "--output", str(out)],
@@ -143,18 +144,18 @@ def start(command: list[str], out: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def wait(started: tuple[subprocess.Popen[bytes], str]) -> None:
-    """Until the run has ended well."""
+    """Wait until the run has succeeded; exit if it fails."""
     process, mark = started
     _, errors = process.communicate()
-    kill_tree(mark)  # Ray's processes need a moment to notice that their driver has gone
+    kill_tree(mark)  # Ray's processes need a moment to notice that their driver is gone
     if process.returncode != 0:
         sys.exit(f"run failed with {process.returncode}: {errors.decode()[-2000:]}")
 
 
 def kill_tree(mark: str) -> None:
-    """SIGKILL to every process that carries the mark, until there is none."""
-    while ours := processes(mark):
-        for pid in ours:
+    """Send SIGKILL to every process that carries the mark, until there is none."""
+    while pids := processes(mark):
+        for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
@@ -163,7 +164,7 @@ def kill_tree(mark: str) -> None:
 
 
 def processes(mark: str) -> list[int]:
-    """The processes that carry the mark: those that a run has started, and theirs."""
+    """Ids of the processes that carry the mark: those that a run started, and their children."""
     wanted = f"{MARK}={mark}".encode()
     return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if has(pid, wanted)]
 

@@ -1,10 +1,11 @@
-"""Measures the most memory that each process of a run holds, beside what the plan predicts.
+"""Does any process of a run hold more memory than the plan predicts?
 
     python -m bench.promises.memory --work FOLDER [--results PATH] [CASE...]
 
 Cases: the demo; a scene of 20,000 x 20,000 px with the demo's network; a striped scene 20,000 px
 wide with a small network of 150 classes. A peak is VmHWM, object store included. A process that
-both reads and writes may take what the larger of the two may. The last line is one JSON document.
+both reads and writes may take the larger of the two predictions. The last line is one JSON
+document. Exit code 0: every process and all together stayed below their predictions.
 """
 
 from __future__ import annotations
@@ -31,30 +32,33 @@ from bench.support.processes import Process, Watch
 MARK = "SWATH_MEMORY_MARK"
 EDGE_PX, STRIPED_HEIGHT_PX = 20_000, 4_096
 DESCRIBING_BYTES = 300_000_000
-"""Python with rasterio, 100 MB, and the headers of eight large scenes."""
+"""The limit of a process that reads headers: Python with rasterio, 100 MB, and the headers of eight
+large scenes."""
 TILED = {"tiled": True, "blockxsize": 512, "blockysize": 512}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="demo, scene, striped")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="demo, scene or striped; default: all"
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     report = {}
-    for name, command in commands(given.work).items():
-        if not given.cases or name in given.cases:
-            report[name] = measured(command, given.work / f"out-{name}")
+    for name, command in commands(options.work).items():
+        if not options.cases or name in options.cases:
+            report[name] = measured(command, options.work / f"out-{name}")
             print(name, table(report[name]), sep="\n", file=sys.stderr, flush=True)
     document = json.dumps(report)
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
     sys.exit(0 if all(map(ok, report.values())) else 1)
 
 
 def commands(work: Path) -> dict[str, list[str]]:
-    """The arguments of run, by case; writes the inputs that are not there yet."""
+    """Write the inputs that are missing, and return the arguments of `swath run` by case."""
     coarse = ["--window", "512", "--stride", "512"]
     scene, striped = work / "scene" / "scene.tif", work / "striped" / "striped.tif"
     write_large(scene, EDGE_PX, TILED)
@@ -71,7 +75,7 @@ def commands(work: Path) -> dict[str, list[str]]:
 
 
 def write_large(path: Path, height: int, layout: dict[str, Any], width: int = EDGE_PX) -> None:
-    """Blocky random colours, uint8 RGB, written strip by strip."""
+    """Write blocks of random colors, uint8 RGB, strip by strip."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +89,8 @@ def write_large(path: Path, height: int, layout: dict[str, Any], width: int = ED
     with rasterio.open(path, "w", **profile) as file:
         for row in range(0, height, 512):
             rows = min(512, height - row)
-            colours = rng.integers(0, 256, (3, -(-rows // 16), width // 16), dtype=np.uint8)
-            pixels = colours.repeat(16, 1).repeat(16, 2)[:, :rows]
+            colors = rng.integers(0, 256, (3, -(-rows // 16), width // 16), dtype=np.uint8)
+            pixels = colors.repeat(16, 1).repeat(16, 2)[:, :rows]
             file.write(pixels, window=Window(0, row, width, rows))
 
 
@@ -97,7 +101,7 @@ def small_checkpoint(folder: Path) -> str:
 
 
 def measured(command: list[str], out: Path) -> dict[str, Any]:
-    """Runs `swath plan` and `swath run` with these arguments."""
+    """Run `swath plan` and `swath run` with these arguments, and return both sides."""
     shutil.rmtree(out, ignore_errors=True)
     swath = [sys.executable, "-m", "jobs.cli"]
     planned = subprocess.run(
@@ -107,7 +111,7 @@ def measured(command: list[str], out: Path) -> dict[str, Any]:
         stderr=subprocess.DEVNULL,
     )
     plan = json.loads(planned.stdout)
-    mark, began = uuid.uuid4().hex, time.monotonic()
+    mark, started = uuid.uuid4().hex, time.monotonic()
     with Watch(MARK, mark) as watch:
         run = subprocess.run(
             [*swath, "run", *command, "--output", str(out)],
@@ -122,7 +126,7 @@ def measured(command: list[str], out: Path) -> dict[str, Any]:
         "command": [
             part.replace(str(out.parent), "WORK").replace(str(ROOT), ".") for part in command
         ],
-        "seconds": round(time.monotonic() - began),
+        "seconds": round(time.monotonic() - started),
         "units": plan["units"],
         "replicas": plan["replicas"],
         "processes": compared(list(watch.processes.values()), plan["memory"]),
@@ -134,19 +138,21 @@ def measured(command: list[str], out: Path) -> dict[str, Any]:
 
 
 def compared(processes: list[Process], predicted: dict[str, int]) -> dict[str, Any]:
-    """By kind, of the process that took most of what it may."""
+    """For each kind of process, the one that came closest to its prediction."""
     kinds: dict[str, list[tuple[float, int, int]]] = {}
     for process in processes:
-        may = allowed(process, predicted)
-        if may:
+        limit = allowed(process, predicted)
+        if limit:
             kind = "+".join(sorted(process.roles & {*predicted, "describing"}))
-            kinds.setdefault(kind, []).append((process.peak_bytes / may, may, process.peak_bytes))
-    worst = {kind: (max(found), len(found)) for kind, found in kinds.items()}
-    return {kind: line(may, peak, count) for kind, ((_, may, peak), count) in worst.items()}
+            kinds.setdefault(kind, []).append(
+                (process.peak_bytes / limit, limit, process.peak_bytes)
+            )
+    worst = {kind: (max(peaks), len(peaks)) for kind, peaks in kinds.items()}
+    return {kind: line(limit, peak, count) for kind, ((_, limit, peak), count) in worst.items()}
 
 
 def allowed(process: Process, predicted: dict[str, int]) -> int:
-    """What is predicted for the process; 0 for Ray's own."""
+    """The bytes predicted for the process; 0 for Ray's own processes."""
     kinds = {**predicted, "describing": DESCRIBING_BYTES}
     store = predicted.get("object_store", 0)
     shares = {"replica", "reader", "writer"}

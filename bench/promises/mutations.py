@@ -1,10 +1,10 @@
-"""Damaged inputs: every one done or quarantined, no crash of the job, no wrong exit code?
+"""Does every damaged input end as done, partial or quarantined, without a crash or wrong exit code?
 
     python -m bench.promises.mutations --work FOLDER [--seeds FOLDER] [--count 1000] [--runner ray]
 
-Jobs of damaged files beside a dozen sound ones, whose rows must be those of a run without the
-damaged. `--seeds` names a folder of real rasters to be damaged too. What a job left is kept in
-FOLDER where something was wrong with it. The last line is one JSON document.
+Each job has damaged files beside a dozen sound ones, whose rows must be those of a run without the
+damaged files. `--seeds` names a folder of real rasters to damage as well. The output of a job with
+problems is kept in FOLDER. The last line is one JSON document. Exit code 1: there were problems.
 """
 
 from __future__ import annotations
@@ -37,16 +37,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--checkpoint", help="by default a tiny one with random weights")
-    parser.add_argument("--seeds", type=Path, help="real rasters of less than 0.5 MB are taken")
+    parser.add_argument(
+        "--seeds", type=Path, help="folder of real rasters; those below 0.5 MB are used"
+    )
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runner", default="local")
-    given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    checkpoint = given.checkpoint or save_small(given.work / "checkpoint")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    checkpoint = options.checkpoint or save_small(options.work / "checkpoint")
     report = campaign(
-        given.work, checkpoint, (given.count, given.jobs), given.seed, given.runner, given.seeds
+        options.work,
+        checkpoint,
+        (options.count, options.jobs),
+        options.seed,
+        options.runner,
+        options.seeds,
     )
     print(json.dumps(report))
     sys.exit(1 if report["problems"] else 0)
@@ -60,7 +67,7 @@ def campaign(
     runner: str = "local",
     seeds: Path | None = None,
 ) -> dict[str, Any]:
-    """size: mutants in all, and jobs to divide them between."""
+    """Run the jobs and return their record. size: numbers of damaged files and of jobs."""
     count, jobs = size
     rng = random.Random(seed)
     sound = write_sound(work / "sound", seeds)
@@ -70,15 +77,15 @@ def campaign(
     outcomes: dict[str, Counter[str]] = {}
     errors: Counter[str] = Counter()
     problems: list[str] = []
-    took: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
     for number in range(jobs):
         folder, out = work / f"in{number}", work / f"out{number}"
         shutil.rmtree(out, ignore_errors=True)
         good = {path.name for path in write_good_files(folder).iterdir()}
         mutants = write_mutants(folder, count // jobs, sound, rng)
         result = run([str(folder), *command, "--output", str(out)])
-        wrong = check(result, out, work / "calm", good, set(mutants))
-        if not wrong:
+        job_problems = check(result, out, work / "calm", good, set(mutants))
+        if not job_problems:
             for row in rows(out, "scenes").to_pylist():
                 if row["scene_id"] in mutants:
                     for name in mutants[row["scene_id"]]:
@@ -88,18 +95,22 @@ def campaign(
             errors.update(error for _, error in distinct)
             shutil.rmtree(folder)
             shutil.rmtree(out)
-        problems += [f"job {number}: {text}" for text in wrong]
-        took.append({key: result[key] for key in ("seconds", "peak_bytes")})
-        print(f"job {number}: {took[-1]} {wrong or 'as it should be'}", file=sys.stderr, flush=True)
+        problems += [f"job {number}: {text}" for text in job_problems]
+        costs.append({key: result[key] for key in ("seconds", "peak_bytes")})
+        print(
+            f"job {number}: {costs[-1]} {job_problems or 'as it should be'}",
+            file=sys.stderr,
+            flush=True,
+        )
     return {
         "mutants": count // jobs * jobs,
         "good_files_per_job": GOOD,
         "runner": runner,
         "seed": seed,
         "sound": sorted(path.name for _, path in sound),
-        "outcomes": {name: dict(some) for name, some in sorted(outcomes.items())},
+        "outcomes": {name: dict(counts) for name, counts in sorted(outcomes.items())},
         "quarantined_for": dict(errors.most_common()),
-        "jobs": took,
+        "jobs": costs,
         "problems": problems,
     }
 
@@ -107,37 +118,37 @@ def campaign(
 def check(
     result: dict[str, Any], out: Path, calm: Path, good: set[str], mutants: set[str]
 ) -> list[str]:
-    """What is wrong with a job that has ended."""
+    """The problems of a finished job, one line each."""
     if result["code"] not in (0, 3):
         return [f"exit code {result['code']}: {result['stderr'][-500:]}"]
-    wrong = []
+    job_problems = []
     if "Traceback" in result["stderr"]:
-        wrong.append(f"a traceback: {result['stderr'][-500:]}")
+        job_problems.append(f"a traceback: {result['stderr'][-500:]}")
     scenes = rows(out, "scenes").to_pylist()
     if Counter(row["scene_id"] for row in scenes) != Counter(good | mutants):
-        wrong.append("not every input is in `scenes` exactly once")
+        job_problems.append("not every input is in `scenes` exactly once")
     failures = rows(out, "quarantine").to_pylist()
     failed = {row["scene_id"] for row in failures}
     for row in scenes:
         name, status = row["scene_id"], row["status"]
         if status not in OUTCOMES or (status == "done") == (name in failed):
-            wrong.append(f"{name}: is {status}, quarantine says {name in failed}")
-    wrong += [
+            job_problems.append(f"{name}: is {status}, quarantine says {name in failed}")
+    job_problems += [
         f"{f['scene_id']}: a message that does not name it in one line: {f['message']!r}"
         for f in failures
         if f["scene_id"] not in f["message"] or "\n" in f["message"]
     ]
     for table in ("masks", "statistics"):
-        mine, theirs = rows(out, table), rows(calm, table)
-        mine = mine.filter(pc.is_in(mine["scene_id"], theirs["scene_id"].unique()))
-        if not mine.equals(theirs):
-            wrong.append(f"{table}: rows of sound files differ")
-    return wrong
+        actual, expected = rows(out, table), rows(calm, table)
+        actual = actual.filter(pc.is_in(actual["scene_id"], expected["scene_id"].unique()))
+        if not actual.equals(expected):
+            job_problems.append(f"{table}: rows of sound files differ")
+    return job_problems
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """`swath run`: exit code, stderr, seconds and the peak memory of its largest process."""
-    began = time.monotonic()
+    """Run `swath run`. Returns exit code, stderr, seconds and the peak of its largest process."""
+    started = time.monotonic()
     with subprocess.Popen(
         ["timeout", str(JOB_S), sys.executable, "-m", "jobs.cli", "run", *arguments],
         stdout=subprocess.DEVNULL,
@@ -152,13 +163,13 @@ def run(arguments: list[str]) -> dict[str, Any]:
     return {
         "code": process.returncode,
         "stderr": stderr,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
         "peak_bytes": usage.ru_maxrss * 1024,
     }
 
 
 def write_sound(folder: Path, seeds: Path | None) -> list[tuple[str, Path]]:
-    """What is damaged: format and path."""
+    """Write the files that will be damaged, and return the format and path of each."""
     folder.mkdir(parents=True, exist_ok=True)
     sound = []
     for number, (form, (suffix, _)) in enumerate(FORMATS.items()):

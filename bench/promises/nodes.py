@@ -1,11 +1,12 @@
-"""A Ray cluster of three nodes that loses one: which rows come out, and what was computed again?
+"""What comes out of a Ray cluster of three nodes that loses one, and what is computed again?
 
     python -m bench.promises.nodes --work FOLDER
 
 Three nodes on this machine (ray.cluster_utils), the head without CPUs. The demo's archive is
 segmented by the plain loop, then on the cluster: undisturbed, with a worker node killed hard in the
 middle, and with one drained first, as before the end of a spot machine. Every read, segmentation
-and write of a unit leaves a line in a file. The last line is one JSON document.
+and write of a unit leaves a line in a file. The last line is one JSON document. Exit code 0:
+the rows are the same, and nothing was computed again after the drain.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def on_cluster(
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     workers = [cluster.add_node(num_cpus=3) for _ in range(2)]
     cluster.wait_for_nodes()
-    began = time.monotonic()
+    started = time.monotonic()
 
     def watch(progress: Any) -> None:
         if disturb is not None and 5 * progress.done_units >= progress.total_units:
@@ -103,7 +104,7 @@ def on_cluster(
         "again": dict(again),
         "nodes_at_the_end": nodes_at_the_end,
         "failures": len(receipt.failures),
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
     }
 
 

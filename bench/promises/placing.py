@@ -1,4 +1,4 @@
-"""Which node of a joined cluster does what, by the resources that the stages request?
+"""What does each node of a joined cluster do, by the resources that the stages request?
 
     python -m bench.promises.placing ARCHIVE CHECKPOINT OUT NODES [--replicas MIN:MAX]
 
@@ -35,7 +35,7 @@ STAGES = Stages(PlacedReadStage, PlacedSegmentStage, PlacedUnitSink)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("archive")
     parser.add_argument("checkpoint")
     parser.add_argument("out")

@@ -1,9 +1,10 @@
-"""One archive, segmented with every division of work that the options allow: the same rows?
+"""Does one archive give the same rows with every division of work that the options allow?
 
     python -m bench.promises.same_rows --work FOLDER
 
-The archive is the demo's, with the whole picture beside it as one scene of several blocks; once it
-lies on a real S3 server, and so does the output. The last line is one JSON document.
+The archive is the demo's, with the whole picture beside it as one scene of several blocks. In one
+run it is on a real S3 server, and so is the output. The last line is one JSON document. Exit code
+0: the rows are the same and no file is left over.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def main() -> None:
 
 
 def segment(archive: str, out: str, options: list[str]) -> dict[str, Any]:
-    """One run, and what is to be said of it."""
-    began = time.monotonic()
+    """Run the archive with these options, and return its record."""
+    started = time.monotonic()
     command = [archive, "--checkpoint", str(CHECKPOINT), "--output", out, *options]
     subprocess.run(
         [sys.executable, "-m", "jobs.cli", "run", *command],
@@ -67,26 +68,26 @@ def segment(archive: str, out: str, options: list[str]) -> dict[str, Any]:
         "stray_files": stray_files(out),
         "units": receipt["units"],
         "windows_computed": receipt["windows_computed"],
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.monotonic() - started, 1),
     }
 
 
 def on_s3(archive: Path, disk: Path) -> dict[str, Any]:
-    """Input and output on a real S3 server: the rows may differ in their urls alone."""
+    """Run with input and output on a real S3 server. The rows may differ in their urls only."""
     with s3_server.running() as server:
         server.make_bucket("rows")
         fs = s3_server.client()
         for file in archive.iterdir():
             fs.put_file(str(file), f"rows/in/{file.name}")
         result = segment("s3://rows/in", "s3://rows/out", [])
-        found = differences(disk, "s3://rows/out")
-        result["differences"] = [column for column in found if column != "scenes.url"]
+        columns = differences(disk, "s3://rows/out")
+        result["differences"] = [column for column in columns if column != "scenes.url"]
         result["server"] = server.name
     return result
 
 
 def write_archive(folder: Path) -> Path:
-    """The demo's tiles and the whole picture."""
+    """Write the demo's tiles and the whole picture."""
     from examples.bluemarble import bluemarble  # noqa: PLC0415
 
     bluemarble.write_archive(folder)

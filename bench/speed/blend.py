@@ -1,12 +1,13 @@
-"""From the logits of overlapping windows to class ids: ours, plain and compiled, and slice-add.
+"""How fast do the logits of overlapping windows become class ids: our blend, and slice-add?
 
     python -m bench.speed.blend [--size 2048] [--classes 5 150] [--rounds 7] [--results PATH]
 
-Slice-add upsamples every window's logits, adds them to a canvas, divides by the count and takes the
-argmax, as is common; it gives no confidence, ours do. Random logits of windows of 512 px with
-stride 384, one thread; the sides take turns. Seconds are CPU time, in ms per megapixel; memory is
-what a process of its own takes at most beyond the logits. Exit code 1: the compiled blend gives
-other ids or confidences than the plain one. The last line is one JSON document.
+Three sides: our blend in torch's operations (plain), our compiled blend, and slice-add, which
+upsamples every window's logits, adds them to a canvas, divides by the count and takes the argmax,
+as is common. It gives no confidences; ours do. The logits are random, of windows of 512 px at
+stride 384. One thread; the sides take turns. Time is CPU time in ms per megapixel; memory is the
+peak of a separate process, beyond the logits. Exit code 1: the ids or confidences of the compiled
+blend differ from those of the plain one. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -43,18 +44,18 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[5, 150])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    began = time.process_time()
+    started = time.process_time()
     blend_on("cpu", 5)
-    start_s = round(time.process_time() - began, 2)
-    report = {f"{k} classes": compared(given.size, k, given.rounds) for k in given.classes}
+    start_s = round(time.process_time() - started, 2)
+    report = {f"{k} classes": compared(options.size, k, options.rounds) for k in options.classes}
     torch_version = torch.__version__
     document = json.dumps(
-        {"size": given.size, "torch": torch_version, "start_s": start_s, **report}
+        {"size": options.size, "torch": torch_version, "start_s": start_s, **report}
     )
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
     sys.exit(0 if all(case["compiled"]["equals_plain"] for case in report.values()) else 1)
 
@@ -66,9 +67,9 @@ def compared(size: int, classes: int, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, blend in sides.items():
-            began = time.process_time()
+            started = time.process_time()
             blend(grid, logits)
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(time.process_time() - started)
             print(classes, number, name, f"{seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
     plain = results["plain"]
     return {
@@ -109,10 +110,12 @@ def slice_add(size: int, grid: WindowGrid, logits: Logits) -> Stitched:
     count = torch.zeros(size, size)
     for (row, col), low in logits.items():
         y, x = grid.rows.origin(row), grid.cols.origin(col)
-        here = np.s_[y : y + WINDOW_PX, x : x + WINDOW_PX]
+        window = np.s_[y : y + WINDOW_PX, x : x + WINDOW_PX]
         shape = (WINDOW_PX, WINDOW_PX)
-        total[:, *here] += F.interpolate(low[None], shape, mode="bilinear", align_corners=False)[0]
-        count[here] += 1
+        total[:, *window] += F.interpolate(low[None], shape, mode="bilinear", align_corners=False)[
+            0
+        ]
+        count[window] += 1
     ids_HW = total.div_(count).argmax(dim=0).numpy().astype(np.uint8)
     return Stitched(ids_HW, np.zeros(0), np.zeros(0))
 
@@ -137,12 +140,12 @@ def peak_bytes(name: str, size: int, classes: int) -> int:
 
 
 def growth_bytes(name: str, size: int, classes: int) -> int:
-    """Of this process's resident memory, at its peak; Linux."""
+    """The growth of this process's resident memory at its peak. Linux only."""
     torch.set_num_threads(1)
     blend = side(name, size, classes)
     side(name, WINDOW_PX, 2)(*windows(WINDOW_PX, 2))
     grid, logits = windows(size, classes)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak_of_this_process()
     blend(grid, logits)
     return peak_of_this_process() - before

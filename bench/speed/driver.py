@@ -1,4 +1,4 @@
-"""What one driver can feed, and how fast its shards are published.
+"""How much work can one driver feed, and how fast are its shards published?
 
     python -m bench.speed.driver --work FOLDER [--units 1000] [--mpx 16] [--results PATH]
 
@@ -74,7 +74,7 @@ class Moment:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--units", type=int, default=1000)
     parser.add_argument("--mpx", type=float, default=16)

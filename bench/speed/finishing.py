@@ -1,12 +1,12 @@
-"""From the class ids of a unit to its file: CPU time per megapixel, by CRS, classes and runs.
+"""How much CPU time per megapixel does a unit take from its class ids to its file?
 
     python -m bench.speed.finishing [--device cuda] [--size 4096] [--rounds 5] [--results PATH]
 
-Class ids are random squares of 32, 8 or 1 px; a grid is in UTM (1 m), geographic or nowhere. The
-device is that which would have segmented them; none is used. `start_s` is what the first mask tile
-of a process takes: libraries and, for cuda, the compiled loop from its cache. To compare with
-another commit, run this file with PYTHONPATH at its tree. The last line is one JSON document:
-medians in ms per megapixel, each with the slowest.
+Class ids are random squares of 32, 8 or 1 px; a grid is in UTM (1 m), geographic or without a CRS.
+`--device` is the kind of device that the ids are said to come from; none is used. `start_s` is the
+time of the first mask tile of a process: libraries and, for cuda, the compiled loop from its cache.
+To compare with another commit, run this file with PYTHONPATH set to that commit's tree. The last
+line is one JSON document: medians in ms per megapixel, each with the slowest.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ GRIDS: dict[str, tuple[str | None, Affine6]] = {
     "no CRS": (None, (1, 0, 0, 0, 1, 0)),
 }
 CASES = [(1, 32), (19, 32), (19, 8), (19, 1), (150, 32), (300, 32)]
-"""Classes, and sides of the squares."""
+"""Numbers of classes, and sides of the squares in pixels."""
 
 
 def segmented(grid: str, classes: int, side_px: int, size: int, device: str) -> SegmentedUnit:
-    """One block of `size` by `size` pixels."""
+    """One segmented block of `size` by `size` pixels."""
     rng, tiles = np.random.default_rng(0), (size // MASK_TILE_PX) ** 2
     squares = rng.integers(0, classes, (size // side_px, size // side_px))
     ids_HW = np.kron(squares, np.ones((side_px, side_px), int)).astype(mask_dtype(classes))
@@ -61,9 +61,9 @@ def segmented(grid: str, classes: int, side_px: int, size: int, device: str) -> 
 
 
 def seconds(unit: SegmentedUnit) -> float:
-    began = time.process_time()
+    started = time.process_time()
     unit_file(unit)
-    return time.process_time() - began
+    return time.process_time() - started
 
 
 def main() -> None:
@@ -72,19 +72,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4096, help="edge of the block in pixels")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--results", type=Path)
-    given = parser.parse_args()
-    tile = segmented("UTM", 19, 32, MASK_TILE_PX, given.device)
-    report: dict[str, object] = {"size": given.size, "start_s": round(seconds(tile), 2)}
+    options = parser.parse_args()
+    tile = segmented("UTM", 19, 32, MASK_TILE_PX, options.device)
+    report: dict[str, object] = {"size": options.size, "start_s": round(seconds(tile), 2)}
     for grid in GRIDS:
         for classes, side_px in CASES:
-            unit = segmented(grid, classes, side_px, given.size, given.device)
+            unit = segmented(grid, classes, side_px, options.size, options.device)
             unit_file(unit)
-            took = sorted(seconds(unit) / given.size**2 * 1e9 for _ in range(given.rounds))
-            middle, most = took[len(took) // 2], took[-1]
-            report[f"{grid}, {classes} classes, {side_px} px"] = round(middle, 1), round(most, 1)
+            times = sorted(seconds(unit) / options.size**2 * 1e9 for _ in range(options.rounds))
+            median, slowest = times[len(times) // 2], times[-1]
+            report[f"{grid}, {classes} classes, {side_px} px"] = round(median, 1), round(slowest, 1)
     document = json.dumps(report)
-    if given.results:
-        given.results.write_text(document + "\n")
+    if options.results:
+        options.results.write_text(document + "\n")
     print(document)
 
 

@@ -1,9 +1,9 @@
-"""Sliding windows over one picture: ours, and what people run otherwise around transformers.
+"""Sliding windows over one picture: ours, and the loops that people use around transformers.
 
-Each takes a checkpoint and gives a function from pixels_CHW (uint8) to class ids_HW. Theirs are
-written anew from what they do: `mmseg_style` pads every window's logits to the whole canvas and
-adds, as mmsegmentation's slide inference does; `slice_add` adds in place; MONAI is itself.
-transformers runs with its default attention, SDPA.
+Each takes a checkpoint and gives a function from pixels_CHW (uint8) to class ids_HW. The loops are
+our own code after what the originals do: `mmseg_style` pads every window's logits to the whole
+canvas and adds, as mmsegmentation's slide inference does; `slice_add` adds in place; MONAI is MONAI
+itself. transformers runs with its default attention, SDPA.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ Segment = Callable[[np.ndarray], np.ndarray]
 
 
 def ours(folder: str, settings: Settings, device: str) -> Segment:
+    """Our engine: forward pass, blend and argmax, without reading or writing files."""
     model = load_model(folder)
     rescale, classes = model.normalisation.rescale, len(model.config.class_names)
     assert settings.batch is not None
@@ -52,7 +53,7 @@ def ours(folder: str, settings: Settings, device: str) -> Segment:
     return segment
 
 
-class Theirs:
+class TransformersLoops:
     """transformers' SegFormer, and the window loops around it."""
 
     def __init__(
@@ -135,9 +136,10 @@ class Theirs:
 
 
 def contestant(name: str, folder: str, settings: Settings, device: str) -> Segment:
+    """The side of this name, with the checkpoint in `folder` loaded on the device."""
     if name == "ours":
         return ours(folder, settings, device)
-    theirs = Theirs(folder, settings, device, compiled=name.endswith("compiled"))
-    loops = {"mmseg-style": theirs.mmseg_style, "slice-add": theirs.slice_add}
-    loops |= {"slice-add, compiled": theirs.slice_add, "MONAI": theirs.monai}
+    others = TransformersLoops(folder, settings, device, compiled=name.endswith("compiled"))
+    loops = {"mmseg-style": others.mmseg_style, "slice-add": others.slice_add}
+    loops |= {"slice-add, compiled": others.slice_add, "MONAI": others.monai}
     return loops[name]

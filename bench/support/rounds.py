@@ -1,4 +1,4 @@
-"""Sides that take turns on one machine, and what their medians say of each other."""
+"""Sides that take turns on one machine, and the ratios of their medians."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
-class Took:
-    """Seconds of one turn: of all threads, and by the clock."""
+class Duration:
+    """Seconds of one turn: CPU time of all threads, and wall time."""
 
     cpu_s: float
     wall_s: float
 
 
-def timed(turn: Callable[[], object]) -> Took:
-    """On a GPU, until it has finished."""
+def timed(turn: Callable[[], object]) -> Duration:
+    """Run a turn and return its duration, on a GPU until the device has finished."""
     finish()
     cpu, wall = time.process_time(), time.perf_counter()
     turn()
     finish()
-    return Took(time.process_time() - cpu, time.perf_counter() - wall)
+    return Duration(time.process_time() - cpu, time.perf_counter() - wall)
 
 
 def finish() -> None:
@@ -38,17 +38,17 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def in_turns(sides: Mapping[str, Callable[[], Took]], rounds: int) -> dict[str, list[Took]]:
-    """Every side once per round, each round beginning with another one: what drifts, hits all."""
+def in_turns(sides: Mapping[str, Callable[[], Duration]], rounds: int) -> dict[str, list[Duration]]:
+    """Run every side once per round, each round starting with another: drift affects all alike."""
     names = list(sides)
-    took: dict[str, list[Took]] = {name: [] for name in names}
+    durations: dict[str, list[Duration]] = {name: [] for name in names}
     for number in range(rounds):
         for place in range(len(names)):
             name = names[(number + place) % len(names)]
-            took[name].append(sides[name]())
-            said = f"{took[name][-1].wall_s:.3f} s, CPU {took[name][-1].cpu_s:.3f} s"
-            print(f"round {number + 1} of {rounds}: {name}: {said}", file=sys.stderr, flush=True)
-    return took
+            durations[name].append(sides[name]())
+            text = f"{durations[name][-1].wall_s:.3f} s, CPU {durations[name][-1].cpu_s:.3f} s"
+            print(f"round {number + 1} of {rounds}: {name}: {text}", file=sys.stderr, flush=True)
+    return durations
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -57,7 +57,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def times_faster(theirs: list[float], ours: list[float]) -> dict[str, float]:
-    """Ratio of the medians; low and high: the 95 % interval of a bootstrap over the rounds."""
+    """The ratio of the medians. low and high: its 95 % interval by a bootstrap over the rounds."""
     chance = random.Random(0)
     ratios = []
     for _ in range(_RESAMPLES):
@@ -74,7 +74,7 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """What ran on what."""
+    """Device, vector extensions, threads and versions of a measurement, for its results file."""
     import transformers  # noqa: PLC0415  takes seconds
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
