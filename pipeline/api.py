@@ -66,7 +66,7 @@ def plan(
     results = run_trial(preparation.segmentation, scenes, trial)
     pricing = Pricing(results.rate, execution.price_per_hour)
     forecast = estimate(
-        preparation.cost, shards, preparation.budget, preparation.survey.inputs, pricing
+        preparation.workload, shards, preparation.budget, preparation.survey.inputs, pricing
     )
     earlier = _earlier_runs(preparation, existing, shards)
     notes = (

@@ -20,11 +20,11 @@ from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
 from pipeline.planning import machine as machine_module
 from pipeline.planning import memory_need as rooms
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import USABLE, MemoryBudget, budget_memory
 from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.planner import Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.processes.host import available_cores, available_memory_bytes
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
@@ -129,13 +129,13 @@ def planner(
     nodes = tuple(int(node * 1e9) for node in nodes_gb)
     machine = Machine("cpu", replicas, int(memory_gb * 1e9), tasks=4, nodes_bytes=nodes)
     network = Network.of(mit_config("b2", classes), 110_000_000, 512)
-    return Planner(Cost(Settings(batch=1), machine, network), execution)
+    return Planner(Workload(Settings(batch=1), machine, network), execution)
 
 
 def planned(planner: Planner, scenes: list[Scene]) -> MemoryBudget:
     """The division of memory of a plan that is accepted."""
     units = [unit for shard in planner.shards(scenes, (), 0) for unit in shard.units]
-    budget = MemoryBudget.of(MemoryNeed.of(planner.cost, units), planner.cost.machine)
+    budget = MemoryBudget.of(MemoryNeed.of(planner.workload, units), planner.workload.machine)
     assert budget is not None
     return budget
 
@@ -175,7 +175,7 @@ def test_what_cannot_fit_at_all_is_refused() -> None:
 def test_a_plan_of_nothing_fits_anywhere() -> None:
     small = planner(0.1, Execution())
     assert list(small.shards([], (), 0)) == []
-    assert budget_memory(small.cost, []).total_bytes == 0
+    assert budget_memory(small.workload, []).total_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,11 @@ def test_more_memory_never_means_fewer_reads() -> None:
 def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
     """Windows of such edges share no positions: each overlap has sums of its own."""
     settings, large = Settings(window=window, stride=stride, batch=1), scene(9000, 1100)
-    cost = Cost(settings, Machine("cpu", 1, 0, 0), Network.of(mit_config("b0", 150), 0, window))
+    workload = Workload(
+        settings, Machine("cpu", 1, 0, 0), Network.of(mit_config("b0", 150), 0, window)
+    )
     block = Block(large, large.rect)
-    grid, valid_HW = cost.grid(large), np.ones((1100, 9000), bool)
+    grid, valid_HW = workload.grid(large), np.ones((1100, 9000), bool)
     stitcher = Stitcher(grid, block.core, valid_HW, 150, CompiledBlend)
     stitcher._begin(-(-window // 4))
     region = stitcher._region(-(-window // 4))
@@ -250,15 +252,15 @@ def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
         assert len(part) == 1 or scratch.sums.nbytes <= CHUNK_BYTES
         tables += sum(table.nbytes for table in chunk.columns)
         most = max(most, sum(room.nbytes for room in scratch))
-    assert tables + most < rooms._blending_bytes(cost, block)
+    assert tables + most < rooms._blending_bytes(workload, block)
 
 
 def test_bands_that_are_used_twice_are_counted_twice() -> None:
     """A grey picture for a network of three channels is handed over as three planes."""
-    cost = planner(20, Execution()).cost
+    workload = planner(20, Execution()).workload
     grey = replace(scene(2000, 1000), bands=(1, 1, 1))
     (shard,) = planner(20, Execution()).shards([grey], (), 0)
-    assert cost.row_bytes(shard.units[0]) == 2000 * 1000 * 4
+    assert workload.row_bytes(shard.units[0]) == 2000 * 1000 * 4
 
 
 def group(root: Path, line: str, limits: dict[str, str]) -> Path:

@@ -1,4 +1,4 @@
-"""Random archives on random machines: what holds for every plan."""
+"""Properties of every plan: random archives on random machines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import pipeline.planning.planner
 from pipeline.failure import Failure, Rejected
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.planner import Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX, Execution, Settings
 from pipeline.unit import Block, Unit
@@ -25,7 +25,7 @@ PLENTY = 10**18
 
 
 @st.composite
-def scenes(draw: st.DrawFn, most: int = 10) -> list[Scene]:
+def scenes(draw: st.DrawFn, max_scenes: int = 10) -> list[Scene]:
     sides = st.one_of(st.integers(1, 600), st.integers(1, 20_000))
     return [
         Scene(
@@ -43,7 +43,7 @@ def scenes(draw: st.DrawFn, most: int = 10) -> list[Scene]:
             datetime=None,
             striped=draw(st.booleans()),
         )
-        for number in range(draw(st.integers(1, most)))
+        for number in range(draw(st.integers(1, max_scenes)))
     ]
 
 
@@ -56,7 +56,7 @@ def planners(draw: st.DrawFn) -> Planner:
     network = Network(draw(st.integers(1, 300)), draw(st.floats(0.1, 1000)), 10**8, 500)
     blocks = st.integers(1, 20).map(lambda tiles: tiles * MASK_TILE_PX)
     execution = Execution(block=draw(st.one_of(st.none(), blocks)))
-    return Planner(Cost(job, machine, network), execution)
+    return Planner(Workload(job, machine, network), execution)
 
 
 def rejected(count: int) -> list[Rejected]:
@@ -65,8 +65,8 @@ def rejected(count: int) -> list[Rejected]:
 
 
 def check_cover(scene: Scene, blocks: list[Rect]) -> None:
-    """Every pixel in one block, and every mask tile too."""
-    times = np.zeros((-(-scene.height // MASK_TILE_PX), -(-scene.width // MASK_TILE_PX)), int)
+    """Assert that every pixel and every mask tile is in exactly one block."""
+    counts = np.zeros((-(-scene.height // MASK_TILE_PX), -(-scene.width // MASK_TILE_PX)), int)
     for core in blocks:
         assert core.width > 0 < core.height
         assert (core.col_off % MASK_TILE_PX, core.row_off % MASK_TILE_PX) == (0, 0)
@@ -76,8 +76,8 @@ def check_cover(scene: Scene, blocks: list[Rect]) -> None:
         assert core.row_end <= scene.height
         rows = np.s_[core.row_off // MASK_TILE_PX : -(-core.row_end // MASK_TILE_PX)]
         cols = np.s_[core.col_off // MASK_TILE_PX : -(-core.col_end // MASK_TILE_PX)]
-        times[rows, cols] += 1
-    assert (times == 1).all()
+        counts[rows, cols] += 1
+    assert (counts == 1).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,7 +88,7 @@ def check_cover(scene: Scene, blocks: list[Rect]) -> None:
     limits=st.sampled_from([(1, 2), (5, 3), (1000, 2000)]),
     first=st.integers(0, 10),
 )
-def test_every_plan(
+def test_every_plan_covers_every_scene_once_and_survives_json(
     archive: list[Scene], planner: Planner, bad: int, limits: tuple[int, int], first: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -119,16 +119,18 @@ def test_every_plan(
                 max(core.width, core.height) <= planner.execution.block
                 for core in cores[scene.scene_id]
             )
-        again = replace(shard, retries=dict.fromkeys(cores, ("000000", "000003")))
-        record = json.dumps(again.to_json())
-        assert Shard.from_json(json.loads(record)) == again
+        retry = replace(shard, retries=dict.fromkeys(cores, ("000000", "000003")))
+        record = json.dumps(retry.to_json())
+        assert Shard.from_json(json.loads(record)) == retry
         assert json.dumps(Shard.from_json(json.loads(record)).to_json()) == record
 
 
 @settings(max_examples=50, deadline=None)
-@given(archive=scenes(most=5), planner=planners())
-def test_a_unit_is_named_by_what_it_consists_of(archive: list[Scene], planner: Planner) -> None:
-    """And by nothing else: neither by its place in the plan nor by how its inputs are reached."""
+@given(archive=scenes(max_scenes=5), planner=planners())
+def test_a_unit_id_depends_only_on_the_scenes_and_blocks_of_the_unit(
+    archive: list[Scene], planner: Planner
+) -> None:
+    """Neither its place in the plan nor the way its inputs are reached changes the id."""
     for shard in planner.shards(archive, [], first=0):
         for unit in shard.units[:20]:
             moved = [
@@ -150,31 +152,33 @@ def test_a_unit_is_named_by_what_it_consists_of(archive: list[Scene], planner: P
 
 @pytest.mark.parametrize("replicas", [1, 2, 4, 8])
 @pytest.mark.parametrize("side", [8192, 10_980, 20_000])
-def test_halos_are_weighed_against_waiting_for_the_last_unit(side: int, replicas: int) -> None:
-    """Of one scene: no other square blocks of which each replica gets a few end much earlier."""
+def test_the_block_size_balances_halos_against_waiting_for_the_last_unit(
+    side: int, replicas: int
+) -> None:
+    """For one scene, no other square block that gives each replica a few units is much faster."""
     fields = dict.fromkeys(Scene.__dataclass_fields__)
     sized = {"scene_id": "a.tif", "bands": (1, 2, 3), "dtype": "uint8", "striped": False}
     scene = Scene(**{**fields, **sized, "width": side, "height": side})  # type: ignore[arg-type]
     network = Network(classes=5, gflop_per_window=8.2, weights_bytes=10**7, bytes_per_px=300)
     machine = Machine("cpu", replicas, PLENTY, tasks=2)
-    cost = Cost(Settings(window=512, stride=384, batch=1), machine, network)
+    workload = Workload(Settings(window=512, stride=384, batch=1), machine, network)
 
-    def lasts(block: int | None) -> int:
-        """Windows, one after the other, until the last replica has ended."""
-        shards = Planner(cost, Execution(block=block)).shards([scene], [], first=0)
+    def makespan(block: int | None) -> int:
+        """The number of windows computed in sequence until the last replica finishes."""
+        shards = Planner(workload, Execution(block=block)).shards([scene], [], first=0)
         units = [unit for shard in shards for unit in shard.units]
         if len(units) < 2 * replicas:
             return PLENTY
         busy = [0] * replicas
         for unit in units:
-            busy[busy.index(min(busy))] += cost.windows(unit.blocks[0])
+            busy[busy.index(min(busy))] += workload.windows(unit.blocks[0])
         return max(busy)
 
-    assert lasts(None) < 1.3 * min(lasts(n * MASK_TILE_PX) for n in range(1, 20))
+    assert makespan(None) < 1.3 * min(makespan(n * MASK_TILE_PX) for n in range(1, 20))
 
 
-def test_unit_ids_are_for_ever() -> None:
-    """Outputs of earlier versions have files of these names."""
+def test_unit_ids_never_change() -> None:
+    """Files in outputs of earlier versions are named by them."""
     fields = dict.fromkeys(Scene.__dataclass_fields__)
     scene = Scene(**{**fields, "scene_id": "sub/a.tif", "version": "12-345"})  # type: ignore[arg-type]
     blocks = (Block(scene, Rect(0, 512, 100, 200)), Block(scene, Rect(0, 712, 100, 200)))

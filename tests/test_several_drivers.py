@@ -1,4 +1,4 @@
-"""Several drivers on one output: the rows of one driver, and who is refused."""
+"""Several drivers on one output: the rows of one driver, and which drivers are refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pipeline.api import plan, run
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.output.locks import PLANNING
 from pipeline.output.status import status
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.planner import SHARDS_PER_DRIVER, Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
 from pipeline.scene import Scene
@@ -35,7 +35,7 @@ SCENES, DRIVERS = 9, 3
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scene is a shard, and the work of a second; and one that is no image."""
+    """Scenes that are each a shard and about a second of work, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("archive")
     for n in range(SCENES):
         write_scene(folder / f"{n}.tif", 900, 700, seed=n)
@@ -53,7 +53,7 @@ def one_driver(
     return out
 
 
-def driver(archive: Path, checkpoint: str, out: Place, number: int) -> subprocess.Popen[str]:
+def start_driver(archive: Path, checkpoint: str, out: Place, number: int) -> subprocess.Popen[str]:
     options = f"--window 64 --stride 48 --batch 1 --runner local --shards {number}/{DRIVERS}"
     command = [sys.executable, "-m", "jobs.cli", "run", str(archive), *options.split()]
     command += ["--checkpoint", checkpoint, "--output", str(out)]
@@ -62,8 +62,8 @@ def driver(archive: Path, checkpoint: str, out: Place, number: int) -> subproces
     )
 
 
-def has_begun(out: Place, number: int) -> bool:
-    """Whether a unit of the share has its file."""
+def has_started(out: Place, number: int) -> bool:
+    """Whether any unit of the share has its file."""
     first = f"{number - 1:06d}"
     return any(name.startswith((f"work/{first}", f"commits/{first}")) for name in files(out))
 
@@ -78,29 +78,29 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.mark.slow
-def test_three_drivers_at_once_one_of_which_is_killed(
+def test_three_drivers_at_once_leave_the_rows_of_one_even_if_one_is_killed(
     archive: Path, small_checkpoint: str, one_driver: Path, out: Place
 ) -> None:
-    at_work = {n: driver(archive, small_checkpoint, out, n) for n in range(1, DRIVERS + 1)}
+    processes = {n: start_driver(archive, small_checkpoint, out, n) for n in range(1, DRIVERS + 1)}
     try:
         deadline = time.monotonic() + 120
-        while not has_begun(out, 2):
+        while not has_started(out, 2):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.killpg(at_work[2].pid, signal.SIGKILL)
-        at_work[2].communicate()
+        os.killpg(processes[2].pid, signal.SIGKILL)
+        processes[2].communicate()
         assert not status(str(out)).finished
-        at_work[2] = driver(archive, small_checkpoint, out, 2)
-        said = {n: process.communicate(timeout=200) for n, process in at_work.items()}
+        processes[2] = start_driver(archive, small_checkpoint, out, 2)
+        outputs = {n: process.communicate(timeout=200) for n, process in processes.items()}
     finally:
-        for process in at_work.values():
+        for process in processes.values():
             process.kill()
-    codes = [process.returncode for process in at_work.values()]
-    assert sorted(codes) == [0, 0, 3], said  # one has the text file among its shards
+    codes = [process.returncode for process in processes.values()]
+    assert sorted(codes) == [0, 0, 3], outputs  # one has the text file among its shards
     assert differences(one_driver, out) == []
     assert stray_files(out) == []
-    told = status(str(out))
-    assert (told.finished, told.scenes, told.quarantined) == (True, SCENES + 1, 1)
+    report = status(str(out))
+    assert (report.finished, report.scenes, report.quarantined) == (True, SCENES + 1, 1)
     planned = [receipt["scenes_planned"] for receipt in receipts(out)]
     assert sum(planned) == SCENES + 1
 
@@ -110,7 +110,7 @@ def segment(archive: Path, checkpoint: str, out: Place, share: Share, **how: obj
     return run([str(archive)], checkpoint, str(out), SETTINGS, execution)
 
 
-def test_one_after_the_other(
+def test_drivers_one_after_the_other_leave_the_rows_of_one(
     archive: Path, small_checkpoint: str, one_driver: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -118,7 +118,7 @@ def test_one_after_the_other(
     assert [receipt.scenes_planned for receipt in done] == [4, 6]
     assert differences(one_driver, out) == []
     assert stray_files(out) == []
-    # What the dead have left is cleared up.
+    # A lock that a dead driver has left is cleared.
     (out / "lock-plan.json").touch()
     # Another division of the same plan, and one driver: nothing is left to do.
     for share in (Share(3, 4), Share()):
@@ -127,7 +127,7 @@ def test_one_after_the_other(
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "refused"),
+    ("first_share", "second_share", "refused"),
     [
         (Share(), Share(), True),
         (Share(), Share(1, 3), True),
@@ -138,61 +138,61 @@ def test_one_after_the_other(
     ],
     ids=str,
 )
-def test_who_may_work_beside_whom(
-    small_checkpoint: str, tmp_path: Path, here: Share, there: Share, refused: bool
+def test_drivers_may_run_together_only_on_different_shares_of_one_division(
+    small_checkpoint: str, tmp_path: Path, first_share: Share, second_share: Share, refused: bool
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(3):
         write_scene(folder / f"{n}.tif", 100, 80, seed=n)
     outcomes: list[str] = []
 
-    def meanwhile(_: Progress) -> None:
+    def run_second_driver(_: Progress) -> None:
         if not outcomes:
             at_work = [driver.shards for driver in status(str(out)).at_work]
-            assert at_work == [None if here.whole else str(here)]
+            assert at_work == [None if first_share.whole else str(first_share)]
             try:
-                segment(folder, small_checkpoint, out, there)
+                segment(folder, small_checkpoint, out, second_share)
                 outcomes.append("done")
             except UsageError as error:
                 outcomes.append(str(error))
 
-    execution = Execution(runner="local", shards=here)
-    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, meanwhile)
+    execution = Execution(runner="local", shards=first_share)
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, run_second_driver)
     assert ("another run is using this output" in outcomes[0]) is refused, outcomes
     assert (outcomes[0] == "done") is not refused
     assert stray_files(out) == [] or not refused
 
 
-def test_who_comes_later_adds_nothing_to_the_plan(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_later_driver_adds_nothing_to_the_plan(small_checkpoint: str, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(2):
         write_scene(folder / f"{n}.tif", 100, 80, seed=n)
-    ended: list[str] = []
+    errors: list[str] = []
 
-    def meanwhile(_: Progress) -> None:
-        if not ended:
+    def run_second_driver(_: Progress) -> None:
+        if not errors:
             write_scene(folder / "2.tif", 100, 80, seed=2)
             with pytest.raises(UnfinishedError) as error:
                 segment(folder, small_checkpoint, out, Share(2, 2))
-            ended.append(str(error.value))
+            errors.append(str(error.value))
 
     execution = Execution(runner="local", shards=Share(1, 2))
-    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, meanwhile)
-    assert "2.tif cannot be planned while other drivers are at work here" in ended[0]
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, run_second_driver)
+    assert "2.tif cannot be planned while other drivers are at work here" in errors[0]
     assert rows(out, "scenes")["scene_id"].to_pylist() == ["0.tif", "1.tif"]
     segment(folder, small_checkpoint, out, Share(2, 2))  # plans it, alone
     segment(folder, small_checkpoint, out, Share(1, 2))
     assert rows(out, "scenes")["scene_id"].to_pylist() == ["0.tif", "1.tif", "2.tif"]
 
 
-def test_planning_is_waited_for(
+def test_a_driver_waits_while_another_one_plans(
     small_checkpoint: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_scene(tmp_path / "in" / "a.tif", 100, 80)
     out = tmp_path / "out"
     store = open_store(str(out), DEFAULT_ACCESS)
-    given = tmp_path / "in", small_checkpoint, out, Share(1, 2)
-    waiting = threading.Thread(target=segment, args=given)
+    arguments = tmp_path / "in", small_checkpoint, out, Share(1, 2)
+    waiting = threading.Thread(target=segment, args=arguments)
     with store.hold(PLANNING):
         waiting.start()
         waiting.join(5)
@@ -200,11 +200,11 @@ def test_planning_is_waited_for(
         assert not (out / "job.json").exists()
     waiting.join(60)
     assert rows(out, "scenes").num_rows == 1
-    assert any("another driver is planning" in said for said in caplog.messages)
+    assert any("another driver is planning" in message for message in caplog.messages)
 
 
-def test_mended_inputs_are_one_drivers(small_checkpoint: str, tmp_path: Path) -> None:
-    """Two that take rows out of one table would undo each other's work."""
+def test_fixed_inputs_are_retried_by_one_driver_only(small_checkpoint: str, tmp_path: Path) -> None:
+    """Two drivers that delete rows from one table would undo each other's work."""
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(4):
         (folder / f"{n}.tif").parent.mkdir(exist_ok=True)
@@ -220,7 +220,7 @@ def test_mended_inputs_are_one_drivers(small_checkpoint: str, tmp_path: Path) ->
     assert differences(tmp_path / "fresh", out) == []
 
 
-def test_a_share_without_shards_says_so(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_share_without_shards_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
     write_scene(tmp_path / "in" / "a.tif", 700, 600)
     out, third = tmp_path / "out", Execution(runner="local", shards=Share(3, 3))
     inputs = [str(tmp_path / "in")]
@@ -255,8 +255,8 @@ def test_there_are_shards_for_every_driver(drivers: int) -> None:
         )
         for n in range(200)
     ]
-    cost = Cost(SETTINGS, Machine("cpu", 2, 10**12, tasks=4), Network(4, 0.5, 10**8, 500))
-    planner = Planner(cost, Execution(shards=Share(1, drivers)))
+    workload = Workload(SETTINGS, Machine("cpu", 2, 10**12, tasks=4), Network(4, 0.5, 10**8, 500))
+    planner = Planner(workload, Execution(shards=Share(1, drivers)))
     shards = list(planner.shards(scenes, (), 0))
     if drivers == 1:
         assert len(shards) == 1

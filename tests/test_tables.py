@@ -1,4 +1,4 @@
-"""Random class ids of random scenes through finish and publish: what the tables must then hold."""
+"""Random class ids of random scenes, finished and published: what the tables must hold."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pipeline.output.layout import Output, unit_path
 from pipeline.output.outcomes import count_outcomes
 from pipeline.output.shard import Shard
 from pipeline.output.unit_file import unit_file
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import budget_memory
 from pipeline.planning.planner import Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.scene import Scene, tile_transform
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
@@ -66,7 +66,7 @@ def bad(count: int) -> list[Rejected]:
     return [Rejected("1-2", Failure(n, f"/in/{n}", "describe", None, "E", "m")) for n in names]
 
 
-COST = Cost(SETTINGS, Machine("cpu", 1, 10**12, tasks=0), Network(5, 1.0, 10**8, 500))
+COST = Workload(SETTINGS, Machine("cpu", 1, 10**12, tasks=0), Network(5, 1.0, 10**8, 500))
 
 
 @st.composite
@@ -129,7 +129,7 @@ def random_results(archive: Archive, maps: Maps) -> Results:
 
 
 def publish_all(archive: Archive, results: Results, folder: Path, order: int) -> Path:
-    """Finishes the units in an order of its own; now and then the tracker looks."""
+    """Finish the units in a random order, with the tracker polling now and then."""
     names = tuple(f"class {k}" for k in range(archive.classes))
     job = Job(SETTINGS, "/model", "0" * 64, "cpu", names, (None,) * archive.classes)
     out = Output.create(str(folder), job)
@@ -152,18 +152,19 @@ def publish_all(archive: Archive, results: Results, folder: Path, order: int) ->
     tracker.close()
     assert tracker.is_done
     assert tracker.open_units() == []
-    found = count_outcomes(archive.shards, out.commits())
-    assert found.planned == found.total == found.done + found.partial + found.quarantined
+    outcomes = count_outcomes(archive.shards, out.commits())
+    assert outcomes.planned == outcomes.total
+    assert outcomes.total == outcomes.done + outcomes.partial + outcomes.quarantined
     states = Counter(row["status"] for row in rows(folder, "scenes").to_pylist())
-    assert (found.done, found.partial, found.quarantined) == tuple(
+    assert (outcomes.done, outcomes.partial, outcomes.quarantined) == tuple(
         states[state] for state in ("done", "partial", "quarantined")
     )
     return folder
 
 
 def check_masks(archive: Archive, out: Path, maps: Maps) -> None:
-    """The tiles together are the maps; a tile's own columns are what its mask says."""
-    found = {name: np.full_like(ids, archive.nodata) for name, ids in maps.items()}
+    """Check that the tiles make up the maps, and that a tile's columns agree with its mask."""
+    masks = {name: np.full_like(ids, archive.nodata) for name, ids in maps.items()}
     scenes = {scene.scene_id: scene for scene in archive.scenes}
     for row in rows(out, "masks").to_pylist():
         scene, x, y = scenes[row["scene_id"]], row["col_off"], row["row_off"]
@@ -175,29 +176,29 @@ def check_masks(archive: Archive, out: Path, maps: Maps) -> None:
         ids_HW = np.frombuffer(row["mask"], row["mask_dtype"]).reshape(row["height"], row["width"])
         valid_HW = ids_HW != archive.nodata
         assert valid_HW.any()
-        found[scene.scene_id][y : y + row["height"], x : x + row["width"]] = ids_HW
+        masks[scene.scene_id][y : y + row["height"], x : x + row["width"]] = ids_HW
         counts = dict(zip(*np.unique(ids_HW[valid_HW], return_counts=True), strict=True))
         assert {c["class_id"]: c["pixels"] for c in row["class_pixels"]} == counts
         assert row["valid_pixels"] == sum(counts.values())
         assert counts[row["majority_class"]] == max(counts.values())
     for name, ids in maps.items():
-        assert np.array_equal(found[name], ids), name
+        assert np.array_equal(masks[name], ids), name
 
 
 def check_statistics(archive: Archive, out: Path, maps: Maps, results: Results) -> None:
-    """Counted once more from the maps, and summed from the tiles."""
-    found: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    """Check the statistics against counts of the maps, and against sums over the tiles."""
+    statistics: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
     for row in rows(out, "statistics").to_pylist():
-        found[row["scene_id"]][row["class_id"]] = row
+        statistics[row["scene_id"]][row["class_id"]] = row
     tiles = rows(out, "masks").to_pylist()
     for scene in archive.scenes:
         ids_HW, name = maps[scene.scene_id], scene.scene_id
         valid = int((ids_HW != archive.nodata).sum())
         present, counts = np.unique(ids_HW[ids_HW != archive.nodata], return_counts=True)
-        assert {k: row["pixels"] for k, row in found[name].items()} == dict(
+        assert {k: row["pixels"] for k, row in statistics[name].items()} == dict(
             zip(present, counts, strict=True)
         )
-        assert sum(row["fraction"] for row in found[name].values()) == pytest.approx(
+        assert sum(row["fraction"] for row in statistics[name].values()) == pytest.approx(
             1.0 if valid else 0.0
         )
         stitched = [
@@ -205,7 +206,7 @@ def check_statistics(archive: Archive, out: Path, maps: Maps, results: Results) 
             for block, result in results.items()
             if block.scene is scene and isinstance(result, Stitched)
         ]
-        for k, row in found[name].items():
+        for k, row in statistics[name].items():
             assert row["class_name"] == f"class {k}"
             assert row["fraction"] == row["pixels"] / valid
             samples = sum(int(result.samples_TK[:, k].sum()) for result in stitched)
@@ -235,8 +236,8 @@ def check_outcomes(archive: Archive, out: Path, maps: Maps, results: Results) ->
     expected = {r.failure.scene_id: "quarantined" for s in archive.shards for r in s.rejected}
     for scene in archive.scenes:
         kinds = {isinstance(r, Failure) for block, r in results.items() if block.scene is scene}
-        one = "quarantined" if kinds == {True} else "done"
-        expected[scene.scene_id] = "partial" if len(kinds) == 2 else one
+        status = "quarantined" if kinds == {True} else "done"
+        expected[scene.scene_id] = "partial" if len(kinds) == 2 else status
     event(f"status: {expected['0.tif']}")
     table = rows(out, "scenes").to_pylist()
     assert {row["scene_id"]: row["status"] for row in table} == expected
@@ -259,10 +260,10 @@ def test_tables_hold_what_was_segmented_whatever_the_order(
     out = publish_all(archive, results, folder / "one", orders[0])
     other = publish_all(archive, results, folder / "other", orders[1])
     for block, result in results.items():
-        if isinstance(result, Failure):  # what failed is no data
+        if isinstance(result, Failure):  # failed blocks hold no data
             core = block.core
-            here = np.s_[core.row_off : core.row_end, core.col_off : core.col_end]
-            maps[block.scene.scene_id][here] = archive.nodata
+            window = np.s_[core.row_off : core.row_end, core.col_off : core.col_end]
+            maps[block.scene.scene_id][window] = archive.nodata
     check_masks(archive, out, maps)
     check_statistics(archive, out, maps, results)
     check_outcomes(archive, out, maps, results)

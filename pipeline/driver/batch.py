@@ -31,7 +31,7 @@ def fit_batch(preparation: Preparation) -> Preparation:
     if not units or not is_tried(preparation):
         return preparation
     request, settings = preparation.request, preparation.job.settings
-    largest = max(units, key=preparation.cost.device_bytes)
+    largest = max(units, key=preparation.workload.device_bytes)
     batch = fitting_batch(preparation.segmentation, largest, request.execution.address)
     if batch == settings.batch:
         return preparation
@@ -57,7 +57,7 @@ def fit_batch(preparation: Preparation) -> Preparation:
     return replace(
         preparation,
         job=replace(preparation.job, settings=settings),
-        cost=replace(preparation.cost, settings=settings),
+        workload=replace(preparation.workload, settings=settings),
         notes=(
             *preparation.notes,
             f"--batch {batch}: there is no memory for twice as many ({where})",

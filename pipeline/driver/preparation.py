@@ -20,10 +20,10 @@ from pipeline.output.publishing import check_published
 from pipeline.output.replacement import current_shards, with_retries
 from pipeline.output.resume import OutputRecord, in_share, read_record
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget, budget_memory
 from pipeline.planning.planner import BATCH, Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
@@ -51,7 +51,7 @@ class Preparation:
     job: Job
     output: Output | None
     """None: there is none yet."""
-    cost: Cost
+    workload: Workload
     survey: Survey
     shards: list[Shard]
     """The shards of this driver's share, recorded and new ones."""
@@ -83,7 +83,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
     headers and the output's records raises, and UsageError if the plan does not fit into memory.
     """
     execution, share = request.execution, request.execution.shards
-    job, output, cost, config = _settle_job(request, output)
+    job, output, workload, config = _settle_job(request, output)
     # While other drivers work, the outcomes of their shares change.
     record = read_record(output, share if closed else ALL_SHARDS)
     survey = survey_inputs(
@@ -95,18 +95,18 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
         request.on_described,
     )
     committed = output.committed() if output else set()
-    plan = _plan(Planner(cost, execution), record, survey, committed)
+    plan = _plan(Planner(workload, execution), record, survey, committed)
     shards = [shard for shard in plan if in_share(shard, share)]
     open_units = [u for shard in shards if shard.shard_id not in committed for u in shard.units]
     return Preparation(
         request=request,
         job=job,
         output=output,
-        cost=cost,
+        workload=workload,
         survey=survey,
         shards=shards,
         new=plan[len(record.shards) :],
-        budget=budget_memory(cost, open_units),
+        budget=budget_memory(workload, open_units),
         quarantine=_quarantine(shards, record, survey, execution),
         stop_reason=_quarantine(plan, record, survey, execution).too_many(),
         notes=(*config.notes, *survey.notes, *_share_note(share, plan, shards)),
@@ -115,7 +115,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
 
 def _settle_job(
     request: Request, output: Output | None
-) -> tuple[Job, Output | None, Cost, ModelConfig]:
+) -> tuple[Job, Output | None, Workload, ModelConfig]:
     """The job, its output as it is reached from now on, the costs, and the network.
 
     Raises CheckpointError, and UsageError if the output belongs to another job.
@@ -144,7 +144,7 @@ def _settle_job(
         output = Output(open_store(output.store.root, execution.access), job)
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(config, folded_bytes(config), job.settings.window)
-    return job, output, Cost(job.settings, machine, network), config
+    return job, output, Workload(job.settings, machine, network), config
 
 
 def _devices(address: str | None) -> tuple[str, int, tuple[int, ...], int]:

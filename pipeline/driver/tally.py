@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.imagery.brightness import BrightnessTally
-from pipeline.planning.cost import grid_windows
+from pipeline.planning.workload import grid_windows
 from pipeline.settings import Settings
 from pipeline.stages import PublishedShard
 from pipeline.unit import Unit, UnitOutcome

@@ -2,7 +2,7 @@
 
 Pure arithmetic over headers: knows neither files nor Ray, and reads no pixels.
 
-    cost.py           windows, bytes and nominal seconds of a block or a unit; the network's numbers
+    workload.py       windows, bytes and nominal seconds of a block or a unit; the network's numbers
     machine.py        the device, the number of replicas and of tasks that a run uses
     memory_need.py    the peak memory of each kind of process
     memory_budget.py  how many processes fit into the machine's memory, or the refusal

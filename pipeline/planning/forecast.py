@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pipeline.earth.area import CellAreas
 from pipeline.estimate import Estimate, Rate, cost_of, per_1000_km2
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost
 from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.workload import Workload
 from pipeline.processes.host import available_cores
 from pipeline.scene import Scene
 from pipeline.unit import Block
@@ -34,7 +34,7 @@ class Pricing:
 
 
 def estimate(
-    cost: Cost, shards: Sequence[Shard], budget: MemoryBudget, inputs: int, pricing: Pricing
+    workload: Workload, shards: Sequence[Shard], budget: MemoryBudget, inputs: int, pricing: Pricing
 ) -> Estimate:
     """Estimate what the units of these shards take; a shard may have scenes without units.
 
@@ -44,12 +44,12 @@ def estimate(
     blocks = [block for unit in units for block in unit.blocks]
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
     pixels, km2 = sum(block.core.pixels for block in blocks), _km2(blocks)
-    rate = pricing.rate or Rate(cost.window_s)
-    windows_per_unit = (sum(map(cost.windows, unit.blocks)) for unit in units)
-    windows = busiest_replica_windows(windows_per_unit, cost.machine.required_replicas)
+    rate = pricing.rate or Rate(workload.window_s)
+    windows_per_unit = (sum(map(workload.windows, unit.blocks)) for unit in units)
+    windows = busiest_replica_windows(windows_per_unit, workload.machine.required_replicas)
     seconds = windows * rate.window_s
     if _take_all_cores(budget):
-        pace = rate.window_s / cost.window_s
+        pace = rate.window_s / workload.window_s
         seconds = seconds / REPLICAS_CORE_FRACTION + pixels * PIXEL_S * pace / available_cores()
     hours = seconds / 3600
     money = cost_of(hours, pricing.price_per_hour)
@@ -59,18 +59,18 @@ def estimate(
         scenes=len(scenes),
         failures=tuple(r.failure for shard in shards for r in shard.rejected),
         units=len(units),
-        windows=round(sum(map(cost.grid_windows, blocks))),
-        windows_computed=sum(map(cost.windows, blocks)),
+        windows=round(sum(map(workload.grid_windows, blocks))),
+        windows_computed=sum(map(workload.windows, blocks)),
         megapixels=pixels / 1e6,
         km2=km2,
-        read_bytes=sum(map(cost.read_bytes, blocks)),
+        read_bytes=sum(map(workload.read_bytes, blocks)),
         memory_bytes=processes.get("replica", processes["driver"]),
         memory={**processes, "total": budget.total_bytes},
         hours=hours,
-        replicas=cost.machine.required_replicas,
-        device=cost.machine.device,
-        batch=cost.settings.batch or 0,
-        notes=tuple(_notes(scenes, cost.settings.window)),
+        replicas=workload.machine.required_replicas,
+        device=workload.machine.device,
+        batch=workload.settings.batch or 0,
+        notes=tuple(_notes(scenes, workload.settings.window)),
         rate=rate,
         cost=money,
         cost_per_1000_km2=per_1000_km2(money, km2),

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
-from pipeline.planning.cost import Cost
 from pipeline.planning.machine import IO_CPUS, MIN_TASKS, TASK_CPUS, Machine, ray_cpus
 from pipeline.planning.memory_need import MemoryNeed, segmenting_bytes
+from pipeline.planning.workload import Workload
 from pipeline.unit import Unit
 
 USABLE = 0.9
@@ -144,15 +144,19 @@ def _reserved_bytes(replicas_bytes: int) -> int:
     return math.ceil(replicas_bytes / 3)
 
 
-def budget_memory(cost: Cost, units: Sequence[Unit], remedy: str | None = None) -> MemoryBudget:
+def budget_memory(
+    workload: Workload, units: Sequence[Unit], remedy: str | None = None
+) -> MemoryBudget:
     """Divide the machine's memory for these units. Raises UsageError if they do not fit."""
-    need, machine = MemoryNeed.of(cost, units), cost.machine
+    need, machine = MemoryNeed.of(workload, units), workload.machine
     if not units:
         return MemoryBudget(need, machine, tasks=0)
     budget = MemoryBudget.of(need, machine)
     if budget is not None:
         return budget
-    largest = max(units, key=lambda unit: 2 * cost.row_bytes(unit) + segmenting_bytes(cost, unit))
+    largest = max(
+        units, key=lambda unit: 2 * workload.row_bytes(unit) + segmenting_bytes(workload, unit)
+    )
     block = largest.blocks[0]
     raise UsageError(
         f"{_shortage(need, machine)}; the largest unit is block {block.core} of {block.scene.url};"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.planning.cost import Cost
+from pipeline.planning.workload import Workload
 from pipeline.settings import GDAL_CACHE_BYTES, MASK_TILE_PX, ROW_GROUP_ROWS
 from pipeline.unit import Block, Unit
 
@@ -72,22 +72,22 @@ class MemoryNeed:
     """Peak of the only process of the local runner."""
 
     @classmethod
-    def of(cls, cost: Cost, units: Sequence[Unit]) -> MemoryNeed:
+    def of(cls, workload: Workload, units: Sequence[Unit]) -> MemoryNeed:
         """The needs of the largest units, and of publishing their shards."""
         if not units:
             return cls(0, 0, 0, 0, 0, 0, 0)
-        weights = cost.network.weights_bytes
-        row = max(map(cost.row_bytes, units))
+        weights = workload.network.weights_bytes
+        row = max(map(workload.row_bytes, units))
         read, segment = (
             GDAL_CACHE_BYTES + 2 * row,
-            max(segmenting_bytes(cost, unit) for unit in units),
+            max(segmenting_bytes(workload, unit) for unit in units),
         )
-        write = max(_writing_bytes(cost, unit) for unit in units)
-        plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(cost, units))
+        write = max(_writing_bytes(workload, unit) for unit in units)
+        plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(workload, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
         local = max(loading, loaded + read + max(segment, write, plan + publish))
         worker, replica = _WORKER_BYTES, _REPLICA_BYTES
-        if cost.machine.device == "cuda":
+        if workload.machine.device == "cuda":
             worker, replica = worker + _COMPILED_BYTES, replica + _CUDA_BYTES
         return cls(
             driver_bytes=_DRIVER_BYTES + max(loading, plan + write),
@@ -105,32 +105,32 @@ class MemoryNeed:
         return max(self.reader_bytes, self.writer_bytes)
 
 
-def segmenting_bytes(cost: Cost, unit: Unit) -> int:
+def segmenting_bytes(workload: Workload, unit: Unit) -> int:
     """A replica's peak beside its weights: the unit's ids, twice because they are packed for the
     writer, and what computes them, unless that is on a GPU."""
-    blending = max(_blending_bytes(cost, block) for block in unit.blocks)
-    on_host = 2 * cost.ids_bytes(unit) + blending
-    if cost.machine.device == "cuda":
+    blending = max(_blending_bytes(workload, block) for block in unit.blocks)
+    on_host = 2 * workload.ids_bytes(unit) + blending
+    if workload.machine.device == "cuda":
         return on_host
-    return on_host + cost.batch_bytes() + max(map(cost.live_bytes, unit.blocks))
+    return on_host + workload.batch_bytes() + max(map(workload.live_bytes, unit.blocks))
 
 
-def _blending_bytes(cost: Cost, block: Block) -> int:
+def _blending_bytes(workload: Workload, block: Block) -> int:
     """A strip, the sums of one span in each direction, which are not divided further, and all
     spans: each window may be a group of its own in two of them per stride."""
-    window, stride = cost.settings.window, cost.settings.stride
+    window, stride = workload.settings.window, workload.settings.stride
     groups = -(-window // stride) + 1
-    sums_bytes = 2 * 4 * cost.network.classes * groups**2 * (stride // 4 + 3)
+    sums_bytes = 2 * 4 * workload.network.classes * groups**2 * (stride // 4 + 3)
     axes_px = block.core.width + block.core.height
     px_bytes = groups * (2 * _SPAN_BYTES // stride + _SPAN_PX_BYTES)
     return _BLEND_BYTES + sums_bytes + axes_px * px_bytes
 
 
-def _writing_bytes(cost: Cost, unit: Unit) -> int:
-    return _WRITING * cost.ids_bytes(unit) + _tiles(unit) * _tile_bytes(cost)
+def _writing_bytes(workload: Workload, unit: Unit) -> int:
+    return _WRITING * workload.ids_bytes(unit) + _tiles(unit) * _tile_bytes(workload)
 
 
-def _publishing_bytes(cost: Cost, units: Iterable[Unit]) -> Iterator[int]:
+def _publishing_bytes(workload: Workload, units: Iterable[Unit]) -> Iterator[int]:
     """The peak of publishing each shard: its units, a record for each mask tile, and the masks of a
     unit or of a row group."""
     shards: dict[str, list[Unit]] = defaultdict(list)
@@ -138,10 +138,10 @@ def _publishing_bytes(cost: Cost, units: Iterable[Unit]) -> Iterator[int]:
         shards[unit.shard].append(unit)
     for members in shards.values():
         tiles = sum(map(_tiles, members))
-        ids = [cost.ids_bytes(unit) for unit in members]
+        ids = [workload.ids_bytes(unit) for unit in members]
         px_bytes = sum(ids) // sum(unit.pixels for unit in members)
         row_group = min(tiles, ROW_GROUP_ROWS) * MASK_TILE_PX**2 * px_bytes
-        records = len(members) * _UNIT_BYTES + tiles * _tile_bytes(cost)
+        records = len(members) * _UNIT_BYTES + tiles * _tile_bytes(workload)
         yield records + max(_PUBLISHED * max(ids), _ROW_GROUP_COPIES * row_group)
 
 
@@ -153,5 +153,5 @@ def _tiles(unit: Unit) -> int:
     )
 
 
-def _tile_bytes(cost: Cost) -> int:
-    return _TILE_BYTES + cost.network.classes * _TILE_CLASS_BYTES
+def _tile_bytes(workload: Workload) -> int:
+    return _TILE_BYTES + workload.network.classes * _TILE_CLASS_BYTES

@@ -11,9 +11,9 @@ from pipeline.errors import UsageError
 from pipeline.failure import Rejected
 from pipeline.grid import cores
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost
 from pipeline.planning.memory_budget import MemoryBudget, budget_memory
 from pipeline.planning.memory_need import MemoryNeed
+from pipeline.planning.workload import Workload
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX, Execution
 from pipeline.unit import Block, Unit
@@ -61,7 +61,7 @@ class Target:
 class Planner:
     """Divides scenes into blocks, blocks into units, and units into shards."""
 
-    cost: Cost
+    workload: Workload
     execution: Execution
 
     def shards(
@@ -71,14 +71,17 @@ class Planner:
         fit into memory, or if there would be too many."""
         shards = tuple(self._divide(scenes, rejected, first))
         units = [unit for shard in shards for unit in shard.units]
-        if units and MemoryBudget.of(MemoryNeed.of(self.cost, units), self.cost.machine) is None:
-            budget_memory(self.cost, units, self._remedy(scenes, units))
+        if (
+            units
+            and MemoryBudget.of(MemoryNeed.of(self.workload, units), self.workload.machine) is None
+        ):
+            budget_memory(self.workload, units, self._remedy(scenes, units))
         yield from shards
 
     def _divide(
         self, scenes: Sequence[Scene], rejected: Sequence[Rejected], first: int
     ) -> Iterator[Shard]:
-        target = self._target(sum(self.cost.grid(scene).count for scene in scenes))
+        target = self._target(sum(self.workload.grid(scene).count for scene in scenes))
         self._check_count(scenes, target)
         unassigned = tuple(rejected)  # the first shard records them
         for number, members in enumerate(self._group_scenes(scenes, target), first):
@@ -96,10 +99,10 @@ class Planner:
         on average; but blocks have halos: a block of n by n strides computes (n + e)^2 windows. So
         with R replicas and W windows, (1 + 2e/n) (1 + R n^2 / 2W) should be smallest, which it is
         at n^3 = 2eW/R."""
-        settings = self.cost.settings
-        replicas = self.cost.machine.replicas * self.execution.shards.of
+        settings = self.workload.settings
+        replicas = self.workload.machine.replicas * self.execution.shards.of
         windows_per_replica = total / replicas
-        limit = min(UNIT_S / self.cost.window_s, MAX_UNIT_PX / settings.stride**2)
+        limit = min(UNIT_S / self.workload.window_s, MAX_UNIT_PX / settings.stride**2)
         bundle = windows_per_replica / UNITS_PER_REPLICA
         halo = (settings.window - 1) // settings.stride
         balanced = (2 * halo * windows_per_replica) ** (2 / 3)
@@ -127,7 +130,7 @@ class Planner:
     def _unit_count(self, scene: Scene, target: Target) -> float:
         """The number of units that the scene becomes; below 1 if it shares one."""
         blocks = self._block_count(scene, target)
-        return blocks if blocks > 1 else self.cost.grid(scene).count / target.bundle
+        return blocks if blocks > 1 else self.workload.grid(scene).count / target.bundle
 
     def _max_shard_units(self, scenes: Sequence[Scene], target: Target) -> float:
         """The largest number of units in a shard: fewer if there are several drivers, so that each
@@ -147,7 +150,7 @@ class Planner:
             if len(blocks) > 1:
                 yield from (Unit(shard_id, (block,)) for block in blocks)
                 continue
-            windows = self.cost.grid(scene).count
+            windows = self.workload.grid(scene).count
             # A bundle that is half a scene too large is closer to the target than one too small.
             if bundle and bundled + windows / 2 > target.bundle:
                 yield Unit(shard_id, tuple(bundle))
@@ -169,9 +172,9 @@ class Planner:
         """Width and height in pixels of the cores that a scene is divided into."""
         if self.execution.block:
             return self.execution.block, self.execution.block
-        if self.cost.grid(scene).count <= 1.5 * target.block:
+        if self.workload.grid(scene).count <= 1.5 * target.block:
             return scene.width, scene.height
-        step, target_px = self._step(), target.block * self.cost.settings.stride**2
+        step, target_px = self._step(), target.block * self.workload.settings.stride**2
         if scene.striped:
             height = max(1, round(target_px / scene.width / step)) * step
             return scene.width, height
@@ -182,7 +185,7 @@ class Planner:
         """The edge of a core in pixels is a multiple of this: of the mask tile, and of the stride
         unless that makes it too large. It is at least four strides: in smaller cores more than half
         the windows would be computed twice."""
-        stride = self.cost.settings.stride
+        stride = self.workload.settings.stride
         common = math.lcm(MASK_TILE_PX, stride)
         step = common if common <= 4 * MASK_TILE_PX else MASK_TILE_PX
         return step * max(1, math.ceil(4 * stride / step))
@@ -204,7 +207,7 @@ class Planner:
     def _remedy(self, scenes: Sequence[Scene], units: Sequence[Unit]) -> str:
         """What to change so that the units fit into memory: the largest block that fits, otherwise
         the largest number of replicas, otherwise both."""
-        replicas = self.cost.machine.required_replicas
+        replicas = self.workload.machine.required_replicas
         edge = max(max(b.core.width, b.core.height) for unit in units for b in unit.blocks)
         smaller = (edge - 1) // MASK_TILE_PX
         if block := _largest(smaller, lambda n: self._fits(scenes, n * MASK_TILE_PX, replicas)):
@@ -219,23 +222,23 @@ class Planner:
     def _fits_locally(self, units: Sequence[Unit]) -> bool:
         """Whether the units would fit into the only process of the local runner; False if that is
         the runner already."""
-        machine = self.cost.machine
+        machine = self.workload.machine
         if machine.nodes_bytes or machine.tasks == 0:
             return False
         local = replace(machine, replicas=1, min_replicas=None, tasks=0)
-        need = MemoryNeed.of(replace(self.cost, machine=local), units)
+        need = MemoryNeed.of(replace(self.workload, machine=local), units)
         return MemoryBudget.of(need, local) is not None
 
     def _fits(self, scenes: Sequence[Scene], block: int | None, replicas: int) -> bool:
         """Whether the scenes would fit into memory with this block and this number of replicas."""
-        machine = replace(self.cost.machine, replicas=replicas, min_replicas=None)
-        cost = replace(self.cost, machine=machine)
-        other = Planner(cost, replace(self.execution, block=block))
+        machine = replace(self.workload.machine, replicas=replicas, min_replicas=None)
+        workload = replace(self.workload, machine=machine)
+        other = Planner(workload, replace(self.execution, block=block))
         try:
             units = [unit for shard in other._divide(scenes, (), 0) for unit in shard.units]
         except UsageError:  # too many units
             return False
-        return MemoryBudget.of(MemoryNeed.of(cost, units), machine) is not None
+        return MemoryBudget.of(MemoryNeed.of(workload, units), machine) is not None
 
 
 def _largest(limit: int, fits: Callable[[int], bool]) -> int:

@@ -1,8 +1,8 @@
 """Outputs of jobs whose cluster has died, of any size, without their computation.
 
-Real: the plan (Planner, for MiT-B5 on a CPU), every record, through Output, and every file of a
-unit that waits (Work.finish). Made up: the headers, of which there are no files, the classes of the
-waiting units, and that committed shards have no tables.
+Real: the plan (Planner, for MiT-B5 on a CPU), every record, written by Output, and the files of all
+waiting units (Work.finish). Made up: the headers, which have no files, the classes of the waiting
+units, and that committed shards have no tables.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pipeline.job import Job
 from pipeline.output.layout import Output
 from pipeline.output.publishing import commit_of
 from pipeline.output.shard import Shard
-from pipeline.planning.cost import Cost, Network
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import budget_memory
 from pipeline.planning.planner import Planner
+from pipeline.planning.workload import Network, Workload
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
@@ -35,41 +35,43 @@ TILE_PX, CLASSES, WRITERS = 512, 150, 8
 SIDE_BLOCKS = 64
 B5 = Network(CLASSES, 145.3, 340_000_000, 550)
 SETTINGS = Settings(batch=1)
-COST = Cost(SETTINGS, Machine("cpu", 64, 10**12, tasks=128), B5)
+COST = Workload(SETTINGS, Machine("cpu", 64, 10**12, tasks=128), B5)
 NAMES = tuple(f"class {k}" for k in range(CLASSES))
 JOB = Job(SETTINGS, "s3://models/b5", "0" * 64, "cpu", NAMES, (None,) * CLASSES)
 COMMITTED, HALF_DONE = 0.7, 4
-"""Share of the shards, and how many more."""
+"""The share of shards that are committed, and the number of further shards that are half done."""
 
 
 @dataclass(frozen=True)
 class UnfinishedOutput:
-    """An output, and what its status should be."""
+    """An output, and the status that it should have."""
 
     url: str
     expected: dict[str, Any]
+    """Fields of Status and their values."""
     waiting: int
-    """Units that have their file and are not published."""
+    """Number of units that have their file and are not published."""
 
 
 def planner(shape: str) -> Planner:
+    """A planner of large scenes in "blocks", or of small ones in "bundles"."""
     return Planner(COST, Execution(block=TILE_PX if shape == "blocks" else None))
 
 
 def plan_shards(shape: str, units: int, side_blocks: int = SIDE_BLOCKS) -> list[Shard]:
-    """Shards of so many units, or a few more or less."""
+    """Shards of about `units` units."""
     if shape == "blocks":
         count = max(1, round(units / side_blocks**2))
         scenes = [scene_header(n, side_blocks * TILE_PX) for n in range(count)]
         return list(planner(shape).shards(scenes, (), 0))
     probe = planner(shape).shards([scene_header(n, TILE_PX) for n in range(10_000)], (), 0)
-    each = 10_000 / sum(len(shard.units) for shard in probe)
-    scenes = [scene_header(n, TILE_PX) for n in range(round(each * units))]
+    scenes_per_unit = 10_000 / sum(len(shard.units) for shard in probe)
+    scenes = [scene_header(n, TILE_PX) for n in range(round(scenes_per_unit * units))]
     return list(planner(shape).shards(scenes, (), 0))
 
 
 def scene_header(number: int, edge_px: int) -> Scene:
-    """As `describe` makes one of a Sentinel-2 product in a bucket."""
+    """A scene as `describe` returns it for a Sentinel-2 product in a bucket."""
     name = f"2026/11/{number % 28 + 1:02d}/S2B_MSIL2A_T33UUP_{number:07d}_TCI.tif"
     return Scene(
         scene_id=name,
@@ -89,7 +91,7 @@ def scene_header(number: int, edge_px: int) -> Scene:
 
 
 def write_unfinished_output(url: str, shards: list[Shard]) -> UnfinishedOutput:
-    """The output of a job whose cluster has died."""
+    """Write the output of a job whose cluster has died, unless it exists."""
     done = round(COMMITTED * len(shards))
     committed, half = shards[:done], shards[done : done + HALF_DONE]
     waiting = [unit for shard in half for unit in shard.units[::2]]
@@ -107,7 +109,7 @@ def write_unfinished_output(url: str, shards: list[Shard]) -> UnfinishedOutput:
             out.write_receipt(f"2026112{day}T000000.000000Z", receipt(url, day))
     ended = [unit for shard in committed for unit in shard.units] + waiting
     broken = [block for unit in waiting[::50] for block in unit.blocks[:1]]
-    px = sum(b.core.pixels for b in broken) + sum(f.pixels for some in failures for f in some)
+    px = sum(b.core.pixels for b in broken) + sum(f.pixels for scenes in failures for f in scenes)
     expected = {
         "units": sum(len(shard.units) for shard in shards),
         "units_done": len(ended),
@@ -134,12 +136,14 @@ def failed(units: tuple[Unit, ...]) -> list[Failure]:
 
 def failure(block: Block) -> Failure:
     url = block.scene.url
-    what = f"{url}: window {block.core} cannot be decoded (TIFFReadEncodedTile failed); replace it"
-    return Failure(block.scene.scene_id, url, "read", str(block.core), "RasterioIOError", what)
+    message = (
+        f"{url}: window {block.core} cannot be decoded (TIFFReadEncodedTile failed); replace it"
+    )
+    return Failure(block.scene.scene_id, url, "read", str(block.core), "RasterioIOError", message)
 
 
 def finish(work: Work, number: int, unit: Unit) -> None:
-    """Of every 50th unit, the first block has failed."""
+    """Write the file of a unit; in every 50th unit the first block has failed."""
     blocks = [
         failure(b) if number % 50 == i == 0 else stitched(b) for i, b in enumerate(unit.blocks)
     ]
@@ -147,7 +151,7 @@ def finish(work: Work, number: int, unit: Unit) -> None:
 
 
 def stitched(block: Block) -> Stitched:
-    """Two classes, half and half."""
+    """A block of two classes, half and half."""
     core = block.core
     ids_HW = np.zeros((core.height, core.width), np.uint8)
     ids_HW[: core.height // 2] = 7
@@ -157,7 +161,7 @@ def stitched(block: Block) -> Stitched:
 
 
 def receipt(url: str, day: int) -> dict[str, Any]:
-    """What status tells of a run."""
+    """The record of a run, with the fields that `status` reports."""
     return {
         "started": f"2026-11-2{day}T00:00:00+00:00", "seconds": 3600.0, "ended": "stopped by hand",
         "output": url, "megapixels": 1000.0, "megapixels_per_s": 0.28, "bounded_by": "segment",

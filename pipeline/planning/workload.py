@@ -1,6 +1,6 @@
-"""What a block or a unit costs: windows, bytes, seconds. Pure arithmetic over headers.
+"""The work in a block or a unit: windows, bytes, seconds. Pure arithmetic over headers.
 
-Knows nothing of money: that is in `pipeline.estimate`.
+Does not know prices: those are in `pipeline.estimate`.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """The cost of blocks and units under one job's settings, on one machine, with one network."""
+class Workload:
+    """The work in blocks and units under one job's settings, on one machine, with one network."""
 
     settings: Settings
     machine: Machine
