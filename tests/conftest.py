@@ -1,4 +1,4 @@
-"""What every test may use: small checkpoints, small archives, and the rows of an output."""
+"""Fixtures for every test: small checkpoints, damaged files, an S3 server, commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.commands import Swath, exit_code_of  # noqa: E402
 
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
-    """As they were before: a command that is called in this process has its own."""
+    """Restores the signal handlers: a command called in this process installs its own."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -42,8 +42,8 @@ def swath(capsys: pytest.CaptureFixture[str]) -> Swath:
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A SegFormer of the right shape with few channels, random weights and 4 classes: for what
-    does not depend on the network."""
+    """A SegFormer of the right shape with few channels, random weights and 4 classes, for tests
+    that do not depend on the network."""
     return save_small(tmp_path_factory.mktemp("small"))
 
 
@@ -57,15 +57,15 @@ def b0_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The bytes of files, by what is wrong with them: see faultyruns."""
-    from tests.support.broken_inputs import made  # noqa: PLC0415  Ray, which most tests do not need
+    """The bytes of files by what is wrong with them: see `file_contents`."""
+    from tests.support.broken_inputs import file_contents  # noqa: PLC0415  Ray, which most tests do not need
 
-    return made(tmp_path_factory.mktemp("contents"))
+    return file_contents(tmp_path_factory.mktemp("contents"))
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[s3_server.Server]:
-    """A real S3 server; the AWS_* variables of this process lead to it. Has a bucket "tests"."""
+    """A real S3 server with a bucket "tests"; the AWS_* variables of this process lead to it."""
     with s3_server.running() as server:
         server.make_bucket("tests")
         yield server
@@ -73,6 +73,6 @@ def s3() -> Iterator[s3_server.Server]:
 
 @pytest.fixture
 def s3_folder(s3: s3_server.Server) -> str:
-    """The URL of a folder of this test alone."""
+    """The URL of a folder that only this test uses."""
     assert s3.url
     return f"s3://tests/{uuid.uuid4().hex[:12]}"

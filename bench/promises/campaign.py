@@ -89,7 +89,7 @@ def open_site(server: s3_server.Server, folder: Path) -> Iterator[Site]:
         calm = site.run("local", _CALM, folder / "calm.log")
         calm.wait()
         if calm.process.returncode:
-            raise Trouble(f"the undisturbed run: {calm.said()}")
+            raise Trouble(f"the undisturbed run: {calm.stderr_end()}")
         yield site
     finally:
         proxy.close()
@@ -149,7 +149,7 @@ def _disturbed(case: Case, site: Site, out: str, runs: list[Run]) -> Record:
         "requests_struck": requests_struck(log),
         "units_written_twice": units_written_twice(log),
         "exit_codes": [run.process.returncode],
-        "said": (run.said().splitlines() or [""])[-1] if run.process.returncode else "",
+        "said": (run.stderr_end().splitlines() or [""])[-1] if run.process.returncode else "",
         "outcome": "resumed" if run.process.returncode else "survived",
     }
 

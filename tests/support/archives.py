@@ -1,4 +1,4 @@
-"""Archives that tests write, and the masks that runs leave."""
+"""Archives written for tests, and the masks that runs leave."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
     return np.kron(coarse, np.ones((1, 12, 12), np.uint8))[:, :height, :width].copy()
 
 
-def write_scene(  # noqa: PLR0913 - what a raster can be
+def write_scene(  # noqa: PLR0913 - properties of a raster
     path: Path,
     width: int,
     height: int,
@@ -30,7 +30,7 @@ def write_scene(  # noqa: PLR0913 - what a raster can be
     tiled: bool = True,
     crs: str = "EPSG:32633",
 ) -> Path:
-    """A GeoTIFF, in UTM 33N with 10 m pixels unless another CRS is given."""
+    """Write a GeoTIFF, in UTM 33N with 10 m pixels unless another CRS is given; return its path."""
     values = picture(width, height, seed) if values is None else values
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
@@ -54,6 +54,6 @@ def write_scene(  # noqa: PLR0913 - what a raster can be
 
 
 def mask_of(output: Path, scene_id: str) -> np.ndarray:
-    """A published scene's class ids."""
+    """The class ids of a published scene, (height, width)."""
     with SceneMask.open(Output.open(str(output)), scene_id) as mask:
         return mask.read(mask.rect)

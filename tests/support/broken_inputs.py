@@ -1,4 +1,4 @@
-"""Archives with broken inputs, runs over them that may crash, and books that must balance."""
+"""Archives with broken inputs, runs over them that may crash, and counts that must agree."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.support.outputs import ORDER, rows, stray_files
 
 SETTINGS = Settings(window=64, stride=48, batch=1)
 SHORT, TALL = (60, 50), (64, 1100)
-"""Of one block, and of three blocks of 512 rows."""
+"""Width and height of scenes of one block and of three blocks of 512 rows, in pixels."""
 
 
-def made(folder: Path) -> dict[str, bytes]:
-    """The bytes of scenes, good and damaged: `good0`, `bad0`, ... `tall`, `torn` (a block of it
-    cannot be read). Damage does not change the size. And of a file that is no image."""
+def file_contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of files by name: scenes `good0`, ... `tall`, damaged ones of the same size `bad0`,
+    ... `torn` (one of its blocks cannot be read), and `text`, which is no image."""
     rng = np.random.default_rng(0)
     files = {"text": b"this is no image"}
     for name, damaged, (width, height) in (
@@ -43,7 +43,10 @@ def made(folder: Path) -> dict[str, bytes]:
 
 
 def put(path: Path, content: bytes, *, unseen: bool = False) -> None:
-    """unseen: as if the file were the one that was there before, by its size and time."""
+    """Write or replace a file.
+
+    unseen: keep the modification time, so that a file of the same size looks unchanged.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     before = path.stat().st_mtime_ns if path.exists() else None
     path.write_bytes(content)
@@ -53,8 +56,9 @@ def put(path: Path, content: bytes, *, unseen: bool = False) -> None:
 
 
 def segment(inputs: Path, checkpoint: str, out: Path | str, **execution: Any) -> Receipt:
-    how = Execution(**{"runner": "local", "block": 512, **execution})
-    return run([str(inputs)], checkpoint, str(out), SETTINGS, how)
+    """Run a job on this machine; `execution` overrides its options."""
+    options = Execution(**{"runner": "local", "block": 512, **execution})
+    return run([str(inputs)], checkpoint, str(out), SETTINGS, options)
 
 
 def units_on_disk(out: Path) -> int:
@@ -66,7 +70,7 @@ def plan_files(out: Path) -> int:
 
 
 def check_books(out: Path, receipt: Receipt) -> None:
-    """Receipt, status and tables count the same."""
+    """Assert that receipt, status and tables count the same."""
     scenes = rows(out, "scenes").to_pylist()
     count = Counter(row["status"] for row in scenes)
     assert receipt.scenes_planned == len(scenes) == len({row["scene_id"] for row in scenes})
@@ -75,19 +79,19 @@ def check_books(out: Path, receipt: Receipt) -> None:
     assert receipt.scenes_quarantined == count["quarantined"]
     failures = sorted(rows(out, "quarantine").to_pylist(), key=str)
     assert sorted((f.to_json() for f in receipt.failures), key=str) == failures
-    told = status(str(out))
-    assert told.finished
-    assert told.scenes == told.scenes_published == len(scenes)
-    assert told.quarantined == len(failures)
-    assert told.units == told.units_done == receipt.units
+    report = status(str(out))
+    assert report.finished
+    assert report.scenes == report.scenes_published == len(scenes)
+    assert report.quarantined == len(failures)
+    assert report.units == report.units_done == receipt.units
     failed_px = sum(failure.pixels for failure in receipt.failures)
-    assert told.megapixels_quarantined == failed_px / 1e6
-    assert told.megapixels_done == pytest.approx(told.megapixels - failed_px / 1e6)
+    assert report.megapixels_quarantined == failed_px / 1e6
+    assert report.megapixels_done == pytest.approx(report.megapixels - failed_px / 1e6)
     assert stray_files(out) == []
 
 
 def check_nothing_twice(out: Path) -> None:
-    """In any file of a table, published or not, as a reader by glob would see it."""
+    """Assert that no row is twice in the files of a table, as a reader by glob would see them."""
     for table, key in ORDER.items():
         if any((out / table).glob("*.parquet")):
             keys = [tuple(row.values()) for row in rows(out, table).select(key).to_pylist()]
@@ -95,12 +99,12 @@ def check_nothing_twice(out: Path) -> None:
 
 
 class Crash(BaseException):
-    """The end of the process, as far as one process can see its own."""
+    """The end of a process, as far as it can see its own."""
 
 
 @contextmanager
 def crashing(after: int) -> Iterator[list[str]]:
-    """Lets this many changes of the output happen, then none. Gives the names of those."""
+    """Let this many changes of the output happen, then crash; yields the paths of those."""
     changes: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("writing", "create", "delete_folder"):
@@ -116,11 +120,11 @@ def crashing(after: int) -> Iterator[list[str]]:
         yield changes
 
 
-def crash_run(after: int, folder: Path, checkpoint: str, out: Path, **how: Any) -> bool:
-    """Whether it came so far."""
+def crash_run(after: int, folder: Path, checkpoint: str, out: Path, **execution: Any) -> bool:
+    """Run a job that crashes after this many changes; False if it finished before that."""
     with crashing(after):
         try:
-            segment(folder, checkpoint, out, **how)
+            segment(folder, checkpoint, out, **execution)
         except Crash:
             return True
     return False

@@ -1,4 +1,4 @@
-"""The records of a campaign: a line each in a file, and what they come to."""
+"""The records of the crash campaign: one JSON line for each case, their summary and table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Results:
         self.records: dict[int, Record] = {r["number"]: r for r in map(json.loads, lines)}
 
     def check(self, cases: Iterable[Case]) -> None:
-        """Ends the program where the file is about another list of cases."""
+        """Exit the program if the file is about another list of cases."""
         for case in cases:
             record = self.records.get(case.number, {})
             if any(record.get(name, value) != value for name, value in asdict(case).items()):
@@ -44,17 +44,19 @@ class Results:
 
 
 def requests_struck(log: list[Record]) -> int:
-    """Requests that the proxy has damaged, or that the server has not answered."""
+    """The number of requests that the proxy damaged or that the server did not answer."""
     return sum(e["status"] is None or not _undisturbed(e) for e in log)
 
 
 def units_written_twice(log: list[Record]) -> int:
-    """Units whose file was put more than once, though the proxy had not disturbed the first time.
-    Not wrong in itself: Ray repeats a task whose worker has died, and a client what was not
-    answered in time."""
+    """The number of units whose file was put more than once with undisturbed requests.
+
+    Not wrong in itself: Ray repeats a task whose worker has died, and a client repeats a request
+    that was not answered in time.
+    """
     puts = [e for e in log if e["line"].startswith("PUT ") and "/work/" in e["line"]]
-    well = Counter(e["line"] for e in puts if e["status"] == 200 and _undisturbed(e))
-    return sum(count > 1 for count in well.values())
+    sound = Counter(e["line"] for e in puts if e["status"] == 200 and _undisturbed(e))
+    return sum(count > 1 for count in sound.values())
 
 
 def _undisturbed(entry: Record) -> bool:
@@ -62,13 +64,13 @@ def _undisturbed(entry: Record) -> bool:
 
 
 def summary(records: list[Record]) -> Record:
-    """How many survived, resumed and failed: of all, and by fault and phase."""
+    """The numbers of cases that survived, resumed and failed, in total and by fault and phase."""
     by_kind: dict[str, dict[str, dict[str, int]]] = {}
     for fault in FAULTS:
         for phase in PHASES:
-            some = [r for r in records if (r["fault"], r["phase"]) == (fault, phase)]
-            if some:
-                by_kind.setdefault(fault, {})[phase] = dict(Counter(map(verdict, some)))
+            matching = [r for r in records if (r["fault"], r["phase"]) == (fault, phase)]
+            if matching:
+                by_kind.setdefault(fault, {})[phase] = dict(Counter(map(verdict, matching)))
     verdicts = Counter(map(verdict, records))
     return {
         "cases": len(records),
@@ -87,7 +89,7 @@ def verdict(record: Record) -> str:
 
 
 def table(report: Record) -> str:
-    """By fault and phase: survived+resumed, and what failed."""
+    """A text table of faults and phases: survived+resumed, and the number that failed."""
     lines = [["survived+resumed", *PHASES]]
     for fault, phases in report["by_fault_and_phase"].items():
         lines.append([fault, *(_cell(phases.get(phase)) for phase in PHASES)])
@@ -107,7 +109,7 @@ def _cell(counts: dict[str, int] | None) -> str:
 
 
 def commit() -> str:
-    """Of the code that runs; "unknown" where that is no checkout."""
+    """The commit of the running code by `git describe`; "unknown" outside a checkout."""
     try:
         done = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],

@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, for tests, benchmarks and what runs without trained ones."""
+"""Checkpoints with random weights, for tests and benchmarks that need no trained ones."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ SMALL: dict[str, Any] = {
     "num_attention_heads": (1, 2, 3, 4),
     "decoder_hidden_size": 16,
 }
-"""The right shape with few channels: for what does not depend on the network."""
+"""A configuration of the right shape with few channels."""
 
 
 def random_checkpoint(
     config: ModelConfig, seed: int, normalisation: Normalisation | None = None
 ) -> Checkpoint:
-    """Weights that keep the signal's size, and norms that are far from 1 and 0.
+    """A checkpoint whose weights preserve the signal's size and whose norms are far from 1 and 0.
 
-    Freshly initialised ones would hide mistakes: their biases are 0 and their norms do nothing.
+    Freshly initialised weights would hide mistakes: their biases are 0 and their norms do nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -44,10 +44,11 @@ def random_checkpoint(
 
 
 def save_small(folder: Path, classes: int = 4) -> str:
-    """A SegFormer of the right shape with few channels."""
+    """Write a SegFormer of the right shape with few channels; return the folder."""
     return save_checkpoint(random_checkpoint(mit_config("b0", classes, **SMALL), seed=1), folder)
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> str:
+    """Write a checkpoint in transformers' format; return the folder."""
     write_checkpoint(checkpoint, str(folder))
     return str(folder)

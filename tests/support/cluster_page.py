@@ -1,9 +1,9 @@
-"""Runs docs/cluster.md as a reader would: its lines marked bash, in one shell, on a real S3 server.
+"""Runs docs/cluster.md as a reader would: the lines marked bash, in one shell, on a real S3 server.
 
     python -m tests.support.cluster_page FOLDER TILES
 
-The demo's archive, cut down to TILES of its 18, is put where the page has it, below FOLDER. Ends
-with 0 if every line did, and the rows are those of `--runner local`.
+The demo's archive, cut down to TILES of its 18, is put where the page expects it, below FOLDER.
+Exits with 0 if every line does and the rows are those of `--runner local`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OUT = "s3://demo/tables"
 ISOLATED = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-"""A network of its own, for Ray's nodes listen on every address, and the page's ports are fixed;
-and processes that end with the page, however that ends."""
+"""A command prefix: a separate network, since Ray's nodes listen on every address and the page's
+ports are fixed, and processes that end with the page, however it ends."""
 
 
 def isolation_prefix() -> list[str]:
-    """A prefix for commands; nothing where this user may not have that."""
+    """The prefix ISOLATED, or nothing if this user may not unshare namespaces."""
     if shutil.which(ISOLATED[0]) is None:
         return []
     return (
@@ -38,6 +38,7 @@ def isolation_prefix() -> list[str]:
 
 
 def script() -> str:
+    """The page's lines marked bash as one script that stops at the first failure."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) == page.count("```bash") > 5
@@ -56,24 +57,24 @@ def main(folder: Path, tiles: int) -> None:
     shutil.copytree(ROOT / "examples" / "bluemarble" / "checkpoint", demo / "checkpoint")
     with s3_server.running() as server:
         server.make_bucket("demo")
-        timed("the page", ["bash", "-c", script()], folder)
+        run_timed("the page", ["bash", "-c", script()], folder)
         local = [sys.executable, "-m", "jobs.cli", "run", str(demo / "work" / "archive")]
         local += ["--checkpoint", str(demo / "checkpoint"), "--output", "local"]
-        timed("the local run", [*local, "--runner", "local"], folder)
+        run_timed("the local run", [*local, "--runner", "local"], folder)
         assert set(differences(folder / "local", OUT)) == {"scenes.url"}
         assert stray_files(OUT) == []
 
 
-def timed(name: str, command: list[str], folder: Path) -> None:
+def run_timed(name: str, command: list[str], folder: Path) -> None:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    began = time.monotonic()
+    start = time.monotonic()
     subprocess.run(command, cwd=folder, env=variables, check=True)
-    print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def raise_loopback() -> None:
-    """In a new network it is down, and all there is."""
+    """Bring the loopback interface up: in a new network it is down, and the only one."""
     if [name for _, name in socket.if_nameindex()] == ["lo"]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
             up = struct.pack("16sH", b"lo", 0x1 | 0x40)  # IFF_UP, IFF_RUNNING

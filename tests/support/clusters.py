@@ -23,13 +23,13 @@ sys.stdin.read()
 
 
 def token_variables(token: str) -> dict[str, str]:
-    """The variables of one who has it."""
+    """Environment variables of a process that has the token."""
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
 
 
 @contextmanager
 def another_cluster(**options: object) -> Iterator[str]:
-    """The address of one that takes those with TOKEN; the options are those of ray.init."""
+    """The address of a cluster of another process, which requires TOKEN; options: of `ray.init`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HEAD, json.dumps(options)],
         stdin=subprocess.PIPE,

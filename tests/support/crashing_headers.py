@@ -1,4 +1,4 @@
-"""Files whose header ends the process that reads it."""
+"""Files whose header crashes or hangs the process that reads it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.worker_deaths import misbehave
 def describe_or_failure(
     file: InputFile, settings: Settings, channels: int, access: Access
 ) -> Scene | Failure:
-    """`describe_or_failure`, except for files whose names ask for trouble."""
+    """As in `pipeline.imagery.header`, except for files whose names ask for trouble."""
     match file.scene_id:
         case "crash.tif":
             misbehave("segfault")

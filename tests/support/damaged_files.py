@@ -1,5 +1,5 @@
-"""Damaged image files: sound ones of each format, and what bit rot, broken transfers and mixed-up
-headers make of them."""
+"""Damaged image files: sound ones of each format, and the same after bit rot, broken transfers and
+mixed-up headers."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("jpg", {"driver": "JPEG"}),
     "jp2": ("jp2", {"driver": "JP2OpenJPEG"}),
 }
-"""Name -> suffix and how GDAL writes it."""
+"""Name -> file suffix and GDAL's creation options."""
 HEADER_BYTES = 400
-"""The directories of small TIFFs, the markers of JPEG and JPEG 2000."""
+"""Bytes at the start of a file that count as its header: the directories of small TIFFs, the
+markers of JPEG and JPEG 2000."""
 
 
 def write_good(path: Path, form: str, seed: int) -> None:
-    """A small image of the format: smooth colours and some texture."""
+    """Write a small image of the format: smooth colors and some texture."""
     rng = np.random.default_rng(seed)
     width, height = (int(edge) for edge in rng.integers(96, 161, 2))
     rows, cols = np.mgrid[0:height, 0:width]
@@ -56,7 +57,7 @@ def write_good(path: Path, form: str, seed: int) -> None:
 
 
 def flipped(data: bytes, _: bytes, rng: random.Random, end: int | None = None) -> bytes:
-    """Some bytes changed, before `end`."""
+    """A few bytes before `end` set to random values."""
     damaged = bytearray(data)
     for _n in range(rng.choice([1, 1, 2, 4, 16])):
         damaged[rng.randrange(min(end or len(data), len(data)))] = rng.randrange(256)
@@ -68,7 +69,7 @@ def flipped_header(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def extreme_number(data: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A number of the header made as large or as small as it can be."""
+    """A number in the header replaced by an extreme one."""
     width = rng.choice([2, 4, 8])
     value = rng.choice([0, 1, 2**31 - 1, 2**31, 2**40, 2**63 - 1, 2**64 - 1]) % 256**width
     at = rng.randrange(min(HEADER_BYTES, len(data)) - width)
@@ -77,7 +78,7 @@ def extreme_number(data: bytes, _: bytes, rng: random.Random) -> bytes:
 
 
 def wrong_tag(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """One entry of a classic TIFF's first directory with another type, count or value."""
+    """One entry of a classic TIFF's first directory with a wrong type, count or value."""
     if data[:4] != b"II*\0":
         return extreme_number(data, other, rng)
     (at,) = struct.unpack_from("<I", data, 4)
@@ -91,18 +92,18 @@ def wrong_tag(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def truncated(data: bytes, _: bytes, rng: random.Random) -> bytes:
-    """Cut at any place, or within the header; at times to nothing."""
+    """The file cut at any place or within the header, sometimes to nothing."""
     return data[: rng.randrange(rng.choice([len(data), len(data), HEADER_BYTES]))]
 
 
 def zeroed(data: bytes, _: bytes, rng: random.Random) -> bytes:
-    """A run of zeros, as a lost block of a disk leaves it."""
+    """A run of zeros, as a lost disk block leaves it."""
     at, length = rng.randrange(len(data)), rng.choice([16, 512, 4096])
     return data[:at] + bytes(min(length, len(data) - at)) + data[at + length :]
 
 
 def swapped_header(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """The header of another format on this one's body."""
+    """The header of another format followed by the body of this file."""
     length = rng.choice([4, 16, 64, HEADER_BYTES])
     return other[:length] + data[length:]
 
@@ -117,22 +118,25 @@ MUTATIONS: dict[str, tuple[int, Mutation]] = {
     "zeroed": (8, zeroed),
     "swapped header": (10, swapped_header),
 }
-"""Name -> weight and function; half of them hit the header alone."""
+"""Name -> weight and function; half of the mutations hit only the header."""
 
 
 def write_mutants(
     folder: Path, count: int, sound: list[tuple[str, Path]], rng: random.Random
 ) -> dict[str, tuple[str, str]]:
-    """Files made of the sound ones, (format, path), in turn: file name -> format and mutation."""
-    written = {}
+    """Write `count` mutants of the sound files, (format, path), in turn.
+
+    Returns file name -> format and mutation.
+    """
+    mutants = {}
     names = list(MUTATIONS)
     weights = [MUTATIONS[name][0] for name in names]
     for number in range(count):
         form, path = sound[number % len(sound)]
-        _, other = rng.choice([one for one in sound if one[0] != form])
+        _, other = rng.choice([file for file in sound if file[0] != form])
         (kind,) = rng.choices(names, weights)
         name = f"{number:04}_{form}_{kind.replace(' ', '-')}{path.suffix}"
         damaged = MUTATIONS[kind][1](path.read_bytes(), other.read_bytes(), rng)
         (folder / name).write_bytes(damaged)
-        written[name] = (form, kind)
-    return written
+        mutants[name] = (form, kind)
+    return mutants

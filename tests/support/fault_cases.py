@@ -1,6 +1,6 @@
-"""The cases of the crash campaign: a fixed list of what is done to a run, and when.
+"""The cases of the crash campaign: a fixed list of faults and the moments when they strike a run.
 
-Phases are recognised by their requests. Knows how a run's requests look, not how they are made.
+Phases are recognized by their requests. Knows how a run's requests look, not how they are made.
 """
 
 from __future__ import annotations
@@ -26,36 +26,38 @@ FAULTS = {
 }
 _COUNTS = {
     "driver": ((2, 4), (2, 2)),
-    "tree": ((0, 4), (0, 2)),  # of one process with the local runner: the same as driver
+    "tree": ((0, 4), (0, 2)),  # with the local runner one process: the same as driver
     "replica": ((0, 16), (0, 0)),
     "reader": ((0, 16), (0, 0)),
     **dict.fromkeys(("stop", "storm", "cut", "reset", "gateway"), ((2, 4), (3, 1))),
 }
-"""Cases with the runners local and ray: in mid-unit, and in each other phase. Replicas and readers
-live in mid-unit alone."""
+"""Numbers of cases with the runners local and ray: in mid-unit, and in each other phase. Replicas
+and readers live in mid-unit only."""
 _PUBLISHING = ("mid-publish", "before commit", "clean-up")
 _PUBLISHERS = 2
-"""Cases in each of these phases: on Ray a process of its own publishes."""
+"""Number of cases in each of these phases: on Ray a separate process publishes."""
 
 
 @dataclass(frozen=True)
 class Case:
+    """A run, and the fault that strikes it once."""
+
     number: int
     runner: str
     fault: str
     phase: str
     reading: bool = False
-    """mid-unit: while an input is read, else while a unit's file is written."""
+    """In mid-unit: strike while an input is read, instead of while a unit's file is written."""
     skip: int = 0
-    """So many requests of the phase pass before the fault."""
+    """Requests of the phase that pass before the fault."""
     forward: bool = True
     """Whether a request whose sender is killed still reaches the store."""
     after_bytes: int = 0
-    """Of an answer before it is cut."""
+    """Bytes of an answer's body that pass before it is cut."""
 
     def is_one_of(self, words: Sequence[str]) -> bool:
-        """Whether its number is among the words, or all the words that are no numbers are its
-        runner, fault or phase; no words: any case."""
+        """Whether its number is among the words, or all words that are no numbers are its runner,
+        fault or phase. No words match any case."""
         names = {word for word in words if not word.isdecimal()}
         if str(self.number) in words or not words:
             return True
@@ -85,11 +87,11 @@ class Case:
 
 
 _SKIPS = {"describe": 6, "plan": 3, "mid-unit": 8, "mid-publish": 4}
-"""The first so many requests of a phase are struck; where there is no number, the first one is."""
+"""How many first requests of a phase the struck one is drawn from; 1 for the other phases."""
 
 
 def cases() -> list[Case]:
-    """The same ones every time, in an order that mixes them."""
+    """All cases, the same every time, in an order that mixes them."""
     rng = random.Random(SEED)
     kinds = [
         (runner, fault, phase)
@@ -110,7 +112,7 @@ def _case(number: int, runner: str, fault: str, phase: str, rng: random.Random) 
         runner,
         fault,
         phase,
-        # A reader is there while it reads, and a replica too: it is loading then.
+        # A reader exists only while it reads, and so does a replica: it is loading then.
         reading=fault == "reader" or (phase == "mid-unit" and rng.random() < 0.5),
         skip=rng.randrange(_SKIPS.get(phase, 1)),
         forward=fault not in ("driver", "tree", "publisher") or rng.random() < 0.5,

@@ -1,4 +1,4 @@
-"""What is done to a run: signals to its processes, damage to its requests and to its store.
+"""Faults done to a run: signals to its processes, damage to its requests and to its store.
 
 Knows processes, the proxy's control and the server's daemons; knows nothing of outputs.
 """
@@ -27,23 +27,23 @@ STOP_S, STORM_S, GATEWAY_S = 20, 10, 1
 STORM_SHARE, STRAY_SHARE, STRAY_TIMES = 0.3, 0.5, 7
 _POLL_S = 0.01
 _APPEARS_WITHIN_S = 20
-_SAID = 4000
-"""Characters of what a process has said that are kept."""
+_STDERR_CHARS = 4000
+"""Characters kept of what a process printed on stderr."""
 
 
 class Trouble(Exception):
-    """What should not have happened in a case."""
+    """An event that should not happen in a case."""
 
 
 class StoreBroken(Exception):
-    """The store has not recovered from what was done to it: that says nothing about a case."""
+    """The store has not recovered from a fault, which says nothing about the case."""
 
 
 class Proxy:
-    """A fault proxy in a process of its own, and its control."""
+    """A fault proxy in a separate process, and its control."""
 
     def __init__(self, upstream: str) -> None:
-        """upstream: the server's URL, on this machine."""
+        """upstream: the URL of a server on this machine."""
         self._process = subprocess.Popen(
             [
                 *dying_with_parent(),
@@ -55,30 +55,33 @@ class Proxy:
             ],
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is the campaign's
+            start_new_session=True,  # Ctrl-C is for the campaign
         )
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
 
-    def add(self, match: str, kind: str, **rest: Any) -> None:
-        """A faultproxy.Rule."""
-        self._call("POST", "", {"match": match, "kind": kind, **rest})
+    def add(self, match: str, kind: str, **fields: Any) -> None:
+        """Add a `fault_proxy.Rule`."""
+        self._call("POST", "", {"match": match, "kind": kind, **fields})
 
     def release(self, *, forward: bool = True) -> None:
+        """Forward the held requests, or reset them."""
         self._call("POST", "/release", {"forward": forward})
 
     def state(self) -> dict[str, Any]:
-        """See the head of faultproxy.py."""
+        """The rules, the held requests and the number of active ones: see `fault_proxy`."""
         return self._call("GET", "")
 
     def log(self) -> list[dict[str, Any]]:
-        """A faultproxy.Exchange for each request since the last clear."""
+        """A `fault_proxy.Exchange` for each request since the last `clear`."""
         return list(self._call("GET", "/log")["log"])
 
     def clear_rules(self) -> None:
+        """Remove all rules; held requests are forwarded."""
         self._call("DELETE", "/rules")
 
     def clear(self) -> None:
+        """Remove all rules and empty the log; held requests are forwarded."""
         self._call("DELETE", "")
 
     def close(self) -> None:
@@ -93,7 +96,7 @@ class Proxy:
 
 
 class Run:
-    """A `swath run` that is watched; every process it starts carries its mark."""
+    """A `swath run` under observation; every process it starts carries its mark."""
 
     def __init__(
         self, arguments: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float
@@ -112,9 +115,10 @@ class Run:
             )
 
     def wait(self, until: Callable[[], object] = lambda: False, within_s: float = 1e9) -> bool:
-        """Until the run has ended, the condition holds or the time is over; whether it has ended.
+        """Wait until the run has ended, the condition holds or the time is over.
 
-        Raises Trouble where the run is over its limit: it then says what it is doing.
+        Returns whether the run has ended. Raises Trouble if the run exceeds its time limit, with
+        the stacks of its threads.
         """
         end = time.monotonic() + within_s
         while self.process.poll() is None and time.monotonic() < end and not until():
@@ -123,20 +127,22 @@ class Run:
             time.sleep(_POLL_S)
         return self.process.poll() is not None
 
-    def said(self) -> str:
-        """The end of its stderr."""
+    def stderr_end(self) -> str:
+        """The last characters that it printed on stderr."""
         text = self._log.read_text(errors="replace")
-        return text.partition("\nExtension modules: ")[0][-_SAID:].strip()  # faulthandler's last
+        return text.partition("\nExtension modules: ")[0][
+            -_STDERR_CHARS:
+        ].strip()  # faulthandler's last
 
     def end(self) -> None:
-        """Whatever is left of it."""
+        """Kill whatever is left of it."""
         kill_tree(self.mark)
         self.process.wait()
 
     def worker(self, title: str) -> int:
-        """A process of Ray's with this title. Raises Trouble where none appears."""
-        end = time.monotonic() + _APPEARS_WITHIN_S
-        while time.monotonic() < end:
+        """The id of a process of Ray with this title. Raises Trouble if none appears in time."""
+        deadline = time.monotonic() + _APPEARS_WITHIN_S
+        while time.monotonic() < deadline:
             for pid in processes(self.mark):
                 if _title(pid).startswith(title):
                     return pid
@@ -151,29 +157,29 @@ class Run:
         self.process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
-        return f"{titles} {self.said()}"
+        return f"{titles} {self.stderr_end()}"
 
 
 def reach(case: Case, run: Run, proxy: Proxy, out: str) -> str:
-    """Waits until the phase's request is held; its line. Raises Trouble where it does not come."""
-    *before, last = case.requests(out)
-    for match in before:
+    """Wait until the phase's request is held, and return its line. Raises Trouble if none comes."""
+    *earlier, last = case.requests(out)
+    for match in earlier:
         _hold(run, proxy, match, skip=0)
     return _hold(run, proxy, last, case.skip)
 
 
 def _hold(run: Run, proxy: Proxy, match: str, skip: int) -> str:
-    """Holds a request, and only then lets go what was held before."""
+    """Hold a request that matches, releasing what is held only once the rule is in place."""
     proxy.add(match, "hold", skip=skip)
     proxy.release()
     if run.wait(lambda: proxy.state()["held"]):
         code = run.process.returncode
-        raise Trouble(f"ended with {code} before {match} came {skip + 1} times: {run.said()}")
+        raise Trouble(f"ended with {code} before {match} came {skip + 1} times: {run.stderr_end()}")
     return str(proxy.state()["held"][0])
 
 
 def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
-    """Does what the case is about while the phase's request is held, then lets that go."""
+    """Inflict the fault of the case while the phase's request is held, then release that."""
     match case.fault:
         case "driver":
             run.process.kill()
@@ -187,15 +193,15 @@ def strike(case: Case, run: Run, server: Server, proxy: Proxy) -> None:
         case "publisher":
             os.kill(run.worker("ray::publish_shard"), signal.SIGKILL)
         case "storm":
-            proxy.add(".", "503")  # what is held
+            proxy.add(".", "503")  # the held request
             proxy.add(".", "503", times=None, probability=STORM_SHARE)
             proxy.release()
             run.wait(within_s=STORM_S)
             proxy.clear_rules()
         case "cut" | "reset":
-            how = {"after_bytes": case.after_bytes}
-            proxy.add(".", case.fault, **how)
-            proxy.add(".", case.fault, times=STRAY_TIMES, probability=STRAY_SHARE, **how)
+            cut = {"after_bytes": case.after_bytes}
+            proxy.add(".", case.fault, **cut)
+            proxy.add(".", case.fault, times=STRAY_TIMES, probability=STRAY_SHARE, **cut)
         case "stop" | "gateway":
             assert isinstance(server, Gateway), f"{case.fault}: needs Ceph's gateway"
             _disturb_store(case.fault, server, proxy)

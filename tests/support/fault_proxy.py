@@ -1,19 +1,19 @@
-"""An HTTP proxy before a server on this machine that does damage exactly as told.
+"""An HTTP proxy in front of a server on this machine, which damages requests by exact rules.
 
-    python tests/support/fault_proxy.py LISTEN UPSTREAM
+    python -m tests.support.fault_proxy LISTEN UPSTREAM
 
-Both are ports on loopback; with LISTEN 0 a free one is taken. The first line on stdout is the port.
-It is controlled over HTTP at the same port:
+Both are ports on loopback; with LISTEN 0 a free port is chosen. The first line on stdout is the
+port. The proxy is controlled over HTTP at the same port:
 
     POST   /__faults          {"match": "PUT /bucket/", "kind": "503", ...}: adds a Rule
-    POST   /__faults/release  {"forward": true}: what is held goes on; false: it is reset
+    POST   /__faults/release  {"forward": true}: held requests are forwarded; false: reset
     GET    /__faults          {"rules": [...], "held": [request lines], "active": requests}
     GET    /__faults/log      {"log": [...]} as well: an Exchange per request
-    DELETE /__faults/rules    no rules; what is held goes on
-    DELETE /__faults          no rules and an empty log
+    DELETE /__faults/rules    removes all rules; held requests are forwarded
+    DELETE /__faults          the same, and empties the log
 
-Knows of S3 only what its errors look like. A message is held in memory as a whole, so that a
-request can go on although its sender has died.
+Knows of S3 only what its errors look like. A whole message is held in memory, so that a request can
+be forwarded even if its sender has died.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ _CODES = {"503": "SlowDown", "500": "InternalError"}
 
 @dataclass
 class Rule:
-    """What happens to which requests. After a delay or a hold the rules that follow apply too."""
+    """The fault for the requests that match. After a delay or a hold, later rules apply as well."""
 
     match: str
-    """Searched for in the request line, e.g. `GET /bucket/key HTTP/1.1`: a regular expression."""
+    """A regular expression searched for in the request line, e.g. `GET /bucket/key HTTP/1.1`."""
     kind: str
-    """503 or 500: answered so, the server sees nothing. reset: the connection is, and the server
-    sees nothing. cut: the server answers, and the connection ends within the body of the answer;
-    an answer without a body is lost. delay: forwarded later. hold: forwarded when released."""
+    """503 or 500: this is the answer, the server sees nothing. reset: the connection is reset, the
+    server sees nothing. cut: the server answers, and the connection ends within the body of the
+    answer; an answer without a body is lost. delay: the request is forwarded later. hold: it is
+    forwarded when released."""
     times: int | None = 1
-    """None: for ever."""
+    """How many requests are struck; None: all."""
     skip: int = 0
-    """So many matching requests pass before."""
+    """Matching requests that pass before the first is struck."""
     probability: float = 1.0
+    """The probability that a matching request is struck."""
     after_bytes: int = 0
-    """Of the answer's body before a cut; at least its last byte is missing."""
+    """Bytes of the answer's body that pass before a cut; at least its last byte is missing."""
     seconds: float = 1.0
-    """Of a delay."""
+    """Length of a delay."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -62,7 +64,7 @@ class Rule:
         re.compile(self.match)
 
     def takes(self, line: str) -> bool:
-        """Whether this request is struck; counts it."""
+        """Whether this request is struck. Counts the request."""
         if self.times == 0 or not re.search(self.match, line):
             return False
         if self.skip:
@@ -77,15 +79,18 @@ class Rule:
 
 @dataclass
 class Exchange:
-    """A request, and what became of it."""
+    """A request and its fate."""
 
     line: str
     faults: list[str] = field(default_factory=list)
+    """The kinds of the rules that struck it."""
     status: int | None = None
-    """Of the server's answer; None: it has given none."""
+    """HTTP status of the server's answer; None if it gave none."""
 
 
 class Proxy:
+    """Forwards requests to a port of this machine, except as its rules say."""
+
     def __init__(self, upstream: int) -> None:
         self._upstream = upstream
         self._rules: list[Rule] = []
@@ -95,16 +100,16 @@ class Proxy:
         self._serving: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of a client; a connection to the server is made for each request."""
-        # asyncio itself would forget what waits for the server once the client has gone.
+        """Serve one connection of a client, with a connection to the server for each request."""
+        # asyncio itself would forget a task that waits for the server once the client is gone.
         task = asyncio.current_task()
         self._serving.add(task)
         try:
             while await self._answer(await http_messages.request(reader, writer), writer):
                 pass
         except asyncio.IncompleteReadError:
-            pass  # the client has gone
-        except OSError:  # the server has gone: as the client would see it
+            pass  # the client is gone
+        except OSError:  # the server is gone: shown to the client as it would see it
             _reset(writer)
         finally:
             writer.close()
@@ -113,7 +118,7 @@ class Proxy:
             self._serving.discard(task)
 
     async def _answer(self, request: http_messages.Message, writer: asyncio.StreamWriter) -> bool:
-        """Whether the connection goes on."""
+        """Answer a request; returns whether the connection stays open."""
         method, path, _ = request.line.split(" ", 2)
         if path.startswith(CONTROL):
             _write(writer, *self._control(method, path, request.body))
@@ -152,7 +157,7 @@ class Proxy:
         return answer.header(b"connection") != b"close" and answer.head.startswith(b"HTTP/1.1")
 
     async def _rule_for(self, exchange: Exchange) -> Rule | None:
-        for rule in self._rules:  # it may grow while a request is held
+        for rule in self._rules:  # the list may grow while a request is held
             if not rule.takes(exchange.line):
                 continue
             exchange.faults.append(rule.kind)
@@ -166,7 +171,7 @@ class Proxy:
         return None
 
     async def _hold(self, line: str) -> bool:
-        """Whether it is to be forwarded."""
+        """Hold a request until released; returns whether to forward it."""
         self._held[released := asyncio.get_running_loop().create_future()] = line
         return await released
 
@@ -184,26 +189,26 @@ class Proxy:
             await writer.drain()
             return await http_messages.response(reader, request.line.startswith("HEAD"))
         except asyncio.IncompleteReadError as error:
-            raise ConnectionResetError("the server has gone") from error
+            raise ConnectionResetError("the server is gone") from error
         finally:
             writer.close()
 
     def _control(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         try:
-            given = json.loads(body) if body else {}
+            document = json.loads(body) if body else {}
             match method, path.removeprefix(CONTROL):
                 case "GET", "" | "/log":
                     pass
                 case "POST", "":
-                    self._rules.append(Rule(**given))
+                    self._rules.append(Rule(**document))
                 case "POST", "/release":
-                    self._release(bool(given["forward"]))
+                    self._release(bool(document["forward"]))
                 case "DELETE", "" | "/rules":
                     self._rules.clear()
                     self._log = self._log if path.endswith("/rules") else []
                     self._release(forward=True)
                 case _:
-                    return 404, {"error": f"{method} {path}: see the head of faultproxy.py"}
+                    return 404, {"error": f"{method} {path}: see the head of fault_proxy.py"}
         except (ValueError, TypeError, KeyError, re.error) as error:
             return 400, {"error": str(error)}
         state: dict[str, Any] = {
@@ -230,7 +235,7 @@ def _write(writer: asyncio.StreamWriter, status: int, document: dict[str, Any]) 
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Ends the connection by RST, not by the FIN of an orderly end."""
+    """End the connection by RST, not by the FIN of an orderly end."""
     if not writer.transport.is_closing():
         writer.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)

@@ -1,6 +1,6 @@
 """Checkpoints as other programs write them: random weights under the names of each origin.
 
-The names and joins here are written down a second time, from the facts in docs/design.md and from
+Names and joined matrices are spelled out a second time, from the facts in docs/design.md and from
 transformers: nothing is taken from segformer.checkpoints but our own names.
 """
 
@@ -18,7 +18,7 @@ Weights = dict[str, Tensor]
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 1) -> Checkpoint:
-    """Weights that keep the signal's size, and norms that are far from 1 and 0."""
+    """A checkpoint whose weights preserve the signal's size, with norms far from 1 and 0."""
     generator = torch.Generator().manual_seed(seed)
     weights: Weights = {}
     for name, shape in weight_shapes(config).items():
@@ -41,35 +41,35 @@ def random_checkpoint(config: ModelConfig, seed: int = 1) -> Checkpoint:
 
 
 def _renamed(weights: Weights, table: list[tuple[str, str]]) -> Weights:
-    found: Weights = {}
+    renamed: Weights = {}
     for name, tensor in weights.items():
         new = name
         for pattern, replacement in table:
             new = re.sub(pattern, replacement, new)
-        found[new] = tensor
-    return found
+        renamed[new] = tensor
+    return renamed
 
 
 def _joined(weights: Weights, names: tuple[str, ...], joined: str) -> Weights:
-    """Replace the attention's matrices of `names` by one, one below the other."""
-    found = dict(weights)
+    """The weights with the attention matrices of `names` stacked into one, in this order."""
+    stacked = dict(weights)
     for name in weights:
         if (match := re.fullmatch(rf"(.*\.attention)\.{names[0]}\.(weight|bias)", name)) is None:
             continue
         prefix, leaf = match.groups()
-        parts = [found.pop(f"{prefix}.{part}.{leaf}") for part in names]
-        found[f"{prefix}.{joined.replace('LEAF', leaf)}"] = torch.cat(parts)
-    return found
+        parts = [stacked.pop(f"{prefix}.{part}.{leaf}") for part in names]
+        stacked[f"{prefix}.{joined.replace('LEAF', leaf)}"] = torch.cat(parts)
+    return stacked
 
 
 def nvlabs(weights: Weights) -> Weights:
-    """As the authors' code names them, with the unused `conv_seg` of its base class."""
+    """The weights as the authors' code names them, with the unused `conv_seg` of its base class."""
     joined = _joined(weights, ("key", "value"), "kv.LEAF")
     stages = [(rf"stages\.{s}\.embedding", f"backbone.patch_embed{s + 1}") for s in range(4)]
     stages += [(rf"stages\.{s}\.blocks", f"backbone.block{s + 1}") for s in range(4)]
     stages += [(rf"stages\.{s}\.norm", f"backbone.norm{s + 1}") for s in range(4)]
     stages += [(rf"head\.linear\.{s}", f"decode_head.linear_c{s + 1}.proj") for s in range(4)]
-    found = _renamed(
+    renamed = _renamed(
         joined,
         [
             *stages,
@@ -87,14 +87,14 @@ def nvlabs(weights: Weights) -> Weights:
         ],
     )
     classes, size = weights["head.classifier.weight"].shape[:2]
-    found["decode_head.conv_seg.weight"] = torch.full((classes, size, 1, 1), 3.0)
-    found["decode_head.conv_seg.bias"] = torch.full((classes,), 3.0)
-    return found
+    renamed["decode_head.conv_seg.weight"] = torch.full((classes, size, 1, 1), 3.0)
+    renamed["decode_head.conv_seg.bias"] = torch.full((classes,), 3.0)
+    return renamed
 
 
 def mmsegmentation(weights: Weights) -> Weights:
-    """As mmsegmentation 0.x and 1.x name them: the linear layers of the FFN and of the head are
-    1x1 convolutions."""
+    """The weights as mmsegmentation 0.x and 1.x name them: the linear layers of the FFN and of the
+    head are 1x1 convolutions."""
     joined = _joined(weights, ("query", "key", "value"), "attn.in_proj_LEAF")
     for name, tensor in joined.items():
         if re.search(r"(ffn\.(expand|contract)|head\.convs\.\d)\.weight", name):

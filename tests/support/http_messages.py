@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages, whole: where they begin and end, and nothing of what they mean."""
+"""Whole HTTP/1.1 messages: where they start and end, not what they mean."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 HEAD_BYTES = 1 << 20
-"""No head is larger."""
+"""The largest head that is accepted."""
 
 
 @dataclass(frozen=True)
@@ -16,28 +16,31 @@ class Message:
 
     head: bytes
     body: bytes
-    """With the framing of its chunks, if it has any."""
+    """The body, including the framing of its chunks if it is chunked."""
 
     @property
     def line(self) -> str:
         return self.head.partition(b"\r\n")[0].decode("latin1")
 
     def header(self, name: bytes) -> bytes:
-        """In lower case; empty where there is none."""
+        """The value of a header in lower case; empty if it is absent."""
         return _header(self.head, name)
 
 
 async def request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Message:
-    """The next one. Raises IncompleteReadError where the client has gone."""
+    """Read the next request. Raises IncompleteReadError if the client is gone."""
     head = await reader.readuntil(b"\r\n\r\n")
     if _header(head, b"expect") == b"100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        head = re.sub(rb"(?im)^expect:.*\r\n", b"", head)  # S3's signatures leave it out
+        head = re.sub(rb"(?im)^expect:.*\r\n", b"", head)  # not part of S3's signatures
     return Message(head, await _body(reader, head))
 
 
 async def response(reader: asyncio.StreamReader, bodiless: bool) -> Message:
-    """bodiless: of a HEAD. Raises IncompleteReadError where the server has gone."""
+    """Read the next response, which has no body if it answers a HEAD (`bodiless`).
+
+    Raises IncompleteReadError if the server is gone.
+    """
     head = await reader.readuntil(b"\r\n\r\n")
     if bodiless or head.split()[1] in (b"204", b"304"):
         return Message(head, b"")
@@ -52,12 +55,12 @@ async def _body(reader: asyncio.StreamReader, head: bytes) -> bytes:
     pieces = []
     while True:
         size = await reader.readuntil(b"\r\n")
-        bytes_here = int(size.split(b";")[0], 16)
-        pieces += [size, await reader.readexactly(bytes_here + 2)]
-        if not bytes_here:
+        chunk_bytes = int(size.split(b";")[0], 16)
+        pieces += [size, await reader.readexactly(chunk_bytes + 2)]
+        if not chunk_bytes:
             return b"".join(pieces)
 
 
 def _header(head: bytes, name: bytes) -> bytes:
-    found = re.search(rb"(?im)^" + name + rb":[ \t]*(.*?)[ \t]*\r$", head)
-    return found[1].lower() if found else b""
+    match = re.search(rb"(?im)^" + name + rb":[ \t]*(.*?)[ \t]*\r$", head)
+    return match[1].lower() if match else b""

@@ -1,4 +1,4 @@
-"""What a replica says whose memory is short. The workers import it."""
+"""A replica whose memory is short. Worker processes import this file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from pipeline.trial.calibration import random_unit
 
 
 def refusal(segmentation: Segmentation, size: int) -> str:
-    """In place of a GPU's memory it has what this process may take. Its next unit is refused with
-    the same words."""
+    """The message with which a replica refuses a unit, and the next one in the same words.
+
+    The memory of this process stands in for a GPU's.
+    """
     replica = Replica(segmentation.job, segmentation.access, segmentation.sharing)
     replica._gpu = GpuMonitor(peak_bytes=lambda: 0, percent=lambda: 0)
     read = random_unit(Settings(window=size, stride=size), 3, 1, 1)
-    said = []
+    messages = []
     for _ in range(2):
         try:
             replica.segment(read)
         except UsageError as error:
-            said.append(str(error))
-    first, second = said
+            messages.append(str(error))
+    first, second = messages
     assert first == second
     return first

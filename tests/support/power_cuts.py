@@ -1,7 +1,7 @@
-"""Processes that end, and machines that lose power, just before any one change of an output.
+"""Processes that end, and machines that lose power, just before any single change of an output.
 
-Who is dead changes nothing any more, not even in a `finally`: what is left is what SIGKILL leaves.
-A death after a change is a death before the next one.
+A dead process changes nothing any more, not even in a `finally`: what is left is what SIGKILL
+leaves. A death after a change is a death before the next one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Crash(BaseException):
 
 
 class Life:
-    """Counts the changes that a process makes; there is no change number `end`."""
+    """Counts the changes that a process makes, and ends it just before change number `end`."""
 
     def __init__(self, end: int | None) -> None:
         self.changes = 0
@@ -36,6 +36,7 @@ class Life:
         self._dead = False
 
     def change(self) -> None:
+        """Count a change that is about to be made. Raises Crash if the process is dead by then."""
         if self._dead or self.changes == self._end:
             self._dead = True
             raise Crash
@@ -43,22 +44,22 @@ class Life:
 
 
 class Disk:
-    """A folder, and what of it would outlive a power cut: as little as POSIX promises.
+    """A folder, and the part of it that would survive a power cut: as little as POSIX promises.
 
-    The content of a file lasts once it is synced, and the entries of a folder, other folders
-    included, once that folder is.
+    The content of a file lasts once the file is synced; the entries of a folder, subfolders
+    included, once that folder is synced.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._written: set[int] = set()
-        """Inodes of files whose content does not last."""
+        """Inodes of files whose content does not last yet."""
         self._passing: list[tuple[Path, Undo]] = []
-        """Changes that do not last until this folder is synced, oldest first."""
+        """Folders with changes that do not last until the folder is synced, oldest first."""
 
     @contextmanager
     def life(self, end: int | None) -> Iterator[Life]:
-        """A process whose changes below the root are counted. Nothing is synced in truth."""
+        """A process whose changes below the root are counted. Nothing is really synced."""
         life = Life(end)
         with pytest.MonkeyPatch.context() as patch:
             for name in ("mkdir", "rmdir", "unlink", "link", "replace"):
@@ -68,11 +69,11 @@ class Disk:
             yield life
 
     def lose_power(self, seed: int) -> None:
-        """Each change that need not last is undone, or not."""
+        """Undo each change that need not last, or not, at random."""
         rng = random.Random(seed)
         for _, undo in reversed(self._passing):
             if rng.random() < 0.5:
-                with suppress(OSError):  # what it concerned went with something else
+                with suppress(OSError):  # its file went with another change
                     undo()
         for path in self._root.rglob("*"):
             if path.is_file() and path.stat().st_ino in self._written:
@@ -82,13 +83,13 @@ class Disk:
     def _counted(self, life: Life, name: str) -> Callable[..., None]:
         real = getattr(os, name)
 
-        def change(path: Any, *more: Any, **options: Any) -> None:
-            target = Path(more[0] if name in ("link", "replace") else path)
+        def change(path: Any, *arguments: Any, **options: Any) -> None:
+            target = Path(arguments[0] if name in ("link", "replace") else path)
             if self._root not in target.parents or (name == "mkdir" and target.exists()):
-                return real(path, *more, **options)
+                return real(path, *arguments, **options)
             life.change()
             undo = _undo(name, target)
-            real(path, *more, **options)
+            real(path, *arguments, **options)
             self._passing.append((target.parent, undo))
 
         return change
@@ -96,14 +97,14 @@ class Disk:
     def _opened(self, life: Life) -> Callable[..., IO[Any]]:
         real = io.open
 
-        def opened(path: Any, mode: str = "r", *more: Any, **options: Any) -> IO[Any]:
+        def opened(path: Any, mode: str = "r", *arguments: Any, **options: Any) -> IO[Any]:
             if "r" in mode or isinstance(path, int) or self._root not in Path(path).parents:
-                return real(path, mode, *more, **options)
-            if Path(path).is_dir():  # a file without a name, of which nothing is left
-                return real(path, mode, *more, **options)
+                return real(path, mode, *arguments, **options)
+            if Path(path).is_dir():  # a file without a name (O_TMPFILE), which leaves nothing
+                return real(path, mode, *arguments, **options)
             life.change()
             undo = _undo("open", Path(path))
-            file = real(path, mode, *more, **options)
+            file = real(path, mode, *arguments, **options)
             self._written.add(os.fstat(file.fileno()).st_ino)
             self._passing.append((Path(path).parent, undo))
             return file
@@ -120,7 +121,7 @@ class Disk:
 
 
 def _undo(name: str, target: Path) -> Undo:
-    """What takes back a change that is about to be made."""
+    """The function that undoes a change, before the change is made."""
     if name == "mkdir":
         return lambda: shutil.rmtree(target)
     if name == "rmdir":
@@ -141,10 +142,10 @@ _LIVES = itertools.count()
 
 @contextmanager
 def life_on_bucket(fs: Any, end: int | None) -> Iterator[Life]:
-    """A process whose changes by this file system are counted, and that is another one than those
-    before it. Of several objects deleted at once, the half may be gone."""
+    """A process whose changes by this file system are counted, with another identity than earlier
+    ones. Of several objects deleted at once, half may be gone."""
     life, started = Life(end), f"{next(_LIVES)}"
-    process, delete = pipeline.storage.lock_holder.process_identity, fs.rm
+    identity, delete = pipeline.storage.lock_holder.process_identity, fs.rm
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def change(*arguments: Any, **options: Any) -> Any:
@@ -155,9 +156,9 @@ def life_on_bucket(fs: Any, end: int | None) -> Iterator[Life]:
 
     def rm(paths: list[str]) -> None:
         half = len(paths) // 2
-        for some in filter(None, (paths[:half], paths[half:])):
+        for part in filter(None, (paths[:half], paths[half:])):
             life.change()
-            delete(some)
+            delete(part)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fs, "rm", rm)
@@ -166,6 +167,6 @@ def life_on_bucket(fs: Any, end: int | None) -> Iterator[Life]:
         patch.setattr(
             pipeline.storage.lock_holder,
             "process_identity",
-            lambda pid: process(pid) | {"started": started},
+            lambda pid: identity(pid) | {"started": started},
         )
         yield life

@@ -21,29 +21,34 @@ _STARTS_WITHIN_S, _ENDS_WITHIN_S = 90, 10
 
 @dataclass(frozen=True)
 class Node:
+    """A running node, as its clients know it."""
+
     dashboard: str
-    """URL, for those who submit."""
+    """URL of the dashboard, where jobs are submitted."""
     address: str
-    """For those who join."""
+    """Address for programs that join the cluster."""
     variables: Mapping[str, str]
-    """What a client's environment has beside its own."""
+    """Environment variables that a client needs."""
 
 
 @contextmanager
 def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[Node]:
-    """A node whose ports listen on loopback alone: Ray's own way to that is this variable."""
+    """A node whose ports listen on loopback only: Ray does so with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER
+    set to 0."""
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    own = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    own["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     gcs, dashboard, agent = free_port(), free_port(), agent_port or free_port()
     command = [*s3_server.dying_with_parent(), "ray", "start", "--head", "--block"]
     command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
     command += ["--object-store-memory=200000000", f"--port={gcs}", f"--temp-dir={folder}"]
     command += [f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1"]
-    # Another cluster on this machine may have the usual one; then nobody here would start jobs.
+    # Another cluster on this machine may use the default port; then no agent here would start jobs.
     command.append(f"--dashboard-agent-listen-port={agent}")
     with (folder / "ray.log").open("wb") as log:
-        process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=log, stderr=log
+        )
     node = Node(f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{gcs}", variables)
     try:
         deadline = time.monotonic() + _STARTS_WITHIN_S
@@ -56,17 +61,18 @@ def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[
         process.terminate()
         try:
             process.wait(_ENDS_WITHIN_S)
-        except subprocess.TimeoutExpired:  # a job that a failed test has left
+        except subprocess.TimeoutExpired:  # a failed test has left a job
             process.kill()
             process.wait()
 
 
 def has_started(folder: Path) -> bool:
-    """The dashboard answers before there is a node."""
+    """Whether the node has started; the dashboard answers earlier."""
     return "Ray runtime started" in (folder / "ray.log").read_text(errors="replace")
 
 
 def answers(url: str) -> bool:
+    """Whether the server at a URL answers a request with the token."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {TOKEN}"})
     try:
         with urllib.request.urlopen(request, timeout=5):
@@ -76,6 +82,7 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
+    """A port of this machine that no socket is bound to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

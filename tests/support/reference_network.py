@@ -1,4 +1,4 @@
-"""SegFormer as published, as plainly as it can be written: what the folded network must equal.
+"""SegFormer as published, written as plainly as possible: the folded network must equal it.
 
 Nothing is fused, folded or reordered; the names of its weights are the canonical ones of
 `segformer.checkpoints.layouts`. From Xie et al. 2021 (arXiv 2105.15203) and transformers
@@ -110,7 +110,7 @@ class Stage(nn.Module):
 
 
 class Fusion(nn.Module):
-    """What both heads end with: one 1x1 convolution over all scales, batch norm, ReLU, classes."""
+    """The end of both heads: one 1x1 convolution over all scales, batch norm, ReLU, classes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Fusion(nn.Module):
 
 
 class AllMLPHead(Fusion):
-    """As published: a linear layer per scale, concatenated from the coarsest to the finest."""
+    """The published head: a linear layer per scale, concatenated from coarsest to finest."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -145,7 +145,7 @@ class AllMLPHead(Fusion):
 
 
 class ConvHead(Fusion):
-    """mmsegmentation's: per scale 1x1 convolution, batch norm, ReLU; from the finest on."""
+    """mmsegmentation's head: a 1x1 convolution, batch norm and ReLU per scale, finest first."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -164,10 +164,10 @@ class ConvHead(Fusion):
 
 
 class ReferenceSegFormer(nn.Module):
-    """logits_NKHW at a quarter of the resolution of pixels_NCHW, rounded up."""
+    """The whole network: logits_NKHW at a quarter of the resolution of x_NCHW, rounded up."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """With torch's default random weights."""
+        """A network with torch's default random weights."""
         super().__init__()
         self.config = config
         self.stages = nn.ModuleList(Stage(config, s) for s in range(len(config.depths)))

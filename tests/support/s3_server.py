@@ -1,7 +1,7 @@
 """A real S3 server on loopback for tests: Ceph's gateway, with one mon and one osd in memory.
 
-Where Ceph is not installed, moto's server stands in, which takes any credentials. Both are
-children that die with this process, whatever ends it.
+If Ceph is not installed, moto's server replaces it, which accepts any credentials. Both are child
+processes that die with this process, whatever ends it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ paxos propose interval = 0.05
 paxos min wait = 0.01
 osd memory target = 939524096
 auth allow insecure global id reclaim = false
-# Of 20 s: else an osd that was stopped for longer than 16 s may take minutes to read again.
+# Times 20 s: else an osd that was stopped for longer than 16 s may take minutes to read again.
 osd pool default read lease ratio = 50
 [mon.a]
 mon data = {root}/mon
@@ -97,7 +97,7 @@ class Credentials:
 
 
 class Server:
-    """An S3 server and the credentials of the user that may do everything."""
+    """An S3 server, and the credentials of a user who may do everything."""
 
     name = ""
     checks_credentials = False
@@ -116,14 +116,14 @@ class Server:
         client().mkdir(name)
 
     def set_policy(self, bucket: str, policy: str | None) -> None:
-        """See `policy`; None: the owner alone."""
+        """Set a bucket's policy (see `policy`); None: only the owner has access."""
         if policy is None:
             client().call_s3("delete_bucket_policy", Bucket=bucket)
         else:
             client().call_s3("put_bucket_policy", Bucket=bucket, Policy=policy)
 
     def environment(self) -> dict[str, str]:
-        """What a client needs to know, as the standard variables."""
+        """The standard environment variables that lead a client to the server."""
         return {
             **self.credentials.environment(),
             "AWS_ENDPOINT_URL": self.url,
@@ -163,7 +163,7 @@ class Gateway(Server):
         shutil.rmtree(self.root, ignore_errors=True)
 
     def start_gateway(self) -> None:
-        """Also after `end("client.rgw")`; its objects are still there."""
+        """Start the gateway, also after `end("client.rgw")`: its objects are still there."""
         self._daemon("client.rgw", "radosgw", "-n", "client.rgw")
         try:
             _wait_for(self.url, self._daemons["client.rgw"])
@@ -171,11 +171,11 @@ class Gateway(Server):
             raise RuntimeError(f"{error}: {self._last_words()}") from error
 
     def send(self, daemon: str, number: int) -> None:
-        """A signal: SIGSTOP to osd.0 hangs every request, SIGCONT goes on."""
+        """Send a signal to a daemon: SIGSTOP to osd.0 hangs every request until SIGCONT."""
         self._daemons[daemon].send_signal(number)
 
     def end(self, daemon: str, *, kill: bool = False) -> None:
-        """Ends mon.a, osd.0 or client.rgw; kill=True cuts its connections."""
+        """End mon.a, osd.0 or client.rgw; kill=True cuts its connections."""
         process = self._daemons.pop(daemon)
         process.send_signal(signal.SIGCONT)
         process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
@@ -186,11 +186,14 @@ class Gateway(Server):
             process.wait()
 
     def set_option(self, name: str, value: object) -> None:
-        """Of the running gateway: rgw_max_concurrent_requests 2 answers most with 503 SlowDown."""
+        """Set an option of the running gateway, without a restart.
+
+        rgw_max_concurrent_requests 2 makes it answer most requests with 503 SlowDown.
+        """
         self._call("ceph", "daemon", self._admin_socket, "config", "set", name, str(value))
 
     def requests(self, agent: str) -> int:
-        """How many requests clients of this kind have made."""
+        """The number of requests that clients with this user agent have made."""
         self._call("ceph", "daemon", self._admin_socket, "log", "flush")
         lines = (self.root / "log" / "client.rgw.log").read_text(errors="replace").splitlines()
         return sum("beast:" in line and agent in line for line in lines)
@@ -203,7 +206,7 @@ class Gateway(Server):
     def _start_cluster(self) -> None:
         for folder in ("mon", "osd", "run", "log"):
             (self.root / folder).mkdir()
-        # Below the ephemeral ports, above those that Ray gives its workers.
+        # Below the ephemeral ports, above those that Ray assigns to its workers.
         first = _free_ports(64)
         self._port, mon = first, first + 1
         self.url = f"http://127.0.0.1:{self._port}"
@@ -260,7 +263,7 @@ class Gateway(Server):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us, who end it in good order
+                start_new_session=True,  # Ctrl-C is for this process, which ends it in order
             )
 
     def _last_words(self) -> str:
@@ -269,8 +272,11 @@ class Gateway(Server):
 
 
 class Moto(Server):
-    """Faithful, but any credentials will do. A process of its own: GDAL keeps Python's lock during
-    some of its requests, so that a server in this one could not answer them."""
+    """moto's server: faithful, but it accepts any credentials.
+
+    It is a separate process: GDAL keeps Python's lock during some of its requests, so that a server
+    in this process could not answer them.
+    """
 
     name = "moto"
 
@@ -300,7 +306,7 @@ class Moto(Server):
 
 
 def client(**config: Any) -> Any:
-    """An s3fs file system of this process's variables; config: of botocore."""
+    """An s3fs file system configured by this process's variables; config: options of botocore."""
     import s3fs  # type: ignore[import-untyped]  # noqa: PLC0415
 
     return s3fs.S3FileSystem(use_listings_cache=False, config_kwargs=config)
@@ -308,16 +314,16 @@ def client(**config: Any) -> Any:
 
 @contextmanager
 def running() -> Iterator[Server]:
-    """The server, and the variables that lead to it in os.environ."""
+    """A running server, with the variables that lead to it set in os.environ."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing and os.environ.get("CI"):
         raise RuntimeError(f"CI needs {', '.join(missing)}: .ci/run installs them as root")
     server: Server = Moto() if missing else Gateway()
     server.start()
-    changed = {**server.environment(), "AWS_SESSION_TOKEN": None, "AWS_PROFILE": None}
-    before = {name: os.environ.get(name) for name in changed}
+    variables = {**server.environment(), "AWS_SESSION_TOKEN": None, "AWS_PROFILE": None}
+    before = {name: os.environ.get(name) for name in variables}
     try:
-        _set(changed)
+        _set(variables)
         yield server
     finally:
         _set(before)
@@ -325,7 +331,7 @@ def running() -> Iterator[Server]:
 
 
 def policy(bucket: str, principal: object, *actions: str) -> str:
-    """Allows `actions` to a principal: "*" is everybody."""
+    """A policy that allows `actions` on a bucket to a principal; "*" is everybody."""
     names = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
     statement = {"Effect": "Allow", "Principal": principal, "Action": actions, "Resource": names}
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
@@ -359,17 +365,17 @@ def _answers(url: str) -> bool:
 
 
 def dying_with_parent() -> list[str]:
-    """A prefix for commands; where there is no setpriv, only `stop` ends them."""
+    """A prefix for commands that makes them die with this process; empty if there is no setpriv."""
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _prefix() -> str:
-    """With the namespace of our processes: of those in others nobody here knows who is alive."""
+    """The prefix of folders of our process namespace: whether processes of others live is unknown."""
     return f"{_PREFIX}{Path('/proc/self/ns/pid').stat().st_ino}-"
 
 
 def _sweep() -> None:
-    """Folders of processes that were killed; their daemons died with them."""
+    """Delete the folders of processes that were killed; their daemons died with them."""
     for folder in Path("/tmp").glob(f"{_prefix()}*"):
         pid = folder.name.removeprefix(_prefix()).partition("-")[0]
         if not Path("/proc", pid).exists():

@@ -1,5 +1,5 @@
-"""A second source, as small as can be: a `.strips` file names arrays (.npy, uint8, 3 x height x
-width), one per line, which are stacked in one scene."""
+"""A second Source, as small as possible: a `.strips` file names arrays (.npy, uint8, (3, height,
+width)), one per line, which are stacked in one scene."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ NAME = "strips"
 
 
 class StripSource:
+    """A `pipeline.imagery.source.Source` of `.strips` files."""
+
     def __init__(self) -> None:
         self.opened: list[str] = []
-        """The strips whose pixels were read."""
+        """Names of the strips whose pixels were read."""
 
     def accepts(self, location: str) -> bool:
         return location.endswith(".strips")
@@ -43,7 +45,7 @@ class StripSource:
         access: Access,
         on_described: OnDescribed,
     ) -> Described:
-        """One scene from the headers of many strips."""
+        """Describe each scene from the headers of its strips."""
         del settings, channels, access
         members = [
             InputFile(strip, str(Path(file.url).parent / strip), file.version)
@@ -56,7 +58,7 @@ class StripSource:
         return Described(tuple(scenes), (), described.retries)
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
-        """Opens only the strips that the rectangle meets."""
+        """Read the pixels of a rectangle, opening only the strips that it meets."""
         del access
         rows, top = [], 0
         for strip in scene.sidecars:
@@ -76,7 +78,7 @@ class StripSource:
 
 
 def describe_strip(file: InputFile) -> Scene | Failure:
-    """The strip as a scene of its own. Run in a worker process, which imports it by its name."""
+    """A strip as a scene. Called in a worker process, which imports it by its name."""
     values = np.load(file.url, mmap_mode="r")
     return Scene(
         scene_id=file.scene_id,

@@ -1,4 +1,4 @@
-"""Tests of Triton kernels, each in a process of its own."""
+"""Tests of Triton kernels, each in a separate process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def run_with_triton(module: str, function: str, interpret: str) -> None:
-    """Triton looks at TRITON_INTERPRET when it is imported."""
+    """Call a function in a new process, since Triton reads TRITON_INTERPRET when it is imported."""
     path = os.pathsep.join(sys.path)
     environment = {**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": interpret}
     command = [sys.executable, "-c", f"from {module} import {function}; {function}()"]

@@ -1,4 +1,4 @@
-"""What may happen to a worker process. Imports little: the workers import it."""
+"""Faults of a worker process: crashes, hangs, lack of memory. Workers import this, so it is light."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from pipeline.processes.limits import rearm
 
 
-def misbehave(peril: str) -> str:  # noqa: PLR0912  a list
-    """Returns `peril` in capitals, if it returns."""
-    kind, _, rest = peril.partition(" ")
+def misbehave(fault: str) -> str:  # noqa: PLR0912  a list
+    """Commit a fault, "kind" or "kind argument"; returns its text in capitals, if it returns."""
+    kind, _, argument = fault.partition(" ")
     match kind:
         case "segfault":
             ctypes.string_at(0)
@@ -34,19 +34,19 @@ def misbehave(peril: str) -> str:  # noqa: PLR0912  a list
         case "abort":
             ctypes.CDLL(None).abort()
         case "raise":
-            raise ValueError(rest)
+            raise ValueError(argument)
         case "odd":
-            raise Odd(where=rest)
+            raise Odd(where=argument)
         case "leave":
             raise SystemExit(1)
-        case "signs":  # longer than an item may take, but never silent for so long
-            ends = time.monotonic() + float(rest)
+        case "signs":  # longer than the limit of an item, but with signs of life
+            ends = time.monotonic() + float(argument)
             while time.monotonic() < ends:
                 rearm()
                 time.sleep(0.1)
-        case "silence":  # that was said before
-            rearm(10 * float(rest))
-            time.sleep(float(rest))
+        case "silence":  # announced
+            rearm(10 * float(argument))
+            time.sleep(float(argument))
             rearm()
         case "print":
             print("to stdout")
@@ -55,16 +55,16 @@ def misbehave(peril: str) -> str:  # noqa: PLR0912  a list
         case "pid":
             return str(os.getpid())
         case "report":
-            Path(rest).write_text(str(os.getpid()))
+            Path(argument).write_text(str(os.getpid()))
             time.sleep(3600)
         case "report-hang":
-            Path(rest).write_text(str(os.getpid()))
+            Path(argument).write_text(str(os.getpid()))
             hang()
-    return peril.upper()
+    return fault.upper()
 
 
 def hang() -> None:
-    """PyDLL keeps the lock; a loop in C would take a processor from the other tests."""
+    """Sleep in C with Python's lock, which PyDLL keeps. A loop would take a core from other tests."""
     ctypes.PyDLL(None).sleep(3600)
 
 
@@ -76,7 +76,7 @@ class Grudge:
 
 
 class Odd(Exception):
-    """Can be pickled, but not unpickled."""
+    """An error that can be pickled, but not unpickled."""
 
     def __init__(self, *, where: str) -> None:
         super().__init__(where)
