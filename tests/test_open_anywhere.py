@@ -1,4 +1,4 @@
-"""The tables in other hands: DuckDB, pandas and Polars on a glob, without a line of ours."""
+"""Published tables read by DuckDB, pandas and Polars through a glob, without any of our code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.outputs import rows
 
 @pytest.fixture(scope="module")
 def output(small_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards: the second one's scene was added later."""
+    """An output of two shards; the scene of the second was added later."""
     folder = tmp_path_factory.mktemp("archive")
     out = folder / "out"
     for n in range(2):
@@ -41,9 +41,9 @@ def output(small_checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def test_the_same_areas_by_every_reader(output: Path) -> None:
+def test_every_reader_computes_the_same_areas(output: Path) -> None:
     sql = "SELECT class_name, sum(area_m2) AS m2 FROM {} GROUP BY class_name"
-    ours = {
+    by_swath = {
         r["class_name"]: r["m2"] for r in query(str(output), sql.format("statistics")).to_pylist()
     }
     glob = f"{output}/statistics/*.parquet"
@@ -53,13 +53,13 @@ def test_the_same_areas_by_every_reader(output: Path) -> None:
     by_polars = dict(
         pl.scan_parquet(glob).group_by("class_name").agg(pl.sum("area_m2")).collect().iter_rows()
     )
-    assert len(ours) > 1
-    assert sum(ours.values()) == pytest.approx((700 + 701) * 600 * 100, rel=2e-3)
+    assert len(by_swath) > 1
+    assert sum(by_swath.values()) == pytest.approx((700 + 701) * 600 * 100, rel=2e-3)
     for other in (by_duckdb, by_pandas, by_polars):
-        assert other == pytest.approx(ours, rel=1e-12)
+        assert other == pytest.approx(by_swath, rel=1e-12)
 
 
-def test_masks_by_polars_and_numpy(output: Path) -> None:
+def test_polars_and_numpy_read_the_masks(output: Path) -> None:
     frame = pl.read_parquet(f"{output}/masks/*.parquet").sort("scene_id", "tile_row", "tile_col")
     assert frame["scene_id"].unique().sort().to_list() == ["0.tif", "1.tif"]
     for row in frame.iter_rows(named=True):
@@ -67,7 +67,7 @@ def test_masks_by_polars_and_numpy(output: Path) -> None:
         assert (mask != row["nodata"]).sum() == row["valid_pixels"]
 
 
-def test_geoparquet_metadata_and_covering(output: Path) -> None:
+def test_tables_with_a_geometry_are_geoparquet_with_a_covering(output: Path) -> None:
     for table in ("masks", "scenes"):
         for file in (output / table).iterdir():
             geo = json.loads(pq.read_metadata(file).metadata[b"geo"])
@@ -90,7 +90,7 @@ def test_every_file_describes_its_columns(output: Path) -> None:
         assert all(column.description for column in stored)
 
 
-def test_only_columns_that_say_so_are_null(output: Path) -> None:
+def test_only_columns_described_as_nullable_hold_nulls(output: Path) -> None:
     for table, schema in SHARD_TABLES.items():
         for file in (output / table).iterdir():
             rows = pq.read_table(file)
@@ -99,19 +99,19 @@ def test_only_columns_that_say_so_are_null(output: Path) -> None:
 
 
 @pytest.mark.parametrize("table", SQL_TABLES)
-def test_sql_shows_the_columns_that_are_described(output: Path, table: str) -> None:
+def test_sql_shows_the_described_columns(output: Path, table: str) -> None:
     assert query(str(output), f"FROM {table} LIMIT 0").schema == SQL_TABLES[table]
 
 
 @pytest.mark.parametrize("table", ENTRIES)
-def test_the_example_of_each_table_is_answered(output: Path, table: str) -> None:
+def test_the_example_query_of_each_table_runs(output: Path, table: str) -> None:
     result = query(str(output), ENTRIES[table].sql)
     assert (result.num_rows > 0) == (table != "quarantine")
 
 
 @pytest.fixture
-def half_old(output: Path, tmp_path: Path) -> Path:
-    """The output with the first shard's files as before columns were described."""
+def partly_old(output: Path, tmp_path: Path) -> Path:
+    """The output, with the files of its first shard as written before columns had descriptions."""
     shutil.copytree(output, tmp_path / "out")
     for file in (tmp_path / "out").glob("*/000000.parquet"):
         table = pq.read_table(file)
@@ -122,33 +122,35 @@ def half_old(output: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_files_with_and_without_descriptions_are_one_table(output: Path, half_old: Path) -> None:
+def test_files_with_and_without_descriptions_are_one_table(output: Path, partly_old: Path) -> None:
     for table in SHARD_TABLES:
-        glob, sql = f"{half_old}/{table}/*.parquet", f"FROM {table} ORDER BY ALL"
+        glob, sql = f"{partly_old}/{table}/*.parquet", f"FROM {table} ORDER BY ALL"
         expected = query(str(output), sql)
-        assert query(str(half_old), sql).equals(expected)
-        assert pq.read_table(half_old / table).num_rows == expected.num_rows
-        assert len(pd.read_parquet(half_old / table)) == expected.num_rows
+        assert query(str(partly_old), sql).equals(expected)
+        assert pq.read_table(partly_old / table).num_rows == expected.num_rows
+        assert len(pd.read_parquet(partly_old / table)) == expected.num_rows
         assert pl.read_parquet(glob).height == expected.num_rows
         assert duckdb.sql(f"SELECT count(*) FROM '{glob}'").fetchall() == [(expected.num_rows,)]
 
 
-def test_rows_in_files_without_descriptions_are_replaced(half_old: Path) -> None:
+def test_rows_in_files_without_descriptions_are_replaced(partly_old: Path) -> None:
     """A retry deletes a scene's rows from the old file; the others stay, bit for bit."""
-    out = Output.open(str(half_old))
+    out = Output.open(str(partly_old))
     shards = list(out.shards())
     (scene,) = shards[0].scenes
-    before = rows(half_old, "masks")
+    before = rows(partly_old, "masks")
     retry = replace(shards[1], shard_id="000002", retries={scene.scene_id: ("000000",)})
     delete_replaced_rows(out, replace(retry, scenes=shards[0].scenes))
-    left = rows(half_old, "masks")
-    assert left.equals(before.filter(pc.field("scene_id") != scene.scene_id))
-    assert 0 < left.num_rows < before.num_rows
-    schema = pq.read_schema(half_old / "masks" / "000000.parquet")
+    remaining = rows(partly_old, "masks")
+    assert remaining.equals(before.filter(pc.field("scene_id") != scene.scene_id))
+    assert 0 < remaining.num_rows < before.num_rows
+    schema = pq.read_schema(partly_old / "masks" / "000000.parquet")
     assert list(columns(schema)) == list(columns(SHARD_TABLES["masks"]))
 
 
-def test_how_masks_are_stored(output: Path) -> None:
+def test_masks_are_compressed_without_statistics_or_dictionary_in_small_row_groups(
+    output: Path,
+) -> None:
     for file in (output / "masks").iterdir():
         metadata = pq.read_metadata(file)
         group = metadata.row_group(0)

@@ -1,4 +1,4 @@
-"""Pickles that mean harm, pickles that are damaged, and what stands beside weights in real ones."""
+"""Malicious pickles, damaged pickles, and the objects that real ones hold beside the weights."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from segformer.checkpoints.pickles import InertObject
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 
-def written(value: Any, *, legacy: bool = False) -> bytes:
+def torch_file(value: Any, *, legacy: bool = False) -> bytes:
     file = io.BytesIO()
     torch.save(value, file, _use_new_zipfile_serialization=not legacy)
     return file.getvalue()
 
 
 def in_zip(pickled: bytes, **entries: bytes) -> bytes:
-    """A file of torch.save with a pickle of our own."""
+    """A file as torch.save writes it, but with this pickle."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
@@ -59,7 +59,7 @@ def refusal(data: bytes) -> str:
 
 
 def assert_tensors(data: bytes) -> dict[Any, Any]:
-    """The two tensors are read; returns the meta."""
+    """Assert that the two tensors are read, and return the metadata."""
     tensors, meta = read_tensors(data)
     assert tensors.keys() == TENSORS.keys()
     assert all(torch.equal(tensor, TENSORS[name]) for name, tensor in tensors.items())
@@ -70,7 +70,7 @@ def assert_tensors(data: bytes) -> dict[Any, Any]:
 
 
 class Calls:
-    """Pickled, it is a call of something."""
+    """An object whose pickle is a function call."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.parts = (function, arguments)
@@ -80,7 +80,7 @@ class Calls:
 
 
 class State:
-    """Pickled, it is a call, and then a state for what came of it."""
+    """An object whose pickle is a function call, followed by a state for its result."""
 
     def __init__(self, function: Callable[..., Any], state: Any) -> None:
         self.parts = (function, (), state)
@@ -91,14 +91,14 @@ class State:
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[Path]:
-    """A file that every harmful pickle of this page would write."""
+    """A file that each harmful pickle in this module would create."""
     path = tmp_path / "written_by_the_pickle"
     yield path
     assert not path.exists()
 
 
 def harms(trap: Path) -> dict[str, tuple[Any, str]]:
-    """Values that do harm when they are unpickled, and what a refusal must name."""
+    """Values that do harm when unpickled, each with what the refusal must name."""
     code = f"open({str(trap)!r}, 'w').close()"
     return {
         "a shell": (Calls(os.system, f"touch {trap}"), f"'{os.system.__module__}.system'"),
@@ -115,15 +115,15 @@ def harms(trap: Path) -> dict[str, tuple[Any, str]]:
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 @pytest.mark.parametrize("harm", list(harms(Path("x"))))
-def test_code_is_named_and_not_run(harm: str, legacy: bool, trap: Path) -> None:
-    value, named = harms(trap)[harm]
-    message = refusal(written(value, legacy=legacy))
-    assert named in message
+def test_code_is_named_but_not_run(harm: str, legacy: bool, trap: Path) -> None:
+    value, name = harms(trap)[harm]
+    message = refusal(torch_file(value, legacy=legacy))
+    assert name in message
     assert "is code and is not executed; if you trust the file, load it with" in message
 
 
-def test_the_harm_is_real(tmp_path: Path) -> None:
-    """Python's own machine runs them: else the test above would prove nothing."""
+def test_pythons_own_unpickler_runs_the_harmful_pickles(tmp_path: Path) -> None:
+    """Otherwise the test above would prove nothing."""
     for number, harm in enumerate(("a shell", "exec", "eval", "deep inside", "beside weights")):
         trap = tmp_path / str(number)
         pickle.loads(pickle.dumps(harms(trap)[harm][0]))
@@ -151,8 +151,8 @@ def test_every_way_to_name_code_is_refused(
     assert "executed" in refusal(wrap(RAW[name].replace(b"TRAP", bytes(trap))))
 
 
-def test_getattr_leads_nowhere(trap: Path) -> None:
-    """mmengine's pickles name methods by getattr, so it may stand there; it is not called."""
+def test_getattr_is_not_called(trap: Path) -> None:
+    """mmengine's pickles name methods by getattr, so it may appear; it is not called."""
     pickled = (
         b"c__builtin__\ngetattr\n(c__builtin__\ngetattr\n(cnumpy\nndarray\nS'__globals__'\ntRS'os'"
         b"\ntR(S'touch " + bytes(trap) + b"'\ntR."
@@ -160,7 +160,7 @@ def test_getattr_leads_nowhere(trap: Path) -> None:
     assert "holds a whole __builtin__.getattr" in refusal(in_zip(pickled))
 
 
-def test_a_state_sets_nothing() -> None:
+def test_a_pickled_state_changes_no_class() -> None:
     """BUILD would call __setstate__, or set attributes of classes that all of Python shares."""
     before = dict(vars(collections.OrderedDict)), dict(vars(torch_files.Storage))
     odd = {"__class__": 1, "__setstate__": 2, "__reduce__": 3, "items": 4}
@@ -172,7 +172,7 @@ def test_a_state_sets_nothing() -> None:
     # An OrderedDict with a state is what every state_dict() is: its _metadata.
     ordered = collections.OrderedDict(TENSORS)
     ordered._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
-    assert_tensors(written(ordered))
+    assert_tensors(torch_file(ordered))
     value = pickles.load(io.BytesIO(pickle.dumps(State(Namespace, odd), 2)), {})
     assert isinstance(value, InertObject)
 
@@ -180,8 +180,8 @@ def test_a_state_sets_nothing() -> None:
 Namespace = argparse.Namespace
 
 
-def test_nothing_is_imported() -> None:
-    """Naming a module that exists is enough for Python's machine to run its file."""
+def test_modules_named_in_a_pickle_are_not_imported() -> None:
+    """To Python's unpickler, the name of an existing module is enough to run its file."""
     assert "this" not in sys.modules
     refusal(in_zip(b"cthis\nanything\n."))
     pickles.load(io.BytesIO(b"cmmengine.never.heard.of\nThing\n."), {})
@@ -196,12 +196,12 @@ def test_names_that_only_look_harmless_are_refused() -> None:
     assert "'builtins.exec'" in refusal(in_zip(b"cbuiltins\nexec\n."))
 
 
-# --- what stands beside weights -------------------------------------------------------------------
+# --- what is stored beside weights ----------------------------------------------------------------
 
 
 @pytest.fixture
 def mmengine() -> Iterator[types.ModuleType]:
-    """Classes such as mmengine's, which is not installed here; gone again when a test reads."""
+    """Classes like those of mmengine, which is not installed; tests remove them before reading."""
     names = ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer")
     modules = {name: types.ModuleType(name) for name in names}
     sys.modules.update(modules)
@@ -233,7 +233,9 @@ def mmengine() -> Iterator[types.ModuleType]:
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_what_mmengine_writes_beside_the_weights(mmengine: types.ModuleType, protocol: int) -> None:
+def test_weights_are_read_beside_mmengines_objects(
+    mmengine: types.ModuleType, protocol: int
+) -> None:
     history = mmengine.HistoryBuffer()
     beside = {
         "meta": {"dataset_meta": {"classes": ("a", "b")}, "time": datetime(2024, 1, 1), "seed": 1},
@@ -265,7 +267,7 @@ def test_what_mmengine_writes_beside_the_weights(mmengine: types.ModuleType, pro
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_every_type_and_kind_of_tensor(legacy: bool) -> None:
+def test_every_dtype_and_layout_of_tensor_is_read(legacy: bool) -> None:
     base = torch.arange(24.0)
     tensors: dict[str, Any] = {
         str(dtype): torch.arange(5).to(dtype) for dtype in torch_files._DTYPES.values()
@@ -277,7 +279,7 @@ def test_every_type_and_kind_of_tensor(legacy: bool) -> None:
         "empty": torch.empty(0, 3),
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
-    read, _ = read_tensors(written(tensors, legacy=legacy))
+    read, _ = read_tensors(torch_file(tensors, legacy=legacy))
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype, name
@@ -286,18 +288,18 @@ def test_every_type_and_kind_of_tensor(legacy: bool) -> None:
     assert torch.equal(read["transposed"], base.view(4, 6).T)
 
 
-def test_a_whole_network_is_no_state_dict() -> None:
-    message = refusal(written(torch.nn.Linear(2, 2)))
+def test_a_pickle_of_anything_but_a_state_dict_is_refused() -> None:
+    message = refusal(torch_file(torch.nn.Linear(2, 2)))
     assert "holds a whole torch.nn.modules.linear.Linear" in message
     assert "save its state_dict() instead" in message
     for value in ([torch.ones(2)], {"epoch": 3}, {1: torch.ones(2)}, 3, None):
-        assert "is not a state dict" in refusal(written(value))
+        assert "is not a state dict" in refusal(torch_file(value))
 
 
-def test_other_archives_are_named() -> None:
+def test_the_refusal_of_another_archive_names_its_kind() -> None:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but such files are about
+        warnings.simplefilter("ignore")  # deprecated, but such files still circulate
         torch.jit.save(torch.jit.script(torch.nn.ReLU()), file)
     assert "is a TorchScript program; save the network's state_dict()" in refusal(file.getvalue())
     file = io.BytesIO()
@@ -313,7 +315,7 @@ def test_other_archives_are_named() -> None:
 def claim(
     shape: tuple[Any, ...], stride: tuple[Any, ...], count: Any = 4, offset: Any = 0
 ) -> bytes:
-    """A file with one tensor of these numbers, over a storage of 4 float32 values."""
+    """A file with one tensor of this shape and layout, over a storage of 4 float32 values."""
 
     class Claim:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -331,7 +333,7 @@ def claim(
 STORAGE = object()
 
 
-def test_a_tensor_is_no_larger_than_its_storage() -> None:
+def test_a_tensor_larger_than_its_storage_is_refused() -> None:
     tensors, _ = read_tensors(claim((2, 2), (2, 1)))
     assert torch.equal(tensors["a"], torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
     for lie in (
@@ -353,7 +355,7 @@ def test_a_tensor_is_no_larger_than_its_storage() -> None:
 
 
 def test_claims_beyond_the_file_take_no_memory() -> None:
-    """A terabyte would be noticed."""
+    """An allocation of a terabyte would fail, or be noticed."""
     assert "claims tensors of 4,000,000,000,000 bytes in a file of" in refusal(
         claim((10**6, 10**6), (0, 0))
     )
@@ -370,7 +372,7 @@ def test_a_zip_bomb_is_refused() -> None:
     assert "archive/data.pkl is compressed, which torch.save never does" in refusal(file.getvalue())
 
 
-def test_pickles_that_would_exhaust_the_stack() -> None:
+def test_deeply_nested_pickles_are_refused_without_a_stack_overflow() -> None:
     deep = b"\x80\x02)" + b"\x85" * 10**5
     assert "is not a state dict" in refusal(in_zip(deep + b"."))
     assert "is not a state dict" in refusal(in_zip(b"\x80\x02}" + deep[2:] + b"K\x01s."))
@@ -379,12 +381,12 @@ def test_pickles_that_would_exhaust_the_stack() -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_damage_is_an_error_of_ours_wherever_it_is(legacy: bool) -> None:
-    data = bytearray(written({"state_dict": TENSORS, "meta": {"a": [1]}}, legacy=legacy))
+def test_damage_anywhere_raises_nothing_but_a_checkpoint_error(legacy: bool) -> None:
+    data = bytearray(torch_file({"state_dict": TENSORS, "meta": {"a": [1]}}, legacy=legacy))
     generator = np.random.default_rng(0)
     for _ in range(300):
         damaged = bytearray(data)
-        for place in generator.integers(0, len(data), 3):
-            damaged[place] = generator.integers(0, 256)
+        for position in generator.integers(0, len(data), 3):
+            damaged[position] = generator.integers(0, 256)
         with contextlib.suppress(CheckpointError):
             read_tensors(bytes(damaged))

@@ -105,11 +105,13 @@ def test_a_long_start_is_announced_once(terminal: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "says"),
+    ("rate", "expected"),
     [(0, "0"), (0.00123, "0.0012"), (0.25, "0.25"), (1.04, "1.0"), (12.3, "12"), (1234, "1,234")],
 )
-def test_rates_have_two_significant_digits_or_all_integer_digits(rate: float, says: str) -> None:
-    assert text.rate(rate) == f"{says} Mpx/s"
+def test_rates_have_two_significant_digits_or_all_integer_digits(
+    rate: float, expected: str
+) -> None:
+    assert text.rate(rate) == f"{expected} Mpx/s"
 
 
 def test_describing_is_shown_only_if_it_takes_long() -> None:
@@ -136,19 +138,19 @@ def test_progress_says_that_the_time_left_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "says"),
+    ("seconds", "expected"),
     [(0, "0.0 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3600, "1 h 0 min"),
      (86400 * 3, "3 d 0 h")],
 )  # fmt: skip
-def test_durations_have_at_most_two_units(seconds: float, says: str) -> None:
-    assert text.duration(seconds) == says
+def test_durations_have_at_most_two_units(seconds: float, expected: str) -> None:
+    assert text.duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
-    ("number", "says"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1.234e9, "1.23 GB")]
+    ("number", "expected"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1.234e9, "1.23 GB")]
 )
-def test_sizes_have_decimal_prefixes_and_three_digits(number: float, says: str) -> None:
-    assert text.size(number) == says
+def test_sizes_have_decimal_prefixes_and_three_digits(number: float, expected: str) -> None:
+    assert text.size(number) == expected
 
 
 def test_an_estimate_is_printed_with_units_notes_and_failures() -> None:
@@ -232,14 +234,14 @@ def test_a_status_is_printed_with_shares_and_drivers() -> None:
     assert "at work      nobody" in lines
     killed = status.render(replace(report(), runs_without_receipt=1, died=True)).splitlines()
     assert killed[-1] == "runs         1, 1 ended without a receipt"
-    says = "nobody; the latest run left no receipt: it was killed, or its store was gone"
-    assert f"at work      {says}" in killed
+    expected = "nobody; the latest run left no receipt: it was killed, or its store was gone"
+    assert f"at work      {expected}" in killed
     holder = LockHolder("node-7", 4711, "2026-01-01T00:00:00+00:00", "1/2")
     busy = replace(report(), at_work=(holder, LockHolder(None, None, None)), runs_without_receipt=3)
     lines = status.render(busy).splitlines()
     assert "state        unfinished" in lines
-    says = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"
-    assert f"at work      {says}; on an unknown machine" in lines
+    expected = "node-7, process 4711, --shards 1/2, since 2026-01-01T00:00:00+00:00"
+    assert f"at work      {expected}; on an unknown machine" in lines
     assert lines[-1] == "runs         3, 2 at work, 1 ended without a receipt"
 
 
@@ -248,15 +250,15 @@ def test_a_status_describes_each_run_in_one_line() -> None:
         "started": "2026-01-01T00:00:00+00:00", "megapixels": 12.0, "seconds": 65.0,
         "megapixels_per_s": 0.25, "bounded_by": "segment", "cost": None,
     }  # fmt: skip
-    says = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
-    assert status._run(record) == f"{says} segment"
+    expected = "2026-01-01T00:00:00+00:00: 12.0 Mpx in 1 min 5 s, 0.25 Mpx/s per replica, bound by"
+    assert status._run(record) == f"{expected} segment"
     paid = record | {"cost": 7.5, "cost_per_1000_km2": None}
-    assert status._run(paid) == f"{says} segment, cost 7.50"
+    assert status._run(paid) == f"{expected} segment, cost 7.50"
     stopped = record | {"ended": "stopped by hand"}
-    assert status._run(stopped) == f"{says} segment, ended early: stopped by hand"
+    assert status._run(stopped) == f"{expected} segment, ended early: stopped by hand"
     idle = record | {"bounded_by": None, "megapixels": 0.0}
-    says = "2026-01-01T00:00:00+00:00: 0.0 Mpx in 1 min 5 s, there was nothing to do"
-    assert status._run(idle) == says
+    expected = "2026-01-01T00:00:00+00:00: 0.0 Mpx in 1 min 5 s, there was nothing to do"
+    assert status._run(idle) == expected
 
 
 def test_a_status_counts_the_runs_that_ended_early() -> None:

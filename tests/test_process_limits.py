@@ -1,4 +1,4 @@
-"""What hangs is ended, and what gives signs is not."""
+"""A process that hangs is killed; one that rearms its limit in time is not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ def hang():
 """
 
 
-def ran(code: str) -> subprocess.CompletedProcess[str]:
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", PRELUDE + code]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
 
-@pytest.mark.parametrize("how", ["hang()", "time.sleep(50)", "rearm(); hang()", "rearm(2); hang()"])
-def test_what_hangs_ends_its_process(how: str) -> None:
-    done = ran(f"with process_limits(1.0): {how}")
+@pytest.mark.parametrize(
+    "code", ["hang()", "time.sleep(50)", "rearm(); hang()", "rearm(2); hang()"]
+)
+def test_a_hang_kills_the_process(code: str) -> None:
+    done = run_code(f"with process_limits(1.0): {code}")
     assert done.returncode == 1
     assert "Timeout" in done.stderr
 
@@ -39,19 +41,19 @@ def test_what_hangs_ends_its_process(how: str) -> None:
         "with process_limits(0.5): rearm(50); rearm(49)\ntime.sleep(1.5)",
     ],
 )
-def test_what_gives_signs_or_has_ended_is_let_be(code: str) -> None:
-    done = ran(f"{code}\nprint('done')")
+def test_code_that_rearms_in_time_or_has_left_the_block_is_not_killed(code: str) -> None:
+    done = run_code(f"{code}\nprint('done')")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_a_sign_after_a_long_one_starts_the_limit_again() -> None:
-    done = ran("with process_limits(1.0): rearm(50); rearm(); hang()")
+def test_rearming_after_a_longer_allowance_restores_the_limit() -> None:
+    done = run_code("with process_limits(1.0): rearm(50); rearm(); hang()")
     assert done.returncode == 1
 
 
-def test_more_memory_than_is_allowed_is_refused_and_then_allowed_again() -> None:
-    """In a process of its own: what others have freed before may be taken again."""
-    done = ran("""
+def test_the_memory_limit_holds_in_its_block_and_is_lifted_after_it() -> None:
+    """Only a new process tells: memory that earlier tests freed could be allocated again."""
+    done = run_code("""
 try:
     with process_limits(60, memory_bytes=100_000_000): bytearray(500_000_000)
 except MemoryError:
@@ -60,20 +62,20 @@ except MemoryError:
     assert (done.returncode, done.stdout) == (0, "500000000\n"), done.stderr
 
 
-def test_signs_go_to_the_watcher_of_the_thread() -> None:
-    mine: list[float] = []
-    others: list[float] = []
+def test_rearms_are_reported_to_the_watcher_of_their_thread() -> None:
+    main_rearms: list[float] = []
+    thread_rearms: list[float] = []
 
-    def other() -> None:
-        rearm(1)  # nobody watches
-        with report_rearms(others.append):
+    def rearm_in_thread() -> None:
+        rearm(1)  # no watcher yet
+        with report_rearms(thread_rearms.append):
             rearm(2)
 
-    with report_rearms(mine.append):
+    with report_rearms(main_rearms.append):
         rearm()
-        thread = threading.Thread(target=other)
+        thread = threading.Thread(target=rearm_in_thread)
         thread.start()
         thread.join()
         rearm(3)
     rearm(4)
-    assert (mine, others) == ([0.0, 3], [2])
+    assert (main_rearms, thread_rearms) == ([0.0, 3], [2])

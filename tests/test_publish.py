@@ -1,4 +1,4 @@
-"""The order of rows within a shard, and the way there."""
+"""Publishing a shard: the order of its rows, its reads, and failures on the way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_neighbours_on_the_curve_are_neighbours_on_the_map() -> None:
     assert (steps.round(6) == 1).all()  # the definition of the curve, cell by cell
 
 
-def test_places_without_coordinates_come_first() -> None:
+def test_tiles_without_coordinates_come_first() -> None:
     positions = hilbert(np.array([[0.0, 0.0], [np.nan, np.nan], [180.0, 90.0], [-180.0, -90.0]]))
     assert positions[1] == -1
     assert (positions[[0, 2, 3]] >= 0).all()
@@ -68,7 +68,7 @@ def test_every_unit_is_read_once_wherever_its_tiles_belong(
 SMALL = (Settings(window=64, stride=64), Execution(runner="local"))
 
 
-def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
+def test_a_full_temporary_folder_is_named_and_nothing_is_lost(
     tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_scene(tmp_path / "in" / "a.tif", 700, 600)
@@ -83,7 +83,7 @@ def test_a_full_temporary_folder_is_said_and_nothing_is_lost(
 
 
 def test_pixels_outside_the_crs_have_no_area(tmp_path: Path, small_checkpoint: str) -> None:
-    """In longitude and latitude with pixels of 10 degrees: nearly all of it is beyond the poles."""
+    """The pixels of a.tif measure 10 degrees, so that nearly all of them are beyond the poles."""
     write_scene(tmp_path / "in" / "a.tif", 100, 60, crs="EPSG:4326")
     write_scene(tmp_path / "in" / "b.tif", 100, 60)
     out = tmp_path / "out"
@@ -96,8 +96,10 @@ def test_pixels_outside_the_crs_have_no_area(tmp_path: Path, small_checkpoint: s
     assert area_of == {"a.tif": 0.0, "b.tif": pytest.approx(6e5, rel=2e-3)}
 
 
-def test_a_publication_that_ended_before_it_cleaned(tmp_path: Path, small_checkpoint: str) -> None:
-    """Where another process repeats it, some of the unit files are gone already."""
+def test_repeating_a_publication_only_deletes_leftover_unit_files(
+    tmp_path: Path, small_checkpoint: str
+) -> None:
+    """When another process repeats a publication, some unit files may be gone already."""
     write_scene(tmp_path / "in" / "a.tif", 700, 600)
     out = tmp_path / "out"
     api.run([str(tmp_path / "in")], small_checkpoint, str(out), *SMALL)

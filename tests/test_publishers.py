@@ -1,4 +1,4 @@
-"""Tasks that publish: lost, stopped, failing, and several at once."""
+"""Publishing tasks: killed, interrupted, failing, and several at the same time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LOCAL, ON_RAY = Execution(runner="local", block=512), Execution(replicas=1, bloc
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Units enough for publishing to take a while."""
+    """A scene with enough units for publishing to take a while."""
     folder = tmp_path_factory.mktemp("archive")
     write_scene(folder / "large.tif", 3000, 3000)
     return folder
@@ -49,7 +49,7 @@ def command(archive: Path, checkpoint: str) -> list[str]:
 
 
 def publisher(process: subprocess.Popen[bytes], mark: str) -> int | None:
-    """The process that publishes; None: the run has ended."""
+    """The pid of the publishing process, or None once the run has ended."""
     while process.poll() is None:
         for pid in processes(mark):
             try:
@@ -61,8 +61,8 @@ def publisher(process: subprocess.Popen[bytes], mark: str) -> int | None:
     return None
 
 
-def stopped_at(moment: Moment, out: Path, process: subprocess.Popen[bytes], mark: str) -> int:
-    """The process that publishes, stopped in the first moment that is seen to be one."""
+def stop_at(moment: Moment, out: Path, process: subprocess.Popen[bytes], mark: str) -> int:
+    """Stop the publishing process as soon as the moment is observed, and return its pid."""
     pid = publisher(process, mark)
     assert pid is not None, process.communicate()[1]
     os.kill(pid, signal.SIGSTOP)
@@ -77,13 +77,13 @@ def stopped_at(moment: Moment, out: Path, process: subprocess.Popen[bytes], mark
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["unit", "writing a table", "tables, no commit"])
-def test_a_task_that_is_killed_is_repeated(
+def test_a_killed_publishing_task_is_retried(
     archive: Path, small_checkpoint: str, calm: Path, tmp_path: Path, phase: str
 ) -> None:
     out = tmp_path / "out"
     process, mark = start(command(archive, small_checkpoint), out)
     try:
-        os.kill(stopped_at(PHASES[phase], out, process, mark), signal.SIGKILL)
+        os.kill(stop_at(PHASES[phase], out, process, mark), signal.SIGKILL)
         _, said = process.communicate(timeout=120)
     finally:
         kill_tree(mark)
@@ -96,7 +96,7 @@ def test_a_task_that_is_killed_is_repeated(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_task_that_is_killed_each_time_ends_the_run_and_nothing_is_lost(
+def test_a_publishing_task_killed_on_every_attempt_stops_the_run_without_loss(
     archive: Path, small_checkpoint: str, calm: Path, tmp_path: Path
 ) -> None:
     out, killed = tmp_path / "out", 0
@@ -105,7 +105,9 @@ def test_a_task_that_is_killed_each_time_ends_the_run_and_nothing_is_lost(
         while (pid := publisher(process, mark)) is not None:
             os.kill(pid, signal.SIGKILL)
             killed += 1
-            while Path(f"/proc/{pid}/cmdline").exists():  # a zombie has it, and no title
+            while Path(
+                f"/proc/{pid}/cmdline"
+            ).exists():  # a zombie keeps the file, but has no title
                 time.sleep(0.01)
         _, said = process.communicate(timeout=60)
     finally:
@@ -124,13 +126,13 @@ def test_a_task_that_is_killed_each_time_ends_the_run_and_nothing_is_lost(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ctrl_c_while_a_table_is_written(
+def test_ctrl_c_while_a_table_is_written_leaves_a_resumable_output(
     archive: Path, small_checkpoint: str, calm: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     process, mark = start(command(archive, small_checkpoint), out)
     try:
-        pid = stopped_at(PHASES["writing a table"], out, process, mark)
+        pid = stop_at(PHASES["writing a table"], out, process, mark)
         process.send_signal(signal.SIGINT)
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)
@@ -140,7 +142,7 @@ def test_ctrl_c_while_a_table_is_written(
     assert process.returncode == 1
     assert b"run the same command again: swath run " in said
     assert not list(out.rglob(".*"))
-    # Without a unit to compute: this Ray is there to publish.
+    # No unit is left to compute: Ray is started only to publish.
     done = run([str(archive)], small_checkpoint, str(out), SETTINGS, ON_RAY)
     assert done.units_computed == 0
     assert differences(calm, out) == []
@@ -148,22 +150,24 @@ def test_ctrl_c_while_a_table_is_written(
 
 
 @pytest.mark.ray
-def test_what_a_task_raises_is_told_in_its_words(small_checkpoint: str, tmp_path: Path) -> None:
+def test_an_error_in_a_publishing_task_keeps_its_message(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_scene(tmp_path / "in" / "wide.tif", 600, 90)
-    given = [str(tmp_path / "in")], small_checkpoint, str(out), SETTINGS
+    arguments = [str(tmp_path / "in")], small_checkpoint, str(out), SETTINGS
 
     def stop(progress: Progress) -> None:
         if progress.done_units == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(*given, LOCAL, stop)
+        run(*arguments, LOCAL, stop)
     (unit,) = out.glob("work/*/*.parquet")
     whole = unit.read_bytes()
-    unit.write_bytes(whole[:4] + b"\xff" * 200 + whole[204:])  # its footer is sound
+    unit.write_bytes(whole[:4] + b"\xff" * 200 + whole[204:])  # its footer is intact
     with pytest.raises(UnfinishedError) as error:
-        run(*given, ON_RAY)
+        run(*arguments, ON_RAY)
     assert str(error.value).startswith(f"{unit}: is damaged (")
     assert str(error.value).endswith("the same command computes its unit again")
     assert len(str(error.value).splitlines()) == 1
@@ -172,7 +176,7 @@ def test_what_a_task_raises_is_told_in_its_words(small_checkpoint: str, tmp_path
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_several_at_once_but_one_that_takes_out_old_rows(
+def test_shards_are_published_concurrently_but_old_rows_are_deleted_one_shard_at_a_time(
     small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "TASKS_PER_PUBLISHER", 1)
@@ -182,44 +186,44 @@ def test_several_at_once_but_one_that_takes_out_old_rows(
     for n in scenes:
         (folder / f"{n}.tif").write_text("no image")
     write_scene(folder / "good.tif", 100, 80)
-    given = [str(folder)], small_checkpoint, str(out), SETTINGS
-    run(*given, LOCAL)
+    arguments = [str(folder)], small_checkpoint, str(out), SETTINGS
+    run(*arguments, LOCAL)
     running: list[list[bool]] = []
     start_tasks = Publishers._start_tasks
 
-    def noted(self: Publishers) -> None:
+    def start_and_record(self: Publishers) -> None:
         start_tasks(self)
         running.append([bool(shard.retries) for shard in self._running.values()])
 
-    monkeypatch.setattr(Publishers, "_start_tasks", noted)
+    monkeypatch.setattr(Publishers, "_start_tasks", start_and_record)
     for n in scenes:
         write_scene(folder / f"{n}.tif", 100, 80, seed=n)
         write_scene(folder / f"new-{n}.tif", 100, 80, seed=n)
-    done = run(*given, ON_RAY)
+    done = run(*arguments, ON_RAY)
     assert done.scenes_done == 2 * len(scenes) + 1
-    assert max(len(some) for some in running) > 1
-    assert max(sum(some) for some in running) == 1
+    assert max(len(tasks) for tasks in running) > 1
+    assert max(sum(tasks) for tasks in running) == 1
     fresh = tmp_path / "fresh"
     run([str(folder)], small_checkpoint, str(fresh), SETTINGS, LOCAL)
     assert differences(fresh, out) == []
     assert stray_files(out) == []
 
 
-def budget(memory_bytes: int, tasks: int, nodes: int = 0) -> MemoryBudget | None:
+def memory_budget(memory_bytes: int, tasks: int, nodes: int = 0) -> MemoryBudget | None:
     need = MemoryNeed(GB, GB, GB, GB, GB, 10**8, GB)
     return MemoryBudget.of(
         need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,))
     )
 
 
-def test_as_many_at_once_as_fit() -> None:
-    found = [budget(memory_gb * GB, tasks=16) for memory_gb in range(6, 60)]
-    assert {one.publishers for one in found if one} == {1, 2, 3, 4}
-    for memory_gb, one in zip(range(6, 60), found, strict=True):
-        assert one is None or one.total_bytes <= USABLE * memory_gb * GB
+def test_as_many_publishers_run_as_fit_the_memory() -> None:
+    budgets = [memory_budget(memory_gb * GB, tasks=16) for memory_gb in range(6, 60)]
+    assert {budget.publishers for budget in budgets if budget} == {1, 2, 3, 4}
+    for memory_gb, budget in zip(range(6, 60), budgets, strict=True):
+        assert budget is None or budget.total_bytes <= USABLE * memory_gb * GB
 
 
-def test_on_a_cluster_one_for_each_node() -> None:
-    three = budget(GB, tasks=4, nodes=3)
-    assert three is not None
-    assert three.publishers == 3
+def test_a_cluster_has_one_publisher_per_node() -> None:
+    budget = memory_budget(GB, tasks=4, nodes=3)
+    assert budget is not None
+    assert budget.publishers == 3

@@ -1,4 +1,4 @@
-"""Inputs that fail: when too many of them stop the run, and files that change meanwhile."""
+"""Failing inputs: when too many of them stop a run, and files that change between runs."""
 
 from __future__ import annotations
 
@@ -45,14 +45,16 @@ def failure(scene_id: str, error: str = "OSError", message: str = "broken") -> F
         (500, 500, 500, False),
     ],
 )
-def test_the_limit(failed: int, planned: int, allowed: int | None, stops: bool) -> None:
-    so_far = Quarantine(planned, allowed)
-    so_far.add(failure(f"{n}.tif") for n in range(failed) for _ in range(2))
-    assert (so_far.too_many() is not None) == stops
+def test_a_run_stops_if_more_inputs_fail_than_are_allowed(
+    failed: int, planned: int, allowed: int | None, stops: bool
+) -> None:
+    quarantine = Quarantine(planned, allowed)
+    quarantine.add(failure(f"{n}.tif") for n in range(failed) for _ in range(2))
+    assert (quarantine.too_many() is not None) == stops
 
 
 @pytest.mark.parametrize(
-    ("folders", "says"),
+    ("folders", "place"),
     [
         (["a/b/c", "a/b/cd", "a/b"], "all are in a/b/, "),
         (["a", "ab"], ""),
@@ -60,15 +62,17 @@ def test_the_limit(failed: int, planned: int, allowed: int | None, stops: bool) 
         (["a/b"], "all are in a/b/, "),
     ],
 )
-def test_what_they_have_in_common(folders: list[str], says: str) -> None:
-    so_far = Quarantine(10, 0)
-    so_far.add([failure(f"{folder}/other.tif".lstrip("/"), "E", "x") for folder in folders[:1]])
-    so_far.add([failure(f"{folder}/{n}.tif".lstrip("/")) for n in range(2) for folder in folders])
+def test_the_message_names_what_the_failures_have_in_common(folders: list[str], place: str) -> None:
+    quarantine = Quarantine(10, 0)
+    quarantine.add([failure(f"{folder}/other.tif".lstrip("/"), "E", "x") for folder in folders[:1]])
+    quarantine.add(
+        [failure(f"{folder}/{n}.tif".lstrip("/")) for n in range(2) for folder in folders]
+    )
     count = 2 * len(folders)
-    assert so_far.too_many() == (
+    assert quarantine.too_many() == (
         f"{count + 1} of 10 inputs cannot be used, more than the 0 that --max-quarantined allows:"
         f" {count} of them ({100 * count // (count + 1)} %) failed in stage read with OSError,"
-        f" {says}the first: broken"
+        f" {place}the first: broken"
     )
 
 
@@ -87,8 +91,8 @@ def test_headers_that_cannot_be_read_stop_the_run_before_it_writes(
     assert "(100 %) failed in stage describe with RasterioIOError, all are in sub/, the first" in (
         str(stopped.value)
     )
-    again = "Fix that and run again, or allow more with --max-quarantined N; nothing was changed"
-    assert str(stopped.value).endswith(again)
+    remedy = "Fix that and run again, or allow more with --max-quarantined N; nothing was changed"
+    assert str(stopped.value).endswith(remedy)
     assert not out.exists()
     execution = Execution(runner="local")
     notes = plan([str(folder)], small_checkpoint, SETTINGS, execution).notes
@@ -99,15 +103,13 @@ def test_headers_that_cannot_be_read_stop_the_run_before_it_writes(
     check_books(out, receipt)
     assert receipt.scenes_quarantined == 100
     put(folder / "sub" / "0.tif", contents["text"])
-    with pytest.raises(
-        UsageError, match=r"101 of 102.*with --retry-quarantined if the files stay"
-    ):
+    with pytest.raises(UsageError, match=r"101 of 102.*with --retry-quarantined if the files stay"):
         segment(folder, small_checkpoint, out)
     assert plan_files(out) == 1
     receipt = segment(folder, small_checkpoint, out, max_quarantined=101)
     check_books(out, receipt)
     assert receipt.scenes_quarantined == 101
-    segment(folder, small_checkpoint, out)  # nothing is left to be stopped
+    segment(folder, small_checkpoint, out)  # nothing is left that could stop it
 
 
 def test_pixels_that_cannot_be_read_stop_the_run(
@@ -117,7 +119,7 @@ def test_pixels_that_cannot_be_read_stop_the_run(
     for n in range(130):
         put(folder / "archive" / "bad" / f"{n:03d}.tif", contents["bad0"])
     put(folder / "archive" / "good.tif", contents["good0"])
-    put(folder / "zuletzt.tif", contents["good1"])
+    put(folder / "last.tif", contents["good1"])
     with pytest.raises(UnfinishedError) as stopped:
         segment(folder, small_checkpoint, out)
     done = units_on_disk(out)
@@ -131,9 +133,9 @@ def test_pixels_that_cannot_be_read_stop_the_run(
     assert f"{folder}/archive/bad/000.tif" in str(stopped.value)
     assert str(stopped.value).endswith("with --max-quarantined N; what is done is kept")
 
-    with pytest.raises(UnfinishedError) as again:
+    with pytest.raises(UnfinishedError) as resumed:
         segment(folder, small_checkpoint, out)
-    assert str(again.value) == str(stopped.value)
+    assert str(resumed.value) == str(stopped.value)
     assert units_on_disk(out) == done > 0
     assert not list(out.glob("commits/*"))
     receipt = segment(folder, small_checkpoint, out, max_quarantined=130)
@@ -144,14 +146,14 @@ def test_pixels_that_cannot_be_read_stop_the_run(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_ray_is_stopped_too(
+def test_too_many_failures_stop_a_run_on_ray(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     for n in range(8):
         put(tmp_path / "in" / f"{n}.tif", contents["bad0"])
     paths = [tmp_path / "in", "--checkpoint", small_checkpoint, "--output", tmp_path / "out"]
     options = ["--window", "64", "--stride", "48", "--replicas", "1", "--max-quarantined", "3"]
-    # In a process of its own, for Ray is cut off at its work.
+    # In a separate process, because Ray is stopped in the middle of its work.
     done = subprocess.run(
         [sys.executable, "-m", "jobs.cli", "run", *paths, *options],
         capture_output=True,
@@ -165,14 +167,14 @@ def test_ray_is_stopped_too(
 
 
 @pytest.mark.parametrize("unseen", [False, True])
-def test_a_stopped_run_goes_on_once_its_files_are_mended(
+def test_a_stopped_run_resumes_once_its_files_are_fixed(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path, unseen: bool
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(12):
         put(folder / f"{n:02d}.tif", contents["bad0"])
     put(folder / "text.tif", contents["text"])
-    with pytest.raises(UnfinishedError, match="9 of 13 inputs"):  # a unit holds some scenes
+    with pytest.raises(UnfinishedError, match="9 of 13 inputs"):  # a unit holds several scenes
         segment(folder, small_checkpoint, out, max_quarantined=5)
     for n in range(12):
         put(folder / f"{n:02d}.tif", contents["good0"], unseen=unseen)
@@ -183,7 +185,7 @@ def test_a_stopped_run_goes_on_once_its_files_are_mended(
     assert differences(tmp_path / "fresh", out) == []
 
 
-def test_files_that_change_before_their_turn_are_planned_again(
+def test_files_that_change_before_they_are_read_are_planned_again(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -204,7 +206,7 @@ def test_files_that_change_before_their_turn_are_planned_again(
     assert differences(tmp_path / "fresh", out) == []
 
 
-def test_a_file_that_changes_to_and_fro_is_not_mixed_in(
+def test_versions_of_a_file_that_changes_back_and_forth_are_not_mixed(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -218,7 +220,7 @@ def test_a_file_that_changes_to_and_fro_is_not_mixed_in(
     put(last, contents["good0"])
     os.utime(last, ns=(before, before))
     published = out / "masks" / "000000.parquet"
-    after = 4  # the unit of the first try works too
+    after = 4  # the unit of the first run counts, too
     while crash_run(after := after + 1, folder, small_checkpoint, out):
         check_nothing_twice(out)
         if published.exists():
@@ -230,26 +232,26 @@ def test_a_file_that_changes_to_and_fro_is_not_mixed_in(
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_a_lack_of_memory_is_the_fault_of_what_is_alone_with_it(
+def test_memory_errors_quarantine_only_a_scene_that_fails_alone(
     small_checkpoint: str,
     contents: dict[str, bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     blocks: int,
 ) -> None:
-    """Some take too much even alone, and no unit of several scenes fits."""
+    """No unit of several scenes fits, and huge.tif takes too much even alone."""
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(8):
         put(folder / f"{n}.tif", contents["good0"])
     put(folder / "huge.tif", contents["good0" if blocks == 1 else "tall"])
     read = Work.read
 
-    def short(work: Work, unit: Unit) -> ReadUnit:
+    def read_with_little_memory(work: Work, unit: Unit) -> ReadUnit:
         if len(unit.blocks) > 1 or unit.blocks[0].scene.scene_id == "huge.tif":
             raise MemoryError("cannot allocate 9 bytes")
         return read(work, unit)
 
-    monkeypatch.setattr(Work, "read", short)
+    monkeypatch.setattr(Work, "read", read_with_little_memory)
     receipt = segment(folder, small_checkpoint, out)
     check_books(out, receipt)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 1)

@@ -80,7 +80,7 @@ def rows(out: str, sql: str) -> list[dict[str, Any]]:
     return result
 
 
-def test_tables_hold_what_is_committed_and_nothing_else(out: str) -> None:
+def test_tables_hold_committed_rows_only(out: str) -> None:
     assert rows(out, "SELECT scene_id FROM scenes ORDER BY 1") == [
         {"scene_id": "a.tif"},
         {"scene_id": "b.tif"},
@@ -116,7 +116,7 @@ def test_tables_without_rows_keep_their_columns(out: str) -> None:
     assert query(out, "FROM quarantine").num_rows == 0
 
 
-def test_nan_and_null_are_told_apart_by_filters(out: str) -> None:
+def test_filters_distinguish_nan_from_null(out: str) -> None:
     """Arrow and SQL disagree about NaN > 0; filters are pushed into Arrow. SQL's answer holds."""
     assert len(rows(out, "FROM statistics WHERE area_m2 > 0")) == 2
     assert len(rows(out, "FROM statistics WHERE isnan(area_m2)")) == 2
@@ -139,7 +139,7 @@ def test_nan_and_null_are_told_apart_by_filters(out: str) -> None:
         "-- a comment\nFROM classes",
     ],
 )
-def test_every_form_of_question_is_answered(out: str, sql: str) -> None:
+def test_every_form_of_read_only_statement_is_answered(out: str, sql: str) -> None:
     assert query(out, sql).num_rows >= 1
 
 
@@ -203,7 +203,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("attack", FORBIDDEN)
-def test_sql_reads_and_writes_nothing_else(out: str, tmp_path: Path, attack: str) -> None:
+def test_sql_can_neither_write_nor_read_anything_but_the_tables(
+    out: str, tmp_path: Path, attack: str
+) -> None:
     secret = tmp_path / "secret.csv"
     secret.write_text("a,b\n1,2\n")
     before = fingerprint(tmp_path)
@@ -220,7 +222,7 @@ def test_sql_reads_and_writes_nothing_else(out: str, tmp_path: Path, attack: str
     assert not (tmp_path / "new").exists()
 
 
-def test_the_environment_cannot_be_asked(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_cannot_read_environment_variables(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWATH_TEST_SECRET", "s3cret")
     with pytest.raises(UsageError):
         query(out, "SELECT getenv('SWATH_TEST_SECRET')")
@@ -228,7 +230,7 @@ def test_the_environment_cannot_be_asked(out: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("sql", "says"),
+    ("sql", "message"),
     [
         ("SELECT * FROM mask", ", ".join(TABLES)),
         ("SELECT nope FROM scenes", "nope"),
@@ -242,20 +244,20 @@ def test_the_environment_cannot_be_asked(out: str, monkeypatch: pytest.MonkeyPat
         ("FROM read_text('/etc/hostname')", "nothing but the tables"),
     ],
 )
-def test_wrong_sql_is_a_usage_error_in_one_line(out: str, sql: str, says: str) -> None:
+def test_invalid_sql_is_a_usage_error_in_one_line(out: str, sql: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         query(out, sql)
-    assert says in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_an_extension_is_not_recommended(out: str) -> None:
+def test_the_error_recommends_no_extension(out: str) -> None:
     with pytest.raises(UsageError, match="has no extensions; open OUT's Parquet files") as error:
         query(out, "SELECT ST_Area(geometry) FROM masks")
     assert "INSTALL" not in str(error.value)
 
 
-def test_the_column_window_is_spoken_of_only_where_it_is_at_fault(out: str) -> None:
+def test_quoting_the_column_window_is_suggested_only_if_it_is_at_fault(out: str) -> None:
     assert query(out, 'SELECT stage, "window" FROM quarantine').column_names == ["stage", "window"]
     for sql in ('SELEC "window"', "SELEC windows"):
         with pytest.raises(UsageError) as error:
@@ -263,14 +265,17 @@ def test_the_column_window_is_spoken_of_only_where_it_is_at_fault(out: str) -> N
         assert "double quotes" not in str(error.value)
 
 
-def test_what_is_not_an_output_is_named(tmp_path: Path) -> None:
+def test_a_path_that_is_not_an_output_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, says in ((tmp_path, "not an output of Swath"), (tmp_path / "missing", "no such fol")):
-        with pytest.raises(UsageError, match=says):
+    for path, message in (
+        (tmp_path, "not an output of Swath"),
+        (tmp_path / "missing", "no such fol"),
+    ):
+        with pytest.raises(UsageError, match=message):
             query(str(path), "SELECT 1")
 
 
-def test_an_output_without_a_commit_says_so(tmp_path: Path) -> None:
+def test_an_output_without_a_commit_is_refused(tmp_path: Path) -> None:
     publish(create(tmp_path), "0", [mask_row("a", 0, (1, 1))], commit=False)
     with pytest.raises(UsageError, match="nothing is published yet"):
         query(str(tmp_path), "FROM masks")
@@ -302,7 +307,7 @@ def test_row_groups_that_cannot_match_are_not_read(tmp_path: Path) -> None:
         query(str(tmp_path), "SELECT sum(pixels) FROM tile_statistics")
 
 
-def test_parquet_result_reads_back(out: str) -> None:
+def test_a_parquet_result_reads_back(out: str) -> None:
     file = io.BytesIO()
     result = query(out, "SELECT scene_id, sum(pixels) AS pixels, any_value(bbox) AS bbox"
                         " FROM tile_statistics GROUP BY 1 ORDER BY 1")  # fmt: skip
@@ -327,7 +332,7 @@ def test_a_parquet_result_with_geometry_is_geoparquet(out: str, has_bbox: bool) 
 
 
 def test_sums_of_integers_are_integers(out: str) -> None:
-    """DuckDB sums into 128 bits, which Arrow has only as a decimal, and pandas as objects."""
+    """DuckDB sums into 128 bits, which become decimals in Arrow and objects in pandas."""
     sums = query(out, "SELECT sum(pixels) AS n FROM tile_statistics")
     assert sums.schema.field("n").type == pa.int64()
     assert sums.to_pylist() == [{"n": 38}]
@@ -335,14 +340,14 @@ def test_sums_of_integers_are_integers(out: str) -> None:
     assert large.to_pylist() == [{"n": 27 * 10**18}]
 
 
-def test_python_asks_as_the_command_does(out: str) -> None:
+def test_open_output_answers_queries_from_python(out: str) -> None:
     output = open_output(out)
     assert output.job.class_names == NAMES
     assert output.query("SELECT count(*) AS n FROM masks").to_pylist() == [{"n": 3}]
 
 
-def test_a_table_that_is_gone_is_said_so(out: str) -> None:
-    gone = next(Path(out, "masks").glob("*.parquet"))
-    gone.unlink()
-    with pytest.raises(UsageError, match=rf"{gone}: this published table is gone; put it back"):
+def test_a_deleted_table_is_named(out: str) -> None:
+    table = next(Path(out, "masks").glob("*.parquet"))
+    table.unlink()
+    with pytest.raises(UsageError, match=rf"{table}: this published table is gone; put it back"):
         query(out, "SELECT * FROM masks")

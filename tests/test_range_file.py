@@ -1,4 +1,4 @@
-"""A file read in ranges gives what a plain one gives, however it is read, wherever blocks end."""
+"""A RangeFile returns what a plain file returns, for any reads and wherever blocks end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ steps = st.one_of(
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> Iterator[None]:
-    """Few bytes per block, and few blocks kept, so that they are let go and fetched again."""
+    """Shrink the blocks and the cache, so that blocks are evicted and fetched again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(range_file, "BLOCK_BYTES", BLOCK)
         patch.setattr(range_file, "CACHED_BLOCKS", 5)
@@ -56,49 +56,49 @@ def small_blocks() -> Iterator[None]:
         yield
 
 
-def carry_out(plan: list[Step], ours: RangeFile, plain: io.BytesIO) -> None:
-    """Every step with both files: the same result, and the same place after it."""
+def check_steps(plan: list[Step], file: RangeFile, plain: io.BytesIO) -> None:
+    """Assert that every step has the same result and position with both files."""
     size = len(plain.getvalue())
     for name, number, whence in plan:
         if name == "read":
-            assert ours.read(number) == plain.read(number)
+            assert file.read(number) == plain.read(number)
         elif target(number or 0, whence, plain.tell(), size) < 0:
             with pytest.raises(ValueError, match="before the start"):
-                ours.seek(number or 0, whence)
+                file.seek(number or 0, whence)
         else:
-            assert ours.seek(number or 0, whence) == plain.seek(number or 0, whence)
-        assert ours.tell() == plain.tell()
+            assert file.seek(number or 0, whence) == plain.seek(number or 0, whence)
+        assert file.tell() == plain.tell()
 
 
-def target(offset: int, whence: int, at: int, size: int) -> int:
-    return offset + {io.SEEK_SET: 0, io.SEEK_CUR: at, io.SEEK_END: size}[whence]
+def target(offset: int, whence: int, position: int, size: int) -> int:
+    return offset + {io.SEEK_SET: 0, io.SEEK_CUR: position, io.SEEK_END: size}[whence]
 
 
 @given(size=sizes, plan=st.lists(steps, max_size=40))
-def test_any_seeks_and_reads_give_what_a_plain_file_gives(size: int, plan: list[Step]) -> None:
+def test_any_seeks_and_reads_return_what_a_plain_file_returns(size: int, plan: list[Step]) -> None:
     contents = CONTENTS[:size]
-    asked: list[tuple[int, int]] = []
+    requests: list[tuple[int, int]] = []
 
     def fetch(start: int, end: int) -> bytes:
-        asked.append((start, end))
+        requests.append((start, end))
         return contents[start:end]
 
-    carry_out(plan, RangeFile(fetch, size), io.BytesIO(contents))
-    assert all(0 <= start < end <= size and start % BLOCK == 0 for start, end in asked), asked
+    check_steps(plan, RangeFile(fetch, size), io.BytesIO(contents))
+    assert all(0 <= start < end <= size and start % BLOCK == 0 for start, end in requests), requests
 
 
 @given(size=sizes, plan=st.lists(steps, max_size=40))
-def test_a_server_that_knows_no_ranges_sends_the_file_once(size: int, plan: list[Step]) -> None:
+def test_a_server_without_range_support_sends_the_file_once(size: int, plan: list[Step]) -> None:
     contents = CONTENTS[:size]
-    asked: list[tuple[int, int]] = []
+    requests: list[tuple[int, int]] = []
 
     def fetch(start: int, end: int) -> bytes:
-        asked.append((start, end))
+        requests.append((start, end))
         return contents
 
-    carry_out(plan, RangeFile(fetch, size), io.BytesIO(contents))
-    # A request for all of a file cannot tell; the first one for less does.
-    assert all(end - start == size for start, end in asked[:-1]), asked
+    check_steps(plan, RangeFile(fetch, size), io.BytesIO(contents))
+    # A request for the whole file cannot tell; the first one for less does.
+    assert all(end - start == size for start, end in requests[:-1]), requests
 
 
 @given(
@@ -106,42 +106,43 @@ def test_a_server_that_knows_no_ranges_sends_the_file_once(size: int, plan: list
     plan=st.lists(steps, max_size=40),
     shorts=st.lists(st.integers(0, 4 * BLOCK), max_size=40),
 )
-def test_short_data_is_never_put_into_the_wrong_place(
+def test_truncated_responses_never_shift_the_data(
     size: int, plan: list[Step], shorts: list[int]
 ) -> None:
     contents = CONTENTS[:size]
-    left = list(shorts)
+    remaining = list(shorts)
 
     def fetch(start: int, end: int) -> bytes:
-        return contents[start:end][: left.pop() if left else None]
+        return contents[start:end][: remaining.pop() if remaining else None]
 
-    ours = RangeFile(fetch, size)
+    file = RangeFile(fetch, size)
     for name, number, whence in plan:
-        at = ours.tell()
+        position = file.tell()
         if name == "read":
-            data = ours.read(number)
-            assert data == contents[at : at + len(data)]
-            assert ours.tell() == at + len(data)
-        elif target(number or 0, whence, at, size) >= 0:
-            ours.seek(number or 0, whence)
-    left.clear()
-    ours.seek(0)
-    assert ours.read() == contents  # nothing is held against a file that comes whole again
+            data = file.read(number)
+            assert data == contents[position : position + len(data)]
+            assert file.tell() == position + len(data)
+        elif target(number or 0, whence, position, size) >= 0:
+            file.seek(number or 0, whence)
+    remaining.clear()
+    file.seek(0)
+    assert file.read() == contents  # a file that is served whole again reads correctly
 
 
-def test_reading_on_asks_for_more_at_a_time() -> None:
-    asked: list[tuple[int, int]] = []
+def test_sequential_reads_request_more_at_a_time() -> None:
+    requests: list[tuple[int, int]] = []
 
     def fetch(start: int, end: int) -> bytes:
-        asked.append((start, end))
+        requests.append((start, end))
         return CONTENTS[start:end]
 
     file = RangeFile(fetch, len(CONTENTS))
     while file.read(BLOCK // 2):
         pass
-    lengths = [(end - start) // BLOCK for start, end in asked]
+    lengths = [(end - start) // BLOCK for start, end in requests]
     assert lengths == [2, 4, 4, 4, 4, 4, 4, 4, 4, 4, 2]
-    assert b"".join(CONTENTS[start:end] for start, end in asked) == CONTENTS  # nothing twice
+    # Nothing is fetched twice.
+    assert b"".join(CONTENTS[start:end] for start, end in requests) == CONTENTS
 
 
 def test_a_scene_is_read_from_a_web_server_without_ranges(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The raster room against rasterio itself, on real files and on files made to be awkward."""
+"""Reading rasters compared with rasterio itself, on real files and on deliberately awkward ones."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ FACTS: dict[str, tuple[tuple[int, ...], str, str | None, bool, int]] = {
 
 @needs_imagery
 @pytest.mark.parametrize("name", FACTS)
-def test_real_file(name: str) -> None:
+def test_a_real_file_reads_as_with_rasterio(name: str) -> None:
     bands, dtype, crs, striped, valid_pixels = FACTS[name]
     scene = scene_of(IMAGERY / name, channels=len(bands))
     assert (scene.bands, scene.dtype, scene.striped) == (bands, dtype, striped)
     with opened(IMAGERY / name) as src:
         expected_CHW = src.read(bands)
         dataset_valid_HW = src.dataset_mask() != 0
-        found_crs, transform = src.crs, src.transform
+        file_crs, transform = src.crs, src.transform
     if crs == "WKT":
         assert scene.crs is not None
         assert scene.crs.startswith("PROJCRS[")
-        assert rasterio.CRS.from_user_input(scene.crs) == found_crs
+        assert rasterio.CRS.from_user_input(scene.crs) == file_crs
         assert ProjCRS.from_user_input(scene.crs).is_projected
     else:
         assert scene.crs == crs
@@ -86,7 +86,7 @@ def test_real_file(name: str) -> None:
     assert pixels.values_CHW.dtype == dtype
     np.testing.assert_array_equal(pixels.values_CHW, expected_CHW)
     assert pixels.valid_HW.dtype == bool
-    # Here the selected bands are all that the dataset mask is made of.
+    # In these files the dataset mask depends on the selected bands only.
     np.testing.assert_array_equal(pixels.valid_HW, dataset_valid_HW)
     assert int(pixels.valid_HW.sum()) == valid_pixels
 
@@ -95,7 +95,7 @@ def test_real_file(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["RGB.byte.tif", "RGB2.byte.tif", "alpha.tif", "cog_rgb_mask.tif", "img-8bit.jp2"]
 )
-def test_a_window_is_the_slice_of_the_whole(name: str) -> None:
+def test_a_window_is_a_slice_of_the_whole(name: str) -> None:
     scene = scene_of(IMAGERY / name)
     whole = read_pixels(scene, scene.rect)
     for rect in (
@@ -112,7 +112,7 @@ def test_a_window_is_the_slice_of_the_whole(name: str) -> None:
 
 
 @needs_imagery
-def test_corrupt_tiles_fail_where_they_are_and_only_there() -> None:
+def test_only_windows_with_corrupt_tiles_fail() -> None:
     scene = scene_of(IMAGERY / "corrupt.tif")
     with pytest.raises(InputError, match=r"corrupt\.tif: window 0,0 1024x1024 cannot be") as caught:
         read_pixels(scene, scene.rect)
@@ -134,7 +134,7 @@ def test_dates_are_iso_8601() -> None:
 # ---- bands ---------------------------------------------------------------------------------
 
 
-def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
+def test_a_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
     values = noise(4, 20, 30)
     blue, green, red = ColorInterp.blue, ColorInterp.green, ColorInterp.red
     path = write_raster(
@@ -143,18 +143,18 @@ def test_bgr_file_is_read_as_rgb(tmp_path: Path) -> None:
     scene = scene_of(path)
     assert scene.bands == (3, 2, 1)
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[2, 1, 0]])
-    # Colours say nothing to a network of four channels.
+    # Color interpretation does not matter to a network of four channels.
     assert scene_of(path, channels=4).bands == (1, 2, 3, 4)
 
 
-def test_bands_asked_for_may_repeat(tmp_path: Path) -> None:
+def test_requested_bands_may_repeat(tmp_path: Path) -> None:
     values = noise(2, 9, 11)
     scene = scene_of(write_raster(tmp_path / "a.tif", values), Settings(bands=(2, 1, 2)))
     assert scene.bands == (2, 1, 2)
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values[[1, 0, 1]])
 
 
-def test_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
+def test_the_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
     values = noise(4, 8, 8)
     values[3, :, :5] = 0
     untagged = scene_of(write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
@@ -178,7 +178,7 @@ def test_alpha_first_is_not_a_channel(tmp_path: Path) -> None:
         (3, Settings(bands=(1, 2)), 3, r"--bands names 2 bands, but the network has 3 channels"),
     ],
 )
-def test_bands_that_do_not_fit(
+def test_bands_that_do_not_fit_are_refused_with_a_remedy(
     tmp_path: Path, count: int, settings: Settings, channels: int, message: str
 ) -> None:
     path = write_raster(tmp_path / "a.tif", noise(count, 8, 8))
@@ -195,7 +195,7 @@ def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
     assert scene_of(path).alpha == ()
 
 
-def test_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
+def test_the_error_for_a_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     write_raster(path, noise(1, 8, 8), photometric="palette")
     for settings in (Settings(), Settings(bands=(1, 1, 1))):
@@ -248,7 +248,7 @@ def test_nan_is_never_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("internal", [True, False])
-def test_internal_and_side_car_masks(tmp_path: Path, internal: bool) -> None:
+def test_internal_and_sidecar_masks_are_read(tmp_path: Path, internal: bool) -> None:
     mask = np.full((6, 8), 255, dtype="uint8")
     mask[2:, 3] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal):
@@ -258,7 +258,7 @@ def test_internal_and_side_car_masks(tmp_path: Path, internal: bool) -> None:
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).valid_HW, mask != 0)
 
 
-def test_nan_within_a_mask_of_the_file(tmp_path: Path) -> None:
+def test_nan_is_invalid_even_if_the_mask_of_the_file_says_valid(tmp_path: Path) -> None:
     mask = np.full((6, 8), 255, dtype="uint8")
     mask[5] = 0
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
@@ -345,7 +345,7 @@ def test_crs_is_a_code_only_on_exact_match(tmp_path: Path) -> None:
     assert ProjCRS.from_user_input(odd).ellipsoid.semi_major_metre == 6378140
 
 
-def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
+def test_a_crs_without_a_transform_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with pytest.warns(NotGeoreferencedWarning):
         write_raster(path, noise(3, 8, 8), transform=None)
@@ -353,7 +353,7 @@ def test_a_crs_without_a_transform_places_nothing(tmp_path: Path) -> None:
     assert (scene.crs, scene.transform) == (None, IDENTITY)
 
 
-def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
+def test_strips_png_and_jpeg_are_striped_and_tiles_are_not(tmp_path: Path) -> None:
     values = noise(3, 300, 300)
     tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
     assert not scene_of(write_raster(tmp_path / "tiles.tif", values, **tiles)).striped
@@ -370,13 +370,13 @@ def test_tiled_strips_png_and_jpeg(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b.tif", "a#b?c=1.tif", "ü%20!.tif", "c:d.tif"])
-def test_any_file_name(tmp_path: Path, name: str) -> None:
+def test_any_file_name_can_be_read(tmp_path: Path, name: str) -> None:
     values = noise(3, 8, 8)
     scene = scene_of(write_raster(tmp_path / name, values))
     np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, values)
 
 
-def test_acquisition_goes_before_the_time_of_writing(tmp_path: Path) -> None:
+def test_the_acquisition_time_takes_precedence_over_the_time_of_writing(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(3, 8, 8))
     with rasterio.open(path, "r+") as out:
         out.update_tags(TIFFTAG_DATETIME="0000:00:00 00:00:00")
@@ -392,7 +392,9 @@ def test_acquisition_goes_before_the_time_of_writing(tmp_path: Path) -> None:
 # ---- the environment -----------------------------------------------------------------------
 
 
-def test_quiet_inside_and_untouched_outside(caplog: pytest.LogCaptureFixture) -> None:
+def test_gdal_env_collects_warnings_inside_and_leaves_them_alone_outside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     log = logging.getLogger("rasterio._err")
     with gdal_env() as outer, gdal_env() as inner:
         log.warning("within")
@@ -402,7 +404,7 @@ def test_quiet_inside_and_untouched_outside(caplog: pytest.LogCaptureFixture) ->
     assert [record.getMessage() for record in caplog.records] == ["without"]
 
 
-def test_threads_and_overviews(tmp_path: Path) -> None:
+def test_threads_read_full_resolution_despite_overviews(tmp_path: Path) -> None:
     values = noise(3, 512, 512)
     path = write_raster(tmp_path / "a.tif", values, **TILES)
     with rasterio.open(path, "r+") as out:
@@ -416,7 +418,7 @@ def test_threads_and_overviews(tmp_path: Path) -> None:
         np.testing.assert_array_equal(part.values_CHW, values[:, rows, cols])
 
 
-def test_scene_survives_its_journey(tmp_path: Path) -> None:
+def test_a_scene_survives_json(tmp_path: Path) -> None:
     scene = scene_of(write_raster(tmp_path / "a.tif", noise(3, 8, 8)), dataclasses.replace(SCALED))
     record = json.dumps(Shard("0", (scene,), (), ()).to_json())
     assert Shard.from_json(json.loads(record)).scenes == (scene,)

@@ -1,4 +1,4 @@
-"""Ray's errors in words of ours: never its tracebacks, never what lies beneath our own words."""
+"""Ray's errors in our words: without its tracebacks, and without the causes of our own errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def logged(error: Exception) -> logging.LogRecord:
 
 
 def stalled() -> Exception:
-    """As it comes out of a worker: an error that is ours and Ray's, with a traceback for a text."""
+    """An error as it leaves a worker: both ours and Ray's, with a traceback as its text."""
     cause = TransientError("s3://b/k: the store does not answer")
     cause.__cause__ = OSError(f"no such key {SECRET}")
     wrapped = RayTaskError("read", f"Traceback ... {SECRET}", cause).as_instanceof_cause()
@@ -27,7 +27,7 @@ def stalled() -> Exception:
     return wrapped
 
 
-def test_a_lone_stall_is_named_and_the_round_goes_on() -> None:
+def test_a_single_stall_is_named_and_the_round_continues() -> None:
     errors = LoggedErrors()
     assert not errors.filter(logged(stalled()))
     errors.check()
@@ -36,7 +36,7 @@ def test_a_lone_stall_is_named_and_the_round_goes_on() -> None:
     )
 
 
-def test_many_stalls_end_the_round_in_our_words() -> None:
+def test_many_stalls_end_the_round_with_our_message() -> None:
     errors = LoggedErrors()
     for _ in range(STALLED_UNITS):
         errors.filter(logged(stalled()))
@@ -47,7 +47,7 @@ def test_many_stalls_end_the_round_in_our_words() -> None:
     )
 
 
-def test_what_ends_the_round_is_raised_with_its_cause() -> None:
+def test_a_fatal_error_is_raised_with_the_first_error_as_its_reason() -> None:
     errors = LoggedErrors()
     errors.filter(logged(RayTaskError("read", "Traceback", ZeroDivisionError("by zero"))))
     errors.add_fatal(ActorDiedError())
@@ -57,7 +57,7 @@ def test_what_ends_the_round_is_raised_with_its_cause() -> None:
         errors.check()
 
 
-def test_our_own_error_ends_the_round_as_it_is() -> None:
+def test_our_own_error_ends_the_round_unchanged() -> None:
     errors = LoggedErrors()
     errors.add_fatal(stalled())
     with pytest.raises(TransientError) as raised:

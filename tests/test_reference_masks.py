@@ -1,4 +1,4 @@
-"""Whole runs against the reference sliding window, written here as plainly as it is defined."""
+"""Whole runs compared with a reference sliding window, written as plainly as it is defined."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def reference(model: SegFormer, values_CHW: np.ndarray, valid_HW: np.ndarray) ->
     count = torch.zeros(x_CHW.shape[1:])
     for y in origins(x_CHW.shape[1], window, stride):
         for x in origins(x_CHW.shape[2], window, stride):
-            here = np.s_[y : y + window, x : x + window]
+            placed = np.s_[y : y + window, x : x + window]
             with torch.inference_mode():
-                logits = model(x_CHW[:, *here][None])
-            total[:, *here] += F.interpolate(logits, size=(window, window), mode="bilinear")[0]
-            count[here] += 1
+                logits = model(x_CHW[:, *placed][None])
+            total[:, *placed] += F.interpolate(logits, size=(window, window), mode="bilinear")[0]
+            count[placed] += 1
     return (total / count).argmax(dim=0).numpy()[:height, :width]
 
 

@@ -1,7 +1,7 @@
-"""Runs that die again and again, before any of their changes: the rows of the undisturbed run.
+"""Runs that crash again and again, before any change: the rows are those of an undisturbed run.
 
-Everything is as in a real run but two things: the network is a sum over the pixels, and headers are
-read in this process.
+Everything is as in a real run, with two exceptions: the network is a sum over the pixels, and
+headers are read in this process.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from tests.support.s3_server import Server
 
 CLASSES = 4
 SIZES = {"a": (60, 50), "b": (40, 70), "c": (90, 80), "wide": (1100, 60), "tall": (64, 1300)}
-"""Of one block, but for the last two: three of 512 px each."""
+"""Width and height in pixels: one block each, but three of 512 px for each of the last two."""
 SETTINGS = Settings(window=64, stride=48, batch=1)
 EXECUTION = Execution(runner="local", block=512)
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes that archives are put together from; a damaged one, and what is no image."""
+    """Scenes to assemble archives from, one of them damaged, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("pool")
     rng = np.random.default_rng(0)
     for name, (width, height) in SIZES.items():
@@ -63,10 +63,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Sums:
-    """In place of the network: a pixel's class is its sum over the bands, modulo the classes."""
+    """A substitute for the network: a pixel's class is the sum of its bands, modulo CLASSES."""
 
     def __init__(self, *_: object) -> None:
-        """Takes what Replica takes."""
+        """Accept and ignore the arguments of Replica."""
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         blocks = tuple(
@@ -79,9 +79,9 @@ class Sums:
 def _stitched(block: Block, pixels: Pixels) -> Stitched:
     core, rect = block.core, pixels.rect
     top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
-    here = np.s_[top : top + core.height, left : left + core.width]
-    ids_HW = (pixels.values_CHW[:, *here].sum(axis=0) % CLASSES).astype(np.uint8)
-    ids_HW[~pixels.valid_HW[here]] = 255
+    placed = np.s_[top : top + core.height, left : left + core.width]
+    ids_HW = (pixels.values_CHW[:, *placed].sum(axis=0) % CLASSES).astype(np.uint8)
+    ids_HW[~pixels.valid_HW[placed]] = 255
     counts = []
     for _, _, tile in mask_tiles(core):
         top, left = tile.row_off - core.row_off, tile.col_off - core.col_off
@@ -93,27 +93,28 @@ def _stitched(block: Block, pixels: Pixels) -> Stitched:
 
 @dataclass
 class Diary:
-    """How often each unit was begun and ended well, over all runs on one output."""
+    """How often each unit was started and finished, over all runs on one output."""
 
-    begun: Counter[str] = field(default_factory=Counter)
-    ended: Counter[str] = field(default_factory=Counter)
+    started: Counter[str] = field(default_factory=Counter)
+    finished: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
-def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
+def quick_runs(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
+    """Replace the slow parts of runs, and record their units in the diary."""
     read, finish = Work.read, Work.finish
 
-    def noted_read(work: Work, unit: Unit) -> ReadUnit:
-        assert not diary.ended[unit.unit_id], "computed before"
-        diary.begun[unit.unit_id] += 1
+    def recorded_read(work: Work, unit: Unit) -> ReadUnit:
+        assert not diary.finished[unit.unit_id], "computed before"
+        diary.started[unit.unit_id] += 1
         return read(work, unit)
 
-    def noted_finish(work: Work, segmented: SegmentedUnit) -> None:
+    def recorded_finish(work: Work, segmented: SegmentedUnit) -> None:
         finish(work, segmented)
-        diary.ended[segmented.unit.unit_id] += 1
+        diary.finished[segmented.unit.unit_id] += 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.imagery.header_pool, "run_in_sandbox", described_here)
+        patch.setattr(pipeline.imagery.header_pool, "run_in_sandbox", describe_in_this_process)
         patch.setattr(
             pipeline.driver.preparation,
             "read_checkpoint",
@@ -121,12 +122,14 @@ def quick(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
         )
         patch.setattr(pipeline.driver.local, "Replica", Sums)
         patch.setattr(pipeline.planning.planner, "SHARD_UNITS", shard_units)
-        patch.setattr(Work, "read", noted_read)
-        patch.setattr(Work, "finish", noted_finish)
+        patch.setattr(Work, "read", recorded_read)
+        patch.setattr(Work, "finish", recorded_finish)
         yield
 
 
-def described_here(work: Callable[[Any], Any], files: Sequence[Any], _: object) -> Iterator[Any]:
+def describe_in_this_process(
+    work: Callable[[Any], Any], files: Sequence[Any], _: object
+) -> Iterator[Any]:
     for index, file in enumerate(files):
         yield index, Returned(work(file))
 
@@ -140,41 +143,41 @@ def undisturbed(
 ) -> Path:
     """One run over all scenes."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
-    with quick(Diary()):
+    with quick_runs(Diary()):
         run([str(pool)], small_checkpoint, str(out), SETTINGS, EXECUTION)
     return out
 
 
 @dataclass(frozen=True)
 class Story:
-    """What happens to one output."""
+    """The history of one output: its scenes, and how its runs end."""
 
     names: list[str]
-    """Of the scenes; the first is sound."""
+    """File names of the scenes; the first scene is intact."""
     early: int
-    """How many of them are there from the start; the others come before the last run."""
+    """The number of scenes present from the start; the others arrive before the last run."""
     shard_units: int
     ends: list[int]
-    """The change before which each run ends, if it makes so many."""
+    """For each run, the number of the change before which it crashes, if it makes that many."""
     cuts: int | None
-    """Seed of what a power cut takes back; None: the processes end, the machine goes on."""
+    """Seed of what a power cut undoes; None: only the processes die, not the machine."""
 
 
 @st.composite
-def stories(draw: st.DrawFn, most_ends: int, most_changes: int) -> Story:
+def stories(draw: st.DrawFn, max_ends: int, max_changes: int) -> Story:
     names = draw(st.permutations(["b", "c", "wide", "tall", "torn", "text"]))
     names = ["a", *names[: draw(st.integers(0, len(names)))]]
     return Story(
         [f"{name}.tif" for name in names],
         draw(st.integers(1, len(names))),
         draw(st.sampled_from([1, 2, 1000])),
-        draw(st.lists(st.integers(0, most_changes), min_size=1, max_size=most_ends)),
+        draw(st.lists(st.integers(0, max_changes), min_size=1, max_size=max_ends)),
         draw(st.one_of(st.none(), st.integers(0, 1000))),
     )
 
 
 class Chronicle:
-    """Lives a story."""
+    """The runs of a story, carried out on one output."""
 
     def __init__(self, story: Story, pool: Path, checkpoint: str, out: str) -> None:
         self._story = story
@@ -183,25 +186,25 @@ class Chronicle:
         self._diary = Diary()
 
     def live(self, lives: Callable[[int | None], AbstractContextManager[Life]]) -> None:
-        """Runs until the end that the story says, then once more."""
+        """Run until each crash of the story, then once more to the end."""
         crashes = 0
         for end in self._story.ends:
-            with quick(self._diary, self._story.shard_units), lives(end):
+            with quick_runs(self._diary, self._story.shard_units), lives(end):
                 try:
                     self._run(self._urls[: self._story.early])
                 except Crash:
                     crashes += 1
         event(f"{crashes} crashes")
-        with quick(self._diary, self._story.shard_units), lives(None):
+        with quick_runs(self._diary, self._story.shard_units), lives(None):
             receipt = self._run(self._urls)
-        begun = self._diary.begun
+        started = self._diary.started
         assert receipt.scenes_planned == receipt.outcomes == len(self._urls)
-        assert len(begun) == receipt.units
-        assert begun.total() - receipt.units <= crashes  # at most what was under way
+        assert len(started) == receipt.units
+        assert started.total() - receipt.units <= crashes  # at most what was being computed
 
-    def live_on(self) -> None:
-        """One more run: it has nothing to do but to clean up."""
-        with quick(self._diary, self._story.shard_units):
+    def run_idle(self) -> None:
+        """Run once more: nothing is left to do except cleaning up."""
+        with quick_runs(self._diary, self._story.shard_units):
             assert self._run(self._urls).units_computed == 0
 
     def _run(self, urls: list[str]) -> Receipt:
@@ -216,8 +219,8 @@ def check_rows(undisturbed: Path, out: Path | str, names: list[str]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(story=stories(most_ends=4, most_changes=90))
-def test_runs_that_die_leave_the_rows_of_the_one_that_did_not(
+@given(story=stories(max_ends=4, max_changes=90))
+def test_crashed_runs_leave_the_rows_of_an_undisturbed_run(
     story: Story,
     pool: Path,
     undisturbed: Path,
@@ -237,15 +240,15 @@ def test_runs_that_die_leave_the_rows_of_the_one_that_did_not(
     chronicle = Chronicle(story, pool, small_checkpoint, str(out))
     chronicle.live(life)
     check_rows(undisturbed, out, story.names)
-    chronicle.live_on()
+    chronicle.run_idle()
     assert stray_files(out) == []
     check_rows(undisturbed, out, story.names)
 
 
 @pytest.mark.s3
 @settings(max_examples=5, deadline=None)
-@given(story=stories(most_ends=3, most_changes=20))
-def test_the_same_on_s3(
+@given(story=stories(max_ends=3, max_changes=20))
+def test_crashed_runs_on_s3_leave_the_rows_of_an_undisturbed_run(
     story: Story, pool: Path, undisturbed: Path, small_checkpoint: str, s3: Server
 ) -> None:
     assert s3.url

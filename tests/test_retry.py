@@ -1,4 +1,4 @@
-"""What the errors of a store mean, without a secret, and how long they are waited for."""
+"""How errors of a store are classified, without leaking secrets, and how long they are retried."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def s3(code: str) -> ClientError:
 
 
 def s3fs(code: str, kind: type[OSError] = OSError) -> OSError:
-    """As s3fs hands it on."""
+    """The error of S3 as s3fs passes it on."""
     error = kind(errno.EIO, SECRET) if kind is OSError else kind(SECRET)
     error.__cause__ = s3(code)
     return error
 
 
 def http(status: int) -> ClientResponseError:
-    asked = RequestInfo(URL("http://x/a.tif"), "GET", CIMultiDictProxy(CIMultiDict()))
-    return ClientResponseError(asked, (), status=status, message=SECRET)
+    request = RequestInfo(URL("http://x/a.tif"), "GET", CIMultiDictProxy(CIMultiDict()))
+    return ClientResponseError(request, (), status=status, message=SECRET)
 
 
 VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
-    # what may pass
+    # transient failures
     *((s3fs(code), TransientError, "the store fails") for code in ("SlowDown", "InternalError")),
     *((s3(code), TransientError, "the store fails") for code in ("500", "503", "RequestTimeout")),
     *((http(status), TransientError, "the store fails") for status in (408, 429, 500, 502, 504)),
@@ -70,7 +70,7 @@ VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
     (OSError(errno.EIO, "I/O error"), TransientError, "I/O error"),
     (OSError(errno.ESTALE, "Stale file handle"), TransientError, "Stale file handle"),
     (OSError(errno.EMFILE, "Too many open files"), TransientError, "Too many open files"),
-    # one file's own matter
+    # failures of one file
     (s3fs("AccessDenied", PermissionError), DeniedError, "check the bucket's policy"),
     (s3("InvalidObjectState"), DeniedError, "restore it first"),
     (s3fs("403", PermissionError), DeniedError, "check the AWS_* variables"),
@@ -82,7 +82,7 @@ VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
     (OSError(errno.EISDIR, "Is a directory"), DeniedError, "Is a directory"),
     (OSError(errno.ENOTDIR, "Not a directory"), DeniedError, "Not a directory"),
     (OSError(errno.ENAMETOOLONG, "File name too long"), DeniedError, "File name too long"),
-    # what somebody has to mend before anything can be done
+    # failures that have to be fixed before anything can be done
     (s3fs("SignatureDoesNotMatch", PermissionError), UsageError, "AWS_SECRET_ACCESS_KEY"),
     (s3fs("InvalidAccessKeyId", PermissionError), UsageError, "AWS_ACCESS_KEY_ID"),
     (s3("ExpiredToken"), UsageError, "renew"),
@@ -90,7 +90,7 @@ VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
     (NoCredentialsError(), UsageError, '{"anon": true}'),
     (CredentialRetrievalError(provider="p", error_msg=SECRET), UsageError, "profile"),
     (ParamValidationError(report=SECRET), UsageError, "no bucket can have this name"),
-    # what nobody has foreseen
+    # unforeseen failures
     (s3("NotImplemented"), UnfinishedError, "the store failed (NotImplemented)"),
     (http(418), UnfinishedError, "the store failed (418)"),
     (OSError(errno.ENOSPC, "No space left on device"), UnfinishedError, "No space left on device"),
@@ -103,18 +103,18 @@ def name_of(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("error", "kind", "words"), VERDICTS, ids=name_of)
-def test_each_error_has_its_verdict_and_no_secret(
+def test_each_error_is_classified_without_leaking_a_secret(
     error: BaseException, kind: type[SwathError], words: str
 ) -> None:
-    ours = storage_error(FILE, error)
-    assert type(ours) is kind
-    assert str(ours).startswith(f"{FILE}: ")
-    assert words in str(ours)
-    assert SECRET not in str(ours)
-    assert "\n" not in str(ours)
+    translated = storage_error(FILE, error)
+    assert type(translated) is kind
+    assert str(translated).startswith(f"{FILE}: ")
+    assert words in str(translated)
+    assert SECRET not in str(translated)
+    assert "\n" not in str(translated)
     with pytest.raises(kind) as caught, storage_errors(FILE):
         raise error
-    assert str(caught.value) == str(ours)
+    assert str(caught.value) == str(translated)
     assert caught.value.__cause__ is error
 
 
@@ -131,7 +131,7 @@ def caused(error: BaseException, cause: BaseException | None) -> BaseException:
         (ValueError("a mistake of ours"), ValueError),
         (MemoryError(), MemoryError),
         (InputError("bad", url=FILE, stage="read"), InputError),
-        # fsspec says of all of these that there is no such file
+        # fsspec reports all of these as a missing file
         (caused(FileNotFoundError(FILE), http(404)), FileNotFoundError),
         (caused(FileNotFoundError(FILE), s3("NoSuchKey")), FileNotFoundError),
         (caused(FileNotFoundError(FILE), http(503)), TransientError),
@@ -139,7 +139,7 @@ def caused(error: BaseException, cause: BaseException | None) -> BaseException:
         (caused(FileNotFoundError(FILE), ClientConnectionError()), TransientError),
         (caused(FileNotFoundError(FILE), TimeoutError()), TransientError),
         (caused(FileNotFoundError(FILE), s3("NoSuchBucket")), UsageError),
-        # a checkpoint is read by another library, which wraps what it meets
+        # a checkpoint is read by another library, which wraps the errors it meets
         (caused(CheckpointError("bad"), None), CheckpointError),
         (caused(CheckpointError("bad"), FileNotFoundError()), CheckpointError),
         (caused(CheckpointError("bad"), ValueError()), CheckpointError),
@@ -147,14 +147,16 @@ def caused(error: BaseException, cause: BaseException | None) -> BaseException:
     ],
     ids=name_of,
 )
-def test_what_is_explained_and_what_passes(error: BaseException, kind: type[BaseException]) -> None:
+def test_errors_of_the_store_are_translated_and_others_pass_through(
+    error: BaseException, kind: type[BaseException]
+) -> None:
     with pytest.raises(BaseException) as caught, storage_errors(FILE):  # noqa: PT011
         raise error
     assert type(caught.value) is kind
 
 
 class Clock:
-    """Time passes in sleep only, and in calls that say so."""
+    """A clock that advances only in sleep, and in calls that advance it explicitly."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -177,34 +179,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def failing(times: int | None) -> Callable[[], str]:
-    """Fails so often, None: always; then answers."""
-    left = itertools.count() if times is None else iter(range(times))
+    """A function that fails this many times (None: always) before it answers."""
+    remaining = itertools.count() if times is None else iter(range(times))
 
     def call() -> str:
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             return "answer"
         raise TransientError(f"{FILE}: the store fails")
 
     return call
 
 
-def test_what_passes_is_waited_for_in_growing_pauses(clock: Clock) -> None:
+def test_transient_failures_are_retried_after_growing_pauses(clock: Clock) -> None:
     before = retry.retries_so_far()
     assert retry_transient(failing(9), 300) == "answer"
     assert retry.retries_so_far() == before + 9
-    wanted = [0.5, 1, 2, 4, 8, 15, 15, 15, 15]
-    assert all(w / 2 <= pause <= w for w, pause in zip(wanted, clock.pauses, strict=True))
-    assert len({pause / w for w, pause in zip(wanted, clock.pauses, strict=True)}) > 1
+    longest_s = [0.5, 1, 2, 4, 8, 15, 15, 15, 15]
+    fractions = [pause / longest for longest, pause in zip(longest_s, clock.pauses, strict=True)]
+    assert all(0.5 <= fraction <= 1 for fraction in fractions)
+    assert len(set(fractions)) > 1
 
 
 @pytest.mark.parametrize("patience_s", [0.0, 0.1, 7.0, 300.0])
-def test_patience_ends_exactly(clock: Clock, patience_s: float) -> None:
+def test_retries_end_exactly_when_the_patience_does(clock: Clock, patience_s: float) -> None:
     with pytest.raises(TransientError, match="the store fails"):
         retry_transient(failing(None), patience_s)
     assert clock.now_s == pytest.approx(1000 + patience_s)
 
 
-def test_a_call_that_takes_all_patience_is_made_once(clock: Clock) -> None:
+def test_a_call_that_uses_up_the_patience_is_not_retried(clock: Clock) -> None:
     def slow() -> str:
         clock.now_s += 20
         raise TransientError(FILE)
@@ -214,7 +217,7 @@ def test_a_call_that_takes_all_patience_is_made_once(clock: Clock) -> None:
     assert clock.pauses == []
 
 
-def test_only_what_may_pass_is_waited_for(clock: Clock) -> None:
+def test_only_transient_failures_are_retried(clock: Clock) -> None:
     for error in (UsageError("no"), UnfinishedError("no"), FileNotFoundError(), ValueError()):
 
         def call(error: Exception = error) -> str:
@@ -225,11 +228,11 @@ def test_only_what_may_pass_is_waited_for(clock: Clock) -> None:
     assert clock.pauses == []
 
 
-def test_whoever_waits_gives_signs(clock: Clock) -> None:
-    signs: list[tuple[float, float]] = []
-    with report_rearms(lambda at_least_s: signs.append((clock.now_s, at_least_s))):
+def test_waiting_for_a_retry_rearms_the_limits(clock: Clock) -> None:
+    rearms: list[tuple[float, float]] = []
+    with report_rearms(lambda at_least_s: rearms.append((clock.now_s, at_least_s))):
         retry_transient(failing(3), 300)
-    began = list(itertools.accumulate([1000.0, *clock.pauses]))
-    ended = [*began[1:], began[-1]]
-    assert signs[::2] == [(at, retry.SILENT_S) for at in began]
-    assert signs[1::2] == [(at, 0.0) for at in ended]
+    starts = list(itertools.accumulate([1000.0, *clock.pauses]))
+    ends = [*starts[1:], starts[-1]]
+    assert rearms[::2] == [(at, retry.SILENT_S) for at in starts]
+    assert rearms[1::2] == [(at, 0.0) for at in ends]

@@ -1,4 +1,4 @@
-"""Inputs in quarantine that are tried again: whose rows count, whatever happens meanwhile."""
+"""Retries of quarantined inputs: which rows count, whatever happens in the meantime."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.outputs import ORDER, differences, rows
 
 @pytest.fixture
 def broken(contents: dict[str, bytes], tmp_path: Path) -> Path:
-    """An archive with a good scene, and each kind of bad one."""
+    """An archive with a good scene and one bad scene of each kind."""
     folder = tmp_path / "in"
     put(folder / "good.tif", contents["good0"])
     put(folder / "bad.tif", contents["bad1"])
@@ -41,13 +41,13 @@ def broken(contents: dict[str, bytes], tmp_path: Path) -> Path:
     return folder
 
 
-def mend(folder: Path, contents: dict[str, bytes], unseen: bool = False) -> None:
+def fix_files(folder: Path, contents: dict[str, bytes], unseen: bool = False) -> None:
     put(folder / "bad.tif", contents["good1"], unseen=unseen)
     put(folder / "text.tif", contents["good2"], unseen=unseen)
     put(folder / "sub" / "torn.tif", contents["tall"], unseen=unseen)
 
 
-def test_mended_files_replace_their_old_rows(
+def test_fixed_files_replace_their_old_rows(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -57,7 +57,7 @@ def test_mended_files_replace_their_old_rows(
     partial = [row for row in rows(out, "masks").to_pylist() if row["scene_id"] != "good.tif"]
     assert {row["scene_id"] for row in partial} == {"sub/torn.tif"}
 
-    mend(broken, contents)
+    fix_files(broken, contents)
     waiting = plan([str(broken)], small_checkpoint, SETTINGS, Execution(runner="local"), str(out))
     assert (waiting.scenes, waiting.failures) == (3, ())
     receipt = segment(broken, small_checkpoint, out)
@@ -70,13 +70,13 @@ def test_mended_files_replace_their_old_rows(
     assert plan_files(out) == 2
 
 
-def test_what_has_not_changed_is_tried_again_only_when_asked(
+def test_files_that_look_unchanged_are_retried_only_on_request(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     segment(broken, small_checkpoint, out)
     before = {table: rows(out, table) for table in ORDER}
-    mend(broken, contents, unseen=True)
+    fix_files(broken, contents, unseen=True)
     # The text has grown, which is seen; the others look as they did.
     receipt = segment(broken, small_checkpoint, out)
     assert (receipt.scenes_done, receipt.scenes_partial, receipt.scenes_quarantined) == (2, 1, 1)
@@ -92,7 +92,7 @@ def test_what_has_not_changed_is_tried_again_only_when_asked(
     assert receipt.units_computed == 0
 
 
-def test_what_is_still_broken_has_one_row_however_often_it_is_tried(
+def test_a_file_that_stays_broken_has_one_row_however_often_it_is_retried(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -104,7 +104,7 @@ def test_what_is_still_broken_has_one_row_however_often_it_is_tried(
         check_books(out, receipt)
         assert differences(before, out) == []
         assert plan_files(out) == tries
-    mend(broken, contents)
+    fix_files(broken, contents)
     check_books(out, segment(broken, small_checkpoint, out))
     segment(broken, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
@@ -121,7 +121,7 @@ def test_a_file_that_vanished_stays_in_quarantine(
     assert "bad.tif" in rows(out, "quarantine")["scene_id"].to_pylist()
 
 
-def test_a_file_that_was_never_broken_is_not_tried_again(
+def test_a_file_that_was_never_broken_is_not_retried(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -144,8 +144,8 @@ def test_retried_inputs_do_not_count_until_they_fail_again(
     with pytest.raises(UnfinishedError, match="4 of 5 inputs"):
         segment(folder, small_checkpoint, out, max_quarantined=1, retry_quarantined=True)
     assert rows(out, "quarantine").equals(before)  # until the retry is complete
-    told = status(str(out))
-    assert (told.scenes, told.scenes_published, told.quarantined) == (5, 1, 0)
+    report = status(str(out))
+    assert (report.scenes, report.scenes_published, report.quarantined) == (5, 1, 0)
     for n in range(4):
         put(folder / f"{n}.tif", contents["good1"])
     receipt = segment(folder, small_checkpoint, out, max_quarantined=1)
@@ -154,7 +154,7 @@ def test_retried_inputs_do_not_count_until_they_fail_again(
 
 
 @pytest.mark.s3
-def test_retry_on_s3(
+def test_a_retry_on_s3_leaves_the_rows_of_a_fresh_run(
     small_checkpoint: str,
     contents: dict[str, bytes],
     broken: Path,
@@ -163,7 +163,7 @@ def test_retry_on_s3(
 ) -> None:
     out = f"{s3_folder}/out"
     segment(broken, small_checkpoint, out)
-    mend(broken, contents)
+    fix_files(broken, contents)
     receipt = segment(broken, small_checkpoint, out)
     assert (receipt.scenes_done, receipt.scenes_planned) == (4, 4)
     segment(broken, small_checkpoint, tmp_path / "fresh")
@@ -174,29 +174,29 @@ def test_retry_on_s3(
 
 
 @pytest.mark.slow
-def test_a_crash_at_any_point_of_a_retry(
+def test_a_retry_that_crashes_at_any_point_can_be_resumed(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     first, fresh = tmp_path / "first", tmp_path / "fresh"
     segment(broken, small_checkpoint, first)
-    mend(broken, contents)
+    fix_files(broken, contents)
     segment(broken, small_checkpoint, fresh)
     shutil.copytree(first, tmp_path / "calm")
     with crashing(1000) as changes:
         segment(broken, small_checkpoint, tmp_path / "calm")
-    taken_out = [f"{table}/000000.parquet" for table in ("masks", "scenes", "quarantine")]
-    assert changes.index("masks/000001.parquet") > max(changes.index(path) for path in taken_out)
+    deletions = [f"{table}/000000.parquet" for table in ("masks", "scenes", "quarantine")]
+    assert changes.index("masks/000001.parquet") > max(changes.index(path) for path in deletions)
     for after in range(len(changes)):
         out = tmp_path / f"out{after}"
         shutil.copytree(first, out)
         assert crash_run(after, broken, small_checkpoint, out)
         check_nothing_twice(out)
-        told = status(str(out))
-        published = told.scenes_published
-        assert (told.scenes, published) in [(4, 4), (4, 1)]
+        report = status(str(out))
+        published = report.scenes_published
+        assert (report.scenes, published) in [(4, 4), (4, 1)]
         planned = (out / "plan" / "000001.json").exists()
         assert (
-            told.finished
+            report.finished
             == (published == 4)
             == (not planned or (out / "commits" / "000001.json").exists())
         )
@@ -206,10 +206,10 @@ def test_a_crash_at_any_point_of_a_retry(
 
 
 @pytest.mark.slow
-def test_a_retry_of_a_retry_that_was_cut_short(
+def test_a_retry_of_a_crashed_retry_leaves_the_rows_of_a_fresh_run(
     small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """Three tries of one scene: published, computed but not published, and planned anew."""
+    """One scene is tried three times: published, computed but not published, and planned anew."""
     folder, before = tmp_path / "in", tmp_path / "before"
     put(folder / "bad.tif", contents["bad0"])
     put(folder / "good.tif", contents["good0"])
@@ -230,7 +230,8 @@ def test_a_retry_of_a_retry_that_was_cut_short(
         crashed = crash_run(after, folder, small_checkpoint, out)
         check_nothing_twice(out)
         if not list(out.glob("*/000002*/*")) and not (out / "commits" / "000002.json").exists():
-            assert "bad.tif" in rows(out, "scenes")["scene_id"].to_pylist()  # of the first try
+            # The row of the first try is still there.
+            assert "bad.tif" in rows(out, "scenes")["scene_id"].to_pylist()
         check_books(out, segment(folder, small_checkpoint, out))
         assert differences(tmp_path / "fresh", out) == [], after
         shutil.rmtree(out)
@@ -239,13 +240,13 @@ def test_a_retry_of_a_retry_that_was_cut_short(
     assert after > 10
 
 
-def test_rows_that_a_slow_writer_puts_back_are_taken_out_again(
+def test_rows_that_a_slow_writer_restores_are_deleted_again(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     segment(broken, small_checkpoint, out)
     old = (out / "masks" / "000000.parquet").read_bytes()
-    mend(broken, contents)
+    fix_files(broken, contents)
     segment(broken, small_checkpoint, out)
     (out / "masks" / "000000.parquet").write_bytes(old)
     check_books(out, segment(broken, small_checkpoint, out))
@@ -261,13 +262,13 @@ ROUND = st.tuples(
     st.booleans(),
     st.one_of(st.none(), st.integers(0, 30)),
 )
-"""Files to be changed and whether they become bad; whether to ask for a retry; when to crash."""
+"""Files to change, and whether each becomes bad; whether to request a retry; when to crash."""
 
 
 @pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4))
-def test_whatever_happens_the_rows_are_those_of_a_fresh_run(
+def test_any_history_leaves_the_rows_of_a_fresh_run(
     small_checkpoint: str,
     contents: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,
@@ -278,7 +279,7 @@ def test_whatever_happens_the_rows_are_those_of_a_fresh_run(
     put(folder / "never broken.tif", contents["good4"])
     for changes, retry, after in rounds:
         for name, bad in changes.items():
-            # A scene that is done is not tried again, whatever becomes of its file.
+            # A scene that is done is not retried, whatever happens to its file.
             if name not in done(out):
                 put(folder / name, contents[STATES[name][bad]])
         if after is None:
@@ -293,12 +294,12 @@ def test_whatever_happens_the_rows_are_those_of_a_fresh_run(
 
 def done(out: Path) -> set[str]:
     """Scenes with pixels that this output will not read again."""
-    found = set()
+    scene_ids = set()
     for path in [*out.glob("scenes/*.parquet"), *out.glob("work/*/*.parquet")]:
         table = pq.read_table(path)
         kept = [True] * table.num_rows
         if "status" in table.column_names:
             kept = [state == "done" for state in table["status"].to_pylist()]
         ids = table["scene_id"].to_pylist()
-        found |= {scene_id for scene_id, keep in zip(ids, kept, strict=True) if keep}
-    return found
+        scene_ids |= {scene_id for scene_id, keep in zip(ids, kept, strict=True) if keep}
+    return scene_ids

@@ -1,4 +1,4 @@
-"""Runs from end to end: the same rows whatever the division of work, and what resume leaves."""
+"""End-to-end runs: the same rows however the work is divided, and what a resumed run adds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def segment(archive: Path, checkpoint: str, out: Path, execution: Execution = LO
 
 
 @pytest.mark.parametrize("block", [512, 1024, None])
-def test_same_rows_whatever_the_block(
+def test_the_rows_do_not_depend_on_the_block_size(
     archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path, block: int | None
 ) -> None:
     execution = Execution(runner="local", block=block)
@@ -67,7 +67,7 @@ def test_same_rows_whatever_the_block(
 
 
 @pytest.mark.ray
-def test_same_rows_on_ray(
+def test_the_rows_on_ray_are_those_of_the_plain_loop(
     archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
@@ -84,43 +84,43 @@ def test_same_rows_on_ray(
     assert stray_files(out) == []
 
 
-def test_alpha_taken_for_a_colour_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
+def test_an_alpha_band_fed_to_the_network_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_scene(folder / "0.tif", 60, 50, values=picture(60, 50)[[0, 1, 2, 0, 1]])
     for name in "12":
         Image.fromarray(np.zeros((50, 60, 4), np.uint8), "RGBA").save(folder / f"{name}.png")
     settings = replace(SETTINGS, bands=(4, 3, 2))
-    given = [str(folder)], small_checkpoint
-    receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
-    for notes in (plan(*given, settings, LOCAL).notes, receipt.notes):
+    arguments = [str(folder)], small_checkpoint
+    receipt = run(*arguments, str(tmp_path / "out"), settings, LOCAL)
+    for notes in (plan(*arguments, settings, LOCAL).notes, receipt.notes):
         (note,) = (note for note in notes if "alpha" in note)
         assert note.startswith("2 inputs feed a band that they call alpha to the network, first")
         assert "1.png (band 4)" in note
-    assert not any("alpha" in note for note in plan(*given, SETTINGS, LOCAL).notes)
+    assert not any("alpha" in note for note in plan(*arguments, SETTINGS, LOCAL).notes)
 
 
-def test_a_nodata_value_that_a_type_does_not_have_is_noted(
+def test_a_nodata_value_outside_the_type_of_the_pixels_is_noted(
     small_checkpoint: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
     write_scene(folder / "a.tif", 60, 50)
     write_scene(folder / "b.tif", 60, 50, values=picture(60, 50).astype(np.int16) - 100)
-    given = [str(folder)], small_checkpoint
+    arguments = [str(folder)], small_checkpoint
 
     def notes(nodata: float) -> list[str]:
         settings = replace(SETTINGS, nodata=nodata, scale=0.01)
-        return [note for note in plan(*given, settings, LOCAL).notes if "--nodata" in note]
+        return [note for note in plan(*arguments, settings, LOCAL).notes if "--nodata" in note]
 
     assert notes(0) == notes(255) == []
-    says = (
+    message = (
         f"1 input holds a type that has no 300, first {folder}/a.tif (uint8): --nodata marks none"
     )
-    assert notes(300)[0].startswith(says)
+    assert notes(300)[0].startswith(message)
     assert notes(-1)[0].startswith("1 input holds a type that has no -1")
     for value in (0.5, np.nan, 1e6):
         assert notes(value)[0].startswith(f"2 inputs hold a type that has no {value:g}")
     settings = replace(SETTINGS, nodata=300, scale=0.01)
-    receipt = run(*given, str(tmp_path / "out"), settings, LOCAL)
+    receipt = run(*arguments, str(tmp_path / "out"), settings, LOCAL)
     assert any("--nodata marks none of its pixels" in note for note in receipt.notes)
 
 
@@ -134,8 +134,8 @@ def test_a_second_run_computes_nothing(
     assert (second.bounded_by, second.relief) == (None, None)
     assert (second.replicas, second.busy) == (0, None)
     assert second.startup_s == second.seconds
-    told = status(str(tmp_path / "out"))
-    assert [told.runs[0]["bounded_by"] is None, told.runs[1]["bounded_by"]] == [False, None]
+    report = status(str(tmp_path / "out"))
+    assert [report.runs[0]["bounded_by"] is None, report.runs[1]["bounded_by"]] == [False, None]
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 2
 
 
@@ -150,27 +150,50 @@ def test_added_files_are_computed_and_nothing_else(
     published = {p: p.stat().st_mtime_ns for p in (out / "masks").iterdir()}
     for name in names[1::2]:
         copy_with_times(archive / name, folder / name)
-    waiting = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
+    estimate = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
     second = segment(folder, small_checkpoint, out)
 
-    assert waiting.scenes == len(names[1::2])
-    assert not any("nothing is left" in note for note in waiting.notes)
-    for share, says in (
-        (ALL_SHARDS, "has every input"),
-        (Share(1, 2), "has every input of --shards 1/2"),
-    ):
-        execution = replace(LOCAL, shards=share)
-        done = plan([str(folder)], small_checkpoint, SETTINGS, execution, str(out))
-        assert done.notes[-1] == f"nothing is left to do: {out} {says}"
-    (folder / "broken.tif").write_bytes(b"no image")
-    rejected = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
-    assert rejected.notes[-1] == "nothing is left to compute, but shards are to be published: 1"
+    assert estimate.scenes == len(names[1::2])
+    assert not any("nothing is left" in note for note in estimate.notes)
     assert second.units_computed == second.units - first.units > 0
     assert all(p.stat().st_mtime_ns == t for p, t in published.items())
     assert differences(undisturbed, out, "masks", "statistics", "quarantine") == []
+
+
+@pytest.fixture
+def finished(small_checkpoint: str, tmp_path: Path) -> tuple[Path, Path]:
+    """An archive of two scenes, the second of them added later, and its output of two shards."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for n in range(2):
+        write_scene(folder / f"{n}.tif", 60, 50, seed=n)
+        segment(folder, small_checkpoint, out)
+    return folder, out
+
+
+@pytest.mark.parametrize(
+    ("share", "coverage"),
+    [(ALL_SHARDS, "has every input"), (Share(1, 2), "has every input of --shards 1/2")],
+    ids=str,
+)
+def test_a_plan_notes_that_nothing_is_left_to_do(
+    finished: tuple[Path, Path], small_checkpoint: str, share: Share, coverage: str
+) -> None:
+    folder, out = finished
+    execution = replace(LOCAL, shards=share)
+    estimate = plan([str(folder)], small_checkpoint, SETTINGS, execution, str(out))
+    assert estimate.notes[-1] == f"nothing is left to do: {out} {coverage}"
+
+
+def test_a_plan_notes_shards_that_only_have_to_be_published_and_scenes_in_quarantine(
+    finished: tuple[Path, Path], small_checkpoint: str
+) -> None:
+    folder, out = finished
+    (folder / "broken.tif").write_bytes(b"no image")
+    before = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out)).notes[-1]
+    assert before == "nothing is left to compute, but shards are to be published: 1"
     segment(folder, small_checkpoint, out)
-    done = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out))
-    assert done.notes[-1].endswith("1 of them in quarantine: --retry-quarantined tries these again")
+    after = plan([str(folder)], small_checkpoint, SETTINGS, LOCAL, str(out)).notes[-1]
+    assert after.endswith("1 of them in quarantine: --retry-quarantined tries these again")
 
 
 def copy_with_times(source: Path, target: Path) -> None:
@@ -178,7 +201,7 @@ def copy_with_times(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
 
 
-def test_a_changed_file_is_told_and_never_mixed_in(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_changed_file_is_noted_and_never_mixed_in(small_checkpoint: str, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_scene(folder / "a.tif", 200, 150, seed=1)
     segment(folder, small_checkpoint, out)
@@ -192,7 +215,7 @@ def test_a_changed_file_is_told_and_never_mixed_in(small_checkpoint: str, tmp_pa
     assert rows(out, "masks").to_pylist() == before
 
 
-def test_a_mended_file_is_taken_up(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_fixed_file_is_segmented_by_the_next_run(small_checkpoint: str, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_scene(folder / "good.tif", 200, 150)
     (folder / "bad.tif").write_text("no image")
@@ -213,10 +236,12 @@ def test_one_file_under_two_names_is_refused(small_checkpoint: str, tmp_path: Pa
         run(inputs, small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     segment(folder, small_checkpoint, tmp_path / "out")
     receipt = segment(folder / "sub", small_checkpoint, tmp_path / "out")
-    assert receipt.scenes_planned == 1  # known by its path
+    assert receipt.scenes_planned == 1  # recognized by its path
 
 
-def test_odd_names(small_checkpoint: str, tmp_path: Path) -> None:
+def test_odd_file_names_are_segmented_but_not_those_outside_utf_8(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "in"
     names = ["a::b.tif", "c[1]*?.tif", "d %20#&'.tif", "ü.tif"]
     for name in names:
@@ -242,7 +267,7 @@ def test_a_crs_that_is_nowhere_on_earth_gives_no_areas(
 
 
 @pytest.mark.parametrize("block", [512, 1024])
-def test_same_rows_at_an_odd_window_and_batch(
+def test_the_rows_do_not_depend_on_the_block_size_at_an_odd_window_and_batch(
     small_checkpoint: str, tmp_path: Path, block: int
 ) -> None:
     write_scene(tmp_path / "in" / "a.tif", 1100, 700)
@@ -259,12 +284,12 @@ def test_a_second_run_at_the_same_time_is_refused(small_checkpoint: str, tmp_pat
     write_scene(folder / "a.tif", 600, 600)
     refusals: list[str] = []
 
-    def meanwhile(_: Progress) -> None:
+    def run_again(_: Progress) -> None:
         with pytest.raises(UsageError) as refused:
             segment(folder, small_checkpoint, out)
         refusals.append(str(refused.value))
 
-    run([str(folder)], small_checkpoint, str(out), SETTINGS, LOCAL, meanwhile)
+    run([str(folder)], small_checkpoint, str(out), SETTINGS, LOCAL, run_again)
     assert "another run is using this output" in refusals[0]
 
 
@@ -277,7 +302,7 @@ def test_a_vanished_file_is_quarantined(small_checkpoint: str, tmp_path: Path) -
         doomed.unlink(missing_ok=True)
 
     execution = Execution(runner="local", block=512)
-    big = write_scene(folder / "0.tif", 600, 600)  # units of its own, computed first
+    big = write_scene(folder / "0.tif", 600, 600)  # in separate units, computed first
     receipt = run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, remove)
     assert big.exists()
     assert [f.scene_id for f in receipt.failures] == ["b.tif"]
@@ -286,7 +311,9 @@ def test_a_vanished_file_is_quarantined(small_checkpoint: str, tmp_path: Path) -
     assert statuses == {"0.tif": "done", "a.tif": "done", "b.tif": "quarantined"}
 
 
-def test_two_bad_files_among_ten_good_ones(small_checkpoint: str, tmp_path: Path) -> None:
+def test_two_bad_files_among_ten_good_ones_are_quarantined(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     for n in range(10):
         write_scene(folder / f"good{n}.tif", 150, 150, seed=n)
@@ -331,9 +358,9 @@ def test_one_broken_block_leaves_a_partial_scene(small_checkpoint: str, tmp_path
     seen: list[tuple[float, float]] = []
 
     def watch(progress: Progress) -> None:
-        told = status(str(out))
+        report = status(str(out))
         seen.append((progress.done_px / 1e6, progress.quarantined_px / 1e6))
-        assert seen[-1] == pytest.approx((told.megapixels_done, told.megapixels_quarantined))
+        assert seen[-1] == pytest.approx((report.megapixels_done, report.megapixels_quarantined))
 
     execution = Execution(runner="local", block=512)
     receipt = run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
@@ -343,7 +370,7 @@ def test_one_broken_block_leaves_a_partial_scene(small_checkpoint: str, tmp_path
     assert seen[-1] == ((600 * 1500 - failed_px) / 1e6, failed_px / 1e6)
     assert receipt.megapixels == (600 * 1500 - failed_px) / 1e6
     run([str(folder)], small_checkpoint, str(out), SETTINGS, execution, watch)
-    assert seen[-1] == seen[-2]  # of earlier runs, too
+    assert seen[-1] == seen[-2]  # includes earlier runs
     assert receipt.scenes_partial == 1
     assert {f.stage for f in receipt.failures} == {"read"}
     assert rows(out, "scenes")["status"].to_pylist() == ["partial"]
@@ -363,21 +390,21 @@ def test_non_finite_logits_are_quarantined_and_never_a_class(
     assert rows(tmp_path / "out", "masks").num_rows == 0
 
 
-def test_another_job_is_refused_by_its_differences(
+def test_another_job_on_the_same_output_is_refused_naming_the_differences(
     small_checkpoint: str, b0_checkpoint: str, tmp_path: Path
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     write_scene(folder / "a.tif", 200, 150)
     segment(folder, small_checkpoint, out)
-    for settings, says in (
+    for settings, message in (
         (Settings(window=128, stride=64), "stride: 96 here, 64 asked for"),
         (replace(SETTINGS, scale=0.5), "scale: none here, 0.5 asked for"),
         (replace(SETTINGS, dtype="bfloat16"), "dtype: float32 here, bfloat16 asked for"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             run([str(folder)], small_checkpoint, str(out), settings, LOCAL)
-    says = rf"another checkpoint: {small_checkpoint} here, .* {b0_checkpoint} asked"
-    with pytest.raises(UsageError, match=says):
+    message = rf"another checkpoint: {small_checkpoint} here, .* {b0_checkpoint} asked"
+    with pytest.raises(UsageError, match=message):
         segment(folder, b0_checkpoint, out)
     with pytest.raises(UsageError, match=r"another file as scene 'a\.tif'"):
         segment(write_scene(tmp_path / "other" / "a.tif", 9, 9).parent, small_checkpoint, out)
@@ -429,19 +456,19 @@ def test_png_and_jpeg_without_crs_have_no_areas(small_checkpoint: str, tmp_path:
     assert rows(out, "masks")["geometry"].null_count == rows(out, "masks").num_rows > 0
 
 
-def test_status_tells_what_the_records_say(
+def test_status_agrees_with_the_records(
     archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
     receipt = segment(archive, small_checkpoint, tmp_path / "out")
-    told = status(str(tmp_path / "out"))
-    assert told.finished
-    assert told.units == told.units_done == receipt.units
-    assert told.scenes == told.scenes_published == 7
-    assert told.megapixels_done == pytest.approx(receipt.megapixels)
-    assert told.settings["settings"]["stride"] == 96
-    assert told.runs[0]["units_computed"] == receipt.units_computed
+    report = status(str(tmp_path / "out"))
+    assert report.finished
+    assert report.units == report.units_done == receipt.units
+    assert report.scenes == report.scenes_published == 7
+    assert report.megapixels_done == pytest.approx(receipt.megapixels)
+    assert report.settings["settings"]["stride"] == 96
+    assert report.runs[0]["units_computed"] == receipt.units_computed
     job = json.loads((tmp_path / "out" / "job.json").read_text())
-    assert job["fingerprint"] == told.settings["fingerprint"]
+    assert job["fingerprint"] == report.settings["fingerprint"]
 
 
 def test_statistics_are_the_sums_of_the_masks(undisturbed: Path) -> None:
@@ -463,7 +490,7 @@ def test_statistics_are_the_sums_of_the_masks(undisturbed: Path) -> None:
     assert all(value == pytest.approx(1) for value in fractions.values())
 
 
-def test_masks_count_what_they_hold(undisturbed: Path) -> None:
+def test_the_counts_of_a_mask_are_those_of_its_pixels(undisturbed: Path) -> None:
     for tile in rows(undisturbed, "masks").to_pylist():
         ids = np.frombuffer(tile["mask"], tile["mask_dtype"])
         assert ids.size == tile["width"] * tile["height"]

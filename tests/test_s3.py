@@ -33,15 +33,15 @@ pytestmark = pytest.mark.s3
 SETTINGS = Settings(window=128, stride=96, batch=2)
 LOCAL = Execution(runner="local", block=512)
 READING = "reading the checkpoint and the headers of the inputs ...\n"
-"""What plan and run say at once."""
+"""The first line that plan and run print."""
 WITH_URL = {"scenes.url", "quarantine.url", "quarantine.message"}
-"""The columns that name where an input lies."""
+"""The columns that contain the location of an input."""
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several blocks, strips, a side-car mask, a world file, a PNG, names to trip over, and a file
-    that is no image."""
+    """A scene of several blocks, strips, a sidecar mask, a PNG with a world file, awkward names,
+    and a file that is not an image."""
     folder = tmp_path_factory.mktemp("archive")
     write_scene(folder / "large.tif", 900, 700, seed=1)
     write_scene(folder / "strips.tif", 300, 400, seed=2, tiled=False)
@@ -80,8 +80,8 @@ def upload(url: str, archive: Path, checkpoint: str) -> str:
     return url
 
 
-def fetched(url: str, folder: Path) -> Path:
-    """The objects below a URL, as files."""
+def download(url: str, folder: Path) -> Path:
+    """Download the objects below a URL into a folder, and return the folder."""
     fs = s3_server.client()
     root = url.removeprefix("s3://")
     for name in fs.find(root):
@@ -92,7 +92,7 @@ def fetched(url: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_the_rows_are_those_of_the_run_on_disk(
+def test_a_run_on_s3_has_the_rows_of_the_run_on_disk(
     on_disk: Path, remote: str, s3_folder: str, tmp_path: Path, runner: str, archive: Path
 ) -> None:
     out = f"{s3_folder}/out"
@@ -100,20 +100,22 @@ def test_the_rows_are_those_of_the_run_on_disk(
     receipt = run([f"{remote}/in"], f"{remote}/model", out, SETTINGS, execution)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (6, 1)
 
-    local = fetched(out, tmp_path / "out")
+    local = download(out, tmp_path / "out")
     assert set(differences(on_disk, local)) == WITH_URL
     for table in ("scenes", "quarantine"):
-        for here, there in zip(
+        for disk_row, s3_row in zip(
             rows(on_disk, table).to_pylist(), rows(local, table).to_pylist(), strict=True
         ):
-            assert there["url"] == here["url"].replace(str(archive), f"{remote}/in")
-            if "message" in here:
-                assert there["message"] == here["message"].replace(str(archive), f"{remote}/in")
+            assert s3_row["url"] == disk_row["url"].replace(str(archive), f"{remote}/in")
+            if "message" in disk_row:
+                assert s3_row["message"] == disk_row["message"].replace(
+                    str(archive), f"{remote}/in"
+                )
     assert stray_files(local) == []
 
-    told = status(out)
-    assert told.finished
-    assert told.scenes == told.scenes_published == 7
+    report = status(out)
+    assert report.finished
+    assert report.scenes == report.scenes_published == 7
     sql = "SELECT class_id, sum(pixels) AS n FROM statistics GROUP BY 1 ORDER BY 1"
     assert query(out, sql).equals(query(str(on_disk), sql))
     sql = "SELECT count(*) AS tiles, sum(octet_length(mask)) AS bytes FROM masks"
@@ -131,19 +133,19 @@ def test_resume_computes_only_what_is_missing(
 
     with pytest.raises(KeyboardInterrupt):
         run(*arguments, stop)
-    waiting = plan(*arguments[:2], SETTINGS, LOCAL, f"{s3_folder}/out")
+    estimate = plan(*arguments[:2], SETTINGS, LOCAL, f"{s3_folder}/out")
     receipt = run(*arguments)
-    assert receipt.units_computed == receipt.units - 2 == waiting.units > 0
+    assert receipt.units_computed == receipt.units - 2 == estimate.units > 0
     assert run(*arguments).units_computed == 0
-    local = fetched(f"{s3_folder}/out", tmp_path / "out")
+    local = download(f"{s3_folder}/out", tmp_path / "out")
     assert set(differences(on_disk, local)) == WITH_URL
     assert stray_files(local) == []
 
 
-def test_added_and_changed_files_are_seen(
+def test_added_and_changed_files_are_noticed(
     small_checkpoint: str, s3_folder: str, tmp_path: Path
 ) -> None:
-    """In one process: neither GDAL nor s3fs may answer from what they remember."""
+    """All runs share one process: neither GDAL nor s3fs may answer from a stale cache."""
     files, url = tmp_path / "in", f"{s3_folder}/in"
 
     def put(name: str, width: int, seed: int) -> None:
@@ -166,31 +168,33 @@ def test_added_and_changed_files_are_seen(
     assert (changed.units, changed.units_computed) == (2, 0)
     assert "2 inputs have changed" in changed.notes[-1]
     segment(str(files), str(tmp_path / "disk"))
-    second = fetched(f"{s3_folder}/second", tmp_path / "second")
+    second = download(f"{s3_folder}/second", tmp_path / "second")
     assert differences(tmp_path / "disk", second, "masks", "statistics") == []
 
 
-def test_the_requester_pays(remote: str, small_checkpoint: str, tmp_path: Path) -> None:
-    """Every request for an input says so. (The servers here take it without billing anybody.)"""
+def test_requests_for_inputs_say_that_the_requester_pays(
+    remote: str, small_checkpoint: str, tmp_path: Path
+) -> None:
+    """Every request for an input has the header, which these servers accept without billing."""
     access = Access.parse('{"requester_pays": true}')
     fs, _ = access.filesystem(remote)  # the one that reading uses, too
     fs.connect()
-    said: list[object] = []
+    payers: list[object] = []
 
-    def note(request: Any, **_: Any) -> None:
-        said.append(request.headers.get("x-amz-request-payer"))
+    def record_payer(request: Any, **_: Any) -> None:
+        payers.append(request.headers.get("x-amz-request-payer"))
 
-    fs.s3.meta.events.register("before-send.s3", note)
+    fs.s3.meta.events.register("before-send.s3", record_payer)
     execution = Execution(runner="local", block=512, access=access)
     run([f"{remote}/in/strips.tif"], small_checkpoint, str(tmp_path / "out"), SETTINGS, execution)
-    fs.s3.meta.events.unregister("before-send.s3", note)
-    assert b"requester" in said or "requester" in said
+    fs.s3.meta.events.unregister("before-send.s3", record_payer)
+    assert b"requester" in payers or "requester" in payers
 
 
-def test_few_requests_per_scene(
+def test_a_scene_takes_few_requests(
     s3: s3_server.Server, small_checkpoint: str, s3_folder: str, tmp_path: Path
 ) -> None:
-    """Beside every image GDAL would ask for the metadata of some ten satellites."""
+    """By default, GDAL looks beside every image for the metadata files of some ten satellites."""
     if not isinstance(s3, s3_server.Gateway):
         pytest.skip("moto keeps no log of requests")
     name = "counted.tif"
@@ -198,15 +202,15 @@ def test_few_requests_per_scene(
     s3_server.client().put_file(str(path), f"{s3_folder}/in/{name}")
     before = s3.requests(name)
     run([f"{s3_folder}/in/{name}"], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
-    asked = s3.requests(name) - before
-    assert 2 <= asked <= 10
+    requests = s3.requests(name) - before
+    assert 2 <= requests <= 10
 
 
 def test_no_credential_is_recorded(
     s3: s3_server.Server, remote: str, s3_folder: str, tmp_path: Path
 ) -> None:
     run([f"{remote}/in"], f"{remote}/model", f"{s3_folder}/out", SETTINGS, LOCAL)
-    local = fetched(f"{s3_folder}/out", tmp_path / "out")
+    local = download(f"{s3_folder}/out", tmp_path / "out")
     files = [file for file in local.rglob("*") if file.is_file()]
     assert {"job.json", "classes.parquet"} < {file.name for file in files}
     for file in files:
@@ -216,7 +220,7 @@ def test_no_credential_is_recorded(
 
 
 Variables = Mapping[str, str | None]
-"""Of the environment; None: not set."""
+"""Environment variables; None: unset."""
 WRONG_SECRET = {"AWS_SECRET_ACCESS_KEY": "wrong-secret-wrong-secret-wrong-secret00"}
 UNKNOWN_KEY = {"AWS_ACCESS_KEY_ID": "NOBODYSKEY0000000001"}
 NO_KEY = {"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}
@@ -254,7 +258,7 @@ def test_a_refusal_is_one_clear_line(
     arguments = [command, source]
     arguments += ["--checkpoint", checkpoint] if checkpoint else []
     arguments += ["--output", output] if output else []
-    message = refused([word.format(**places) for word in arguments], s3, changed)
+    message = run_refused([word.format(**places) for word in arguments], s3, changed)
     (url,) = [w for w in (source, checkpoint, output) if w.startswith(("s3://", "{r}"))]
     assert url.format(**places) in message
     assert remedy in message
@@ -274,7 +278,7 @@ def reader(s3: s3_server.Server) -> Iterator[s3_server.Credentials]:
     s3.set_policy("tests", None)
 
 
-def test_a_read_only_bucket(
+def test_a_read_only_bucket_holds_inputs_but_no_output(
     s3: s3_server.Server,
     remote: str,
     reader: s3_server.Credentials,
@@ -283,19 +287,19 @@ def test_a_read_only_bucket(
     on_disk: Path,
 ) -> None:
     arguments = ["run", f"{remote}/in", "--checkpoint", f"{remote}/model", "--output"]
-    message = refused([*arguments, f"{s3_folder}/out"], s3, reader.environment())
+    message = run_refused([*arguments, f"{s3_folder}/out"], s3, reader.environment())
     assert f"{s3_folder}/out" in message
     assert "bucket's policy (AccessDenied)" in message
     assert s3_server.client().find(s3_folder) == []
 
     options = ["--runner", "local", "--window", "128", "--stride", "96", "--batch", "2"]
     done = swath([*arguments, str(tmp_path / "out"), *options], s3, reader.environment())
-    assert done.returncode == 3, done.stderr  # reading is all that it takes
+    assert done.returncode == 3, done.stderr  # inputs need only be read
     assert set(differences(on_disk, tmp_path / "out")) == WITH_URL
 
 
 @pytest.mark.slow
-def test_a_silent_endpoint_is_named(
+def test_an_endpoint_that_does_not_answer_is_named(
     s3: s3_server.Server, remote: str, small_checkpoint: str
 ) -> None:
     arguments = ["plan", f"{remote}/in", "--checkpoint", small_checkpoint]
@@ -305,8 +309,8 @@ def test_a_silent_endpoint_is_named(
     assert f"{remote}/in: the store does not answer; check the endpoint" in done.stderr
 
 
-def refused(arguments: list[str], s3: s3_server.Server, changed: Variables) -> str:
-    """The one line of a refusal."""
+def run_refused(arguments: list[str], s3: s3_server.Server, changed: Variables) -> str:
+    """Run a command that must be refused in one line, and return its stderr."""
     started = time.monotonic()
     done = swath(arguments, s3, changed)
     seconds = time.monotonic() - started
@@ -317,7 +321,7 @@ def refused(arguments: list[str], s3: s3_server.Server, changed: Variables) -> s
     assert line.count("\n") == 1
     secrets = [s3.credentials.secret, WRONG_SECRET["AWS_SECRET_ACCESS_KEY"]]
     assert not [secret for secret in secrets if secret in done.stderr]
-    # What is promised is 15 s of an idle machine; this only tells an answer from retries.
+    # The promise is 15 s on an idle machine; this limit only distinguishes an answer from retries.
     assert seconds < 60
     return done.stderr
 
@@ -347,7 +351,7 @@ def test_credentials_in_a_url_are_refused() -> None:
         assert "hidden" not in str(error.value)
 
 
-def test_public_data_without_credentials(
+def test_public_data_is_read_without_credentials(
     s3: s3_server.Server,
     remote: str,
     small_checkpoint: str,
@@ -355,7 +359,7 @@ def test_public_data_without_credentials(
     on_disk: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By s3:// with {"anon": true}, and one object by its http:// URL."""
+    """All inputs through s3:// with {"anon": true}, and one object through its http:// URL."""
     if not s3.checks_credentials:
         pytest.skip("moto refuses the public some names")
     anyone = s3_server.policy("tests", "*", "s3:GetObject", "s3:ListBucket")

@@ -21,26 +21,27 @@ Statements = list[dict[str, Any]]
 
 
 def statements(bucket: str, user: str) -> Statements:
-    """Of the file, as it is but for whom it allows this."""
+    """The statements of the policy file for a bucket, with this user as the principal."""
     name = {INPUTS: "bucket-inputs.json", OUTPUT: "bucket-output.json"}[bucket]
-    found: Statements = json.loads((POLICIES / name).read_text())["Statement"]
-    return [{**one, "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}} for one in found]
+    policy = json.loads((POLICIES / name).read_text())
+    principal = {"Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]}}
+    return [{**statement, **principal} for statement in policy["Statement"]]
 
 
-def without(some: Statements, action: str) -> Statements:
-    less = [{**one, "Action": [a for a in one["Action"] if a != action]} for one in some]
-    assert less != some
-    return [one for one in less if one["Action"]]
+def without(policy: Statements, action: str) -> Statements:
+    reduced = [{**s, "Action": [a for a in s["Action"] if a != action]} for s in policy]
+    assert reduced != policy
+    return [statement for statement in reduced if statement["Action"]]
 
 
-def allow(s3: s3_server.Server, bucket: str, some: Statements) -> None:
-    s3.set_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": some}))
+def allow(s3: s3_server.Server, bucket: str, policy: Statements) -> None:
+    s3.set_policy(bucket, json.dumps({"Version": "2012-10-17", "Statement": policy}))
 
 
 @pytest.fixture(scope="module")
 def role(s3: s3_server.Server, small_checkpoint: str) -> s3_server.Credentials:
-    """One who has no rights but those of a policy, and the two buckets that the files name, with
-    an archive and a checkpoint."""
+    """A user whose only rights are those of a policy. The two buckets that the policy files name
+    exist, the first of them with a checkpoint."""
     if not isinstance(s3, s3_server.Gateway):
         pytest.skip("moto knows one user")
     credentials = s3_server.Credentials("ROLEOFTHEJOB00000001", "role-own-secret-" + "2" * 24)
@@ -73,7 +74,7 @@ def run(s3: s3_server.Server, role: s3_server.Credentials) -> subprocess.Complet
 @pytest.mark.s3
 @pytest.mark.slow
 @pytest.mark.usefixtures("archive")
-def test_a_run_needs_no_more_than_these_rights(
+def test_the_rights_of_the_policies_are_enough_for_a_run(
     s3: s3_server.Server, role: s3_server.Credentials
 ) -> None:
     for bucket in (INPUTS, OUTPUT):
@@ -81,7 +82,7 @@ def test_a_run_needs_no_more_than_these_rights(
     done = run(s3, role)
     assert done.returncode == 0, done.stderr
     assert "may not do that" not in done.stderr
-    again = run(s3, role)  # that finds everything done
+    again = run(s3, role)  # finds everything done
     assert again.returncode == 0, again.stderr
     assert s3_server.client().find(f"{OUTPUT}/landcover/masks")
 
@@ -89,7 +90,7 @@ def test_a_run_needs_no_more_than_these_rights(
 @pytest.mark.s3
 @pytest.mark.slow
 @pytest.mark.usefixtures("archive")
-def test_without_the_right_to_find_old_uploads_they_stay(
+def test_without_the_right_to_list_uploads_old_ones_stay_with_a_warning(
     s3: s3_server.Server, role: s3_server.Credentials
 ) -> None:
     allow(s3, INPUTS, statements(INPUTS, "role"))
@@ -103,7 +104,7 @@ def test_without_the_right_to_find_old_uploads_they_stay(
 @pytest.mark.slow
 @pytest.mark.usefixtures("archive")
 @pytest.mark.parametrize(
-    ("bucket", "action", "named"),
+    ("bucket", "action", "url"),
     [
         (INPUTS, "s3:GetObject", f"s3://{INPUTS}/checkpoint"),
         (INPUTS, "s3:ListBucket", f"s3://{INPUTS}/scenes"),
@@ -112,22 +113,22 @@ def test_without_the_right_to_find_old_uploads_they_stay(
         (OUTPUT, "s3:DeleteObject", f"s3://{OUTPUT}/landcover"),
     ],
 )
-def test_a_run_needs_every_right(
-    s3: s3_server.Server, role: s3_server.Credentials, bucket: str, action: str, named: str
+def test_a_run_without_one_of_the_rights_is_denied(
+    s3: s3_server.Server, role: s3_server.Credentials, bucket: str, action: str, url: str
 ) -> None:
-    for each in (INPUTS, OUTPUT):
-        some = statements(each, "role")
-        allow(s3, each, without(some, action) if each == bucket else some)
-    assert_denied(run(s3, role), named)
+    for name in (INPUTS, OUTPUT):
+        policy = statements(name, "role")
+        allow(s3, name, without(policy, action) if name == bucket else policy)
+    assert_denied(run(s3, role), url)
 
 
 @pytest.mark.s3
 @pytest.mark.slow
 @pytest.mark.usefixtures("archive")
-def test_going_on_with_an_output_of_another_needs_the_right_to_read_it(
+def test_resuming_the_output_of_another_user_needs_the_right_to_read_it(
     s3: s3_server.Server, role: s3_server.Credentials
 ) -> None:
-    """On Ceph's gateway whoever has written an object may read it; on AWS that takes the right."""
+    """On Ceph's gateway, whoever wrote an object may read it; on AWS this takes the right."""
     for bucket in (INPUTS, OUTPUT):
         allow(s3, bucket, statements(bucket, "role"))
     first = run(s3, s3.credentials)
@@ -139,9 +140,9 @@ def test_going_on_with_an_output_of_another_needs_the_right_to_read_it(
     assert again.returncode == 0, again.stderr
 
 
-def assert_denied(done: subprocess.CompletedProcess[str], named: str) -> None:
+def assert_denied(done: subprocess.CompletedProcess[str], url: str) -> None:
     assert done.returncode in (1, 2), done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"swath: error: {named}"), done.stderr
+    assert last.startswith(f"swath: error: {url}"), done.stderr
     assert "AccessDenied" in last or "Forbidden" in last or "403" in last, last
     assert "Traceback" not in done.stderr

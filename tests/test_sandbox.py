@@ -1,4 +1,4 @@
-"""Worker processes crash, hang and run out of memory; the other items have their results."""
+"""Worker processes crash, hang and run out of memory; the other items still get their results."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ for _ in run_in_sandbox(misbehave, sys.argv[1:], Limits(2, 4, 600.0, 10**9)):
 NOTHING = PlannedInputs.of(OutputRecord([], [], set()), retry=False)
 
 
-def test_exactly_those_that_end_their_process_die() -> None:
+def test_only_items_that_kill_their_process_die() -> None:
     items = [f"good {n}" for n in range(200)]
-    bad = {
+    deadly = {
         3: ("segfault", "crashed", "killed by SIGSEGV"),
         4: ("kill", "crashed", "killed by SIGKILL"),
         5: ("abort", "crashed", "killed by SIGABRT"),
@@ -54,13 +54,13 @@ def test_exactly_those_that_end_their_process_die() -> None:
         150: ("memory", "memory", "more than 0.2 GB"),
         151: ("touch", "memory", "more than 0.2 GB"),
     }
-    for index, (item, _, _) in bad.items():
+    for index, (item, _, _) in deadly.items():
         items[index] = item
     outcomes = list(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     assert sorted(index for index, _ in outcomes) == list(range(200))
     for index, outcome in outcomes:
-        if index in bad:
-            _, reason, how = bad[index]
+        if index in deadly:
+            _, reason, how = deadly[index]
             assert isinstance(outcome, Died)
             assert outcome.reason == reason
             assert how in outcome.how
@@ -68,7 +68,7 @@ def test_exactly_those_that_end_their_process_die() -> None:
             assert outcome == Returned(items[index].upper())
 
 
-def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
+def test_exceptions_arrive_unchanged_or_at_least_as_text() -> None:
     items = ["raise x", "good", "odd y", "leave"]
     outcomes = dict(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     errors = {i: out.error for i, out in outcomes.items() if isinstance(out, Raised)}
@@ -81,19 +81,19 @@ def test_exceptions_arrive_as_they_were_or_at_least_in_words() -> None:
 
 
 def test_a_small_job_starts_one_process() -> None:
-    few = {out.value for _, out in run_in_sandbox(worker_deaths.misbehave, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
-    assert len(few) == 1
-    assert str(os.getpid()) not in few
+    pids = {out.value for _, out in run_in_sandbox(worker_deaths.misbehave, ["pid"] * 64, LIMITS)}  # type: ignore[union-attr]
+    assert len(pids) == 1
+    assert str(os.getpid()) not in pids
     assert list(run_in_sandbox(worker_deaths.misbehave, [], LIMITS)) == []
 
 
-def test_nothing_that_a_worker_prints_is_seen(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_workers_is_hidden(capfd: pytest.CaptureFixture[str]) -> None:
     outcomes = dict(run_in_sandbox(worker_deaths.misbehave, ["print", "segfault", "abort"], LIMITS))
     assert outcomes[0] == Returned("PRINT")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_worker_that_cannot_start_is_no_fault_of_an_item(
+def test_a_worker_that_cannot_start_raises_and_blames_no_item(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     module = types.ModuleType("only_here")
@@ -106,7 +106,7 @@ def test_a_worker_that_cannot_start_is_no_fault_of_an_item(
 
 @pytest.fixture
 def report(tmp_path: Path) -> tuple[str, Callable[[], int]]:
-    """An item that never ends, and the pid of the process that it is under way in."""
+    """An item that never finishes, and a function that returns the pid of its worker."""
     path = tmp_path / "pid"
 
     def pid() -> int:
@@ -119,12 +119,12 @@ def report(tmp_path: Path) -> tuple[str, Callable[[], int]]:
 
 def wait_until_gone(pid: int) -> None:
     while (status := Path(f"/proc/{pid}/status")).exists():
-        if "\nState:\tZ" in status.read_text():  # an orphan that nobody has waited for yet
+        if "\nState:\tZ" in status.read_text():  # an orphan that has not been reaped yet
             return
         time.sleep(0.01)
 
 
-def test_who_says_that_it_waits_has_time() -> None:
+def test_an_item_that_rearms_its_limit_gets_more_time() -> None:
     items = ["signs 3.0", "silence 3.0", "sleep"]
     outcomes = dict(run_in_sandbox(worker_deaths.misbehave, items, LIMITS))
     assert outcomes[0] == Returned("SIGNS 3.0")
@@ -132,7 +132,7 @@ def test_who_says_that_it_waits_has_time() -> None:
     assert isinstance(outcomes[2], Died)
 
 
-def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -> None:
+def test_closing_the_results_early_stops_the_workers(report: tuple[str, Callable[[], int]]) -> None:
     item, pid = report
     with closing(run_in_sandbox(worker_deaths.misbehave, [item, "good"], LIMITS)) as outcomes:
         assert next(outcomes) == (1, Returned("GOOD"))
@@ -140,7 +140,7 @@ def test_leaving_early_ends_the_workers(report: tuple[str, Callable[[], int]]) -
     wait_until_gone(worker)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word for it is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("kind", ["report", "report-hang"])
 def test_a_killed_parent_leaves_no_worker(report: tuple[str, Callable[[], int]], kind: str) -> None:
     item, pid = report
@@ -156,7 +156,7 @@ def test_a_killed_parent_leaves_no_worker(report: tuple[str, Callable[[], int]],
 
 
 def workers_of(parent: int) -> list[int]:
-    """Other libraries start processes, too, which live for a moment."""
+    """The pids of the sandbox's workers, without the short-lived processes of other libraries."""
     pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     paths = [Path(f"/proc/{pid}/cmdline") for pid in pids]
     lines = [path.read_bytes() if path.exists() else b"" for path in paths]
@@ -167,8 +167,8 @@ def workers_of(parent: int) -> list[int]:
     ]
 
 
-def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "never.tif")  # nobody writes into it: to open it takes for ever
+def test_ctrl_c_while_describing_stops_the_workers(small_checkpoint: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never.tif")  # nothing writes to it, so that opening it blocks for ever
     command = [sys.executable, "-m", "jobs.cli", "plan", str(tmp_path / "never.tif")]
     process = subprocess.Popen(
         [*command, "--checkpoint", small_checkpoint],
@@ -189,7 +189,7 @@ def test_ctrl_c_while_describing(small_checkpoint: str, tmp_path: Path) -> None:
         wait_until_gone(worker)
 
 
-def described(tmp_path: Path) -> pipeline.driver.survey.Survey:
+def survey_with_progress(tmp_path: Path) -> pipeline.driver.survey.Survey:
     seen: list[tuple[int, int]] = []
     result = survey_inputs(
         [str(tmp_path)],
@@ -212,9 +212,9 @@ def test_headers_that_end_their_process_are_quarantined(
         pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
     )
     monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
-    found = described(tmp_path)
-    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "z.tif"]
-    failures = [rejected.failure for rejected in found.rejected]
+    survey = survey_with_progress(tmp_path)
+    assert [scene.scene_id for scene in survey.scenes] == ["a.tif", "z.tif"]
+    failures = [rejected.failure for rejected in survey.rejected]
     assert [(f.scene_id, f.stage, f.error) for f in failures] == [
         ("crash.tif", "describe", "crashed"),
         ("hang.tif", "describe", "timeout"),
@@ -237,25 +237,25 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
 
 
 @pytest.mark.parametrize("names", [["withheld"], [*"a", *(f"withheld{n}" for n in range(9))]])
-def test_a_store_that_gives_nothing_or_withholds_many_ends_the_survey(
+def test_a_survey_fails_if_many_or_all_files_are_unavailable(
     tmp_path: Path, names: list[str]
 ) -> None:
     with pytest.raises(TransientError, match=r"withheld\d?.tif: the store fails \(500\)"):
         survey_of(tmp_path, *(f"{name}.tif" for name in names))
 
 
-def test_a_file_that_its_store_withholds_is_left_open(tmp_path: Path) -> None:
-    found = survey_of(tmp_path, "a.tif", "b.tif", "withheld.tif")
-    assert [scene.scene_id for scene in found.scenes] == ["a.tif", "b.tif"]
-    assert not found.rejected
-    assert found.unavailable == (f"{tmp_path}/withheld.tif",)
-    assert found.notes == (
+def test_an_unavailable_file_is_left_open(tmp_path: Path) -> None:
+    survey = survey_of(tmp_path, "a.tif", "b.tif", "withheld.tif")
+    assert [scene.scene_id for scene in survey.scenes] == ["a.tif", "b.tif"]
+    assert not survey.rejected
+    assert survey.unavailable == (f"{tmp_path}/withheld.tif",)
+    assert survey.notes == (
         "1 input is left open; unavailable from the store, the first:"
         f" {tmp_path}/withheld.tif: the store fails (500); the same command tries again",
     )
 
 
-def test_all_else_is_done_and_the_run_is_unfinished(
+def test_a_run_with_an_unavailable_file_does_the_rest_and_is_unfinished(
     tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.tif", "withheld.tif"):

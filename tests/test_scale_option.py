@@ -1,4 +1,4 @@
-"""--scale is for what is not uint8."""
+"""--scale applies only to scenes that are not uint8."""
 
 from __future__ import annotations
 

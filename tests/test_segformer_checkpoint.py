@@ -1,4 +1,4 @@
-"""Checkpoint folders: every format that loads, every fault by its message, what is written."""
+"""Checkpoint folders: every format that loads, the message for every fault, and what is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from segformer.checkpoints.folder import without_credentials
 from tests.support.foreign_checkpoints import random_checkpoint
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    warnings.simplefilter("ignore")  # Deprecations of other libraries, at import.
     from transformers import SegformerForSemanticSegmentation
 
 CONFIG = mit_config(
@@ -77,7 +77,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, Tensor]], object]) ->
 
 
 def refusal(folder: Path | str) -> str:
-    """The message, which must be one line and name the folder."""
+    """The message of the refusal, which must be one line and name the folder once."""
     with pytest.raises(CheckpointError) as caught:
         load_model(str(folder))
     message = str(caught.value)
@@ -87,23 +87,24 @@ def refusal(folder: Path | str) -> str:
     return message
 
 
-def assert_same_weights(ours: Checkpoint, theirs: Checkpoint) -> None:
-    assert ours.weights.keys() == theirs.weights.keys()
-    assert all(torch.equal(tensor, theirs.weights[name]) for name, tensor in ours.weights.items())
+def assert_same_weights(checkpoint: Checkpoint, expected: Checkpoint) -> None:
+    assert checkpoint.weights.keys() == expected.weights.keys()
+    for name, tensor in checkpoint.weights.items():
+        assert torch.equal(tensor, expected.weights[name]), name
 
 
-def test_what_is_written_reads_equal_here_and_in_transformers(
+def test_a_written_checkpoint_reads_the_same_here_and_in_transformers(
     checkpoint: Checkpoint, folder: Path
 ) -> None:
     again = read_checkpoint(str(folder))
     assert (again.config, again.normalisation) == (CONFIG, checkpoint.normalisation)
     assert again.origin == "transformers"
     assert_same_weights(again, checkpoint)
-    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
-    assert theirs.config.id2label == {0: "ocean", 1: "land", 2: "lake"}
-    ours = load_model(str(folder))
-    assert not ours.training
-    torch.testing.assert_close(logits(ours), logits(theirs), atol=1e-5, rtol=0)
+    hf_model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert hf_model.config.id2label == {0: "ocean", 1: "land", 2: "lake"}
+    model = load_model(str(folder))
+    assert not model.training
+    torch.testing.assert_close(logits(model), logits(hf_model), atol=1e-5, rtol=0)
 
 
 def test_norm_eps_are_written_beside_what_transformers_reads(
@@ -125,10 +126,12 @@ def test_a_classifier_with_one_channel_has_two_classes(tmp_path: Path) -> None:
     )
     assert config.num_labels == 1
     write_checkpoint(random_checkpoint(config), str(tmp_path))
-    theirs = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
-    assert theirs.config.id2label == {0: "roof"}
+    hf_model = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    assert hf_model.config.id2label == {0: "roof"}
     assert read_checkpoint(str(tmp_path)).config == config
-    torch.testing.assert_close(logits(load_model(str(tmp_path))), logits(theirs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(load_model(str(tmp_path))), logits(hf_model), atol=1e-5, rtol=0
+    )
     with pytest.raises(CheckpointError, match="3 classes of a single-logit"):
         replace(CONFIG, sigmoid=True)
     unnamed = ModelConfig.from_json({"model_type": "segformer", "num_labels": 1})
@@ -136,7 +139,9 @@ def test_a_classifier_with_one_channel_has_two_classes(tmp_path: Path) -> None:
     assert unnamed.notes == ("config.json names no class; it is called class_1",)
 
 
-def test_half_precision_is_smaller_and_widened(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_half_precision_is_smaller_and_widened_when_read(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
     write_checkpoint(checkpoint, str(tmp_path / "full"))
     write_checkpoint(checkpoint, str(tmp_path / "half"), half=True)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
@@ -144,18 +149,18 @@ def test_half_precision_is_smaller_and_widened(checkpoint: Checkpoint, tmp_path:
     half = read_checkpoint(str(tmp_path / "half"))
     dtypes = {name: t.dtype for name, t in half.weights.items() if "num_batches" not in name}
     assert set(dtypes.values()) == {torch.float32}
-    ours = logits(load_model(str(tmp_path / "half")))
-    assert 0 < (ours - logits(load_model(str(tmp_path / "full")))).abs().max() < 0.02
-    theirs = SegformerForSemanticSegmentation.from_pretrained(
+    half_logits = logits(load_model(str(tmp_path / "half")))
+    assert 0 < (half_logits - logits(load_model(str(tmp_path / "full")))).abs().max() < 0.02
+    hf_model = SegformerForSemanticSegmentation.from_pretrained(
         tmp_path / "half", dtype=torch.float32
     )
-    torch.testing.assert_close(ours, logits(theirs), atol=1e-5, rtol=0)
+    torch.testing.assert_close(half_logits, logits(hf_model), atol=1e-5, rtol=0)
 
 
 def test_new_key_names_pickles_and_shards_give_the_same_model(folder: Path, tmp_path: Path) -> None:
     expected = logits(load_model(str(folder)))
-    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
-    new_names = {name: t.contiguous() for name, t in theirs.state_dict().items()}
+    hf_model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    new_names = {name: t.contiguous() for name, t in hf_model.state_dict().items()}
     assert any(name.startswith("segformer.stages.") for name in new_names)
     old_names = safetensors.torch.load_file(folder / "model.safetensors")
     assert any(name.startswith("segformer.encoder.block.") for name in old_names)
@@ -170,7 +175,7 @@ def test_new_key_names_pickles_and_shards_give_the_same_model(folder: Path, tmp_
         assert torch.equal(logits(load_model(str(folder))), expected)
 
     (folder / "pytorch_model.bin").unlink()
-    theirs.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
+    hf_model.save_pretrained(tmp_path / "sharded", max_shard_size="40KB")
     assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
     assert torch.equal(logits(load_model(str(tmp_path / "sharded"))), expected)
 
@@ -186,7 +191,7 @@ def test_num_batches_tracked_may_be_absent(folder: Path) -> None:
     assert torch.equal(logits(load_model(str(folder))), expected)
 
 
-def test_any_fsspec_url(checkpoint: Checkpoint, folder: Path) -> None:
+def test_a_checkpoint_may_be_at_any_fsspec_url(checkpoint: Checkpoint, folder: Path) -> None:
     url = "memory://bucket/checkpoint"
     write_checkpoint(checkpoint, url)
     assert torch.equal(logits(load_model(url)), logits(load_model(str(folder))))
@@ -202,18 +207,18 @@ def test_loading_draws_no_random_numbers(folder: Path) -> None:
 
 
 def test_sha256_follows_every_file_that_counts(folder: Path) -> None:
-    seen = {checkpoint_sha256(str(folder))}
+    digests = {checkpoint_sha256(str(folder))}
     (folder / "README.md").write_text("does not count")
-    assert checkpoint_sha256(str(folder)) in seen
+    assert checkpoint_sha256(str(folder)) in digests
     edit_json(folder / "config.json", id2label={"0": "sea", "1": "land", "2": "lake"})
-    seen.add(checkpoint_sha256(str(folder)))
+    digests.add(checkpoint_sha256(str(folder)))
     edit_json(folder / "preprocessor_config.json", image_mean=[0.5, 0.5, 0.5])
-    seen.add(checkpoint_sha256(str(folder)))
+    digests.add(checkpoint_sha256(str(folder)))
     edit_weights(folder, lambda t: t["decode_head.classifier.bias"].add_(1))
-    seen.add(checkpoint_sha256(str(folder)))
+    digests.add(checkpoint_sha256(str(folder)))
     (folder / "preprocessor_config.json").unlink()
-    seen.add(checkpoint_sha256(str(folder)))
-    assert len(seen) == 5
+    digests.add(checkpoint_sha256(str(folder)))
+    assert len(digests) == 5
     with pytest.raises(CheckpointError, match="does not exist"):
         checkpoint_sha256(str(folder / "elsewhere"))
 
@@ -222,16 +227,16 @@ def test_a_checkpoint_carries_the_sha256_of_the_bytes_it_was_read_from(
     checkpoint: Checkpoint, folder: Path, tmp_path: Path
 ) -> None:
     assert checkpoint.sha256 == ""
-    seen = set()
+    digests = set()
     for path in (folder, folder / "model.safetensors"):
-        seen.add(read_checkpoint(str(path)).sha256)
-        assert checkpoint_sha256(str(path)) in seen
-    assert len(seen) == 2
+        digests.add(read_checkpoint(str(path)).sha256)
+        assert checkpoint_sha256(str(path)) in digests
+    assert len(digests) == 2
     renamed = tmp_path / "renamed"
     renamed.mkdir()
     for file in folder.iterdir():
         (renamed / file.name.replace("model.", "other.")).write_bytes(file.read_bytes())
-    assert read_checkpoint(str(renamed / "other.safetensors")).sha256 in seen
+    assert read_checkpoint(str(renamed / "other.safetensors")).sha256 in digests
 
 
 # --- what is refused ---------------------------------------------------------------------------
@@ -329,9 +334,9 @@ def test_weights_that_do_not_fit_are_named(folder: Path) -> None:
 
 
 def test_missing_keys_are_named_as_in_the_file(folder: Path) -> None:
-    theirs = SegformerForSemanticSegmentation.from_pretrained(folder).state_dict()
-    del theirs["segformer.stages.2.blocks.0.attention.q_proj.weight"]
-    tensors = {name: t.contiguous() for name, t in theirs.items()}
+    hf_weights = SegformerForSemanticSegmentation.from_pretrained(folder).state_dict()
+    del hf_weights["segformer.stages.2.blocks.0.attention.q_proj.weight"]
+    tensors = {name: t.contiguous() for name, t in hf_weights.items()}
     safetensors.torch.save_file(tensors, folder / "model.safetensors")
     assert "segformer.stages.2.blocks.0.attention.q_proj.weight" in refusal(folder)
 
@@ -347,7 +352,7 @@ def test_another_number_of_classes_is_explained(folder: Path) -> None:
     assert "(id2label has 2 classes, the weights 3)" in message
 
 
-def test_weights_that_cannot_be_computed_with_are_refused(folder: Path) -> None:
+def test_non_finite_and_quantized_weights_are_refused(folder: Path) -> None:
     edit_weights(folder, lambda t: t["decode_head.classifier.bias"].fill_(float("nan")))
     assert "3 of 3 weights are not finite" in refusal(folder)
     name = "decode_head.linear_fuse.weight"
@@ -355,7 +360,7 @@ def test_weights_that_cannot_be_computed_with_are_refused(folder: Path) -> None:
     assert "torch.int8, but quantised weights are not supported" in refusal(folder)
 
 
-def test_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
+def test_an_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
     index = {"weight_map": {"a": "../outside.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -390,12 +395,12 @@ def test_class_colors_are_written_as_rrggbb() -> None:
     assert ModelConfig.from_json(fields).class_colors == ("1F77B4", None)
 
 
-def test_normalisation_honours_the_preprocessor() -> None:
+def test_normalisation_follows_the_preprocessor() -> None:
     assert Normalisation.from_json({}, 3) == Normalisation.default(3)
     assert Normalisation.default(3).mean[0] * 255 == pytest.approx(123.675)
     assert Normalisation.default(3).std[2] * 255 == pytest.approx(57.375)
-    own = {"rescale_factor": 1e-4, "image_mean": [0.1] * 4, "image_std": 0.5}
-    assert Normalisation.from_json(own, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
+    custom = {"rescale_factor": 1e-4, "image_mean": [0.1] * 4, "image_std": 0.5}
+    assert Normalisation.from_json(custom, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
     plain = Normalisation.from_json({"do_rescale": False, "do_normalize": False}, 2)
     assert plain == Normalisation(1.0, (0.0, 0.0), (1.0, 1.0))
     with pytest.raises(CheckpointError, match="3 values of image_mean and 3 of image_std for 4"):
@@ -406,7 +411,7 @@ def test_normalisation_honours_the_preprocessor() -> None:
         Normalisation.default(4)
 
 
-def test_resizing_is_not_done_and_said_so(folder: Path) -> None:
+def test_a_resize_that_is_ignored_and_a_missing_preprocessor_are_noted(folder: Path) -> None:
     assert load_model(str(folder)).config.notes == ()
     size = {"height": 512, "width": 640}
     edit_json(folder / "preprocessor_config.json", do_resize=True, size=size)

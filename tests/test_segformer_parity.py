@@ -1,4 +1,4 @@
-"""The network against transformers on the same random weights, and its promises of exactness."""
+"""The network compared with transformers' on the same random weights, and its exactness."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from segformer.checkpoints.shapes import weight_shapes
 from tests.support.checkpoints import random_checkpoint
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    warnings.simplefilter("ignore")  # Deprecations of other libraries, at import.
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 TOLERANCE = 1e-5
@@ -25,7 +25,7 @@ TOLERANCE = 1e-5
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int) -> None:
-    """Weights that keep the signal's size, and norms that are far from 1 and 0.
+    """Draw weights that keep the signal's size, and norms that are far from 1 and 0.
 
     Fresh models would hide mistakes: their biases are 0 and their norms do nothing.
     """
@@ -69,10 +69,10 @@ def pixels(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
 
 
 @torch.inference_mode()
-def assert_same_logits(ours: SegFormer, theirs: nn.Module, height: int, width: int) -> None:
+def assert_same_logits(model: SegFormer, hf_model: nn.Module, height: int, width: int) -> None:
     x_NCHW = pixels(height, width)
-    logits_NKHW, expected_NKHW = ours(x_NCHW), theirs(x_NCHW).logits
-    assert logits_NKHW.shape == (1, ours.config.num_labels, -(-height // 4), -(-width // 4))
+    logits_NKHW, expected_NKHW = model(x_NCHW), hf_model(x_NCHW).logits
+    assert logits_NKHW.shape == (1, model.config.num_labels, -(-height // 4), -(-width // 4))
     assert logits_NKHW.dtype == torch.float32
     assert 0.2 < expected_NKHW.std() < 2
     assert len(expected_NKHW.argmax(1).unique()) > 1
@@ -85,30 +85,32 @@ def assert_same_logits(ours: SegFormer, theirs: nn.Module, height: int, width: i
 @pytest.mark.parametrize(
     ("size", "num_labels", "seed"), [("b0", 5, 1), ("b0", 150, 2), ("b2", 150, 5)]
 )
-def test_parity(size: str, num_labels: int, seed: int, tmp_path: Path) -> None:
-    theirs = reference(size, num_labels, seed)
-    theirs.save_pretrained(tmp_path)
-    ours = load_model(str(tmp_path))
-    assert not ours.training
-    assert_same_logits(ours, theirs, 512, 512)
-    assert_same_logits(ours, theirs, 389, 517)
+def test_logits_equal_those_of_transformers(
+    size: str, num_labels: int, seed: int, tmp_path: Path
+) -> None:
+    hf_model = reference(size, num_labels, seed)
+    hf_model.save_pretrained(tmp_path)
+    model = load_model(str(tmp_path))
+    assert not model.training
+    assert_same_logits(model, hf_model, 512, 512)
+    assert_same_logits(model, hf_model, 389, 517)
 
 
 @pytest.mark.slow
-def test_parity_of_the_largest(tmp_path: Path) -> None:
-    theirs = reference("b5", 150, seed=2)
-    theirs.save_pretrained(tmp_path)
-    assert_same_logits(load_model(str(tmp_path)), theirs, 512, 512)
+def test_logits_of_the_largest_preset_equal_those_of_transformers(tmp_path: Path) -> None:
+    hf_model = reference("b5", 150, seed=2)
+    hf_model.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), hf_model, 512, 512)
 
 
 @pytest.mark.parametrize(
     "size",
     ["b1", pytest.param("b3", marks=pytest.mark.slow), pytest.param("b4", marks=pytest.mark.slow)],
 )
-def test_parity_of_the_others(size: str, tmp_path: Path) -> None:
-    theirs = reference(size, 5)
-    theirs.save_pretrained(tmp_path)
-    assert_same_logits(load_model(str(tmp_path)), theirs, 128, 128)
+def test_logits_of_the_other_presets_equal_those_of_transformers(size: str, tmp_path: Path) -> None:
+    hf_model = reference(size, 5)
+    hf_model.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), hf_model, 128, 128)
 
 
 UNUSUAL = {
@@ -126,17 +128,19 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("hidden_act", ["gelu", "gelu_new", "relu", "silu"])
-def test_parity_of_unusual_configs(hidden_act: str, tmp_path: Path) -> None:
+def test_logits_of_unusual_configs_equal_those_of_transformers(
+    hidden_act: str, tmp_path: Path
+) -> None:
     config = SegformerConfig(**UNUSUAL, hidden_act=hidden_act, layer_norm_eps=0.1)
-    theirs = SegformerForSemanticSegmentation(config).eval()
-    randomise(theirs, 3)
-    theirs.save_pretrained(tmp_path)
-    assert_same_logits(load_model(str(tmp_path)), theirs, 97, 130)
+    hf_model = SegformerForSemanticSegmentation(config).eval()
+    randomise(hf_model, 3)
+    hf_model.save_pretrained(tmp_path)
+    assert_same_logits(load_model(str(tmp_path)), hf_model, 97, 130)
 
 
 @pytest.fixture
 def one_thread():
-    """As replicas on CPUs have it: with more the last bits may differ."""
+    """Compute with one thread, as replicas on CPUs do: with more, the last bits may differ."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -161,14 +165,14 @@ def test_a_window_does_not_depend_on_its_slot_or_its_neighbours(height: int, wid
     assert not torch.equal(beside_others_NKHW[1], logits_NKHW[1])
 
 
-@pytest.mark.parametrize(("size", "most"), [("b0", 8.2), ("b2", 47.1), ("b5", 145.4)])
-def test_the_folded_network_has_no_more_products_than_promised(size: str, most: float) -> None:
-    """GFLOP at 512 px and 150 classes."""
+@pytest.mark.parametrize(("size", "max_gflop"), [("b0", 8.2), ("b2", 47.1), ("b5", 145.4)])
+def test_the_folded_network_takes_no_more_flops_than_promised(size: str, max_gflop: float) -> None:
+    """Counted in GFLOP, at 512 px and with 150 classes."""
     model = SegFormer(random_checkpoint(mit_config(size, 150), seed=0))
     # torch does not count its fused attention; the plain one has the same products.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(pixels(512, 512))
-    assert counter.get_total_flops() / 1e9 <= most
+    assert counter.get_total_flops() / 1e9 <= max_gflop
 
 
 def test_presets_have_the_published_sizes() -> None:
@@ -181,7 +185,7 @@ def test_presets_have_the_published_sizes() -> None:
         assert sum(map(math.prod, trained)) / 1e6 == pytest.approx(millions, abs=0.12)
 
 
-def test_config_that_does_not_add_up_is_refused() -> None:
+def test_an_inconsistent_config_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"hidden size 32 does not divide into 3 attention"):
         ModelConfig(num_attention_heads=(3, 2, 5, 8))
     with pytest.raises(CheckpointError, match=r"sr_ratios \[8, 4\] must be 4 positive numbers"):

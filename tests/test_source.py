@@ -1,5 +1,5 @@
 """The seam for new kinds of input: a second source goes through plan and run like image files, and
-plans from before there were sources can still be read."""
+plans written before sources existed can still be read."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def test_a_scene_of_many_files_has_the_mask_of_one_file_with_the_same_pixels(
     image = write_scene(tmp_path / "all.tif", 150, sum(HEIGHTS), values=values)
     inputs, out = [str(strips), str(image)], tmp_path / "out"
     counts: list[tuple[int, int]] = []
-    planned = plan(
+    estimate = plan(
         inputs, small_checkpoint, SETTINGS, LOCAL, on_described=lambda *n: counts.append(n)
     )
-    assert planned.scenes == 2
+    assert estimate.scenes == 2
     # The headers of three strips, then that of one image.
     assert counts[0] == (1, 4)
     assert counts[2] == (3, 4)
@@ -141,7 +141,7 @@ def test_a_scene_is_an_image_file_unless_it_says_otherwise() -> None:
         source_of(scene(source="of the future"))
 
 
-def test_the_source_is_recorded_but_does_not_change_a_units_id() -> None:
+def test_the_source_is_recorded_but_does_not_change_unit_ids() -> None:
     one, other = scene(), scene(source=NAME)
     units = [Unit("000000", (Block(s, Rect(0, 0, 700, 300)),)) for s in (one, other)]
     assert units[0].unit_id == units[1].unit_id
@@ -149,7 +149,7 @@ def test_the_source_is_recorded_but_does_not_change_a_units_id() -> None:
     assert Shard.from_json(json.loads(json.dumps(shard.to_json()))) == shard
 
 
-def test_a_plan_from_before_there_were_sources_goes_on(
+def test_a_plan_written_before_sources_existed_is_resumed(
     tmp_path: Path, small_checkpoint: str
 ) -> None:
     write_scene(tmp_path / "in" / "a.tif", 200, 150)

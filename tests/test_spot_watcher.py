@@ -1,4 +1,4 @@
-"""The spot watcher: a metadata service played on loopback, and nodes of a real Ray cluster."""
+"""The spot watcher, with a fake metadata service on loopback and nodes of a real Ray cluster."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ ACTION = "/latest/meta-data/spot/instance-action"
 REBALANCE = "/latest/meta-data/events/recommendations/rebalance"
 PREEMPTED = "/computeMetadata/v1/instance/preempted"
 EVENTS, NAME = "/metadata/scheduledevents", "/metadata/instance/compute/name"
-DEMANDED = {
+REQUIRED_HEADERS = {
     "latest": ("X-aws-ec2-metadata-token", "a-token", 401),
     "computeMetadata": ("Metadata-Flavor", "Google", 403),
     "metadata": ("Metadata", "true", 400),
 }
-"""The header of each cloud's service, its value, and the refusal of who leaves it out."""
+"""The header that each cloud's service requires, its value, and the status code without it."""
 
 
 class Metadata(BaseHTTPRequestHandler):
@@ -42,11 +42,11 @@ class Metadata(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        header, value, refusal = DEMANDED[path.split("/")[1]]
+        header, value, refusal = REQUIRED_HEADERS[path.split("/")[1]]
         if self.headers.get(header) != value:
             self._answer(None, refusal)
         else:
-            self._answer(self.server.told.get(path), 404)  # type: ignore[attr-defined]
+            self._answer(self.server.answers.get(path), 404)  # type: ignore[attr-defined]
 
     def _answer(self, text: str | None, otherwise: int) -> None:
         self.send_response(otherwise if text is None else 200)
@@ -57,17 +57,17 @@ class Metadata(BaseHTTPRequestHandler):
         del format, args
 
 
-Played = tuple[str, dict[str, str]]
-"""The URL of a metadata service, and what it tells: texts by path."""
+FakeService = tuple[str, dict[str, str]]
+"""The URL of a fake metadata service, and its answers by path."""
 
 
 @pytest.fixture
-def metadata() -> Iterator[Played]:
+def metadata() -> Iterator[FakeService]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
-    told: dict[str, str] = {}
-    server.told = told  # type: ignore[attr-defined]
+    answers: dict[str, str] = {}
+    server.answers = answers  # type: ignore[attr-defined]
     Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", told
+    yield f"http://127.0.0.1:{server.server_port}", answers
     server.shutdown()
     server.server_close()
 
@@ -107,35 +107,37 @@ CALM: list[tuple[str, dict[str, str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("cloud", "told"), CALM, ids=[f"{cloud}-{n}" for n, (cloud, _) in enumerate(CALM)]
+    ("cloud", "answers"), CALM, ids=[f"{cloud}-{n}" for n, (cloud, _) in enumerate(CALM)]
 )
-def test_no_notice(metadata: Played, cloud: str, told: dict[str, str]) -> None:
-    metadata[1].update(told)
+def test_a_quiet_service_gives_no_notice(
+    metadata: FakeService, cloud: str, answers: dict[str, str]
+) -> None:
+    metadata[1].update(answers)
     assert CLOUDS[cloud][0](Service(metadata[0])) is None
 
 
 @pytest.mark.parametrize(("cloud", "left_s"), [("aws", 600), ("gcp", 30), ("azure", 600)])
-def test_a_notice(metadata: Played, cloud: str, left_s: float) -> None:
+def test_a_notice_tells_the_seconds_left(metadata: FakeService, cloud: str, left_s: float) -> None:
     metadata[1].update(ENDS[cloud]())
     notice = CLOUDS[cloud][0](Service(metadata[0]))
     assert notice is not None
     assert notice.left_s == pytest.approx(left_s, abs=5)
 
 
-def test_an_event_of_azure_that_has_begun_leaves_no_time(metadata: Played) -> None:
-    told = azure_ends()
-    event = json.loads(told[EVENTS])
+def test_an_azure_event_that_has_started_leaves_no_time(metadata: FakeService) -> None:
+    answers = azure_ends()
+    event = json.loads(answers[EVENTS])
     event["Events"][0] |= {"EventStatus": "Started", "NotBefore": ""}
-    metadata[1].update(told | {EVENTS: json.dumps(event)})
-    ends = Notice("Azure: Preempt of this machine", 0.0)
-    assert CLOUDS["azure"][0](Service(metadata[0])) == ends
+    metadata[1].update(answers | {EVENTS: json.dumps(event)})
+    notice = Notice("Azure: Preempt of this machine", 0.0)
+    assert CLOUDS["azure"][0](Service(metadata[0])) == notice
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head without CPUs, to which this process is connected."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # on loopback, gone in a minute
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # on loopback, for a minute
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         ray.init(address=started.address, log_to_driver=False)
         yield started
@@ -174,18 +176,18 @@ def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
-def test_a_notice_drains_the_node(metadata: Played, busy_node: str, cloud: str) -> None:
-    url, told = metadata
-    told.update(CALM[["aws", "gcp", "azure"].index(cloud)][1])
+def test_a_notice_drains_the_node(metadata: FakeService, busy_node: str, cloud: str) -> None:
+    url, answers = metadata
+    answers.update(CALM[["aws", "gcp", "azure"].index(cloud)][1])
     command = spot("watch", cloud, "--metadata", url, "--every", "0.1", "--node-id", busy_node)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watcher:
         time.sleep(1)
         assert watcher.poll() is None
         assert state.get_draining_nodes() == {}
-        told.update(ENDS[cloud]())
-        said = list(lines_of(watcher))
-    assert watcher.returncode == 0, said
-    assert said[-1] == f"node {busy_node} takes no more work"
+        answers.update(ENDS[cloud]())
+        lines = list(lines_of(watcher))
+    assert watcher.returncode == 0, lines
+    assert lines[-1] == f"node {busy_node} takes no more work"
     (draining,) = state.get_draining_nodes().items()
     assert draining[0] == busy_node
     left_s = draining[1] / 1000 - time.time()
@@ -195,9 +197,11 @@ def test_a_notice_drains_the_node(metadata: Played, busy_node: str, cloud: str) 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_recommendation_is_told_and_followed_if_asked(metadata: Played, busy_node: str) -> None:
-    url, told = metadata
-    told[REBALANCE] = json.dumps({"noticeTime": "2026-11-25T21:30:00Z"})
+def test_a_recommendation_is_printed_and_followed_on_request(
+    metadata: FakeService, busy_node: str
+) -> None:
+    url, answers = metadata
+    answers[REBALANCE] = json.dumps({"noticeTime": "2026-11-25T21:30:00Z"})
     command = spot("watch", "aws", "--metadata", url, "--every", "0.1", "--node-id", busy_node)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watcher:
         assert next(lines_of(watcher)).startswith("AWS recommends to leave this spot instance; ")
@@ -211,15 +215,15 @@ def test_a_recommendation_is_told_and_followed_if_asked(metadata: Played, busy_n
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_an_idle_node_that_is_drained_ends(cluster: Cluster) -> None:
-    """So that a pod's end waits no longer than it must."""
+def test_an_idle_node_stops_when_it_is_drained(cluster: Cluster) -> None:
+    """A pod that terminates need not wait any longer than this."""
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     command = spot("drain", "--seconds", "60", "--node-id", node.node_id)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, f"spot: node {node.node_id} has ended\n")
-    (told,) = (told for told in ray.nodes() if told["NodeID"] == node.node_id)
-    assert not told["Alive"]
+    (record,) = (n for n in ray.nodes() if n["NodeID"] == node.node_id)
+    assert not record["Alive"]
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0
     assert f"no Ray node {node.node_id} runs on this machine" in again.stderr
@@ -228,38 +232,38 @@ def test_an_idle_node_that_is_drained_ends(cluster: Cluster) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_node_that_still_works_is_not_waited_for_longer(busy_node: str) -> None:
+def test_draining_a_busy_node_stops_waiting_in_time(busy_node: str) -> None:
     command = spot("drain", "--seconds", "8", "--node-id", busy_node)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == f"spot: node {busy_node} still works; its time is over\n"
 
 
-def test_a_service_that_is_silent_for_a_while(metadata: Played) -> None:
-    """Spoken of once, and asked again; then there is no node to drain."""
-    url, told = metadata
-    told[ACTION] = "no JSON"
+def test_a_service_that_is_silent_for_a_while_is_polled_again(metadata: FakeService) -> None:
+    """Its silence is reported once and it is polled again; then there is no node to drain."""
+    url, answers = metadata
+    answers[ACTION] = "no JSON"
     command = spot("watch", "aws", "--metadata", url, "--every", "0.1", "--node-id", "0" * 56)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watcher:
-        said = lines_of(watcher)
-        assert next(said).startswith("the metadata service gives no answer (Expecting value")
-        told.update(aws_ends())
-        rest = list(said)
+        lines = lines_of(watcher)
+        assert next(lines).startswith("the metadata service gives no answer (Expecting value")
+        answers.update(aws_ends())
+        rest = list(lines)
     assert rest[0] == "the metadata service answers again"
     assert re.match(r"AWS will terminate this spot instance; (59\d|600) s are left", rest[1])
     assert rest[2].startswith(f"error: no Ray node {'0' * 56} runs on this machine")
     assert watcher.returncode == 1
 
 
-def test_the_watcher_takes_no_memory_from_the_node() -> None:
-    """It lives beside it for days: neither Ray nor torch is imported."""
+def test_the_watcher_imports_neither_ray_nor_torch() -> None:
+    """It runs for days and must take no memory from the node."""
     code = "import sys, deploy.spot; print(*{'ray', 'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == ""
 
 
-def test_a_cluster_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
-    """A process that looks like a raylet whose head is gone."""
+def test_draining_is_an_error_if_the_cluster_does_not_answer(tmp_path: Path) -> None:
+    """The process on this node looks like a raylet whose head is gone."""
     raylet = tmp_path / "raylet"
     raylet.symlink_to(sys.executable)
     flags = ["--gcs-address=127.0.0.1:1", f"--node_id={'1' * 56}"]

@@ -1,4 +1,4 @@
-"""What `status` says of outputs in the middle of a job, against the records counted one by one."""
+"""`status` of outputs in the middle of a job, compared with a count of the records one by one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def shape(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 
 
 @pytest.fixture
-def made(shape: str, tmp_path: Path) -> unfinished_outputs.UnfinishedOutput:
+def unfinished(shape: str, tmp_path: Path) -> unfinished_outputs.UnfinishedOutput:
     """14 shards: 10 are committed, 4 half done; failures in some of both."""
     return unfinished_outputs.write_unfinished_output(str(tmp_path / "out"), planned(shape))
 
@@ -46,66 +46,74 @@ def planned(shape: str) -> list[Shard]:
     return unfinished_outputs.plan_shards(shape, units=56, side_blocks=2)
 
 
-def check(told: Status, made: unfinished_outputs.UnfinishedOutput) -> None:
-    fields = told.to_json()
-    assert {name: fields[name] for name in made.expected} == pytest.approx(made.expected)
-    ended = told.megapixels_done + told.megapixels_quarantined
-    assert told.megapixels_open == pytest.approx(told.megapixels - ended)
-    assert not told.finished
-    assert [run["ended"] for run in told.runs] == ["stopped by hand"] * 3
+def check(report: Status, unfinished: unfinished_outputs.UnfinishedOutput) -> None:
+    fields = report.to_json()
+    assert {name: fields[name] for name in unfinished.expected} == pytest.approx(
+        unfinished.expected
+    )
+    ended = report.megapixels_done + report.megapixels_quarantined
+    assert report.megapixels_open == pytest.approx(report.megapixels - ended)
+    assert not report.finished
+    assert [run["ended"] for run in report.runs] == ["stopped by hand"] * 3
 
 
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that are read from now on."""
+def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the paths that are read from now on."""
     paths: list[str] = []
     read = LocalStore.open
 
-    def noted(store: LocalStore, path: str) -> object:
+    def open_and_record(store: LocalStore, path: str) -> object:
         paths.append(path)
         return read(store, path)
 
-    monkeypatch.setattr(LocalStore, "open", noted)
+    monkeypatch.setattr(LocalStore, "open", open_and_record)
     return paths
 
 
-def test_what_is_done_open_and_quarantined(
-    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
+def test_status_counts_what_is_done_open_and_quarantined(
+    unfinished: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
+    half = {name.split("/")[1] for name in files(unfinished.url) if name.startswith("work/")}
     assert len(half) == unfinished_outputs.HALF_DONE
-    marked = {name for name in files(made.url) if name.endswith(".failed")}
-    paths = opened(monkeypatch)
-    told = status(made.url)
-    check(told, made)
+    marked = {name for name in files(unfinished.url) if name.endswith(".failed")}
+    paths = record_reads(monkeypatch)
+    report = status(unfinished.url)
+    check(report, unfinished)
     assert {path for path in paths if path.startswith("plan/")} == {f"plan/{s}.json" for s in half}
     read = {path for path in paths if path.startswith("work/")}
     assert read == {name.replace(".failed", ".parquet") for name in marked}
-    check_by_counting(told, Output.open(made.url))
+    check_by_counting(report, Output.open(unfinished.url))
 
 
-def test_a_crash_before_the_heads_are_written(made: unfinished_outputs.UnfinishedOutput) -> None:
-    index = Path(made.url, "plan.json")
+def test_status_is_the_same_if_the_plan_index_is_missing_or_incomplete(
+    unfinished: unfinished_outputs.UnfinishedOutput,
+) -> None:
+    index = Path(unfinished.url, "plan.json")
     whole = index.read_text()
     index.unlink()
-    check(status(made.url), made)
+    check(status(unfinished.url), unfinished)
     index.write_text(json.dumps({"shards": json.loads(whole)["shards"][1::2]}))
-    check(status(made.url), made)
-    Output.open(made.url).append([])
+    check(status(unfinished.url), unfinished)
+    Output.open(unfinished.url).append([])
     assert index.read_text() == whole
 
 
-def test_runs_that_have_left_no_receipt(made: unfinished_outputs.UnfinishedOutput) -> None:
-    """Each leaves its job file as it begins."""
-    assert status(made.url).runs_without_receipt == 0
-    for receipt in Path(made.url, "runs").glob("*.json"):
+def test_runs_without_a_receipt_are_counted(
+    unfinished: unfinished_outputs.UnfinishedOutput,
+) -> None:
+    """Every run writes its job file when it starts."""
+    assert status(unfinished.url).runs_without_receipt == 0
+    for receipt in Path(unfinished.url, "runs").glob("*.json"):
         receipt.with_suffix(".toml").touch()
-    Path(made.url, "runs", "20260101T000000.000000Z.toml").touch()
-    told = status(made.url)
-    check(told, made)
-    assert told.runs_without_receipt == 1
+    Path(unfinished.url, "runs", "20260101T000000.000000Z.toml").touch()
+    report = status(unfinished.url)
+    check(report, unfinished)
+    assert report.runs_without_receipt == 1
 
 
-def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) -> None:
+def test_status_names_the_driver_at_work_and_notices_its_death(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
     write_scene(tmp_path / "in" / "large.tif", 1500, 1500)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
@@ -116,11 +124,11 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
         while not list(out.glob("work/*/*.parquet")):
             assert first.poll() is None
             time.sleep(0.01)
-        told = status(str(out))
-        (driver,) = told.at_work
+        report = status(str(out))
+        (driver,) = report.at_work
         assert (driver.host, driver.pid, driver.shards) == (socket.gethostname(), first.pid, None)
-        assert (told.died, told.runs_without_receipt) == (False, 1)
-        first.send_signal(signal.SIGSTOP)  # it would be done before the other one has begun
+        assert (report.died, report.runs_without_receipt) == (False, 1)
+        first.send_signal(signal.SIGSTOP)  # otherwise it would finish before the other run starts
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2
         assert f"another run is using this output ({driver}); wait until it" in second.stderr
@@ -128,51 +136,52 @@ def test_who_is_at_work_and_who_has_died(small_checkpoint: str, tmp_path: Path) 
     finally:
         first.kill()
         first.wait()
-    left = files(out)
-    told = status(str(out))
-    assert (told.at_work, told.died, told.runs_without_receipt) == ((), True, 1)
-    assert files(out) == left
-    assert "lock.json" in left
+    remaining = files(out)
+    report = status(str(out))
+    assert (report.at_work, report.died, report.runs_without_receipt) == ((), True, 1)
+    assert files(out) == remaining
+    assert "lock.json" in remaining
     subprocess.run(command, capture_output=True, check=True)
-    told = status(str(out))
-    assert (told.at_work, told.died, told.runs_without_receipt) == ((), False, 1)
+    report = status(str(out))
+    assert (report.at_work, report.died, report.runs_without_receipt) == ((), False, 1)
     assert "lock.json" not in files(out)
 
 
-def test_a_mark_without_its_file_or_without_failures(
-    made: unfinished_outputs.UnfinishedOutput,
+def test_a_mark_without_its_file_or_without_failures_is_ignored(
+    unfinished: unfinished_outputs.UnfinishedOutput,
 ) -> None:
-    """A crash may leave the first, a second try of the unit the other."""
-    for path in list(Path(made.url).glob("work/*/*.parquet")):
+    """A crash may leave the former, a retry of the unit the latter."""
+    for path in list(Path(unfinished.url).glob("work/*/*.parquet")):
         path.with_suffix(".failed").touch()
-    shard_id = next(Path(made.url).glob("work/*")).name
-    Path(made.url, "work", shard_id, "0" * 24 + ".failed").touch()
-    check(status(made.url), made)
+    shard_id = next(Path(unfinished.url).glob("work/*")).name
+    Path(unfinished.url, "work", shard_id, "0" * 24 + ".failed").touch()
+    check(status(unfinished.url), unfinished)
 
 
-def test_inputs_that_are_planned_again_and_rejected_ones(
-    made: unfinished_outputs.UnfinishedOutput, shape: str
+def test_inputs_planned_again_and_rejected_inputs_are_counted_once(
+    unfinished: unfinished_outputs.UnfinishedOutput, shape: str
 ) -> None:
-    """One scene of every other shard stands in a later one that has not begun."""
-    out = Output.open(made.url)
-    shards, before = list(out.shards()), status(made.url)
+    """One scene of every other shard is planned again in a later shard that has not started."""
+    out = Output.open(unfinished.url)
+    shards, before = list(out.shards()), status(unfinished.url)
     again = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
     text = Failure("text.tif", "/in/text.tif", "describe", None, "InputError", "not an image")
     new = unfinished_outputs.planner(shape).shards(
         tuple(again), [Rejected("1-2", text)], len(shards)
     )
     out.append(with_retries(new, {scene.scene_id: tries for scene, tries in again.items()}))
-    told = status(made.url)
-    check_by_counting(told, out)
-    assert told.scenes == before.scenes + 1
-    assert told.megapixels >= before.megapixels  # units of open shards go as a whole or not at all
-    assert told.megapixels_done < before.megapixels_done
-    assert told.quarantined < before.quarantined
-    assert 1 <= told.quarantined_waiting <= before.quarantined_waiting + 1
+    report = status(unfinished.url)
+    check_by_counting(report, out)
+    assert report.scenes == before.scenes + 1
+    # Units of open shards are dropped as a whole or not at all.
+    assert report.megapixels >= before.megapixels
+    assert report.megapixels_done < before.megapixels_done
+    assert report.quarantined < before.quarantined
+    assert 1 <= report.quarantined_waiting <= before.quarantined_waiting + 1
 
 
-def check_by_counting(told: Status, out: Output) -> None:
-    """Every record read, every unit looked at."""
+def check_by_counting(report: Status, out: Output) -> None:
+    """Check a status against all records and units, read one by one."""
     records = {commit.shard_id: commit for commit in out.commits()}
     units = done = done_px = scenes = 0
     failures: list[Failure] = []
@@ -189,51 +198,51 @@ def check_by_counting(told: Status, out: Output) -> None:
             for unit in ended:
                 failures += failures_in(outcome_of(out, unit), shard)
     failed_px = sum(failure.pixels for failure in failures)
-    assert (told.units, told.units_done, told.scenes) == (units, done, scenes)
-    assert told.quarantined + told.quarantined_waiting == len(failures)
-    assert told.megapixels_quarantined == failed_px / 1e6
-    assert told.megapixels_done == (done_px - failed_px) / 1e6
+    assert (report.units, report.units_done, report.scenes) == (units, done, scenes)
+    assert report.quarantined + report.quarantined_waiting == len(failures)
+    assert report.megapixels_quarantined == failed_px / 1e6
+    assert report.megapixels_done == (done_px - failed_px) / 1e6
 
 
-def test_what_is_published_while_a_plan_is_made(
-    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
+def test_a_shard_published_while_the_record_is_read_is_an_error(
+    unfinished: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, read = Output.open(made.url), Output.commits
-    open_shards = {name.split("/")[1] for name in files(made.url) if name.startswith("work/")}
+    out, read = Output.open(unfinished.url), Output.commits
+    open_shards = {name.split("/")[1] for name in files(unfinished.url) if name.startswith("work/")}
 
-    def later(output: Output) -> Iterator[dict[str, object]]:
+    def publish_meanwhile(output: Output) -> Iterator[dict[str, object]]:
         records = list(read(output))
-        for shard_id in open_shards:  # as publishing does when it is done
+        for shard_id in open_shards:  # as publishing does at its end
             output.store.delete_folder(f"work/{shard_id}")
         return iter(records)
 
-    monkeypatch.setattr(Output, "commits", later)
+    monkeypatch.setattr(Output, "commits", publish_meanwhile)
     with pytest.raises(UnfinishedError, match=r"out: a run has published shard .*; ask again"):
         read_record(out)
 
 
-def test_the_place_is_absolute(
-    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
+def test_a_status_names_its_output_by_an_absolute_path(
+    unfinished: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(Path(made.url).parent)
-    assert status("out").output == made.url
+    monkeypatch.chdir(Path(unfinished.url).parent)
+    assert status("out").output == unfinished.url
 
 
-def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
-    made: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
+def test_the_mark_of_a_unit_with_failures_is_written_before_its_file(
+    unfinished: unfinished_outputs.UnfinishedOutput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between the two leaves a unit that is computed again, not one whose failures nobody
-    looks for."""
-    out = Output.open(made.url)
+    """A crash between the two leaves a unit that is computed again, not one whose failures are
+    overlooked."""
+    out = Output.open(unfinished.url)
     shard = next(shard for shard in out.shards() if not out.units_done(shard.shard_id))
     unit, write = shard.units[0], LocalStore.write
 
-    def dying(store: LocalStore, path: str, data: bytes) -> None:
+    def crash_before_the_file(store: LocalStore, path: str, data: bytes) -> None:
         if path.endswith(".parquet"):
             raise KeyboardInterrupt
         write(store, path, data)
 
-    monkeypatch.setattr(LocalStore, "write", dying)
+    monkeypatch.setattr(LocalStore, "write", crash_before_the_file)
     with pytest.raises(KeyboardInterrupt):
         write_unit(out.store, unit, b"rows", failed=True)
     monkeypatch.undo()
@@ -243,21 +252,21 @@ def test_the_mark_of_a_unit_with_failures_comes_before_its_file(
 
 
 def test_an_unfinished_plan_of_another_version_is_named(
-    made: unfinished_outputs.UnfinishedOutput,
+    unfinished: unfinished_outputs.UnfinishedOutput,
 ) -> None:
-    path = sorted(Path(made.url, "plan").iterdir())[0]
+    path = sorted(Path(unfinished.url, "plan").iterdir())[0]
     record = json.loads(path.read_text())
     del record["format"]
     path.write_text(json.dumps(record))
     with pytest.raises(
         UsageError, match=r"a plan of format 1, not 2.*name a new --output"
     ) as error:
-        read_record(Output.open(made.url))
+        read_record(Output.open(unfinished.url))
     assert str(path) in str(error.value)
 
 
 @pytest.mark.s3
-def test_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
+def test_status_counts_the_same_on_s3(shape: str, s3: Server, s3_folder: str) -> None:
     assert s3.url
-    made = unfinished_outputs.write_unfinished_output(f"{s3_folder}/out", planned(shape))
-    check(status(made.url), made)
+    unfinished = unfinished_outputs.write_unfinished_output(f"{s3_folder}/out", planned(shape))
+    check(status(unfinished.url), unfinished)

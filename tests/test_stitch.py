@@ -75,7 +75,7 @@ SHAPES = [
 
 @every_blend
 @pytest.mark.parametrize(("width", "height", "window", "stride", "classes", "low"), SHAPES)
-def test_argmax_equals_the_definition_and_not_the_blocks(
+def test_argmax_equals_the_definition_whatever_the_blocks(
     make_blend: MakeBlend, width: int, height: int, window: int, stride: int, classes: int, low: int
 ) -> None:
     grid = WindowGrid.of(width, height, window, stride)

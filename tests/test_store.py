@@ -17,8 +17,8 @@ import pytest
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.storage.access import DEFAULT_ACCESS, Access
-from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.local_store import LocalStore
+from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
@@ -31,11 +31,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(f"{request.getfixturevalue('s3_folder')}/out", DEFAULT_ACCESS)
 
 
-def test_the_url_decides_the_kind(store: Store) -> None:
+def test_the_url_decides_the_kind_of_store(store: Store) -> None:
     assert isinstance(store, ObjectStore if store.root.startswith("s3://") else LocalStore)
 
 
-def test_write_replaces(store: Store) -> None:
+def test_writing_replaces_a_file(store: Store) -> None:
     assert not store.exists("deep/a.json")
     store.write("deep/a.json", b"first, and longer")
     store.write("deep/a.json", b"second")
@@ -46,7 +46,7 @@ def test_write_replaces(store: Store) -> None:
         assert file.read() == b"ond"
 
 
-def test_last_bytes_and_many_files(store: Store) -> None:
+def test_the_last_bytes_and_many_files_are_read(store: Store) -> None:
     for n in range(40):
         store.write(f"many/{n}", bytes(n))
     assert [len(store.tail(f"many/{n}", 9)) for n in (0, 8, 9, 10)] == [0, 8, 9, 9]
@@ -58,7 +58,7 @@ def test_last_bytes_and_many_files(store: Store) -> None:
         list(store.read_all(["many/0", "many/40"]))
 
 
-def test_what_is_missing_is_a_file_not_found(store: Store) -> None:
+def test_reading_a_missing_file_raises_file_not_found(store: Store) -> None:
     with pytest.raises(FileNotFoundError):
         store.read("none.json")
     with pytest.raises(FileNotFoundError):
@@ -66,12 +66,12 @@ def test_what_is_missing_is_a_file_not_found(store: Store) -> None:
     assert store.list("none") == []
 
 
-def test_writing_appears_when_the_block_ends(store: Store) -> None:
+def test_a_file_appears_when_the_block_that_writes_it_ends(store: Store) -> None:
     store.write("a.parquet", b"old")
     with store.writing("a.parquet") as file:
         file.write(b"new " * 100_000)
         file.seek(0)
-        file.write(b"NEW ")  # writers of Parquet may go back
+        file.write(b"NEW ")  # a writer of Parquet may seek back
         assert store.read("a.parquet") == b"old"
     assert store.read("a.parquet") == b"NEW " + b"new " * 99_999
     assert store.list("") == ["a.parquet"]
@@ -82,32 +82,32 @@ def test_writing_appears_when_the_block_ends(store: Store) -> None:
 def test_a_full_disk_before_an_upload_is_named(
     s3_folder: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The place is this machine's, not the store's."""
+    """The full disk is on this machine, not in the store."""
     store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda: open("/dev/full", "r+b"))  # noqa: SIM115
-    says = f"^{tempfile.gettempdir()} on .*: no space left to hold a/b until it is uploaded"
-    with pytest.raises(UnfinishedError, match=says), store.writing("a/b") as file:
+    message = f"^{tempfile.gettempdir()} on .*: no space left to hold a/b until it is uploaded"
+    with pytest.raises(UnfinishedError, match=message), store.writing("a/b") as file:
         file.write(bytes(size))
     assert store.list("a") == []
 
 
 @pytest.mark.s3
-def test_times_of_a_listing_are_read_without_botocores_help(
+def test_times_of_a_listing_are_parsed_without_dateutil(
     s3_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     store.write("a", b"a")
     fs, path = store.fsspec()
 
-    def slow(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("dateutil.parser.parse", slow)
+    monkeypatch.setattr("dateutil.parser.parse", refuse)
     (info,) = fs.ls(path, detail=True)
     assert abs(info["LastModified"] - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_writing_leaves_nothing_when_the_block_raises(store: Store) -> None:
+def test_nothing_is_written_if_the_block_raises(store: Store) -> None:
     store.write("old.parquet", b"old")
     for name in ("old.parquet", "new.parquet"):
         with pytest.raises(ZeroDivisionError), store.writing(name) as file:  # noqa: PT012
@@ -118,8 +118,8 @@ def test_writing_leaves_nothing_when_the_block_raises(store: Store) -> None:
     assert store.read("old.parquet") == b"old"
 
 
-def test_create_has_one_winner(store: Store) -> None:
-    """Sixteen writers with one file after another; every one hears the truth."""
+def test_creating_a_file_has_one_winner(store: Store) -> None:
+    """Sixteen writers create the same files; each is told correctly whether it has won."""
     start = threading.Barrier(16)
 
     def race(writer: int) -> list[bool]:
@@ -193,7 +193,7 @@ def test_sweep_aborts_the_uploads_of_its_folder_only(s3_folder: str) -> None:
 
 @pytest.mark.s3
 def test_a_folder_made_in_a_console_is_empty(s3_folder: str) -> None:
-    """There a new folder is an empty object whose name ends in a slash."""
+    """A console creates a folder as an empty object whose name ends in a slash."""
     store = open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
     fs, root = store.fsspec()
     bucket, _, folder = root.partition("/")
@@ -245,26 +245,26 @@ def test_a_failed_part_publishes_nothing(s3_folder: str, monkeypatch: pytest.Mon
     assert uploads(fs, bucket, folder) == []
 
 
-def test_who_holds_a_name(store: Store) -> None:
+def test_the_holder_of_a_lock_is_named(store: Store) -> None:
     assert store.holder("lock.json") is None
     with store.hold("lock.json"):
         before = store.read("lock.json")
-        found = store.holder("lock.json")
-        assert found is not None
-        assert (found.host, found.pid) == (socket.gethostname(), os.getpid())
-        since = datetime.fromisoformat(found.since or "")
+        holder = store.holder("lock.json")
+        assert holder is not None
+        assert (holder.host, holder.pid) == (socket.gethostname(), os.getpid())
+        since = datetime.fromisoformat(holder.since or "")
         assert timedelta() <= datetime.now(UTC) - since < timedelta(minutes=1)
         assert store.list("") == ["lock.json"]
         assert store.read("lock.json") == before
-        says = rf"using this output \({found.host}, process {os.getpid()}, since {since.year}-"
-        if isinstance(store, LocalStore):  # test_lock.py has the other's
-            with pytest.raises(UsageError, match=says), store.hold("lock.json"):
+        message = rf"using this output \({holder.host}, process {os.getpid()}, since {since.year}-"
+        if isinstance(store, LocalStore):  # test_lease.py has that of object stores
+            with pytest.raises(UsageError, match=message), store.hold("lock.json"):
                 pytest.fail("both hold it")
     assert store.holder("lock.json") is None
 
 
-def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
-    """As earlier versions left them, locked or not."""
+def test_an_empty_lock_file_counts_only_while_it_is_locked(tmp_path: Path) -> None:
+    """Earlier versions left such files, locked or not."""
     store = open_store(str(tmp_path), DEFAULT_ACCESS)
     (tmp_path / "lock.json").touch()
     assert store.holder("lock.json") is None
@@ -278,12 +278,12 @@ def test_a_lock_on_disk_that_names_nobody(tmp_path: Path) -> None:
     assert store.list("") == []
 
 
-def test_who_asks_for_a_holder_is_in_nobodys_way(tmp_path: Path) -> None:
-    store, over = open_store(str(tmp_path), DEFAULT_ACCESS), threading.Event()
-    (tmp_path / "lock.json").touch()  # a dead run's, which can be locked by who looks
+def test_asking_for_the_holder_prevents_no_lock(tmp_path: Path) -> None:
+    store, done = open_store(str(tmp_path), DEFAULT_ACCESS), threading.Event()
+    (tmp_path / "lock.json").touch()  # left by a dead run: whoever asks for its holder may lock it
 
     def ask() -> None:
-        while not over.is_set():
+        while not done.is_set():
             store.holder("lock.json")
 
     with ThreadPoolExecutor(4) as pool:
@@ -295,11 +295,11 @@ def test_who_asks_for_a_holder_is_in_nobodys_way(tmp_path: Path) -> None:
                     pass
                 (tmp_path / "lock.json").touch()
         finally:
-            over.set()
+            done.set()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
+def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path / "disk")]
     if subprocess.run(mount, check=False).returncode:
@@ -315,7 +315,7 @@ def test_a_disk_that_can_only_be_read(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(tmp_path / "disk")], check=True)
 
 
-def test_web_servers_are_not_written_to() -> None:
+def test_a_web_server_cannot_be_an_output() -> None:
     with pytest.raises(UsageError, match="cannot be written"):
         open_store("http://127.0.0.1/out", DEFAULT_ACCESS)
 

@@ -1,4 +1,4 @@
-"""A store that goes away for a while: nothing is quarantined, and the rows are the same."""
+"""A store that is unavailable for a while: nothing is quarantined, and the rows are the same."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def upload(archive: Path, url: str) -> None:
 @pytest.mark.parametrize(
     ("execution", "outage_s"),
     [
-        # Longer than what s3fs bridges by itself.
+        # Longer than s3fs retries by itself.
         pytest.param(Execution(runner="local"), 8.0, id="local"),
         pytest.param(Execution(replicas=1), 20.0, id="ray", marks=[pytest.mark.ray]),
     ],
 )
 @pytest.mark.slow
-def test_an_outage_is_waited_out(
+def test_a_run_survives_an_outage_with_the_same_rows(
     s3: s3_server.Server,
     s3_folder: str,
     small_checkpoint: str,
@@ -56,24 +56,24 @@ def test_an_outage_is_waited_out(
     calm = tmp_path / "calm"
     run([str(archive)], small_checkpoint, str(calm), SETTINGS, Execution(runner="local"))
     upload(archive, f"{s3_folder}/in")
-    began, back = threading.Event(), threading.Event()
+    started, over = threading.Event(), threading.Event()
 
     def outage() -> None:
         s3.end("client.rgw", kill=True)
         time.sleep(outage_s)
         s3.start_gateway()
-        back.set()
+        over.set()
         threading.Event().wait()  # the gateway dies with the thread that has started it
 
     def watch(progress: Progress) -> None:
-        if 0 < progress.done_units < progress.total_units and not began.is_set():
-            began.set()
+        if 0 < progress.done_units < progress.total_units and not started.is_set():
+            started.set()
             threading.Thread(target=outage, daemon=True).start()
 
     url = f"{s3_folder}/out"
     receipt = run([f"{s3_folder}/in"], small_checkpoint, url, SETTINGS, execution, watch)
-    assert began.is_set()
-    assert back.wait(outage_s)
+    assert started.is_set()
+    assert over.wait(outage_s)
 
     assert receipt.scenes_done == 8
     assert receipt.failures == ()
@@ -86,13 +86,13 @@ def test_an_outage_is_waited_out(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_store_that_is_silent_for_longer_than_a_unit_may_be_is_no_hang(
+def test_a_store_silent_for_longer_than_the_unit_timeout_is_not_taken_for_a_hang(
     s3: s3_server.Server, s3_folder: str, small_checkpoint: str, archive: Path, tmp_path: Path
 ) -> None:
     """Its requests are neither answered nor refused, so that nothing fails for a long while."""
     if not isinstance(s3, s3_server.Gateway):
         pytest.skip("moto cannot be stopped for a while")
-    url = f"{s3_folder}/in/scene0.tif"  # one: its tries are over before the silence is
+    url = f"{s3_folder}/in/scene0.tif"  # one scene: its retries are over before the silence is
     s3_server.client().put_file(str(archive / "scene0.tif"), url)
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""submit, jobs, logs and stop against a real dashboard; and what goes wrong with one."""
+"""submit, jobs, logs and stop with a real dashboard, and what can go wrong with one."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ def node() -> Iterator[ray_node.Node]:
 
 @pytest.fixture
 def swath(node: ray_node.Node) -> Swath:
-    """A command, told by variables where the dashboard is; others take their place."""
+    """Run a command with the dashboard's address in its environment, which keywords override."""
 
     def command(*words: object, code: str = "", **variables: str | None) -> Any:
         program = ["-c", code] if code else ["-m", "jobs.cli"]
-        told = {**os.environ, **node.variables, "RAY_API_SERVER_ADDRESS": node.dashboard}
-        told |= {name: value or "" for name, value in variables.items()}
+        environment = {**os.environ, **node.variables, "RAY_API_SERVER_ADDRESS": node.dashboard}
+        environment |= {name: value or "" for name, value in variables.items()}
         return subprocess.run(
             [sys.executable, *program, *map(str, words)],
-            env={name: value for name, value in told.items() if value},
+            env={name: value for name, value in environment.items() if value},
             capture_output=True,
             text=True,
             check=False,
@@ -68,7 +68,7 @@ def swath(node: ray_node.Node) -> Swath:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A scene, and a file that is no image."""
+    """A scene, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("archive")
     write_scene(folder / "a b'c.tif", 700, 600)
     (folder / "text.tif").write_text("this is no image")
@@ -86,7 +86,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_from_its_submission_to_its_rows(
+def test_a_submitted_job_can_be_followed_and_has_the_rows_of_a_local_run(
     swath: Swath, archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
     words = [archive, "--checkpoint", small_checkpoint, *OPTIONS]
@@ -106,7 +106,7 @@ def test_a_job_from_its_submission_to_its_rows(
     assert "2 planned: 1 done, 1 quarantined" in followed.stdout
     assert followed.stdout == swath("logs", job_id).stdout
 
-    (job,) = (job for job in listed(swath) if job["output"] == str(out))
+    (job,) = (job for job in list_jobs(swath) if job["output"] == str(out))
     assert (job["id"], job["status"], job["exit_code"]) == (job_id, "quarantined", 3)
     assert job["settings"]["window"] == 128
     assert job["version"] == package.version()
@@ -121,9 +121,9 @@ def test_a_job_from_its_submission_to_its_rows(
     assert differences(tmp_path / "local", out) == []
 
 
-def listed(swath: Swath) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(swath("jobs", "--format", "json").stdout)
-    return found
+def list_jobs(swath: Swath) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = json.loads(swath("jobs", "--format", "json").stdout)
+    return jobs
 
 
 @pytest.mark.ray
@@ -137,22 +137,24 @@ def test_a_job_that_cannot_run_says_why(swath: Swath, archive: Path, tmp_path: P
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_path: Path) -> None:
-    """Their port is somebody else's, as it is where two clusters share a machine."""
+def test_a_cluster_whose_agents_do_not_start_is_an_error_with_a_remedy(
+    swath: Swath, archive: Path, tmp_path: Path
+) -> None:
+    """Their port is taken, as when two clusters share a machine."""
     folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))
-    waits = "from jobs import cli, dashboard; dashboard._AGENT_S = 15.0; cli.main()"
+    code = "from jobs import cli, dashboard; dashboard._AGENT_S = 15.0; cli.main()"
     words = ["submit", archive, "--checkpoint", "c", "--output", tmp_path / "out"]
     try:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
-            with ray_node.running(folder, cpus=1, agent_port=taken.getsockname()[1]) as other:
-                done = swath(*words, code=waits, RAY_API_SERVER_ADDRESS=other.dashboard)
+            with ray_node.running(folder, cpus=1, agent_port=taken.getsockname()[1]) as cluster:
+                done = swath(*words, code=code, RAY_API_SERVER_ADDRESS=cluster.dashboard)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 1, done.stderr
     assert "note: the cluster takes no jobs yet; waiting for it\n" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"swath: error: --address {other.dashboard}: ")
+    assert done.stderr.splitlines()[-1].startswith(f"swath: error: --address {cluster.dashboard}: ")
     assert "own --dashboard-agent-listen-port" in done.stderr
 
 
@@ -161,22 +163,22 @@ def test_a_cluster_whose_agents_do_not_come_up(swath: Swath, archive: Path, tmp_
 def test_a_cluster_on_loopback_is_joined(
     swath: Swath, node: ray_node.Node, archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
-    """Ray itself looks for it at this machine's other address, and waits."""
+    """Ray by itself would look for it at this machine's other address, and wait."""
     words = [archive, "--checkpoint", small_checkpoint, "--output", tmp_path / "out", *OPTIONS]
-    began = time.monotonic()
+    started = time.monotonic()
     done = swath("run", *words, "--address", node.address)
     assert done.returncode == 3, done.stderr
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - started < 100
 
 
 @pytest.mark.ray
-def test_ids_that_nobody_knows(swath: Swath) -> None:
+def test_an_unknown_job_id_is_refused(swath: Swath) -> None:
     for words in (["logs", "swath-0"], ["logs", "swath-0", "--follow"], ["stop", "swath-0"]):
         assert_refused(swath(*words), "swath-0: the cluster at", "`swath jobs` lists them")
 
 
 @pytest.mark.ray
-def test_a_dashboard_that_wants_a_token(swath: Swath) -> None:
+def test_a_missing_or_wrong_token_is_refused(swath: Swath) -> None:
     none = swath("jobs", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None, HOME="/nonexistent")
     assert_refused(none, "wants its cluster's token (none was given)", "RAY_AUTH_TOKEN")
     other = swath("jobs", RAY_AUTH_TOKEN="f" * 64)
@@ -189,7 +191,7 @@ def test_a_token_alone_is_enough(swath: Swath) -> None:
 
 
 @pytest.mark.ray
-def test_another_ray(swath: Swath, tmp_path: Path) -> None:
+def test_a_cluster_of_another_ray_version_is_refused(swath: Swath, tmp_path: Path) -> None:
     code = "import sys, ray; ray.__version__ = '2.58.1'; from jobs.cli import main; main()"
     words = ["submit", "s3://a/in", "--checkpoint", "s3://a/c", "--output", tmp_path / "out"]
     assert_refused(
@@ -198,23 +200,23 @@ def test_another_ray(swath: Swath, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_the_address_that_is_given_goes_before_the_variables(
+def test_the_address_option_takes_precedence_over_the_variables(
     swath: Swath, node: ray_node.Node
 ) -> None:
     nobody = f"http://127.0.0.1:{ray_node.free_port()}"
-    given = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=nobody)
-    assert given.returncode == 0, given.stderr
+    done = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=nobody)
+    assert done.returncode == 0, done.stderr
     second = {"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": node.dashboard}
     assert swath("jobs", **second).returncode == 0
     assert_refused(swath("jobs", RAY_API_SERVER_ADDRESS=nobody), nobody, "no Ray dashboard answers")
 
 
 def outside(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command where no cluster is."""
-    told = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """Run a command outside any cluster."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.run(
         [sys.executable, "-m", "jobs.cli", *map(str, words)],
-        env={**told, **variables},
+        env={**environment, **variables},
         capture_output=True,
         text=True,
         check=False,
@@ -222,13 +224,13 @@ def outside(*words: object, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_an_address_is_needed_and_is_a_url() -> None:
+def test_the_address_is_required_and_must_be_a_url() -> None:
     assert_refused(outside("jobs"), "--address: which cluster?", "RAY_API_SERVER_ADDRESS")
     for address in ("127.0.0.1:6379", "auto", "ray://127.0.0.1:10001"):
         assert_refused(outside("jobs", "--address", address), "not the URL of a Ray dashboard")
 
 
-def test_nobody_and_somebody_else_at_the_address() -> None:
+def test_an_address_without_a_dashboard_is_refused() -> None:
     nobody = outside("jobs", "--address", f"http://127.0.0.1:{ray_node.free_port()}")
     assert_refused(nobody, "no Ray dashboard answers there", "Connection refused")
     assert_refused(
@@ -250,14 +252,14 @@ class Page(BaseHTTPRequestHandler):
 
 @contextmanager
 def web_server() -> Iterator[str]:
-    """Answers everything with a page."""
+    """Serve a page for every request, and yield the URL."""
     with HTTPServer(("127.0.0.1", 0), Page) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_a_dashboard_that_does_not_answer_is_not_waited_for(
+def test_a_dashboard_that_does_not_answer_times_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from jobs import dashboard  # noqa: PLC0415
@@ -292,24 +294,26 @@ WRITTEN = {Bands: "4,3,2", Replicas: "2:8", Shards: "1/4"}
 EXAMPLES = {click.STRING: "x' $y", click.INT: 512, click.FLOAT: 0.5, click.BOOL: True}
 
 
-def test_what_is_forwarded_means_the_same_to_run() -> None:
-    """Every option that `run` has, those of tomorrow too."""
+def test_run_parses_the_forwarded_options_as_submit_did() -> None:
+    """This covers every option of `run`, future ones included."""
     words = ["https://a/b c.tif", "s3://a/in"]
     for parameter in FORWARDED:
         if isinstance(parameter, click.Option):
             words += [parameter.opts[0]] if parameter.is_flag else example(parameter)
     with submit.make_context("submit", list(words)) as ctx:
         passed = forwarded(ctx, ctx.params)
-        asked = dict(ctx.params)
+        submitted = dict(ctx.params)
     with run.make_context("run", passed) as ctx:
         names = {parameter.name for parameter in FORWARDED}
-        assert {name: ctx.params[name] for name in names} == {name: asked[name] for name in names}
+        assert {name: ctx.params[name] for name in names} == {
+            name: submitted[name] for name in names
+        }
 
 
 JOB = 'inputs = ["s3://a/in"]\ncheckpoint = "s3://a/c"\noutput = "s3://a/out"\naddress = "auto"\n'
 
 
-def test_a_job_file_does_not_say_which_cluster(tmp_path: Path) -> None:
+def test_the_address_and_runner_of_a_job_file_are_not_forwarded(tmp_path: Path) -> None:
     file = tmp_path / "job.toml"
     file.write_text(f'{JOB}runner = "ray"\n')
     with submit.make_context("submit", ["--job", str(file)]) as ctx:
@@ -321,17 +325,17 @@ def test_a_job_file_does_not_say_which_cluster(tmp_path: Path) -> None:
     assert_refused(refused, f'{file}, line 5: runner = "local": a submitted job runs on Ray')
 
 
-def test_the_number_of_an_attempt() -> None:
+def test_the_last_attempt_has_the_highest_number() -> None:
     others = ["swath-b", "swath-a1", "swath-a-b", "swath-a-2-3"]
     assert last_attempt("swath-a", others) == 0
     assert last_attempt("swath-a", [*others, "swath-a"]) == 1
     assert last_attempt("swath-a", [*others, "swath-a-10", "swath-a-9"]) == 10  # some are deleted
 
 
-class Cut:
+class CutStreams:
     """A cluster behind a proxy that ends every stream early."""
 
-    said = "one\ntwo\nthree\nfour\n"
+    text = "one\ntwo\nthree\nfour\n"
 
     def __init__(self, *streams: str) -> None:
         self.streams = list(streams)
@@ -347,16 +351,16 @@ class Cut:
 
     def log(self, job_id: str) -> str:
         assert job_id
-        return self.said
+        return self.text
 
 
-def test_a_stream_that_ends_early_is_followed_again(
+def test_a_log_stream_that_ends_early_is_followed_again(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.logs._AGAIN_S", 0)
-    cluster: Any = Cut("one\ntwo\n", "one\n", "one\ntwo\nthree\n")
+    cluster: Any = CutStreams("one\ntwo\n", "one\n", "one\ntwo\nthree\n")
     assert follow_to_end(cluster, "swath-a") == 3
-    assert capsys.readouterr() == (Cut.said, "")
+    assert capsys.readouterr() == (CutStreams.text, "")
 
 
 def example(option: click.Option) -> list[str]:
@@ -369,7 +373,7 @@ def example(option: click.Option) -> list[str]:
     return [option.opts[0], str(EXAMPLES.get(option.type, 7))]
 
 
-def test_what_is_sent_is_what_the_wheel_holds(tmp_path: Path) -> None:
+def test_the_package_sent_holds_the_code_of_the_wheel(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     for name in ("segformer", "pipeline", "jobs", "deploy"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -379,7 +383,7 @@ def test_what_is_sent_is_what_the_wheel_holds(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     sent = package.write_package(tmp_path)
-    # What starts a cluster is not sent to it.
+    # The code that starts clusters is not sent to one.
     code = {name for name in contents(wheel) if name.endswith(".py") and name[:7] != "deploy/"}
     assert {name for name in contents(sent) if name.endswith(".py")} == code
     assert all(contents(sent)[name] == contents(wheel)[name] for name in code)

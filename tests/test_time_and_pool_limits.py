@@ -1,4 +1,4 @@
-"""--max-hours: nothing is begun when the time is up; --replicas MIN:MAX: a pool that grows."""
+"""--max-hours: no unit starts once the time is up; --replicas MIN:MAX: a pool that grows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Units of about half a second."""
+    """Scenes whose units take about half a second each."""
     folder = tmp_path_factory.mktemp("archive")
     for n in range(SCENES):
         write_scene(folder / f"{n:02d}.tif", 500, 500, seed=n)
@@ -49,7 +49,7 @@ def undisturbed(archive: Path, small_checkpoint: str, tmp_path_factory: pytest.T
     ],
 )
 @pytest.mark.slow
-def test_the_time_is_up(
+def test_a_run_that_is_out_of_time_stops_and_can_be_resumed(
     archive: Path,
     small_checkpoint: str,
     undisturbed: Path,
@@ -58,37 +58,37 @@ def test_the_time_is_up(
     budgets_s: tuple[int, ...],
 ) -> None:
     out = tmp_path / "out"
-    given = [str(archive)], small_checkpoint, str(out), SETTINGS
+    arguments = [str(archive)], small_checkpoint, str(out), SETTINGS
     replicas = None if runner == "local" else 1
     for budget_s in budgets_s:  # a machine that is slow to start needs more than the first
         hours = budget_s / 3600
         execution = Execution(replicas=replicas, runner=runner, max_hours=hours)
         with pytest.raises(UnfinishedError, match=r"^out of time: .*command resumes the run$"):
-            run(*given, execution)
+            run(*arguments, execution)
         last = receipts(out)[-1]
         if last["units_computed"]:
             break
     assert last["ended"].startswith("out of time: ")
     assert 0 < last["units_computed"] < last["units"]
     assert last["seconds"] < budget_s + 20
-    done = run(*given, Execution(runner="local"))
+    done = run(*arguments, Execution(runner="local"))
     assert done.units_computed <= done.units - last["units_computed"]
     assert differences(undisturbed, out) == []
     assert stray_files(out) == []
 
 
-def test_the_command_says_so(
+def test_the_command_says_that_it_is_out_of_time(
     archive: Path, small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = f"--checkpoint {small_checkpoint} --output {tmp_path / 'out'} --max-hours 1e-9"
     assert exit_code_of("run", str(archive), *options.split()) == 1  # before Ray is started
-    *_, complaint = capsys.readouterr().err.splitlines()
-    assert complaint.startswith("swath: error: out of time: the 1e-09 h of --max-hours are over")
+    *_, message = capsys.readouterr().err.splitlines()
+    assert message.startswith("swath: error: out of time: the 1e-09 h of --max-hours are over")
 
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_pool_that_grows(
+def test_a_pool_grows_to_its_maximum(
     archive: Path, small_checkpoint: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     out, sizes = tmp_path / "out", []
@@ -109,24 +109,24 @@ def test_a_pool_that_grows(
 NEED = MemoryNeed(GB, 2 * GB, GB, GB, GB, 10**8, GB)
 
 
-def test_as_much_of_a_pool_as_fits() -> None:
-    def most(memory_gb: int, pool: int | None) -> int | None:
+def test_a_pool_is_cut_to_the_replicas_that_fit_the_memory() -> None:
+    def replicas(memory_gb: int, pool: int | None) -> int | None:
         machine = Machine("cpu", 8, memory_gb * GB, tasks=4, min_replicas=pool)
         budget = MemoryBudget.of(NEED, machine)
         return budget.machine.replicas if budget else None
 
-    assert most(64, 2) == most(64, None) == 8
-    assert most(16, None) is None
-    fits = most(16, 2)
+    assert replicas(64, 2) == replicas(64, None) == 8
+    assert replicas(16, None) is None
+    fits = replicas(16, 2)
     assert fits is not None
     assert 2 <= fits < 8
-    assert most(6, 2) is None
+    assert replicas(6, 2) is None
 
 
-def test_a_cluster_must_hold_what_the_pool_begins_with() -> None:
+def test_a_cluster_must_hold_the_minimum_of_the_pool() -> None:
     nodes = (8 * GB, 8 * GB)
-    for least, fits in ((2, True), (7, False)):
-        machine = Machine("cuda", 64, GB, tasks=4, nodes_bytes=nodes, min_replicas=least)
+    for min_replicas, fits in ((2, True), (7, False)):
+        machine = Machine("cuda", 64, GB, tasks=4, nodes_bytes=nodes, min_replicas=min_replicas)
         assert (MemoryBudget.of(NEED, machine) is not None) is fits
 
 
@@ -143,7 +143,7 @@ def test_a_cluster_must_hold_what_the_pool_begins_with() -> None:
         ("cpu", 8, (GB,), (1, 64), 1, (1, 64)),
     ],
 )
-def test_the_size_of_the_pool(
+def test_the_size_of_a_pool_depends_on_devices_nodes_and_drivers(
     device: str,
     count: int,
     nodes: tuple[int, ...],

@@ -1,4 +1,4 @@
-"""What `plan` computes on this machine: the rate on which its hours rest, and samples."""
+"""What `plan` computes on this machine: the rate behind its hours, and samples."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOCAL = Execution(runner="local")
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A large scene of which most is empty, a full one and a small one."""
+    """A large scene that is mostly empty, a full one and a small one."""
     folder = tmp_path_factory.mktemp("archive")
     hollow = np.maximum(picture(2600, 2200, seed=1), 1)
     hollow[:, :, 700:] = 0
@@ -53,7 +53,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_hours_rest_on_what_was_measured(archive: Path, small_checkpoint: str) -> None:
+def test_the_hours_follow_from_the_measured_rate(archive: Path, small_checkpoint: str) -> None:
     execution = replace(LOCAL, price_per_hour=36.0)
     nominal = plan([str(archive)], small_checkpoint, SETTINGS, execution)
     measured = plan(
@@ -77,34 +77,34 @@ def test_the_hours_rest_on_what_was_measured(archive: Path, small_checkpoint: st
     assert (measured.units, measured.windows_computed) == (units, windows)
 
 
-def test_as_many_replicas_are_measured_as_there_would_be(
+def test_as_many_replicas_are_measured_at_once_as_this_machine_would_run(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.trial.calibration, "local_devices", lambda: ("cpu", 2))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
     monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
     trial = Trial(calibrate=True)
-    found = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
-    assert (found.rate.replicas, found.replicas) == (2, 3)
-    seconds = found.windows_computed * found.rate.window_s / 3
-    assert seconds <= found.hours * 3600 <= 1.5 * seconds
+    estimate = plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=3), trial=trial)
+    assert (estimate.rate.replicas, estimate.replicas) == (2, 3)
+    seconds = estimate.windows_computed * estimate.rate.window_s / 3
+    assert seconds <= estimate.hours * 3600 <= 1.5 * seconds
 
 
-def test_replicas_that_have_every_core_share_them(
+def test_replicas_that_take_every_core_are_estimated_slower(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planned(cores: int) -> Estimate:
+    def estimate_on(cores: int) -> Estimate:
         monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
         monkeypatch.setattr("pipeline.processes.host._control_groups", lambda *_: iter(()))
         return plan([str(archive)], small_checkpoint, SETTINGS, Execution(replicas=2))
 
-    with_all, with_some = planned(cores=2), planned(cores=3)
-    pixels_s = with_all.megapixels * 1e6 * PIXEL_S / 2  # the nominal rate: the nominal pace
-    expected = with_some.hours * 3600 / REPLICAS_CORE_FRACTION + pixels_s
-    assert with_all.hours * 3600 == pytest.approx(expected)
+    all_cores, spare_core = estimate_on(cores=2), estimate_on(cores=3)
+    pixels_s = all_cores.megapixels * 1e6 * PIXEL_S / 2  # the nominal rate: the nominal pace
+    expected = spare_core.hours * 3600 / REPLICAS_CORE_FRACTION + pixels_s
+    assert all_cores.hours * 3600 == pytest.approx(expected)
 
 
-def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: str) -> None:
+def test_a_job_that_takes_several_runs_is_noted(archive: Path, small_checkpoint: str) -> None:
     def notes(max_hours: float) -> str:
         execution = replace(LOCAL, max_hours=max_hours)
         return "\n".join(plan([str(archive)], small_checkpoint, SETTINGS, execution).notes)
@@ -114,7 +114,7 @@ def test_a_job_that_takes_several_runs_is_told(archive: Path, small_checkpoint: 
     assert "--max-hours" not in notes(hours)
 
 
-def test_another_kind_of_device_is_not_measured(
+def test_measuring_on_another_kind_of_device_is_refused(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.trial.calibration, "local_devices", lambda: ("cuda", 1))
@@ -123,16 +123,16 @@ def test_another_kind_of_device_is_not_measured(
 
 
 @pytest.mark.parametrize(
-    ("windows", "replicas", "most"),
+    ("windows", "replicas", "expected"),
     [([], 3, 0), ([4, 4, 4], 3, 4), ([4, 4, 4, 4], 3, 8), ([9, 1, 1, 1], 2, 9), ([5], 1, 5)],
 )
-def test_the_last_units_leave_replicas_without_work(
-    windows: list[int], replicas: int, most: int
+def test_the_time_of_the_units_is_that_of_the_busiest_replica(
+    windows: list[int], replicas: int, expected: int
 ) -> None:
-    assert busiest_replica_windows(windows, replicas) == most
+    assert busiest_replica_windows(windows, replicas) == expected
 
 
-def test_blocks_are_drawn_by_chance_and_always_the_same(archive: Path) -> None:
+def test_blocks_are_drawn_at_random_but_always_the_same(archive: Path) -> None:
     known = PlannedInputs.of(read_record(None), retry=False)
     scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
     blocks = list(draw_blocks(scenes, 200))
@@ -152,18 +152,18 @@ def _place(block: Block) -> tuple[str, str]:
     return block.scene.scene_id, str(block.core)
 
 
-def test_samples_are_what_the_run_makes_of_these_blocks(
+def test_samples_are_what_a_run_computes_for_their_blocks(
     archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
     trial = Trial(sample=4, sample_to=str(tmp_path / "pictures"))
-    found = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=trial).samples
-    assert len(found) == 4
+    samples = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=trial).samples
+    assert len(samples) == 4
     run([str(archive)], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     masks = {
         name: mask_of(tmp_path / "out", name) for name in ("hollow.tif", "full.tif", "small.tif")
     }
     colors = palette((None,) * 4)
-    for sample in found:
+    for sample in samples:
         ids = masks[sample.scene_id][_slices(sample.window)]
         valid = ids != 255
         assert sample.valid_pixels == valid.sum() > 0
@@ -178,7 +178,7 @@ def test_samples_are_what_the_run_makes_of_these_blocks(
         assert (right[valid] == colors[ids[valid]]).all()
         assert (image[:, : ids.shape[1]][~valid] == 0).all()
     assert _pictures(tmp_path) == [f"sample-00{n}.png" for n in (1, 2, 3, 4)]
-    (tmp_path / "pictures" / "001.png").touch()  # somebody else's
+    (tmp_path / "pictures" / "001.png").touch()  # a file of somebody else
     fewer = replace(trial, sample=2)
     plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=fewer)
     assert _pictures(tmp_path) == ["001.png", "sample-001.png", "sample-002.png"]
@@ -188,18 +188,20 @@ def _pictures(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "pictures").iterdir())
 
 
-def test_samples_of_a_clusters_gpus_take_no_more_than_a_cpu_has(small_checkpoint: str) -> None:
+def test_samples_for_a_cluster_are_computed_with_the_device_and_batch_of_this_machine(
+    small_checkpoint: str,
+) -> None:
     settings, device = replace(SETTINGS, batch=16), local_devices()[0]
     other = "cpu" if device == "cuda" else "cuda"
-    there, here = (
+    cluster_job, local_job = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
     budget = MemoryBudget(
         MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
     )
-    used = on_this_machine(Segmentation(there, LOCAL.access, budget, 900)).job
-    assert (used.device, used.settings.batch) == (device, BATCH[device])
-    assert on_this_machine(Segmentation(here, LOCAL.access, budget, 900)).job == here
+    sampled = on_this_machine(Segmentation(cluster_job, LOCAL.access, budget, 900)).job
+    assert (sampled.device, sampled.settings.batch) == (device, BATCH[device])
+    assert on_this_machine(Segmentation(local_job, LOCAL.access, budget, 900)).job == local_job
 
 
 def _slices(window: str) -> tuple[slice, slice]:
@@ -208,38 +210,39 @@ def _slices(window: str) -> tuple[slice, slice]:
     return np.s_[row : row + height, col : col + width]
 
 
-def test_a_wrong_scale_is_seen(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_wrong_scale_is_noted(small_checkpoint: str, tmp_path: Path) -> None:
     reflectances = picture(600, 600).astype(np.uint16) * 30
     write_scene(tmp_path / "in" / "a.tif", 600, 600, values=reflectances)
     trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
 
-    def notes(scale: float) -> str:
+    def plan_notes(scale: float) -> str:
+        """The notes of a plan."""
         settings = replace(SETTINGS, scale=scale)
-        found = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
-        return "\n".join(found.notes)
+        estimate = plan([str(tmp_path / "in")], small_checkpoint, settings, LOCAL, trial=trial)
+        return "\n".join(estimate.notes)
 
-    def noted(scale: float) -> str:
-        """By a run."""
+    def run_notes(scale: float) -> str:
+        """The notes of a run."""
         settings, out = replace(SETTINGS, scale=scale), str(tmp_path / f"{scale}")
         return "\n".join(run([str(tmp_path / "in")], small_checkpoint, out, settings, LOCAL).notes)
 
-    assert "the pixels' values run from 0.0" in noted(0.001)
-    assert "check --scale and --offset" in noted(0.01)
-    assert "the pixels' values end at 0.007" in noted(0.000001)
-    assert "values" not in noted(1 / 7650)
-    assert "values run from 0.06 to 7.59" in notes(0.001)
-    assert "check --scale and --offset" in notes(0.001)
-    assert "values end at 0.0076" in notes(0.000001)
-    assert "values" not in notes(1 / 7650)
+    assert "the pixels' values run from 0.0" in run_notes(0.001)
+    assert "check --scale and --offset" in run_notes(0.01)
+    assert "the pixels' values end at 0.007" in run_notes(0.000001)
+    assert "values" not in run_notes(1 / 7650)
+    assert "values run from 0.06 to 7.59" in plan_notes(0.001)
+    assert "check --scale and --offset" in plan_notes(0.001)
+    assert "values end at 0.0076" in plan_notes(0.000001)
+    assert "values" not in plan_notes(1 / 7650)
 
 
-def test_one_class_everywhere_and_a_network_that_guesses_are_seen(tmp_path: Path) -> None:
+def test_one_class_everywhere_and_a_network_that_guesses_are_noted(tmp_path: Path) -> None:
     write_scene(tmp_path / "in" / "a.tif", 700, 600)
     checkpoint = random_checkpoint(mit_config("b0", 4, **SMALL), seed=1)
     trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
 
     def notes(lead: float) -> str:
-        """Of a network that says the same everywhere: class 2, by so much."""
+        """The notes for a network that predicts class 2 everywhere, with this lead in logits."""
         weights = dict(checkpoint.weights)
         for name, tensor in weights.items():
             if "classifier" in name:
@@ -247,24 +250,24 @@ def test_one_class_everywhere_and_a_network_that_guesses_are_seen(tmp_path: Path
                 if name.endswith("bias"):
                     weights[name][2] = lead
         folder = save_checkpoint(replace(checkpoint, weights=weights), tmp_path / str(lead))
-        found = plan([str(tmp_path / "in")], folder, SETTINGS, LOCAL, trial=trial)
-        assert found.samples[0].shares == {"class_2": 1.0}
-        return "\n".join(found.notes)
+        estimate = plan([str(tmp_path / "in")], folder, SETTINGS, LOCAL, trial=trial)
+        assert estimate.samples[0].shares == {"class_2": 1.0}
+        return "\n".join(estimate.notes)
 
     assert "99% of every sample is class_2" in notes(20.0)
     assert "confidence" not in notes(20.0)
     assert "the mean confidence of the samples is only 0.25" in notes(0.001)
 
 
-def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Path) -> None:
+def test_blocks_that_cannot_be_read_are_noted(small_checkpoint: str, tmp_path: Path) -> None:
     path = write_scene(tmp_path / "in" / "a.tif", 600, 600)
     write_scene(tmp_path / "in" / "empty.tif", 600, 600, values=picture(600, 600) * 0, nodata=0)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
     trial = Trial(sample=2, sample_to=str(tmp_path / "pictures"))
-    found = plan([str(tmp_path / "in")], small_checkpoint, SETTINGS, LOCAL, trial=trial)
-    assert found.samples == ()
-    notes = "\n".join(found.notes)
+    estimate = plan([str(tmp_path / "in")], small_checkpoint, SETTINGS, LOCAL, trial=trial)
+    assert estimate.samples == ()
+    notes = "\n".join(estimate.notes)
     assert "blocks that could not be sampled: 1; the first:" in notes
     assert "a.tif" in notes
     assert "0 of 2 samples" in notes
@@ -280,7 +283,7 @@ def test_blocks_that_cannot_be_read_are_told(small_checkpoint: str, tmp_path: Pa
         (["--price-per-hour", "inf"], "must be a number, 0 or more"),
     ],
 )
-def test_options_that_cannot_be(
+def test_impossible_options_are_refused(
     archive: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -289,10 +292,10 @@ def test_options_that_cannot_be(
     assert message in capsys.readouterr().err
 
 
-def test_a_file_is_no_folder_of_pictures(
+def test_a_file_is_refused_as_the_folder_of_pictures(
     archive: Path, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused before anything is measured or segmented."""
+    """The refusal comes before anything is measured or segmented."""
     monkeypatch.setattr("pipeline.api.prepare", lambda *_: pytest.fail("too late"))
     (tmp_path / "file").touch()
     trial = Trial(sample=1, sample_to=str(tmp_path / "file"))
@@ -300,7 +303,7 @@ def test_a_file_is_no_folder_of_pictures(
         plan([str(archive)], small_checkpoint, trial=trial)
 
 
-def test_the_command_prints_all_of_it(
+def test_the_command_prints_the_rate_the_cost_and_the_pictures(
     archive: Path, small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["plan", str(archive), "--checkpoint", small_checkpoint, "--window", "128"]
@@ -314,11 +317,11 @@ def test_the_command_prints_all_of_it(
     assert f"{tmp_path}/sample-001.png" in out
     with pytest.raises(SystemExit):
         main([*words, "--format", "json"])
-    found = json.loads(capsys.readouterr().out)
-    assert [sample["picture"] for sample in found["samples"]] == [
+    printed = json.loads(capsys.readouterr().out)
+    assert [sample["picture"] for sample in printed["samples"]] == [
         f"{tmp_path}/sample-00{n}.png" for n in (1, 2)
     ]
-    assert found["rate"]["measured"] is False
+    assert printed["rate"]["measured"] is False
 
 
 def test_pictures_show_what_the_network_gets() -> None:

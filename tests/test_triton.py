@@ -1,5 +1,5 @@
-"""The network's operations and the cutting of windows as Triton kernels: in Triton's interpreter
-beside their sisters for CPUs, compiled for a GPU, and on one."""
+"""The network's operations and window cutting as Triton kernels: compared with those for CPUs in
+Triton's interpreter, compiled for a GPU, and run on one."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def assert_cuts_equal(device: str) -> None:
     normalisation = Normalisation.default(3)
     for dtype in DTYPES:
         expected = windows_of(HostCutter(normalisation), dtype, "cpu")
-        found = windows_of(DeviceCutter(normalisation, EDGE_PX, device), dtype, device)
-        assert torch.equal(found, expected)
+        windows = windows_of(DeviceCutter(normalisation, EDGE_PX, device), dtype, device)
+        assert torch.equal(windows, expected)
         assert (expected[4:] == 7).all()
         assert len(expected[:4].unique()) > 100
 
@@ -65,11 +65,11 @@ def interpreted_cuts_equal_the_hosts() -> None:
 
 
 def interpreted_operations_equal_torchs() -> None:
-    """Of whole networks, of sizes that are no multiple of anything, and of heads of all kinds."""
+    """Whole networks are compared, at sizes that are no multiple of anything, with every head."""
     from segformer import network  # noqa: PLC0415
     from segformer.operations import cuda, plain  # noqa: PLC0415
 
-    cuda._LANES = cuda._DECODED_LANES = cuda._PIXELS = 16  # else it takes minutes
+    cuda._LANES = cuda._DECODED_LANES = cuda._PIXELS = 16  # otherwise it takes minutes
     at_once: dict[str, Any] = {"_decode_in_steps": cuda._decode_at_once}
     for head, changes, classes in (("mlp", {}, 4), ("conv", at_once, 4), ("mlp", at_once, 20)):
         vars(cuda).update(changes)
@@ -83,7 +83,7 @@ def interpreted_operations_equal_torchs() -> None:
 
 
 def interpreted_gelu_is_that_of_half_precision() -> None:
-    """Where a kernel has a polynomial instead of the error function."""
+    """In half precision the kernel uses a polynomial instead of the error function."""
     from segformer.operations.cuda import ExpandedDepthwise  # noqa: PLC0415
 
     x_1TC = torch.linspace(-9, 9, 4 * 64)[None, :, None].half()
@@ -93,10 +93,10 @@ def interpreted_gelu_is_that_of_half_precision() -> None:
         linear.bias.fill_(0)
         depthwise.weight.zero_()[:, :, 1, 1] = 1
         depthwise.bias.fill_(0)  # type: ignore[union-attr]
-        found = ExpandedDepthwise(linear.half(), depthwise.half())(x_1TC, 16, 16)
+        actual = ExpandedDepthwise(linear.half(), depthwise.half())(x_1TC, 16, 16)
     expected = F.gelu(x_1TC.double())
     last_bit = 2.0**-11 * expected.abs().clamp(min=2.0**-6)
-    assert ((found.double() - expected).abs() <= last_bit + 2e-5).all()
+    assert ((actual.double() - expected).abs() <= last_bit + 2e-5).all()
 
 
 @linux
@@ -108,12 +108,12 @@ def interpreted_gelu_is_that_of_half_precision() -> None:
         interpreted_gelu_is_that_of_half_precision,
     ],
 )
-def test_in_the_interpreter(program: Callable[[], None]) -> None:
+def test_interpreted_kernels_equal_the_operations_for_cpus(program: Callable[[], None]) -> None:
     run_with_triton(__name__, program.__name__, interpret="1")
 
 
-def network_compiles() -> None:
-    """To machine code for an H100, which takes no GPU; what a thread holds fits in registers."""
+def compile_network_kernels() -> None:
+    """Compile to code for an H100, which takes no GPU; what a thread holds fits in registers."""
     from triton import compile as compile_kernel  # noqa: PLC0415
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
@@ -142,14 +142,14 @@ def network_compiles() -> None:
         signature |= dict.fromkeys(constants, "constexpr")
         source = ASTSource(kernel, signature, constants)
         options = {"num_stages": 1}
-        made = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert made.asm["cubin"]
-        assert made.metadata.shared <= 227 * 1024
+        binary = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert binary.asm["cubin"]
+        assert binary.metadata.shared <= 227 * 1024
 
 
 @linux
 def test_the_networks_kernels_compile_for_a_gpu() -> None:
-    run_with_triton(__name__, "network_compiles", interpret="0")
+    run_with_triton(__name__, "compile_network_kernels", interpret="0")
 
 
 @pytest.mark.gpu
@@ -166,28 +166,28 @@ def test_cuts_equal_the_hosts_on_a_gpu() -> None:
     ("dtype", "tolerance"),
     [(torch.float32, 3e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)],
 )
-def test_logits_on_a_gpu(
+def test_logits_on_a_gpu_equal_those_on_a_cpu(
     size: str, head: str, classes: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    """Beside the CPU's in float32; a window's are the same bits in any slot of a batch."""
+    """They agree with the CPU's in float32; a window has the same bits in any slot of a batch."""
     torch.backends.cudnn.allow_tf32 = False
     checkpoint = random_checkpoint(mit_config(size, classes, head=head), seed=1)
     x_NCHW = torch.randn(6, 3, 512, 512, generator=torch.Generator().manual_seed(0))
     expected = SegFormer(checkpoint)(x_NCHW[:2])
     model = SegFormer(checkpoint).to("cuda", dtype)
     batch = x_NCHW.to("cuda", dtype)
-    found = model(batch)
-    error = (found[:2].float().cpu() - expected).norm() / expected.norm()
+    logits = model(batch)
+    error = (logits[:2].float().cpu() - expected).norm() / expected.norm()
     assert error < tolerance
     for slots in ((1, 0, 2, 3, 4, 5), (5, 4, 3, 2, 1, 0)):
-        assert torch.equal(model(batch[list(slots)]), found[list(slots)])
+        assert torch.equal(model(batch[list(slots)]), logits[list(slots)])
 
 
 @pytest.mark.gpu
 @gpu
 @pytest.mark.parametrize("runner", ["local", "ray"])
-def test_a_run_on_a_gpu(tmp_path: Path, runner: str) -> None:
-    """Beside one on the CPU: the same classes, but where two of them are as good as equal."""
+def test_a_run_on_a_gpu_finds_the_classes_of_a_run_on_a_cpu(tmp_path: Path, runner: str) -> None:
+    """The classes are those of a run on the CPU, except where two of them are nearly equal."""
     checkpoint = save_small(tmp_path / "checkpoint")
     scene = write_scene(tmp_path / "scene.tif", 1500, 1300, seed=1)
     masks = []

@@ -1,4 +1,4 @@
-"""How runs end that do not come to their end, and what they leave."""
+"""Runs that stop early: what they report, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ Segment = Callable[..., Receipt]
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Two units."""
+    """A scene of two units."""
     write_scene(tmp_path / "in" / "wide.tif", 600, 90)
     return tmp_path / "in"
 
 
 @pytest.fixture
 def segment(archive: Path, small_checkpoint: str, tmp_path: Path) -> Segment:
-    """Segments the archive into out/."""
+    """A function that segments the archive into out/."""
 
     def once(execution: Execution = LOCAL, watch: Callable[[Progress], None] | None = None):
         return run(
@@ -68,13 +68,13 @@ def test_a_run_that_is_stopped_leaves_its_receipt(
     (receipt,) = receipts(tmp_path / "out")
     assert receipt["ended"] == "stopped by hand"
     assert (receipt["units"], receipt["units_computed"]) == (2, 1)
-    left = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(tmp_path / "out"))
-    assert left.earlier == EarlierRuns(receipt["megapixels"], 0.0, 0)
-    assert left.units == 1
-    assert left.megapixels == pytest.approx(600 * 90 / 1e6 - receipt["megapixels"])
+    estimate = plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(tmp_path / "out"))
+    assert estimate.earlier == EarlierRuns(receipt["megapixels"], 0.0, 0)
+    assert estimate.units == 1
+    assert estimate.megapixels == pytest.approx(600 * 90 / 1e6 - receipt["megapixels"])
     segment()
-    told = status(str(tmp_path / "out"))
-    assert [(one["ended"], one["units_computed"]) for one in told.runs] == [
+    report = status(str(tmp_path / "out"))
+    assert [(run["ended"], run["units_computed"]) for run in report.runs] == [
         ("stopped by hand", 1),
         ("done", 1),
     ]
@@ -107,12 +107,14 @@ def test_a_damaged_unit_file_is_named(
             segment()
         assert str(unit) in str(error.value)
     unit.unlink()
-    assert segment().units_computed == 1  # the other one was done before this one was opened
+    assert segment().units_computed == 1  # the other unit was computed before this file was opened
     assert differences(calm, out) == []
 
 
-def test_a_unit_file_that_is_damaged_inside_is_named(segment: Segment, tmp_path: Path) -> None:
-    """Its footer is sound, so that only publishing sees it."""
+def test_a_unit_file_that_is_damaged_before_its_footer_is_named(
+    segment: Segment, tmp_path: Path
+) -> None:
+    """Its footer is intact, so that only publishing notices."""
     with pytest.raises(KeyboardInterrupt):
         segment(watch=stop_after_one)
     (unit,) = (tmp_path / "out").glob("work/*/*.parquet")
@@ -123,10 +125,10 @@ def test_a_unit_file_that_is_damaged_inside_is_named(segment: Segment, tmp_path:
     assert str(unit) in str(error.value)
 
 
-def test_a_unit_file_that_is_replaced_while_it_is_read(
+def test_a_unit_file_that_is_replaced_while_it_is_read_is_read_again(
     segment: Segment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a store of objects shows it: the size of one, and the bytes of the other."""
+    """An object store may report the size of one version and return the bytes of the other."""
     with pytest.raises(KeyboardInterrupt):
         segment(watch=stop_after_one)
     out = Output.open(str(tmp_path / "out"))
@@ -167,7 +169,7 @@ def created(s3: s3_server.Server) -> s3_server.Credentials:
 
 @pytest.fixture
 def user(s3: s3_server.Server, created: s3_server.Credentials) -> Iterator[s3_server.Credentials]:
-    """One who may do everything in the bucket "tests", as long as its policy says so."""
+    """A user who may do everything in the bucket "tests", as long as its policy allows it."""
     grant(s3)
     yield created
     s3.set_policy("tests", None)
@@ -183,7 +185,7 @@ def grant(s3: s3_server.Server) -> None:
 @pytest.mark.slow
 @pytest.mark.s3
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_rights_that_are_revoked_in_mid_run(
+def test_a_run_whose_rights_are_revoked_stops_and_can_be_resumed(
     s3: s3_server.Server,
     user: s3_server.Credentials,
     s3_folder: str,
@@ -216,8 +218,9 @@ def test_rights_that_are_revoked_in_mid_run(
     again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert again.returncode == 0, again.stderr
     command = [sys.executable, "-m", "jobs.cli", "status", out, "--format", "json"]
-    told = subprocess.run(command, capture_output=True, env=variables, check=True)
-    (receipt,) = json.loads(told.stdout)["runs"]  # the first could not be written
+    report = subprocess.run(command, capture_output=True, env=variables, check=True)
+    # The receipt of the first run could not be written.
+    (receipt,) = json.loads(report.stdout)["runs"]
     assert 0 < receipt["units_computed"] < receipt["units"] == 9
     assert receipt["failures"] == []
 
@@ -225,7 +228,9 @@ def test_rights_that_are_revoked_in_mid_run(
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_run_whose_disk_fills_up_stops_and_can_be_resumed(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
     archive, disk = tmp_path / "in", tmp_path / "disk"
     write_scene(archive / "large.tif", 1500, 1500)
     disk.mkdir()
@@ -252,7 +257,7 @@ def test_a_disk_that_fills_up(small_checkpoint: str, tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_an_object_store_that_spills_and_its_full_disk(
+def test_a_run_survives_a_spilling_object_store_and_its_full_disk(
     small_checkpoint: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
