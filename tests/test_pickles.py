@@ -322,8 +322,8 @@ def claim(
             return torch._utils._rebuild_tensor_v2, (STORAGE, offset, shape, stride, False, None)
 
     class Pickler(pickle.Pickler):
-        def persistent_id(self, thing: Any) -> Any:
-            return ("storage", torch.FloatStorage, "0", "cpu", count) if thing is STORAGE else None
+        def persistent_id(self, value: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", count) if value is STORAGE else None
 
     file = io.BytesIO()
     Pickler(file, 2).dump({"a": Claim()})

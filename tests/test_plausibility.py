@@ -120,8 +120,8 @@ def test_a_small_png_that_claims_gigapixels_is_refused(tmp_path: Path) -> None:
 def test_a_small_jpeg_that_claims_gigapixels_is_refused(tmp_path: Path) -> None:
     path = write_one_color(tmp_path / "a.jpg", 96, driver="JPEG")
     data = bytearray(path.read_bytes())
-    at = data.index(b"\xff\xc0") + 5
-    struct.pack_into(">HH", data, at, 65500, 65500)
+    offset = data.index(b"\xff\xc0") + 5
+    struct.pack_into(">HH", data, offset, 65500, 65500)
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"claims 65500x65500 px in 3 bands.*cannot hold them"):
         describe_file(path)

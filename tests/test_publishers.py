@@ -84,11 +84,11 @@ def test_a_killed_publishing_task_is_retried(
     process, mark = start(command(archive, small_checkpoint), out)
     try:
         os.kill(stop_at(PHASES[phase], out, process, mark), signal.SIGKILL)
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
     finally:
         kill_tree(mark)
-    assert process.returncode == 0, said
-    assert b"shard 000000 was lost while it was being published; retrying it" in said
+    assert process.returncode == 0, stderr
+    assert b"shard 000000 was lost while it was being published; retrying it" in stderr
     assert receipts(out)[-1]["units_computed"] == receipts(out)[-1]["units"] == 36
     assert differences(calm, out) == []
     assert stray_files(out) == []
@@ -109,15 +109,15 @@ def test_a_publishing_task_killed_on_every_attempt_stops_the_run_without_loss(
                 f"/proc/{pid}/cmdline"
             ).exists():  # a zombie keeps the file, but has no title
                 time.sleep(0.01)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         kill_tree(mark)
     assert killed == ATTEMPTS
     assert process.returncode == 1
-    last = said.decode().splitlines()[-1]
+    last = stderr.decode().splitlines()[-1]
     assert last.startswith(f"swath: error: {out}: shard 000000 cannot be published: ")
     assert last.endswith("What is done is kept, the same command resumes the run")
-    assert b"Traceback" not in said
+    assert b"Traceback" not in stderr
     done = run([str(archive)], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert done.units_computed == 0
     assert differences(calm, out) == []
@@ -136,11 +136,11 @@ def test_ctrl_c_while_a_table_is_written_leaves_a_resumable_output(
         process.send_signal(signal.SIGINT)
         time.sleep(1)
         os.kill(pid, signal.SIGCONT)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         kill_tree(mark)
     assert process.returncode == 1
-    assert b"run the same command again: swath run " in said
+    assert b"run the same command again: swath run " in stderr
     assert not list(out.rglob(".*"))
     # No unit is left to compute: Ray is started only to publish.
     done = run([str(archive)], small_checkpoint, str(out), SETTINGS, ON_RAY)

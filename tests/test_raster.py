@@ -275,12 +275,13 @@ def test_a_pixel_is_valid_if_any_selected_band_is(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", values, nodata=0, photometric="minisblack")
     scene = scene_of(path)
     assert read_pixels(scene, scene.rect).valid_HW.all(axis=1).tolist() == [False, True, True, True]
-    two = scene_of(path, Settings(bands=(1, 2)), channels=2)
-    assert read_pixels(two, two.rect).valid_HW.all(axis=1).tolist() == [False, False, True, True]
-    four = scene_of(path, channels=4)
+    two_bands = scene_of(path, Settings(bands=(1, 2)), channels=2)
+    valid_HW = read_pixels(two_bands, two_bands.rect).valid_HW
+    assert valid_HW.all(axis=1).tolist() == [False, False, True, True]
+    four_bands = scene_of(path, channels=4)
     with rasterio.open(path) as src:
         np.testing.assert_array_equal(
-            read_pixels(four, four.rect).valid_HW, src.dataset_mask() != 0
+            read_pixels(four_bands, four_bands.rect).valid_HW, src.dataset_mask() != 0
         )
 
 

@@ -232,8 +232,8 @@ def test_crashed_runs_leave_the_rows_of_an_undisturbed_run(
 
     @contextmanager
     def life(end: int | None) -> Iterator[Life]:
-        with disk.life(end) as one:
-            yield one
+        with disk.life(end) as current_life:
+            yield current_life
         if story.cuts is not None:
             disk.lose_power(story.cuts)
 

@@ -234,5 +234,5 @@ def test_waiting_for_a_retry_rearms_the_limits(clock: Clock) -> None:
         retry_transient(failing(3), 300)
     starts = list(itertools.accumulate([1000.0, *clock.pauses]))
     ends = [*starts[1:], starts[-1]]
-    assert rearms[::2] == [(at, retry.SILENT_S) for at in starts]
-    assert rearms[1::2] == [(at, 0.0) for at in ends]
+    assert rearms[::2] == [(time_s, retry.SILENT_S) for time_s in starts]
+    assert rearms[1::2] == [(time_s, 0.0) for time_s in ends]

@@ -58,8 +58,8 @@ def test_fixed_files_replace_their_old_rows(
     assert {row["scene_id"] for row in partial} == {"sub/torn.tif"}
 
     fix_files(broken, contents)
-    waiting = plan([str(broken)], small_checkpoint, SETTINGS, Execution(runner="local"), str(out))
-    assert (waiting.scenes, waiting.failures) == (3, ())
+    estimate = plan([str(broken)], small_checkpoint, SETTINGS, Execution(runner="local"), str(out))
+    assert (estimate.scenes, estimate.failures) == (3, ())
     receipt = segment(broken, small_checkpoint, out)
     assert "3 inputs are planned again: they failed, or changed before their turn" in receipt.notes
     check_books(out, receipt)

@@ -82,8 +82,8 @@ def test_the_rights_of_the_policies_are_enough_for_a_run(
     done = run(s3, role)
     assert done.returncode == 0, done.stderr
     assert "may not do that" not in done.stderr
-    again = run(s3, role)  # finds everything done
-    assert again.returncode == 0, again.stderr
+    resumed = run(s3, role)  # finds everything done
+    assert resumed.returncode == 0, resumed.stderr
     assert s3_server.client().find(f"{OUTPUT}/landcover/masks")
 
 
@@ -136,8 +136,8 @@ def test_resuming_the_output_of_another_user_needs_the_right_to_read_it(
     allow(s3, OUTPUT, without(statements(OUTPUT, "role"), "s3:GetObject"))
     assert_denied(run(s3, role), f"s3://{OUTPUT}/landcover")
     allow(s3, OUTPUT, statements(OUTPUT, "role"))
-    again = run(s3, role)
-    assert again.returncode == 0, again.stderr
+    resumed = run(s3, role)
+    assert resumed.returncode == 0, resumed.stderr
 
 
 def assert_denied(done: subprocess.CompletedProcess[str], url: str) -> None:

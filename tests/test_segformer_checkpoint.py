@@ -96,10 +96,10 @@ def assert_same_weights(checkpoint: Checkpoint, expected: Checkpoint) -> None:
 def test_a_written_checkpoint_reads_the_same_here_and_in_transformers(
     checkpoint: Checkpoint, folder: Path
 ) -> None:
-    again = read_checkpoint(str(folder))
-    assert (again.config, again.normalisation) == (CONFIG, checkpoint.normalisation)
-    assert again.origin == "transformers"
-    assert_same_weights(again, checkpoint)
+    reread = read_checkpoint(str(folder))
+    assert (reread.config, reread.normalisation) == (CONFIG, checkpoint.normalisation)
+    assert reread.origin == "transformers"
+    assert_same_weights(reread, checkpoint)
     hf_model = SegformerForSemanticSegmentation.from_pretrained(folder)
     assert hf_model.config.id2label == {0: "ocean", 1: "land", 2: "lake"}
     model = load_model(str(folder))

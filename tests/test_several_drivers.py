@@ -105,8 +105,8 @@ def test_three_drivers_at_once_leave_the_rows_of_one_even_if_one_is_killed(
     assert sum(planned) == SCENES + 1
 
 
-def segment(archive: Path, checkpoint: str, out: Place, share: Share, **how: object) -> Receipt:
-    execution = Execution(runner="local", shards=share, **how)  # type: ignore[arg-type]
+def segment(archive: Path, checkpoint: str, out: Place, share: Share, **options: object) -> Receipt:
+    execution = Execution(runner="local", shards=share, **options)  # type: ignore[arg-type]
     return run([str(archive)], checkpoint, str(out), SETTINGS, execution)
 
 
@@ -192,13 +192,13 @@ def test_a_driver_waits_while_another_one_plans(
     out = tmp_path / "out"
     store = open_store(str(out), DEFAULT_ACCESS)
     arguments = tmp_path / "in", small_checkpoint, out, Share(1, 2)
-    waiting = threading.Thread(target=segment, args=arguments)
+    waiting_driver = threading.Thread(target=segment, args=arguments)
     with store.hold(PLANNING):
-        waiting.start()
-        waiting.join(5)
-        assert waiting.is_alive()
+        waiting_driver.start()
+        waiting_driver.join(5)
+        assert waiting_driver.is_alive()
         assert not (out / "job.json").exists()
-    waiting.join(60)
+    waiting_driver.join(60)
     assert rows(out, "scenes").num_rows == 1
     assert any("another driver is planning" in message for message in caplog.messages)
 

@@ -142,10 +142,10 @@ def test_a_scene_is_an_image_file_unless_it_says_otherwise() -> None:
 
 
 def test_the_source_is_recorded_but_does_not_change_unit_ids() -> None:
-    one, other = scene(), scene(source=NAME)
-    units = [Unit("000000", (Block(s, Rect(0, 0, 700, 300)),)) for s in (one, other)]
+    raster, strips = scene(), scene(source=NAME)
+    units = [Unit("000000", (Block(s, Rect(0, 0, 700, 300)),)) for s in (raster, strips)]
     assert units[0].unit_id == units[1].unit_id
-    shard = Shard("000000", (other,), (units[1],), ())
+    shard = Shard("000000", (strips,), (units[1],), ())
     assert Shard.from_json(json.loads(json.dumps(shard.to_json()))) == shard
 
 

@@ -224,9 +224,9 @@ def test_an_idle_node_stops_when_it_is_drained(cluster: Cluster) -> None:
     assert (done.returncode, done.stderr) == (0, f"spot: node {node.node_id} has ended\n")
     (record,) = (n for n in ray.nodes() if n["NodeID"] == node.node_id)
     assert not record["Alive"]
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0
-    assert f"no Ray node {node.node_id} runs on this machine" in again.stderr
+    repeated = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert repeated.returncode == 0
+    assert f"no Ray node {node.node_id} runs on this machine" in repeated.stderr
     cluster.remove_node(node)
 
 

@@ -51,8 +51,8 @@ def check(report: Status, unfinished: unfinished_outputs.UnfinishedOutput) -> No
     assert {name: fields[name] for name in unfinished.expected} == pytest.approx(
         unfinished.expected
     )
-    ended = report.megapixels_done + report.megapixels_quarantined
-    assert report.megapixels_open == pytest.approx(report.megapixels - ended)
+    settled_megapixels = report.megapixels_done + report.megapixels_quarantined
+    assert report.megapixels_open == pytest.approx(report.megapixels - settled_megapixels)
     assert not report.finished
     assert [run["ended"] for run in report.runs] == ["stopped by hand"] * 3
 
@@ -164,12 +164,12 @@ def test_inputs_planned_again_and_rejected_inputs_are_counted_once(
     """One scene of every other shard is planned again in a later shard that has not started."""
     out = Output.open(unfinished.url)
     shards, before = list(out.shards()), status(unfinished.url)
-    again = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
+    retried = {shard.scenes[0]: (shard.shard_id,) for shard in shards[::2]}
     text = Failure("text.tif", "/in/text.tif", "describe", None, "InputError", "not an image")
     new = unfinished_outputs.planner(shape).shards(
-        tuple(again), [Rejected("1-2", text)], len(shards)
+        tuple(retried), [Rejected("1-2", text)], len(shards)
     )
-    out.append(with_retries(new, {scene.scene_id: tries for scene, tries in again.items()}))
+    out.append(with_retries(new, {scene.scene_id: tries for scene, tries in retried.items()}))
     report = status(unfinished.url)
     check_by_counting(report, out)
     assert report.scenes == before.scenes + 1

@@ -179,10 +179,10 @@ def test_an_unknown_job_id_is_refused(swath: Swath) -> None:
 
 @pytest.mark.ray
 def test_a_missing_or_wrong_token_is_refused(swath: Swath) -> None:
-    none = swath("jobs", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None, HOME="/nonexistent")
-    assert_refused(none, "wants its cluster's token (none was given)", "RAY_AUTH_TOKEN")
-    other = swath("jobs", RAY_AUTH_TOKEN="f" * 64)
-    assert_refused(other, "wants its cluster's token (another one was given)", "RAY_AUTH_TOKEN")
+    missing = swath("jobs", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None, HOME="/nonexistent")
+    assert_refused(missing, "wants its cluster's token (none was given)", "RAY_AUTH_TOKEN")
+    wrong = swath("jobs", RAY_AUTH_TOKEN="f" * 64)
+    assert_refused(wrong, "wants its cluster's token (another one was given)", "RAY_AUTH_TOKEN")
 
 
 @pytest.mark.ray
@@ -203,12 +203,14 @@ def test_a_cluster_of_another_ray_version_is_refused(swath: Swath, tmp_path: Pat
 def test_the_address_option_takes_precedence_over_the_variables(
     swath: Swath, node: ray_node.Node
 ) -> None:
-    nobody = f"http://127.0.0.1:{ray_node.free_port()}"
-    done = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=nobody)
+    unused_url = f"http://127.0.0.1:{ray_node.free_port()}"
+    done = swath("jobs", "--address", node.dashboard, RAY_API_SERVER_ADDRESS=unused_url)
     assert done.returncode == 0, done.stderr
     second = {"RAY_API_SERVER_ADDRESS": None, "RAY_ADDRESS": node.dashboard}
     assert swath("jobs", **second).returncode == 0
-    assert_refused(swath("jobs", RAY_API_SERVER_ADDRESS=nobody), nobody, "no Ray dashboard answers")
+    assert_refused(
+        swath("jobs", RAY_API_SERVER_ADDRESS=unused_url), unused_url, "no Ray dashboard answers"
+    )
 
 
 def outside(*words: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -231,8 +233,8 @@ def test_the_address_is_required_and_must_be_a_url() -> None:
 
 
 def test_an_address_without_a_dashboard_is_refused() -> None:
-    nobody = outside("jobs", "--address", f"http://127.0.0.1:{ray_node.free_port()}")
-    assert_refused(nobody, "no Ray dashboard answers there", "Connection refused")
+    done = outside("jobs", "--address", f"http://127.0.0.1:{ray_node.free_port()}")
+    assert_refused(done, "no Ray dashboard answers there", "Connection refused")
     assert_refused(
         outside("jobs", "--address", "http://nowhere.invalid:8265"), "no Ray dashboard answers"
     )

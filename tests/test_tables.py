@@ -258,7 +258,7 @@ def test_tables_hold_what_was_segmented_whatever_the_order(
     results = random_results(archive, maps)
     folder = tmp_path_factory.mktemp("tables")
     out = publish_all(archive, results, folder / "one", orders[0])
-    other = publish_all(archive, results, folder / "other", orders[1])
+    reordered = publish_all(archive, results, folder / "other", orders[1])
     for block, result in results.items():
         if isinstance(result, Failure):  # failed blocks hold no data
             core = block.core
@@ -271,4 +271,4 @@ def test_tables_hold_what_was_segmented_whatever_the_order(
     for shard in archive.shards:
         for table in ORDER:
             name = f"{table}/{shard.shard_id}.parquet"
-            assert (out / name).read_bytes() == (other / name).read_bytes()
+            assert (out / name).read_bytes() == (reordered / name).read_bytes()

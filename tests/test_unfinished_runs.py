@@ -215,8 +215,8 @@ def test_a_run_whose_rights_are_revoked_stops_and_can_be_resumed(
 
     grant(s3)
     command[command.index("--runner") + 1] = "local"
-    again = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
-    assert again.returncode == 0, again.stderr
+    resumed = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    assert resumed.returncode == 0, resumed.stderr
     command = [sys.executable, "-m", "jobs.cli", "status", out, "--format", "json"]
     report = subprocess.run(command, capture_output=True, env=variables, check=True)
     # The receipt of the first run could not be written.
