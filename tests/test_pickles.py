@@ -284,7 +284,7 @@ def test_every_dtype_and_layout_of_tensor_is_read(legacy: bool) -> None:
     for name, tensor in tensors.items():
         assert read[name].dtype == tensor.dtype, name
         assert torch.equal(read[name], tensor), name
-    read["view"].zero_()  # memory of its own
+    read["view"].zero_()  # its memory is not shared
     assert torch.equal(read["transposed"], base.view(4, 6).T)
 
 

@@ -178,7 +178,7 @@ def test_the_block_size_balances_halos_against_waiting_for_the_last_unit(
 
 
 def test_unit_ids_never_change() -> None:
-    """Files in outputs of earlier versions are named by them."""
+    """Files in the outputs of earlier versions are named after them."""
     fields = dict.fromkeys(Scene.__dataclass_fields__)
     scene = Scene(**{**fields, "scene_id": "sub/a.tif", "version": "12-345"})  # type: ignore[arg-type]
     blocks = (Block(scene, Rect(0, 512, 100, 200)), Block(scene, Rect(0, 712, 100, 200)))

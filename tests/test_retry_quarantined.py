@@ -77,7 +77,7 @@ def test_files_that_look_unchanged_are_retried_only_on_request(
     segment(broken, small_checkpoint, out)
     before = {table: rows(out, table) for table in ORDER}
     fix_files(broken, contents, unseen=True)
-    # The text has grown, which is seen; the others look as they did.
+    # The text has grown, which is noticed; the other files look unchanged.
     receipt = segment(broken, small_checkpoint, out)
     assert (receipt.scenes_done, receipt.scenes_partial, receipt.scenes_quarantined) == (2, 1, 1)
     assert rows(out, "quarantine").num_rows == before["quarantine"].num_rows - 1

@@ -70,7 +70,7 @@ def has_started(out: Place, number: int) -> bool:
 
 @pytest.fixture(params=["disk", pytest.param("bucket", marks=pytest.mark.s3)])
 def out(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """A new output."""
+    """The place of a new output, on disk or in a bucket."""
     if request.param == "disk":
         return tmp_path / "out"
     request.getfixturevalue("s3")

@@ -147,7 +147,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def busy_node(cluster: Cluster) -> Iterator[str]:
-    """The id of a node that an actor keeps from ending."""
+    """The id of a node that an actor keeps from stopping."""
     node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
 

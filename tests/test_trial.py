@@ -178,7 +178,7 @@ def test_samples_are_what_a_run_computes_for_their_blocks(
         assert (right[valid] == colors[ids[valid]]).all()
         assert (image[:, : ids.shape[1]][~valid] == 0).all()
     assert _pictures(tmp_path) == [f"sample-00{n}.png" for n in (1, 2, 3, 4)]
-    (tmp_path / "pictures" / "001.png").touch()  # a file of somebody else
+    (tmp_path / "pictures" / "001.png").touch()  # not one of our files
     fewer = replace(trial, sample=2)
     plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, trial=fewer)
     assert _pictures(tmp_path) == ["001.png", "sample-001.png", "sample-002.png"]
