@@ -1,9 +1,9 @@
 """Drains the Ray node of a machine that its cloud is about to take back.
 
-    python -m deploy.spot watch aws|gcp|azure    beside `ray start`: waits for the cloud's notice
+    python -m deploy.spot watch aws|gcp|azure    beside `ray start`: wait for the cloud's notice
     python -m deploy.spot drain --seconds 90     now, as a pod's preStop hook does
 
-After the notice Ray gives the node no more work; a run computes again what was not finished. Ends
+After the notice Ray gives the node no more work; a run computes again what was not finished. Exits
 when the node is drained. Exit codes: 0 drained; 1 not drained; 2 usage.
 """
 
@@ -19,9 +19,11 @@ from deploy.node import Node, NodeError
 from deploy.notices import CLOUDS, Notice, Service
 
 EVERY_S = 5.0
+"""The pause between two questions to the metadata service."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out one command line and return the exit code."""
     options = _parser().parse_args(arguments)
     try:
         if options.verb == "drain":
@@ -42,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def watch(ask: Callable[[], Notice | None], every_s: float, rebalance: bool) -> Notice:
-    """The first notice that this machine ends; of a mere recommendation only with `rebalance`.
+    """Wait for the first notice that this machine ends. A recommendation counts with `rebalance`.
 
-    A service that does not answer is asked again, and spoken of once.
+    A service that does not answer is asked again, and reported once.
     """
     silent, advised = False, False
     while True:
@@ -61,13 +63,13 @@ def watch(ask: Callable[[], Notice | None], every_s: float, rebalance: bool) -> 
         if notice is not None and (notice.left_s is not None or rebalance):
             return notice
         if notice is not None and not advised:
-            _say(f"{notice.why}; nothing is done until it must be (--rebalance drains now)")
+            _say(f"{notice.why}; waiting for its notice (--rebalance drains now)")
             advised = True
         time.sleep(every_s)
 
 
 def _drain_now(node_id: str | None, seconds: float) -> int:
-    """Where the node has gone already, there is nothing to do."""
+    """Drain this node and wait for its end. If there is none, there is nothing to do."""
     try:
         node = Node.here(node_id)
     except NodeError as error:
@@ -86,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     watcher = verbs.add_parser("watch", help="wait for the cloud's notice, then drain this node")
     watcher.add_argument("cloud", choices=sorted(CLOUDS))
     watcher.add_argument("--every", type=float, default=EVERY_S, metavar="S", help="seconds")
-    watcher.add_argument("--metadata", metavar="URL", help="of the service, if not the usual one")
+    watcher.add_argument(
+        "--metadata", metavar="URL", help="URL of the service, if not the usual one"
+    )
     watcher.add_argument(
         "--rebalance",
         action="store_true",
@@ -96,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     drainer = verbs.add_parser("drain", help="drain this node now and wait until it has ended")
     drainer.add_argument("--seconds", type=float, required=True, metavar="S", help="wait no longer")
     for verb in (watcher, drainer):
-        verb.add_argument("--node-id", metavar="ID", help="where several Ray nodes run here")
+        verb.add_argument("--node-id", metavar="ID", help="if several Ray nodes run here")
     return parser
 
 

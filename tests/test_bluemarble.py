@@ -25,7 +25,7 @@ def labels(mask: bm.Uint8s) -> bm.Uint8s:
     return bm.picture_labels(mask)
 
 
-def test_mask_is_north_up_and_begins_at_180_west(mask: bm.Uint8s) -> None:
+def test_the_mask_is_north_up_and_starts_at_180_west(mask: bm.Uint8s) -> None:
     assert mask.shape == (8640, 17280)
     assert set(np.unique(mask)) == {bm.OCEAN, bm.LAND, bm.INLAND_WATER}
     assert (mask[-1] == bm.LAND).all()  # the South Pole
@@ -36,21 +36,21 @@ def test_mask_is_north_up_and_begins_at_180_west(mask: bm.Uint8s) -> None:
 
 
 def test_class_areas_are_the_known_ones_on_both_grids(mask: bm.Uint8s, labels: bm.Uint8s) -> None:
-    own, on_picture = bm.class_areas_km2(mask), bm.class_areas_km2(labels)
-    assert 355e6 < own[bm.OCEAN] < 367e6
-    assert own.sum() == pytest.approx(510_065_622, rel=1e-7)  # the ellipsoid's surface
-    assert on_picture == pytest.approx(own, rel=5e-3)
+    mask_km2, picture_km2 = bm.class_areas_km2(mask), bm.class_areas_km2(labels)
+    assert 355e6 < mask_km2[bm.OCEAN] < 367e6
+    assert mask_km2.sum() == pytest.approx(510_065_622, rel=1e-7)  # the ellipsoid's surface
+    assert picture_km2 == pytest.approx(mask_km2, rel=5e-3)
 
 
-def test_lake_baikal_on_the_picture_grid(labels: bm.Uint8s) -> None:
+def test_lake_baikal_has_its_area_on_the_picture_grid(labels: bm.Uint8s) -> None:
     ids, areas_km2 = bm.lakes(labels)
-    assert areas_km2[bm.lake_at(*bm.BAIKAL_CENTRE, ids)] == pytest.approx(31_429, abs=1)
+    assert areas_km2[bm.lake_at(*bm.BAIKAL_CENTER, ids)] == pytest.approx(31_429, abs=1)
     assert ((ids > 0) == (labels == bm.INLAND_WATER)).all()
     assert areas_km2.sum() == pytest.approx(bm.class_areas_km2(labels)[bm.INLAND_WATER])
 
 
 def test_training_sees_neither_the_held_out_part_nor_the_validation_band() -> None:
-    from examples.bluemarble.crops import Crops  # noqa: PLC0415 - needs torch-free data only, like this module
+    from examples.bluemarble.crops import Crops  # noqa: PLC0415 - needs only data without torch, as this module does
 
     crops = Crops.training()
     assert crops.picture.shape == (2700, 3600, 3)
@@ -64,7 +64,7 @@ def test_training_sees_neither_the_held_out_part_nor_the_validation_band() -> No
     assert (pixels == again).all()
 
 
-def test_archive_reassembles_to_the_picture(tmp_path: Path) -> None:
+def test_the_tiles_of_the_archive_reassemble_to_the_picture(tmp_path: Path) -> None:
     paths = bm.write_archive(tmp_path)
     assert len(paths) == 18
     assert sorted(tmp_path.iterdir()) == sorted(paths)
@@ -81,7 +81,7 @@ def test_archive_reassembles_to_the_picture(tmp_path: Path) -> None:
     assert paths[-1].name == "bluemarble_E120_S30.tif"
 
 
-def test_archive_is_written_once(tmp_path: Path) -> None:
+def test_an_archive_that_exists_is_not_written_again(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in bm.write_archive(tmp_path)}
     assert {path: path.stat().st_mtime_ns for path in bm.write_archive(tmp_path)} == before
 
@@ -96,7 +96,7 @@ def test_shipped_checkpoint_is_small_and_loads() -> None:
 
 
 def test_shipped_checkpoint_finds_baikal() -> None:
-    """One window of the held-out part: sea, land and lake come out as what they are."""
+    """In one window of the held-out part, sea, land and lake get their classes."""
     from examples.bluemarble.reference import sliding_logits  # noqa: PLC0415 - torch is slow to import
     from segformer import load_model  # noqa: PLC0415
 
@@ -105,5 +105,5 @@ def test_shipped_checkpoint_finds_baikal() -> None:
     classes = sliding_logits(load_model(str(CHECKPOINT)), pixels).argmax(axis=0)
     truth = bm.picture_labels(bm.read_mask())[box.slices()][:512, :512]
     assert (classes == truth).mean() > 0.95
-    row, col = (68 - bm.BAIKAL_CENTRE[0]) * 15, (bm.BAIKAL_CENTRE[1] - 92) * 15
+    row, col = (68 - bm.BAIKAL_CENTER[0]) * 15, (bm.BAIKAL_CENTER[1] - 92) * 15
     assert classes[int(row), int(col)] == bm.INLAND_WATER

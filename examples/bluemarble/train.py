@@ -2,10 +2,9 @@
 
     python -m examples.bluemarble.train [--threads N]
 
-A band inside the training area is left out and scored at the end: recipes are compared by it.
-A step's crops and dropout depend on the seed and the step's number alone, so a training that was
-interrupted goes on from its last save as if nothing had happened. Knows nothing of the held-out
-part.
+A band inside the training area is excluded and scored at the end: recipes are compared by it. A
+step's crops and dropout depend on the seed and the step's number alone, so an interrupted training
+resumes from its last save as if nothing had happened. Knows nothing of the held-out part.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from segformer import Normalisation, mit_config, read_checkpoint, write_checkpoi
 HERE = Path(__file__).parent
 STATE = HERE / "work" / "training.pt"
 VALIDATION_TILES = bm.Box(0, -90, 60, 90)
-"""The tiles that hold the validation band, with the surroundings that the job would show."""
+"""The tiles that contain the validation band, with the surroundings that a job would see."""
 SAVE_STEPS = 50
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Part of the training with its own warm-up and cosine."""
+    """A part of the training with its own warm-up and cosine."""
 
     steps: int
     batch: int
@@ -72,10 +71,10 @@ def main() -> None:
 
 
 class Trainable(torch.nn.Module):
-    """transformers' Trainable, which can be trained, called like ours, which cannot."""
+    """transformers' SegFormer, which can be trained, called like ours, which cannot."""
 
     def __init__(self) -> None:
-        """With random weights."""
+        """Start with random weights."""
         super().__init__()
         self.config = mit_config("b0", 3, class_names=bm.CLASS_NAMES, class_colors=bm.CLASS_COLORS)
         self.normalisation = Normalisation.default(3)
@@ -87,7 +86,7 @@ class Trainable(torch.nn.Module):
         return logits_NKHW
 
     def save(self, folder: Path) -> None:
-        """Half the size of float32, with names and colours."""
+        """Write the checkpoint with names and colors, in float16: half the size of float32."""
         with tempfile.TemporaryDirectory() as plain:
             self.network.save_pretrained(plain)
             checkpoint = read_checkpoint(plain)
@@ -95,7 +94,7 @@ class Trainable(torch.nn.Module):
 
 
 def train(model: Trainable) -> Trainable:
-    """Trains `model` in place; returns the moving average of its weights, in eval mode."""
+    """Train `model` in place, and return the moving average of its weights, in eval mode."""
     average = Trainable()
     average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(parameter_groups(model))
@@ -103,13 +102,13 @@ def train(model: Trainable) -> Trainable:
     crops = Crops.training()
     model.train()
     losses: list[float] = []
-    began = time.monotonic()
+    started = time.monotonic()
     for step in range(first, STEPS):
         losses.append(train_step(model, optimiser, crops, step))
         update_average(average, model, min(EMA_DECAY, (1 + step) / (10 + step)))
         done = step + 1
         if done % 20 == 0:
-            pace_s = (time.monotonic() - began) / (done - first)
+            pace_s = (time.monotonic() - started) / (done - first)
             log(f"step {done} of {STEPS}, loss {np.mean(losses[-20:]):.4f}, {pace_s:.2f} s a step")
         if done % SAVE_STEPS == 0 or done == STEPS:
             save_state(done, model, average, optimiser)
@@ -119,7 +118,7 @@ def train(model: Trainable) -> Trainable:
 def train_step(
     model: Trainable, optimiser: torch.optim.Optimizer, crops: Crops, step: int
 ) -> float:
-    """One update. The loss is the plain cross-entropy at full resolution."""
+    """Make one update and return the loss, plain cross-entropy at full resolution."""
     phase, rate = schedule(step)
     for group in optimiser.param_groups:
         group["lr"] = rate
@@ -154,7 +153,7 @@ def schedule(step: int) -> tuple[Phase, float]:
 
 
 def parameter_groups(model: Trainable) -> list[dict[str, object]]:
-    """Matrices and kernels decay; norms and biases do not."""
+    """The optimizer's groups: matrices and kernels decay; norms and biases do not."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},
@@ -164,7 +163,7 @@ def parameter_groups(model: Trainable) -> list[dict[str, object]]:
 
 @torch.no_grad()
 def update_average(average: Trainable, model: Trainable, decay: float) -> None:
-    """Weights and the batch norm's statistics."""
+    """Move the average's weights and batch-norm statistics toward the model's."""
     for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1 - decay)
@@ -173,18 +172,18 @@ def update_average(average: Trainable, model: Trainable, decay: float) -> None:
 
 
 def validate(model: Trainable) -> None:
-    """How the validation band comes out: what recipes were compared by."""
+    """Print the scores of the validation band, by which recipes were compared."""
     tiles, band = VALIDATION_TILES.slices(), bm.VALIDATION.slices()
     inner = slice(band[1].start - tiles[1].start, band[1].stop - tiles[1].start)
     classes = tile_logits(model, bm.read_picture(), VALIDATION_TILES).argmax(axis=0)[:, inner]
     labels = bm.picture_labels(bm.read_mask())[band]
-    found, truth = classes == bm.INLAND_WATER, labels == bm.INLAND_WATER
+    predicted, truth = classes == bm.INLAND_WATER, labels == bm.INLAND_WATER
     weights = np.broadcast_to(bm.row_areas_km2(bm.WIDTH, bm.HEIGHT)[band[0]], truth.shape)
-    hits = (found & truth).sum()
+    hits = (predicted & truth).sum()
     log(
         f"validation band: accuracy {(classes == labels).mean():.4f}; inland water: recall"
-        f" {hits / truth.sum():.3f}, precision {hits / found.sum():.3f},"
-        f" area / true area {weights[found].sum() / weights[truth].sum():.3f}"
+        f" {hits / truth.sum():.3f}, precision {hits / predicted.sum():.3f},"
+        f" area / true area {weights[predicted].sum() / weights[truth].sum():.3f}"
     )
 
 
@@ -202,14 +201,14 @@ def save_state(
 
 
 def load_state(model: Trainable, average: Trainable, optimiser: torch.optim.Optimizer) -> int:
-    """The step to go on with; 0 if nothing was saved."""
+    """Restore the last save, and return the step to resume with; 0 if there is none."""
     if not STATE.exists():
         return 0
     state = torch.load(STATE, weights_only=True)
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimiser.load_state_dict(state["optimiser"])
-    log(f"goes on from step {state['step']} of {STATE}")
+    log(f"resuming from step {state['step']} of {STATE}")
     return int(state["step"])
 
 
