@@ -71,7 +71,7 @@ GRIDS = {
 
 
 def polygon_m2(crs: str, transform: Affine6, rect: Rect, points: int = 400) -> float:
-    """Geodesic area of the rect's outline, its edges cut into `points` pieces."""
+    """The geodesic area of the rect's outline, each edge cut into `points` pieces."""
     share = np.arange(points) / points
     across, down = rect.col_off + share * rect.width, rect.row_off + share * rect.height
     left, right = np.full(points, rect.col_off), np.full(points, rect.col_end)
@@ -85,7 +85,7 @@ def polygon_m2(crs: str, transform: Affine6, rect: Rect, points: int = 400) -> f
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_area_is_that_of_the_geodesic_polygon(name: str) -> None:
+def test_the_area_of_a_rect_is_that_of_its_geodesic_polygon(name: str) -> None:
     crs, transform, rect, tolerance = GRIDS[name]
     area_m2 = CellAreas(crs, transform, 20000, 20000).of(rect)
     assert area_m2.shape == (rect.height, rect.width)
@@ -94,7 +94,7 @@ def test_area_is_that_of_the_geodesic_polygon(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Web Mercator, 78 km", "Web Mercator, 156 km", "1 km"])
-def test_each_large_pixel_is_right(name: str) -> None:
+def test_each_large_pixel_has_the_area_of_its_geodesic_polygon(name: str) -> None:
     crs, transform, rect, _ = GRIDS[name]
     area_m2 = CellAreas(crs, transform, 256, 256).of(rect)
     for row, col in [(0, 0), (2, 1), (rect.height - 1, rect.width - 1)]:
@@ -103,14 +103,14 @@ def test_each_large_pixel_is_right(name: str) -> None:
 
 
 @pytest.mark.parametrize("step_deg", [0.25, 1, 45])
-def test_whole_world_is_the_ellipsoid(step_deg: float) -> None:
+def test_the_whole_world_has_the_area_of_the_ellipsoid(step_deg: float) -> None:
     width, height = int(360 / step_deg), int(180 / step_deg)
     areas = CellAreas("EPSG:4326", (step_deg, 0, -180, 0, -step_deg, 90), width, height)
     assert areas.of(Rect(0, 0, width, height)).sum() / 1e6 == pytest.approx(WGS84_KM2, rel=1e-9)
     assert areas.total_m2() / 1e6 == pytest.approx(WGS84_KM2, rel=1e-9)
 
 
-def test_rows_beyond_the_poles_are_nothing() -> None:
+def test_rows_beyond_the_poles_have_no_area() -> None:
     areas = CellAreas("EPSG:4326", (1, 0, -180, 0, -1, 92.5), 360, 185)
     area_m2 = areas.of(Rect(0, 0, 360, 185))
     assert (area_m2[[0, 1, 183, 184]] == 0).all()
@@ -137,7 +137,7 @@ def test_equal_area_projection_gives_equal_areas(size_m: float) -> None:
     np.testing.assert_allclose(area_m2, size_m**2, rtol=3e-6 if size_m > 1000 else 1e-6)
 
 
-def test_pixels_outside_the_domain_are_nothing_and_the_others_are_whole() -> None:
+def test_pixels_outside_the_domain_have_no_area_and_the_others_all_of_theirs() -> None:
     size_m = 300.0  # the lattice straddles the edge of the world
     areas = CellAreas("EPSG:8857", (size_m, 0, -17.3e6, 0, -size_m, 300e3), 2000, 2000)
     area_m2 = areas.of(Rect(0, 0, 600, 600))
@@ -148,7 +148,7 @@ def test_pixels_outside_the_domain_are_nothing_and_the_others_are_whole() -> Non
     np.testing.assert_allclose(area_m2[inside], size_m**2, rtol=1e-5)
 
 
-def test_world_map_with_round_edges_is_the_ellipsoid() -> None:
+def test_a_world_map_with_round_edges_has_the_area_of_the_ellipsoid() -> None:
     size_m = 60e3
     areas = CellAreas("EPSG:8857", (size_m, 0, -17.5e6, 0, -size_m, 8.5e6), 584, 284)
     area_m2 = areas.of(Rect(0, 0, 584, 284))
@@ -158,7 +158,7 @@ def test_world_map_with_round_edges_is_the_ellipsoid() -> None:
 
 
 @pytest.mark.parametrize("name", ["UTM", "UTM, turned", "north polar with the pole", "1 km"])
-def test_total_is_about_the_sum(name: str) -> None:
+def test_the_estimated_total_is_within_1_percent_of_the_sum_of_pixels(name: str) -> None:
     crs, transform, _, _ = GRIDS[name]
     areas = CellAreas(crs, transform, 700, 500)
     assert areas.total_m2() == pytest.approx(areas.of(Rect(0, 0, 700, 500)).sum(), rel=1e-2)
@@ -176,7 +176,7 @@ sides = st.integers(1, 200)
     first=st.builds(Rect, offsets, offsets, sides, sides),
     second=st.builds(Rect, offsets, offsets, sides, sides),
 )
-def test_a_pixel_has_one_area_whoever_asks(name: str, first: Rect, second: Rect) -> None:
+def test_a_pixel_has_the_same_area_in_every_rect(name: str, first: Rect, second: Rect) -> None:
     crs, transform = "EPSG:8857", (2000.0, 0.0, -17.4e6, 0.0, -2000.0, 300e3)
     if name != "edge":
         crs, transform = GRIDS[name][:2]
@@ -190,7 +190,7 @@ def test_a_pixel_has_one_area_whoever_asks(name: str, first: Rect, second: Rect)
 
 
 def centres(middle: float, spread: float) -> st.SearchStrategy[float]:
-    # Of floats hypothesis would mostly try round ones.
+    # Drawn as integers: of floats hypothesis would mostly try round ones.
     return st.integers(-1000, 1000).map(lambda share: middle + spread * share / 1000)
 
 
@@ -239,13 +239,13 @@ def test_mask_tiles_add_up_to_the_outline(
 
 
 @pytest.mark.parametrize("crs", ["EPSG:999999", "nonsense", "", "EPSG:4978", "EPSG:5773"])
-def test_crs_without_a_place_on_earth(crs: str) -> None:
+def test_a_crs_without_a_place_on_earth_is_refused_in_one_line(crs: str) -> None:
     with pytest.raises(ValueError, match=r"^crs") as caught:
         CellAreas(crs, (1, 0, 0, 0, -1, 0), 10, 10)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [0.0, math.nan])
-def test_pixels_without_a_size(size: float) -> None:
+def test_pixels_without_a_size_are_refused(size: float) -> None:
     with pytest.raises(ValueError, match="transform"):
         CellAreas("EPSG:32633", (size, 0, 0, 0, -size, 0), 10, 10)

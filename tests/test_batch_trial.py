@@ -1,4 +1,4 @@
-"""The batch of a new output is one that fits, and known before anything is written."""
+"""The batch of a new output fits into memory, and is settled before anything is written."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.support.clusters import TOKEN, another_cluster, token_variables
 from tests.support.outputs import receipts
 
 MEMORY_BYTES = 1 << 30
-"""Beyond a process's imports. 256 windows of 512 px take more, and so does one of 8192 px."""
+"""Memory of a trial beyond its imports: less than 256 windows of 512 px take, or one of 8192 px."""
 SETTINGS = Settings(window=512, stride=384)
 LOCAL = Execution(runner="local")
 NOTHING = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
@@ -68,14 +68,14 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str
         segmentation = segmentation_of(small_checkpoint, replace(SETTINGS, batch=batch))
         return fitting_batch(segmentation, unit, None, MEMORY_BYTES) or 0
 
-    found = fitting(256, unit_of())
-    assert found in (2, 4, 8, 16, 32, 64, 128)
-    assert fitting(found, unit_of()) == found
-    # A trial holds what a replica holds: here 0.6 GB of pixels, and 0.15 of ids.
-    assert 0 < fitting(256, unit_of(12288, 12288)) < found
+    batch = fitting(256, unit_of())
+    assert batch in (2, 4, 8, 16, 32, 64, 128)
+    assert fitting(batch, unit_of()) == batch
+    # A trial holds what a replica holds: here 0.6 GB of pixels and 0.15 GB of ids.
+    assert 0 < fitting(256, unit_of(12288, 12288)) < batch
 
 
-def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpoint: str) -> None:
+def test_a_replica_that_runs_out_of_memory_names_a_batch_that_fits(small_checkpoint: str) -> None:
     def refusal(settings: Settings) -> str:
         limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
         segmentation = segmentation_of(small_checkpoint, settings)
@@ -83,16 +83,16 @@ def test_memory_that_is_short_later_is_told_with_a_batch_that_fits(small_checkpo
             partial(low_memory.refusal, segmentation), 900, limits, "refusal"
         )
 
-    said = refusal(replace(SETTINGS, batch=256))
-    named = re.search(
+    message = refusal(replace(SETTINGS, batch=256))
+    match = re.search(
         r"no memory left with --batch 256 .*; --batch (\d+) fits here: name it, and"
         r" another --output",
-        said,
+        message,
     )
-    assert named
-    assert int(named[1]) in (2, 4, 8, 16, 32, 64, 128)
-    said = refusal(Settings(window=8192, stride=8192, batch=1))
-    assert "nor with any smaller batch; name a smaller --block, and another --output" in said
+    assert match
+    assert int(match[1]) in (2, 4, 8, 16, 32, 64, 128)
+    message = refusal(Settings(window=8192, stride=8192, batch=1))
+    assert "nor with any smaller batch; name a smaller --block, and another --output" in message
 
 
 @pytest.fixture
@@ -102,16 +102,16 @@ def archive(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU's batch is 256, and tried with too little memory."""
+def scarce_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes 256 the batch of a CPU, and lets it be tried with too little memory."""
     limited = partial(fitting_batch, memory_bytes=MEMORY_BYTES)
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 256})
     monkeypatch.setattr(pipeline.driver.batch, "DEVICES", {"cpu"})
     monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", limited)
 
 
-@pytest.mark.usefixtures("tried")
-def test_what_was_found_is_recorded(
+@pytest.mark.usefixtures("scarce_memory")
+def test_the_batch_found_is_recorded_and_not_tried_again(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, notes = tmp_path / "out", set()
@@ -130,18 +130,18 @@ def test_what_was_found_is_recorded(
     assert len(receipts(out)) == 2
 
 
-@pytest.mark.usefixtures("tried")
-def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
+@pytest.mark.usefixtures("scarce_memory")
+def test_a_sample_of_plan_has_the_batch_that_a_run_would_have(
     archive: str, small_checkpoint: str, tmp_path: Path
 ) -> None:
     trial = Trial(sample=1, sample_to=str(tmp_path / "pictures"))
-    found = plan([archive], small_checkpoint, SETTINGS, LOCAL, trial=trial)
-    assert found.batch in (2, 4, 8, 16, 32, 64, 128)
-    assert len(found.samples) == 1
-    assert not [note for note in found.notes if "is tried when a run starts" in note]
+    estimate = plan([archive], small_checkpoint, SETTINGS, LOCAL, trial=trial)
+    assert estimate.batch in (2, 4, 8, 16, 32, 64, 128)
+    assert len(estimate.samples) == 1
+    assert not [note for note in estimate.notes if "is tried when a run starts" in note]
 
 
-@pytest.mark.usefixtures("tried")
+@pytest.mark.usefixtures("scarce_memory")
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -156,7 +156,7 @@ def test_what_a_plan_computes_has_the_batch_that_a_run_would_have(
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(
     archive: str, small_checkpoint: str, tmp_path: Path, settings: Settings, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -164,27 +164,29 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("tried")
-def test_a_trial_that_dies_is_told(archive: str, small_checkpoint: str, tmp_path: Path) -> None:
-    with killed_children(), pytest.raises(UnfinishedError, match="killed by SIGKILL"):
+@pytest.mark.usefixtures("scarce_memory")
+def test_a_trial_whose_process_is_killed_stops_the_run(
+    archive: str, small_checkpoint: str, tmp_path: Path
+) -> None:
+    with killing_trials(), pytest.raises(UnfinishedError, match="killed by SIGKILL"):
         run([archive], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     assert not (tmp_path / "out").exists()
 
 
 @contextmanager
-def killed_children() -> Iterator[None]:
-    """Within it, processes that try a batch do not live for long."""
-    ended = threading.Event()
+def killing_trials() -> Iterator[None]:
+    """Kill every child process that tries a batch, soon after its start."""
+    done = threading.Event()
 
     def kill() -> None:
-        while not ended.wait(0.2):
+        while not done.wait(0.2):
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):
                     parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-                    works = b"pipeline.processes.worker" in (process / "cmdline").read_bytes()
-                    # Headers are read in such processes too, and have no torch.
+                    worker = b"pipeline.processes.worker" in (process / "cmdline").read_bytes()
+                    # Headers are read in such processes too, which have not loaded torch.
                     torch = "libtorch" in (process / "maps").read_text()
-                    if works and torch and parent == os.getpid():
+                    if worker and torch and parent == os.getpid():
                         os.kill(int(process.name), signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -192,11 +194,11 @@ def killed_children() -> Iterator[None]:
     try:
         yield
     finally:
-        ended.set()
+        done.set()
         thread.join()
 
 
-def test_a_cpus_batch_is_not_tried(
+def test_the_batch_of_a_cpu_is_not_tried(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cpu", 1))
@@ -206,20 +208,21 @@ def test_a_cpus_batch_is_not_tried(
     assert not any("batch" in note for note in plan([archive], small_checkpoint, SETTINGS).notes)
 
 
-def test_a_plan_for_gpus_needs_none(
+def test_a_plan_for_gpus_needs_no_gpu(
     archive: str, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cuda", 1))
-    found = plan([archive], small_checkpoint, SETTINGS, LOCAL)
-    assert (found.device, found.batch) == ("cuda", BATCH["cuda"])
+    estimate = plan([archive], small_checkpoint, SETTINGS, LOCAL)
+    assert (estimate.device, estimate.batch) == ("cuda", BATCH["cuda"])
     assert (
-        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run starts" in found.notes
+        f"whether a batch of {BATCH['cuda']} windows fits is tried when a run starts"
+        in estimate.notes
     )
 
 
 @pytest.fixture(scope="module")
-def gpus() -> Iterator[str]:
-    """The address of a cluster that says it has a GPU."""
+def gpu_cluster() -> Iterator[str]:
+    """The address of a cluster that claims to have a GPU."""
     with another_cluster(num_cpus=1, num_gpus=1) as address:
         yield address
 
@@ -230,21 +233,23 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_a_task_of_a_cluster_tries_it(
-    gpus: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_batch_of_a_cluster_is_tried_by_a_task_on_it(
+    gpu_cluster: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(window=128, stride=96, batch=4)
     unit = unit_of()
-    assert fitting_batch(segmentation_of(small_checkpoint, settings), unit, gpus) == 4
+    assert fitting_batch(segmentation_of(small_checkpoint, settings), unit, gpu_cluster) == 4
     with pytest.raises(CheckpointError, match="gone does not exist"):
-        fitting_batch(segmentation_of(str(tmp_path / "gone"), settings), unit, gpus)
-    monkeypatch.setattr(pipeline.trial.batch, "LOADING_S", 0.001)  # its guard ends it
+        fitting_batch(segmentation_of(str(tmp_path / "gone"), settings), unit, gpu_cluster)
+    monkeypatch.setattr(pipeline.trial.batch, "LOADING_S", 0.001)  # its time limit ends it
     with pytest.raises(UnfinishedError, match="the batch could not be tried: WorkerCrashedError"):
-        fitting_batch(segmentation_of(small_checkpoint, settings, timeout_s=0.001), unit, gpus)
+        fitting_batch(
+            segmentation_of(small_checkpoint, settings, timeout_s=0.001), unit, gpu_cluster
+        )
 
 
-def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
-    gpus: str,
+def test_a_trial_waits_for_a_busy_gpu_but_not_for_ever(
+    gpu_cluster: str,
     small_checkpoint: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -254,13 +259,13 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
     trial = partial(largest_batch, segmentation)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "WAIT_S", 2.5)
     monkeypatch.setattr(pipeline.cluster.batch_trial, "NOTE_S", 1.0)
-    with connected(gpus):
+    with connected(gpu_cluster):
         busy = ray.remote(num_cpus=0, num_gpus=1)(lambda: time.sleep(3600)).remote()
         while ray.available_resources().get("GPU"):
             time.sleep(0.1)
         assert try_by_task(trial, segmentation, unit_of(), 300.0) is None
-        said = [record.message for record in caplog.records]
-        assert said[-2:] == [
+        messages = [record.message for record in caplog.records]
+        assert messages[-2:] == [
             f"waiting for a GPU of the cluster to try the batch, since {s} s" for s in (1, 2)
         ]
         ray.cancel(busy, force=True)
@@ -268,7 +273,7 @@ def test_a_gpu_that_others_use_is_waited_for_but_not_for_ever(
         assert try_by_task(trial, segmentation, unit_of(), 300.0) == 4
 
 
-def test_a_batch_that_nobody_could_try_is_recorded_with_a_note(
+def test_a_batch_that_could_not_be_tried_is_recorded_with_a_note(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 2})

@@ -1,4 +1,4 @@
-"""The three blends give the same bits. The compiled one is made once, whatever becomes of its
+"""The three blends give the same bits. The compiled one is compiled once, whatever happens to its
 cache; the Triton kernel runs in Triton's interpreter and compiles for a GPU."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Logits = dict[tuple[int, int], torch.Tensor]
 
 
 class Case:
-    """A scene covered by windows of random logits, some of its pixels not valid."""
+    """A scene covered by windows of random logits, with pixels that are not valid."""
 
     def __init__(
         self, size: tuple[int, int], window: tuple[int, int, int], classes: int, seed: int
     ):
-        """size: height and width. window: its pixels, their stride, and its positions."""
+        """size: height and width. window: its edge, its stride, and the edge of its logits."""
         self.size, self.classes = size, classes
         edge, stride, self.low = window
         self.grid = WindowGrid.of(size[1], size[0], edge, stride)
@@ -44,7 +44,7 @@ class Case:
         self.logits = {place: self._logits(rng) for place in places if self._has_pixels(place)}
 
     def _logits(self, rng: np.random.Generator) -> torch.Tensor:
-        """Of whole numbers, which tie, or not; in any order in memory."""
+        """Random logits (classes, low, low), sometimes whole numbers, in any memory order."""
         values = rng.normal(0, 3, (self.classes, self.low, self.low)).astype(np.float32)
         if rng.random() < 0.3:
             values = values.round()
@@ -97,7 +97,7 @@ def cases(draw: st.DrawFn) -> Case:
 @given(cases())
 @example(Case((520, 600), (64, 48, 16), 3, 0))
 @example(Case((90, 131), (64, 37, 16), 300, 1))
-def test_compiled_equals_plain(case: Case) -> None:
+def test_the_compiled_blend_equals_the_plain_one(case: Case) -> None:
     plain = case.blended(PlainBlend)
     assert_equal(case.blended(blend_on("cpu", case.classes)), plain)
     assert (
@@ -105,7 +105,7 @@ def test_compiled_equals_plain(case: Case) -> None:
     )  # uint8 and uint16: nothing is compiled in the middle of a job
 
 
-def test_equals_upsampling_in_float64_but_for_ties() -> None:
+def test_the_blend_equals_upsampling_in_float64_except_for_ties() -> None:
     case = Case((301, 263), (128, 90, 32), 6, 5)
     total = torch.zeros(case.classes, *case.size, dtype=torch.float64)
     count = torch.zeros(case.size)
@@ -122,7 +122,7 @@ def test_equals_upsampling_in_float64_but_for_ties() -> None:
     np.testing.assert_array_equal(ids_HW[decided], total.argmax(dim=0).numpy()[decided])
 
 
-def test_exponential_is_as_close_as_it_says() -> None:
+def test_the_exponential_has_a_relative_error_below_2e_7() -> None:
     x = torch.linspace(MIN_EXPONENT, 0, 1_000_001)
     exact = np.exp(x.numpy().astype(np.float64))
     assert np.abs(exponential(x).numpy() / exact - 1).max() < 2e-7
@@ -135,46 +135,50 @@ def add_one(values: np.ndarray) -> None:
         values[i] += 1
 
 
-def ran() -> bool:
+def run_compiled_loop() -> bool:
     values = np.zeros(3)
     Compiled(add_one)("float64", values)
     return bool((values == 1).all())
 
 
-def kept(folder: Path) -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_machine_code_is_kept_and_a_torn_file_of_it_does_no_harm(
+def test_machine_code_is_cached_and_a_truncated_file_of_it_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert ran()
-    files = kept(tmp_path)
+    assert run_compiled_loop()
+    files = files_below(tmp_path)
     assert files
     before = {path: path.stat().st_mtime_ns for path in files}
-    assert ran()
-    assert {path: path.stat().st_mtime_ns for path in kept(tmp_path)} == before
+    assert run_compiled_loop()
+    assert {path: path.stat().st_mtime_ns for path in files_below(tmp_path)} == before
     for path in files:
         path.write_bytes(path.read_bytes()[:10])
-    assert ran()
+    assert run_compiled_loop()
 
 
-def test_no_folder_to_keep_machine_code_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_works_without_a_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert ran()
-    assert kept(tmp_path) == [tmp_path / "file"]
+    assert run_compiled_loop()
+    assert files_below(tmp_path) == [tmp_path / "file"]
 
 
 def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> None:
-    program = "from tests.test_blend import ran; assert ran()"
+    program = "from tests.test_blend import run_compiled_loop; assert run_compiled_loop()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-W", "error::Warning:numba", "-c", program]
-    started = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)]
-    for process in started:
-        _, said = process.communicate(timeout=200)
-        assert (process.returncode, said) == (0, b"")
+    processes = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(3)
+    ]
+    for process in processes:
+        _, stderr = process.communicate(timeout=200)
+        assert (process.returncode, stderr) == (0, b"")
 
 
 TRITON_CASES = [
@@ -185,7 +189,7 @@ TRITON_CASES = [
 ]
 
 
-def interpreted_equals_plain() -> None:
+def assert_interpreted_equals_plain() -> None:
     from pipeline.engine.blend_cuda import TritonBlend  # noqa: PLC0415  only where Triton may be loaded
 
     for seed, (size, window, classes) in enumerate(TRITON_CASES):
@@ -196,8 +200,8 @@ def interpreted_equals_plain() -> None:
         )
 
 
-def fuses_nothing() -> None:
-    """To machine code for an H100, which takes no GPU."""
+def assert_kernels_fuse_nothing() -> None:
+    """Compile the kernels to machine code for an H100, which needs no GPU."""
     from triton import compile as compile_kernel  # noqa: PLC0415
     from triton.backends.compiler import GPUTarget  # noqa: PLC0415
     from triton.compiler import ASTSource  # noqa: PLC0415
@@ -225,26 +229,26 @@ def fuses_nothing() -> None:
         signature |= dict.fromkeys(constants, "constexpr")
         source = ASTSource(kernel, signature, constants)
         options = {"enable_fp_fusion": False}
-        made = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
-        assert made.asm["cubin"]
-        assert "add.f32" in made.asm["ptx"] or "add.rn.f32" in made.asm["ptx"]
-        assert "fma" not in made.asm["ptx"]
+        compiled = compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
+        assert compiled.asm["cubin"]
+        assert "add.f32" in compiled.asm["ptx"] or "add.rn.f32" in compiled.asm["ptx"]
+        assert "fma" not in compiled.asm["ptx"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is available for Linux only")
 @pytest.mark.slow
-def test_the_triton_kernel_equals_plain_in_its_interpreter() -> None:
-    run_with_triton(__name__, "interpreted_equals_plain", interpret="1")
+def test_the_triton_blend_equals_the_plain_one_in_its_interpreter() -> None:
+    run_with_triton(__name__, "assert_interpreted_equals_plain", interpret="1")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton is there for Linux only")
-def test_the_triton_kernel_compiles_for_a_gpu_and_fuses_nothing() -> None:
-    run_with_triton(__name__, "fuses_nothing", interpret="0")
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton is available for Linux only")
+def test_the_triton_kernels_compile_for_a_gpu_and_fuse_nothing() -> None:
+    run_with_triton(__name__, "assert_kernels_fuse_nothing", interpret="0")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_triton_kernel_equals_plain_on_a_gpu() -> None:
+def test_the_triton_blend_equals_the_plain_one_on_a_gpu() -> None:
     for seed, (size, window, classes) in enumerate(
         [*TRITON_CASES, ((600, 700), (128, 96, 32), 150)]
     ):

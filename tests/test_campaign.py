@@ -1,4 +1,4 @@
-"""The fault proxy does what it says, and a few cases of bench/promises/campaign.py (200)."""
+"""The fault proxy follows its rules, and a few of the 200 cases of bench/promises/campaign.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BODY = b"0123456789" * 1000
 
 @pytest.fixture(scope="module")
 def bucket(s3: s3_server.Server) -> str:
-    """One that anybody may read and write, with an object "there"."""
+    """A bucket that anybody may read and write, with an object "there"."""
     s3.make_bucket("anybody")
     s3.set_policy("anybody", s3_server.policy("anybody", "*", "s3:*"))
     s3_server.client().pipe_file("anybody/there", BODY)
@@ -62,7 +62,7 @@ def statuses(proxy: Proxy) -> list[tuple[list[str], int | None]]:
     return [(exchange["faults"], exchange["status"]) for exchange in proxy.log()]
 
 
-def test_the_proxy_lets_through_what_no_rule_takes(proxy: Proxy, bucket: str) -> None:
+def test_requests_that_no_rule_matches_pass_the_proxy(proxy: Proxy, bucket: str) -> None:
     proxy.add(f"^GET /{bucket}/other", "503")
     assert ask(proxy, "there") == BODY
     assert ask(proxy, "there", "HEAD") == b""
@@ -84,7 +84,7 @@ def test_errors_are_answered_without_the_server(
     assert (b"<Code>" in error.value.read()) == (method != "HEAD")
     error.value.close()
     assert statuses(proxy) == [([kind], None)]
-    assert ask(proxy, "there") == BODY  # once was enough
+    assert ask(proxy, "there") == BODY  # the rule struck once
 
 
 def test_a_reset_request_never_arrives(proxy: Proxy, bucket: str) -> None:
@@ -96,7 +96,9 @@ def test_a_reset_request_never_arrives(proxy: Proxy, bucket: str) -> None:
 
 
 @pytest.mark.parametrize(("after", "arrives"), [(0, 0), (100, 100), (1 << 20, len(BODY) - 1)])
-def test_a_cut_body(proxy: Proxy, bucket: str, after: int, arrives: int) -> None:
+def test_a_cut_answer_ends_after_the_bytes_of_its_rule(
+    proxy: Proxy, bucket: str, after: int, arrives: int
+) -> None:
     proxy.add(f"/{bucket}/", "cut", after_bytes=after)
     with pytest.raises(http.client.IncompleteRead) as error:
         ask(proxy, "there")
@@ -104,26 +106,28 @@ def test_a_cut_body(proxy: Proxy, bucket: str, after: int, arrives: int) -> None
     assert statuses(proxy) == [(["cut"], 200)]
 
 
-def test_an_answer_without_a_body_is_lost(proxy: Proxy, bucket: str) -> None:
+def test_a_cut_answer_without_a_body_is_lost(proxy: Proxy, bucket: str) -> None:
     proxy.add("^PUT", "cut", after_bytes=100)
     with pytest.raises(http.client.RemoteDisconnected):
         ask(proxy, "unknown", "PUT", b"done")
     assert s3_server.client().cat_file(f"{bucket}/unknown") == b"done"
 
 
-def test_a_delay_and_then_the_rules_that_follow(proxy: Proxy, bucket: str) -> None:
+def test_the_rules_after_a_delay_apply_as_well(proxy: Proxy, bucket: str) -> None:
     assert bucket
     proxy.add(".", "delay", seconds=0.3)
     proxy.add(".", "503")
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(urllib.error.HTTPError) as error:
         ask(proxy, "there")
     error.value.close()
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - start >= 0.3
     assert statuses(proxy) == [(["delay", "503"], None)]
 
 
-def test_which_requests_are_struck(proxy: Proxy, bucket: str) -> None:
+def test_skip_times_and_probability_decide_which_requests_are_struck(
+    proxy: Proxy, bucket: str
+) -> None:
     assert bucket
     proxy.add("^GET", "503", skip=1, times=2)
     proxy.add("^GET", "500", times=None, probability=0.0)
@@ -142,7 +146,9 @@ def test_which_requests_are_struck(proxy: Proxy, bucket: str) -> None:
 
 
 @pytest.mark.parametrize("forward", [True, False])
-def test_what_is_held_goes_on_when_it_is_told_to(proxy: Proxy, bucket: str, forward: bool) -> None:
+def test_a_held_request_is_forwarded_or_reset_when_released(
+    proxy: Proxy, bucket: str, forward: bool
+) -> None:
     name = f"held-{forward}"
     proxy.add(f"/{name} ", "hold")
     failures: list[OSError] = []
@@ -157,7 +163,7 @@ def test_what_is_held_goes_on_when_it_is_told_to(proxy: Proxy, bucket: str, forw
     sender.start()
     wait_for(lambda: proxy.state()["held"])
     assert proxy.state()["held"] == [f"PUT /{bucket}/{name} HTTP/1.1"]
-    assert ask(proxy, "there") == BODY  # others pass
+    assert ask(proxy, "there") == BODY  # other requests pass
     assert not s3_server.client().exists(f"{bucket}/{name}")
     proxy.release(forward=forward)
     sender.join()
@@ -177,11 +183,11 @@ def test_a_held_request_outlives_its_sender(proxy: Proxy, bucket: str) -> None:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    while not condition():  # pytest's limit ends it
+    while not condition():  # pytest's timeout ends it
         time.sleep(0.01)
 
 
-def test_a_rule_that_makes_no_sense_is_refused(proxy: Proxy) -> None:
+def test_a_rule_of_an_unknown_kind_or_with_a_bad_pattern_is_refused(proxy: Proxy) -> None:
     for match, kind in ((".", "404"), ("(", "503")):
         with pytest.raises(urllib.error.HTTPError) as error:
             proxy.add(match, kind)
@@ -194,23 +200,23 @@ ONLY_IN = {
     "reader": ("mid-unit",),
     "publisher": ("mid-publish", "before commit", "clean-up"),
 }
-"""The phases in which a process is at work."""
+"""The phases in which a process that may be killed is at work; all phases for other faults."""
 
 
-def test_the_list_of_cases() -> None:
-    listed = cases()
-    assert listed == cases()
-    assert len(listed) >= 200
-    assert [case.number for case in listed] == list(range(1, len(listed) + 1))
-    runners = Counter(case.runner for case in listed)
-    assert 0.4 < runners["local"] / len(listed) < 0.6
-    met = Counter((case.fault, case.phase) for case in listed)
+def test_the_cases_are_the_same_every_time_and_cover_each_fault_and_phase() -> None:
+    campaign = cases()
+    assert campaign == cases()
+    assert len(campaign) >= 200
+    assert [case.number for case in campaign] == list(range(1, len(campaign) + 1))
+    runners = Counter(case.runner for case in campaign)
+    assert 0.4 < runners["local"] / len(campaign) < 0.6
+    counts = Counter((case.fault, case.phase) for case in campaign)
     for fault in FAULTS:
         for phase in ONLY_IN.get(fault, PHASES):
-            assert met[fault, phase] >= 2
+            assert counts[fault, phase] >= 2
 
 
-def test_results_go_on_where_they_stopped(tmp_path: Path) -> None:
+def test_results_resume_where_they_stopped(tmp_path: Path) -> None:
     one, other = cases()[:2]
     path = tmp_path / "results.jsonl"
     record = {**asdict(one), "problems": [], "outcome": "resumed", "commit": "abc"}
@@ -228,14 +234,14 @@ def test_results_go_on_where_they_stopped(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def here(s3: s3_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(s3, tmp_path_factory.mktemp("campaign")) as made:
-        yield made
+def campaign_site(s3: s3_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with open_site(s3, tmp_path_factory.mktemp("campaign")) as open_campaign:
+        yield open_campaign
 
 
 @pytest.mark.slow
-def test_what_comes_out_wrong_is_named(here: Site) -> None:
-    assert here.checkpoint
+def test_everything_wrong_with_an_output_is_named(campaign_site: Site) -> None:
+    assert campaign_site.checkpoint
     fs, out = s3_server.client(), "s3://campaign/wrong"
     for name in files("s3://campaign/calm"):
         fs.pipe_file(f"{out}/{name}", fs.cat_file(f"s3://campaign/calm/{name}"))
@@ -265,13 +271,15 @@ CASES = [
     Case(902, "local", "reset", "mid-unit", skip=2),
     pytest.param(Case(903, "ray", "publisher", "clean-up"), marks=pytest.mark.ray),
 ]
-"""That a run may end at any other point, on S3 too, is shown by test_resume.py."""
+"""A few cases: test_resume.py shows that a run may end at any other point, on S3 too."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.fault} {case.phase}")
-def test_a_disturbed_run_and_the_same_command_again(here: Site, case: Case) -> None:
-    record = carry_out(case, here)
+def test_a_disturbed_run_survives_or_is_resumed_by_the_same_command(
+    campaign_site: Site, case: Case
+) -> None:
+    record = carry_out(case, campaign_site)
     assert record["problems"] == []
     if case.fault == "driver":
         assert record["exit_codes"] == [-9, 0]

@@ -38,7 +38,7 @@ from segformer.presets import size_name
 from tests.support.foreign_checkpoints import Weights, mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    warnings.simplefilter("ignore")  # deprecations in other libraries, at import
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 NVLABS_EPS, MMSEG_EPS = NormEps(1e-6, 1e-5, 1e-5), NormEps(1e-6, 1e-6, 1e-6)
@@ -51,7 +51,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(origin: str, classes: int = 3, **changes: Any) -> Checkpoint:
-    """Random weights whose norms see small numbers, so that their eps decides what comes out."""
+    """A checkpoint whose norms get small numbers, so that their eps decides the logits."""
     head, eps = ("conv", MMSEG_EPS) if origin == "mmsegmentation" else ("mlp", NVLABS_EPS)
     names = [f"class_{k}" for k in range(classes)]
     config = mit_config("b0", classes, names, **SMALL, head=head, norm_eps=eps, **changes)
@@ -63,18 +63,18 @@ def small(origin: str, classes: int = 3, **changes: Any) -> Checkpoint:
 
 
 class Independent(nn.Module):
-    """transformers' encoder with each norm's eps set by hand; its own head, or mmsegmentation's
-    written out plainly."""
+    """transformers' encoder with each norm's eps set by hand, and its own head or mmsegmentation's,
+    spelled out."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         config, self.weights = checkpoint.config, checkpoint.weights
         self.conv = config.head == "conv"
         plain = replace(config, head="mlp", norm_eps=NormEps())
-        self.theirs = SegformerForSemanticSegmentation(SegformerConfig(**plain.to_json())).eval()
+        self.network = SegformerForSemanticSegmentation(SegformerConfig(**plain.to_json())).eval()
         with torch.no_grad():
             self._fill(plain)
-        for name, module in self.theirs.named_modules():
+        for name, module in self.network.named_modules():
             if isinstance(module, nn.LayerNorm):
                 eps = config.norm_eps
                 module.eps = eps.block
@@ -84,22 +84,22 @@ class Independent(nn.Module):
                     module.eps = eps.reduction
 
     def _fill(self, plain: ModelConfig) -> None:
-        """By transformers' own conversion of a folder that it reads."""
+        """Load the weights by transformers' own conversion of a folder that it reads."""
         weights = random_checkpoint(plain).weights | self.weights
         weights = {n: weights[n] for n in weight_shapes(plain)}
         folder = "memory://independent"
         write_checkpoint(Checkpoint(plain, Normalisation.default(3), weights, "t"), folder)
         data = fsspec.filesystem("memory").cat_file("/independent/model.safetensors")
         state = safetensors.torch.load(data)
-        self.theirs = SegformerForSemanticSegmentation.from_pretrained(
-            None, config=self.theirs.config, state_dict=state
+        self.network = SegformerForSemanticSegmentation.from_pretrained(
+            None, config=self.network.config, state_dict=state
         ).eval()
 
     @torch.inference_mode()
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.conv:
-            return self.theirs(x_NCHW).logits
-        scales = self.theirs.segformer(x_NCHW, output_hidden_states=True).hidden_states
+            return self.network(x_NCHW).logits
+        scales = self.network.segformer(x_NCHW, output_hidden_states=True).hidden_states
         projected = []
         for s, scale_NCHW in enumerate(scales):
             weight = self.weights[f"head.convs.{s}.weight"][:, :, None, None]
@@ -129,7 +129,7 @@ def assert_same_logits(path: Path, expected: Checkpoint) -> None:
 
 
 def assert_same(read: Checkpoint, expected: Checkpoint) -> None:
-    """Sizes, eps, head and every weight; not the notes."""
+    """Assert that sizes, eps, head and every weight are equal; notes may differ."""
     assert replace(read.config, notes=()) == expected.config
     assert read.origin == expected.origin
     assert read.weights.keys() == expected.weights.keys()
@@ -149,7 +149,7 @@ def origin(request: pytest.FixtureRequest) -> str:
 
 
 def refusal(path: Path | str) -> str:
-    """The message, which must be one line and name the file once."""
+    """The error message, which must be one line and name the file once."""
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(str(path))
     message = str(caught.value)
@@ -162,8 +162,8 @@ def refusal(path: Path | str) -> str:
 # --- the same network ---------------------------------------------------------------------------
 
 
-def test_the_tests_own_eps_decide_what_comes_out() -> None:
-    """Else the tests below could not tell one origin's eps from another's."""
+def test_the_eps_of_these_checkpoints_decides_the_logits() -> None:
+    """Otherwise the tests below could not distinguish the eps of different origins."""
     checkpoint = small("nvlabs")
     logits_NKHW = Independent(checkpoint)(pixels())
     for eps in (NormEps(), MMSEG_EPS):
@@ -172,7 +172,7 @@ def test_the_tests_own_eps_decide_what_comes_out() -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_weights_are_those_of_the_file(origin: str, legacy: bool, tmp_path: Path) -> None:
+def test_the_weights_are_those_of_the_file(origin: str, legacy: bool, tmp_path: Path) -> None:
     checkpoint = small(origin)
     path = tmp_path / "model.pth"
     file = {"state_dict": NAMED[origin](checkpoint.weights), "meta": {"epoch": 3}}
@@ -206,7 +206,9 @@ def test_published_sizes_are_recognised(origin: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", ""])
 @pytest.mark.parametrize("bare", [False, True])
-def test_prefixes_and_wrappers(origin: str, prefix: str, bare: bool, tmp_path: Path) -> None:
+def test_prefixes_and_wrappers_of_the_weights_are_recognized(
+    origin: str, prefix: str, bare: bool, tmp_path: Path
+) -> None:
     checkpoint = small(origin)
     weights = NAMED[origin](checkpoint.weights)
     if bare:
@@ -214,7 +216,7 @@ def test_prefixes_and_wrappers(origin: str, prefix: str, bare: bool, tmp_path: P
             name.removeprefix("backbone.").removeprefix("decode_head."): tensor
             for name, tensor in weights.items()
         }
-        if origin == "nvlabs":  # where the bare name of the unused weight would be mmsegmentation's
+        if origin == "nvlabs":  # the bare name of the unused weight would be mmsegmentation's
             del weights["conv_seg.weight"], weights["conv_seg.bias"]
     weights = OrderedDict((prefix + name, tensor) for name, tensor in weights.items())
     for wrapper in (None, "state_dict", "model"):
@@ -222,7 +224,7 @@ def test_prefixes_and_wrappers(origin: str, prefix: str, bare: bool, tmp_path: P
         assert_same(read_checkpoint(str(tmp_path / "m.pt")), checkpoint)
 
 
-def test_tensors_that_share_memory_and_half_precision(origin: str, tmp_path: Path) -> None:
+def test_tensors_that_share_memory_and_half_precision_are_read(origin: str, tmp_path: Path) -> None:
     checkpoint = small(origin)
     weights = {n: t.bfloat16().float() for n, t in checkpoint.weights.items()}
     expected = replace(
@@ -232,7 +234,7 @@ def test_tensors_that_share_memory_and_half_precision(origin: str, tmp_path: Pat
     flat = torch.cat([t.flatten().bfloat16() for t in NAMED[origin](weights).values()])
     views, start = {}, 0
     for name, tensor in NAMED[origin](expected.weights).items():
-        # Transposed twice: strides that are not those of a new tensor.
+        # Transposed twice: its strides are not those of a new tensor.
         views[name] = flat[start : start + tensor.numel()].view(tensor.shape)
         if tensor.ndim == 2:
             views[name] = views[name].T.contiguous().T
@@ -244,7 +246,9 @@ def test_tensors_that_share_memory_and_half_precision(origin: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("channels", [4, 6, 12])
-def test_more_than_three_channels(origin: str, channels: int, tmp_path: Path) -> None:
+def test_more_than_three_channels_need_a_preprocessor_config(
+    origin: str, channels: int, tmp_path: Path
+) -> None:
     checkpoint = small(origin, num_channels=channels)
     path = tmp_path / "m.pth"
     torch.save(NAMED[origin](checkpoint.weights), path)
@@ -258,12 +262,12 @@ def test_more_than_three_channels(origin: str, channels: int, tmp_path: Path) ->
     assert not any("normalisation" in note for note in read.config.notes)
 
 
-def test_one_file_with_the_names_of_transformers(tmp_path: Path) -> None:
+def test_a_single_file_with_the_names_of_transformers_is_read(tmp_path: Path) -> None:
     config = mit_config("b0", 3, ["a", "b", "c"], **SMALL)
     written = random_checkpoint(config)
     write_checkpoint(written, str(tmp_path / "folder"))
     weights = tmp_path / "folder" / "model.safetensors"
-    assert_same(read_checkpoint(str(weights)), written)  # config.json lies beside it
+    assert_same(read_checkpoint(str(weights)), written)  # config.json is beside it
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes(weights.read_bytes())
     unnamed = replace(config, class_names=("class_0", "class_1", "class_2"))
@@ -287,7 +291,7 @@ model = dict(data_preprocessor=dict(mean=[123.675, 116.28, 103.53, 51.0], std=[5
 
 
 @pytest.mark.parametrize("key", ["cfg", "config"])
-def test_the_normalisation_of_the_training(key: str, tmp_path: Path) -> None:
+def test_the_normalisation_of_the_training_configuration_is_used(key: str, tmp_path: Path) -> None:
     weights = mmsegmentation(small("mmsegmentation", num_channels=4).weights)
     path = tmp_path / "m.pth"
     torch.save({"state_dict": weights, "meta": {key: CFG}}, path)
@@ -324,7 +328,7 @@ def test_the_normalisation_of_the_training(key: str, tmp_path: Path) -> None:
         "mean=[1.0" * 1000,
     ],
 )
-def test_a_training_that_does_not_say_it_plainly_leaves_imagenets(text: str) -> None:
+def test_a_training_configuration_that_is_not_plain_gives_no_normalisation(text: str) -> None:
     assert Normalisation.from_training(text, 3) is None
 
 
@@ -332,7 +336,9 @@ def test_a_training_that_does_not_say_it_plainly_leaves_imagenets(text: str) -> 
 
 
 @pytest.mark.parametrize("version", ["0.x", "1.x"])
-def test_classes_and_palette_of_the_meta(origin: str, version: str, tmp_path: Path) -> None:
+def test_classes_and_palette_are_those_of_the_metadata(
+    origin: str, version: str, tmp_path: Path
+) -> None:
     meta: dict[str, Any] = {
         "CLASSES": ("water", "forest", "roof"),
         "PALETTE": [[0, 0, 255], [0, 128, 0], [255, 0, 10]],
@@ -368,7 +374,7 @@ def test_classes_and_palette_of_the_meta(origin: str, version: str, tmp_path: Pa
         ),
     ],
 )
-def test_a_single_logit_tells_two_classes_apart(
+def test_a_single_logit_distinguishes_two_classes(
     meta: Any, names: Any, colors: Any, note: str | None, tmp_path: Path
 ) -> None:
     weights = small("mmsegmentation").weights
@@ -388,17 +394,19 @@ def test_a_single_logit_tells_two_classes_apart(
 # --- identity and conversion ----------------------------------------------------------------------
 
 
-def test_the_identity_of_one_file(origin: str, tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_files_contents_and_not_on_its_name(
+    origin: str, tmp_path: Path
+) -> None:
     path = tmp_path / "m.pth"
     torch.save(NAMED[origin](small(origin).weights), path)
-    identity = checkpoint_sha256(str(path))
+    digest = checkpoint_sha256(str(path))
     path = path.rename(tmp_path / "renamed.pth")
-    assert checkpoint_sha256(str(path)) == identity
+    assert checkpoint_sha256(str(path)) == digest
     (tmp_path / "preprocessor_config.json").write_text("{}")
-    assert checkpoint_sha256(str(path)) != identity
+    assert checkpoint_sha256(str(path)) != digest
 
 
-def test_nvlabs_becomes_a_folder_of_transformers(tmp_path: Path) -> None:
+def test_a_file_of_nvlabs_is_converted_to_a_folder_of_transformers(tmp_path: Path) -> None:
     expected = small("nvlabs")
     torch.save(nvlabs(expected.weights), tmp_path / "m.pth")
     write_checkpoint(read_checkpoint(str(tmp_path / "m.pth")), str(tmp_path / "folder"))
@@ -407,7 +415,7 @@ def test_nvlabs_becomes_a_folder_of_transformers(tmp_path: Path) -> None:
     assert_same_logits(tmp_path / "folder", expected)
 
 
-def test_what_transformers_cannot_express_is_not_written(tmp_path: Path) -> None:
+def test_a_head_that_transformers_cannot_express_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has mmsegmentation's head .* cannot express"):
         write_checkpoint(small("mmsegmentation"), str(tmp_path / "folder"))
     assert not (tmp_path / "folder").exists()
@@ -420,14 +428,14 @@ def test_what_transformers_cannot_express_is_not_written(tmp_path: Path) -> None
     ("size", "gflop"),
     [("b0", 8.1), ("b1", 22.9), ("b2", 47.0), ("b3", 80.2), ("b4", 113.4), ("b5", 145.3)],
 )
-def test_gflop_of_the_published_sizes(size: str, gflop: float) -> None:
+def test_the_published_sizes_have_the_published_gflop(size: str, gflop: float) -> None:
     assert gflop_per_window(mit_config(size, 150), 512) == pytest.approx(gflop, abs=0.05)
 
 
-@pytest.mark.parametrize("origin_", ["transformers", "mmsegmentation"])
+@pytest.mark.parametrize("source", ["transformers", "mmsegmentation"])
 @torch.inference_mode()
-def test_gflop_is_what_torch_counts(origin_: str, tmp_path: Path) -> None:
-    head = "conv" if origin_ == "mmsegmentation" else "mlp"
+def test_gflop_is_the_number_that_torch_counts(source: str, tmp_path: Path) -> None:
+    head = "conv" if source == "mmsegmentation" else "mlp"
     config = mit_config("b0", 7, head=head, num_channels=3)
     path = tmp_path / "m.pth"
     if head == "conv":
@@ -443,7 +451,7 @@ def test_gflop_is_what_torch_counts(origin_: str, tmp_path: Path) -> None:
     assert gflop_per_window(model.config, 256) == pytest.approx(counted, rel=1e-6)
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- refusals ----------------------------------------------------------------------------------
 
 
 def test_an_encoder_alone_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pixels and areas of classes: the compiled loop gives numpy's sums, bit by bit."""
+"""Pixels and areas of classes: the compiled loop gives numpy's sums, bit for bit."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def ids(rng: np.random.Generator, rect: Rect, classes: int) -> np.ndarray:
 
 
 def check(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> int:
-    """How many pixels have no area."""
+    """Assert that both functions agree; returns the number of pixels without an area."""
     plain, compiled = plain_sums(ids_HW, areas, classes), compiled_sums(ids_HW, areas, classes)
     for a_K, b_K in zip(plain, compiled, strict=True):
         assert a_K.dtype == b_K.dtype
@@ -50,7 +50,9 @@ def check(ids_HW: np.ndarray, areas: AreaLines | None, classes: int) -> int:
     classes=st.sampled_from([1, 2, 19, 255, 256, 300]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_sums_are_those_of_numpy(grid: str, rect: Rect, classes: int, seed: int) -> None:
+def test_compiled_sums_are_those_of_numpy_bit_for_bit(
+    grid: str, rect: Rect, classes: int, seed: int
+) -> None:
     areas = CellAreas(*GRIDS[grid], 2000, 2000).over(rect)(rect)
     ids_HW = ids(np.random.default_rng(seed), rect, classes)
     check(ids_HW, areas, classes)

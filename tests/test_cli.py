@@ -1,4 +1,4 @@
-"""The edge: arguments in, exit codes out, results on stdout and all else on stderr."""
+"""The command line: arguments in, exit codes out, results on stdout, all else on stderr."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tests.support.checkpoints import random_checkpoint, save_checkpoint
 from tests.support.commands import READING, Swath, assert_one_error_line
 from tests.support.estimates import estimate
 
+Finished = tuple[Path, subprocess.CompletedProcess[str]]
 HEAVY = ("torch", "ray", "rasterio", "pyarrow", "duckdb", "rich")
 
 
@@ -54,44 +55,77 @@ def arguments(archive: Path) -> list[object]:
     return [archive / "images", "--checkpoint", archive / "checkpoint", *window]
 
 
-def test_plan_run_status_query_in_turn(swath: Swath, archive: Path) -> None:
-    given, out = arguments(archive), archive / "out"
+@pytest.fixture(scope="module")
+def finished(archive: Path) -> Finished:
+    """The output of a run on the archive, and the process of that run."""
+    out = archive / "out"
+    command = [sys.executable, "-m", "jobs.cli", "run", *map(str, arguments(archive))]
+    done = subprocess.run(
+        [*command, "--output", str(out)], capture_output=True, text=True, check=False
+    )
+    return out, done
 
-    code, stdout, stderr = swath("plan", *given, "--format", "json")
+
+def test_plan_counts_inputs_and_names_those_that_would_be_quarantined(
+    swath: Swath, archive: Path
+) -> None:
+    code, stdout, stderr = swath("plan", *arguments(archive), "--format", "json")
     assert code == 0, stderr
     estimate = json.loads(stdout)
     assert (estimate["inputs"], estimate["scenes"], len(estimate["failures"])) == (2, 1, 1)
     assert estimate["earlier"] is None
-    code, stdout, _ = swath("plan", *given)
+    code, stdout, _ = swath("plan", *arguments(archive))
     assert code == 0
     assert "\nwould be quarantined: " in stdout
     assert stdout.count("text.tif") == 1
     assert "see quarantine" not in stdout  # nothing is written
     assert "there is no output yet" not in stdout
-    code, stdout, _ = swath("plan", *given, "--output", out)
+
+
+def test_plan_on_an_output_that_does_not_exist_counts_everything_and_writes_nothing(
+    swath: Swath, archive: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, stdout, _ = swath("plan", *arguments(archive), "--output", out)
     assert (code, f"note: {out}: there is no output yet, so all is counted" in stdout) == (0, True)
     assert not out.exists()
 
-    code, stdout, stderr = swath("run", *given, "--output", out)
-    assert code == 3, stderr
-    assert "note: 1 of 2 inputs cannot be used: see quarantine; the first: " in stderr
-    assert "scenes      2 planned: 1 done, 1 quarantined" in stdout
-    assert "quarantine  1 row" in stdout
-    assert "Mpx" in stderr  # progress
-    assert f'swath query {out} "SELECT * FROM quarantine"' in stderr
 
+def test_run_reports_its_progress_its_receipt_and_how_to_read_the_quarantine(
+    finished: Finished,
+) -> None:
+    out, done = finished
+    assert done.returncode == 3, done.stderr
+    assert "note: 1 of 2 inputs cannot be used: see quarantine; the first: " in done.stderr
+    assert "scenes      2 planned: 1 done, 1 quarantined" in done.stdout
+    assert "quarantine  1 row" in done.stdout
+    assert "Mpx" in done.stderr  # progress
+    assert f'swath query {out} "SELECT * FROM quarantine"' in done.stderr
+
+
+def test_status_of_a_finished_output_counts_its_scenes(swath: Swath, finished: Finished) -> None:
+    out, _ = finished
     code, stdout, _ = swath("status", out, "--format", "json")
     report = json.loads(stdout)
     assert (code, report["finished"], report["quarantined"]) == (0, True, 1)
     code, stdout, _ = swath("status", out)
     assert (code, "finished" in stdout) == (0, True)
     assert "scenes       2 of 2 published" in stdout
-    code, stdout, _ = swath("plan", *given, "--output", out)
+
+
+def test_plan_on_a_finished_output_has_nothing_left_to_segment(
+    swath: Swath, archive: Path, finished: Finished
+) -> None:
+    out, _ = finished
+    code, stdout, _ = swath("plan", *arguments(archive), "--output", out)
     assert code == 0
     assert "scenes       0 to segment\n" in stdout
     assert "done         0.012 Mpx by earlier runs" in stdout
     assert "quarantined  0.0 Mpx, 1 scene by earlier runs" in stdout
 
+
+def test_query_prints_rows_as_json_csv_and_a_table(swath: Swath, finished: Finished) -> None:
+    out, _ = finished
     sql = "SELECT scene_id, status FROM scenes ORDER BY 1"
     code, stdout, stderr = swath("query", out, sql, "--format", "json")
     assert (code, stderr) == (0, "")
@@ -99,10 +133,6 @@ def test_plan_run_status_query_in_turn(swath: Swath, archive: Path) -> None:
         {"scene_id": "good.tif", "status": "done"},
         {"scene_id": "text.tif", "status": "quarantined"},
     ]
-    code, _, stderr = swath("run", *given, "--output", out, "--window", 128)
-    assert code == 2
-    assert "window" in stderr
-
     code, stdout, _ = swath("query", out, "SELECT 1 AS a, 'x,y' AS b", "--format", "csv")
     assert (code, stdout) == (0, 'a,b\n1,"x,y"\n')
     code, stdout, _ = swath("query", out, "SELECT 1 AS a")
@@ -110,8 +140,17 @@ def test_plan_run_status_query_in_turn(swath: Swath, archive: Path) -> None:
     assert stdout.split() == ["a", "─", "1", "(1", "row)"]
 
 
+def test_a_run_with_other_settings_on_an_output_is_refused(
+    swath: Swath, archive: Path, finished: Finished
+) -> None:
+    out, _ = finished
+    code, _, stderr = swath("run", *arguments(archive), "--output", out, "--window", 128)
+    assert code == 2
+    assert "window" in stderr
+
+
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("words", "message"),
     [
         ([], "INPUT"),
         (["x"], "--checkpoint"),
@@ -130,55 +169,61 @@ def test_plan_run_status_query_in_turn(swath: Swath, archive: Path) -> None:
         (["/no/such/folder", "--checkpoint", "/no/such/c", "--output", "/no/o"], "/no/such"),
     ],
 )
-def test_wrong_arguments_end_with_2_and_one_line(swath: Swath, given: list[str], says: str) -> None:
-    code, stdout, stderr = swath("run", *given)
+def test_a_wrong_argument_ends_with_exit_code_2_and_one_line(
+    swath: Swath, words: list[str], message: str
+) -> None:
+    code, stdout, stderr = swath("run", *words)
     assert (code, stdout) == (2, "")
     assert_one_error_line(stderr)
-    assert says in stderr
+    assert message in stderr
 
 
 @pytest.mark.parametrize("command", ["status", "query"])
-def test_what_is_no_output_ends_with_2(swath: Swath, tmp_path: Path, command: str) -> None:
-    more = ["SELECT 1"] if command == "query" else []
-    code, stdout, stderr = swath(command, tmp_path / "missing", *more)
+def test_a_folder_without_job_json_is_refused_with_exit_code_2(
+    swath: Swath, tmp_path: Path, command: str
+) -> None:
+    sql = ["SELECT 1"] if command == "query" else []
+    code, stdout, stderr = swath(command, tmp_path / "missing", *sql)
     assert (code, stdout) == (2, "")
     assert stderr.count("\n") == 1
     assert "missing" in stderr
 
 
-def test_nan_is_a_nodata_value(monkeypatch: pytest.MonkeyPatch, swath: Swath) -> None:
-    seen: list[Any] = []
+def test_options_of_plan_become_settings_and_execution_and_nodata_may_be_nan(
+    monkeypatch: pytest.MonkeyPatch, swath: Swath
+) -> None:
+    calls: list[Any] = []
 
-    def planned(*given: Any) -> Estimate:
-        seen.append(given)
+    def record_call(*arguments: Any) -> Estimate:
+        calls.append(arguments)
         return estimate()
 
-    monkeypatch.setattr(pipeline.api, "plan", planned)
+    monkeypatch.setattr(pipeline.api, "plan", record_call)
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, READING)
-    ((inputs, checkpoint, settings, execution, output, _, _),) = seen
+    ((inputs, checkpoint, settings, execution, output, _, _),) = calls
     assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
     assert np.isnan(settings.nodata)
     assert (execution.block, execution.replicas, execution.runner) == (1024, 2, "ray")
 
 
-def test_an_interrupted_run_says_how_to_go_on(
+def test_an_interrupted_run_says_how_to_resume(
     monkeypatch: pytest.MonkeyPatch, swath: Swath
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.api, "run", interrupted)
+    monkeypatch.setattr(pipeline.api, "run", interrupt)
     code, stdout, stderr = swath("run", "a b", "--checkpoint", "c", "--output", "o")
     assert (code, stdout) == (1, "")
     assert "run the same command again: swath run 'a b' --checkpoint c --output o" in stderr
     assert "Traceback" not in stderr
 
 
-def python(code: str, *more: str) -> str:
-    command = [sys.executable, "-c", code, *more]
+def python(code: str, *arguments: str) -> str:
+    command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -214,12 +259,12 @@ def test_reading_an_output_loads_neither_torch_nor_ray(arguments: list[str]) -> 
 def test_a_plan_and_a_local_run_import_no_ray(
     archive: Path, tmp_path: Path, command: str, options: str
 ) -> None:
-    """Not even the plan of a run on Ray: only joining a cluster needs it before the run."""
+    """Nor does the plan of a run on Ray: before the run, only joining a cluster needs it."""
     folder = tmp_path / "folder"
-    given = [str(archive / "images"), "--checkpoint", str(archive / "checkpoint")]
-    given += ["--window", "64", "--stride", "48", "--batch", "2"]
-    given += options.format(folder=folder).split()
-    assert "LOADED ['torch']" in python(LOADED, "torch,ray", command, *given)
+    words = [str(archive / "images"), "--checkpoint", str(archive / "checkpoint")]
+    words += ["--window", "64", "--stride", "48", "--batch", "2"]
+    words += options.format(folder=folder).split()
+    assert "LOADED ['torch']" in python(LOADED, "torch,ray", command, *words)
     assert folder.exists() == bool(options)
 
 
@@ -236,8 +281,8 @@ main(["flood"])
 """
 
 
-def test_a_closed_pipe_is_quiet() -> None:
-    """The reader goes away after one byte, as `head` does after ten lines."""
+def test_a_closed_pipe_ends_a_command_without_a_word() -> None:
+    """The reader closes the pipe after one byte, as `head` does after ten lines."""
     with subprocess.Popen(
         [sys.executable, "-c", FLOOD], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -249,13 +294,13 @@ def test_a_closed_pipe_is_quiet() -> None:
         assert process.wait() == 1
 
 
-def test_parquet_goes_to_stdout(archive: Path) -> None:
+def test_query_writes_parquet_to_stdout(archive: Path) -> None:
     main_module = [sys.executable, "-m", "jobs.cli"]
     out = archive / "piped"
     command = [*main_module, "run", *map(str, arguments(archive)), "--output", str(out)]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 3
-    ask = [*main_module, "query", str(out), "FROM classes", "--format", "parquet"]
-    result = subprocess.run(ask, capture_output=True, check=True)
+    query = [*main_module, "query", str(out), "FROM classes", "--format", "parquet"]
+    result = subprocess.run(query, capture_output=True, check=True)
     assert pq.read_table(io.BytesIO(result.stdout)).num_rows == 2
     assert result.stderr == b""
 
@@ -283,7 +328,7 @@ def test_parquet_goes_to_stdout(archive: Path) -> None:
     ],
     ids=str,
 )
-def test_bad_input_is_one_line(
+def test_an_input_or_output_that_cannot_be_used_is_refused_in_one_line(
     small_checkpoint: str, tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     write_scene(tmp_path / "IN" / "a.tif", 60, 50)

@@ -1,4 +1,4 @@
-"""How a run gets to a Ray cluster, and what that leaves on the console and in the process."""
+"""Joining or starting a Ray cluster, and the traces of that on the console and in the process."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def python(code: str, *arguments: str, **variables: str) -> subprocess.Completed
 def test_a_process_that_had_a_cluster_of_its_own_joins_another(
     cluster: str, tmp_path: Path
 ) -> None:
-    """In silence, with the other one's token, and where it listens: on loopback alone."""
+    """It joins silently, with the token of the other one, and on loopback only."""
     token = tmp_path / "token"
     token.write_text(TOKEN)
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
@@ -99,8 +99,8 @@ def test_a_process_that_had_a_cluster_of_its_own_joins_another(
 
 
 @pytest.mark.ray
-def test_a_cluster_that_does_not_take_us(cluster: str) -> None:
-    """The remedy works in the same process, too: a version is compared once the token is right."""
+def test_a_wrong_token_and_a_wrong_version_of_ray_are_refused_with_a_remedy(cluster: str) -> None:
+    """The remedy works in the same process: the version is compared once the token is right."""
     done = python(REFUSED, cluster, "9.9.9", "b" * 64, TOKEN, **token_variables(""))
     wrong_token, wrong_version = done.stdout.splitlines()
     assert wrong_token.startswith(f"--address {cluster}: ")
@@ -111,29 +111,29 @@ def test_a_cluster_that_does_not_take_us(cluster: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_nodes_that_cannot_work_do_not_count(
+def test_nodes_without_cpus_and_gpus_do_not_count(
     small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a path that one which can work does not see is a wrong argument, not an interruption."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # of a cluster that is gone in a minute
+    """A path that a working node does not see is a wrong argument, not an interruption."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the cluster of this test lives for a minute
     archive = write_scene(tmp_path / "in" / "a.tif", 512, 512).parent
-    opened = os.open(small_checkpoint, os.O_RDONLY)
-    os.dup2(opened, 200)
-    mine = "/proc/self/fd/200"  # there for this process alone
-    joined = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    descriptor = os.open(small_checkpoint, os.O_RDONLY)
+    os.dup2(descriptor, 200)
+    private = "/proc/self/fd/200"  # exists for this process only
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with pytest.raises(UsageError, match="has no CPU and no GPU now; start a worker first"):
-            devices_of(joined.address)
-        joined.add_node(num_cpus=5, memory=8_000_000_000)
-        assert devices_of(joined.address) == ("cpu", 3, (8_000_000_000,), 5)
-        execution, out = Execution(address=joined.address, replicas=1), tmp_path / "out"
+            devices_of(cluster.address)
+        cluster.add_node(num_cpus=5, memory=8_000_000_000)
+        assert devices_of(cluster.address) == ("cpu", 3, (8_000_000_000,), 5)
+        execution, out = Execution(address=cluster.address, replicas=1), tmp_path / "out"
         with pytest.raises(UsageError, match=r"does not see it; put it on a file system .* store$"):
-            run([str(archive)], mine, str(out), Settings(window=128, stride=96), execution)
+            run([str(archive)], private, str(out), Settings(window=128, stride=96), execution)
     finally:
-        joined.shutdown()
-        gc.collect()  # of a socket that Ray leaves open: here, and not in the next test
+        cluster.shutdown()
+        gc.collect()  # collects a socket that Ray leaves open: here, and not in the next test
         os.close(200)
-        os.close(opened)
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_nodes_that_cannot_work_do_not_count(
         ("cuda", 1, 0, 2),
     ],
 )
-def test_reads_and_writes_have_the_cpus_that_replicas_leave(
+def test_reads_and_writes_get_the_cpus_that_replicas_leave(
     device: str, replicas: int, cpus: int, tasks: int
 ) -> None:
     assert concurrent_tasks(device, replicas, cpus) == tasks
@@ -172,7 +172,7 @@ def test_every_core_of_a_machine_with_gpus_reads(
         (2, Share(1, 2), 1),
     ],
 )
-def test_replicas_share_gpus_where_there_are_more_of_them(
+def test_replicas_share_gpus_if_there_are_more_replicas_than_gpus(
     replicas: int | tuple[int, int] | None, share: Share, gpus: float
 ) -> None:
     execution = Execution(replicas=replicas, shards=share)
@@ -182,14 +182,14 @@ def test_replicas_share_gpus_where_there_are_more_of_them(
 
 
 @pytest.mark.ray
-def test_a_folder_whose_name_is_too_long_for_rays_sockets_is_told(
+def test_a_temporary_folder_too_long_for_rays_sockets_is_refused_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
-    (said,) = python(TOO_LONG).stdout.splitlines()
-    assert said.startswith("Ray cannot be started on this machine: ")
-    assert said.endswith("; name a shorter folder by RAY_TMPDIR")
+    (message,) = python(TOO_LONG).stdout.splitlines()
+    assert message.startswith("Ray cannot be started on this machine: ")
+    assert message.endswith("; name a shorter folder by RAY_TMPDIR")
 
 
-def test_what_else_is_said_meanwhile_is_passed_on() -> None:
+def test_other_messages_during_rays_greeting_are_passed_on() -> None:
     assert python(PASSED_ON).stderr == "a trouble\nanother\nafter\n"

@@ -1,4 +1,4 @@
-"""docs/cluster.md, followed line by line: three Ray nodes, a bucket, a job that is stopped."""
+"""docs/cluster.md, followed line by line: three Ray nodes, a bucket, and a job that is stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TILES = 6
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.timeout(900)
-def test_the_page_can_be_followed(tmp_path: Path) -> None:
+def test_every_command_of_the_cluster_page_works(tmp_path: Path) -> None:
     script = [sys.executable, "-m", cluster_page.__name__, str(tmp_path), str(TILES)]
     done = subprocess.run(
         [*cluster_page.isolation_prefix(), *script],

@@ -1,4 +1,4 @@
-"""Machine code is kept in another folder as soon as anything differs from which it is made."""
+"""Machine code is cached in another folder as soon as anything that it depends on changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Rewrite = Callable[[str, str, str], Path]
 
 @pytest.fixture
 def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rewrite:
-    """Replace a text in a module of a package of loops; returns the folder of its machine code."""
+    """Replaces a text in a module of a package of loops; returns the folder of its machine code."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(tmp_path)
@@ -53,8 +53,8 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rewrite:
         path.write_text(path.read_text().replace(old, new))
         for name in [name for name in sys.modules if name.partition(".")[0] == "looped"]:
             del sys.modules[name]
-        with cache_folder(import_module("looped.loops").fill, "float64") as found:
-            return found
+        with cache_folder(import_module("looped.loops").fill, "float64") as path:
+            return path
 
     return folder
 
@@ -64,12 +64,12 @@ def rewrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rewrite:
     [
         ("loops", "values[0]) +", "values[0]) -"),  # the function itself
         ("rows", "x *", "x +"),  # a function that it calls
-        ("numbers", "= 2.0", "= 3.0"),  # a number that that one takes from a third file
+        ("numbers", "= 2.0", "= 3.0"),  # a number that this takes from a third file
         ("numbers", "= 2.0", "= 2"),  # its type
         ("numbers", "2.5", "2.25"),
     ],
 )
-def test_what_the_code_is_made_from_gives_another_folder(
+def test_a_change_of_what_the_loop_uses_gives_another_folder(
     rewrite: Rewrite, module: str, old: str, new: str
 ) -> None:
     before = rewrite("loops", "", "")
@@ -81,13 +81,13 @@ def test_what_the_code_is_made_from_gives_another_folder(
     ("module", "old", "new"),
     [("neighbour", "unrelated", "renamed"), ("numbers", "OTHER = 1", "OTHER = 2")],
 )
-def test_what_the_code_does_not_use_does_not(
+def test_a_change_of_what_the_loop_does_not_use_keeps_the_folder(
     rewrite: Rewrite, module: str, old: str, new: str
 ) -> None:
     assert rewrite("loops", "", "") == rewrite(module, old, new)
 
 
-def test_types_and_options_have_folders_of_their_own(rewrite: Rewrite) -> None:
+def test_other_types_and_options_give_other_folders(rewrite: Rewrite) -> None:
     rewrite("loops", "", "")
     function = import_module("looped.loops").fill
     folders = set()
@@ -106,10 +106,10 @@ def add_b(pair: Ab) -> None:
     pair.a[0] += pair.b[0]
 
 
-def test_the_fields_of_named_tuples_belong_to_the_types(
+def test_the_order_of_a_named_tuples_fields_gives_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Machine code finds them by their place."""
+    """Machine code finds fields by their position."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for order in (("a", "b"), ("b", "a")):
         monkeypatch.setattr(Ab, "_fields", order)
@@ -117,18 +117,18 @@ def test_the_fields_of_named_tuples_belong_to_the_types(
     assert len(list((tmp_path / "swath").iterdir())) == 2
 
 
-def test_the_engines_own_loops() -> None:
+def test_the_blends_loop_depends_on_its_files_and_constants() -> None:
     files, constants = sources_and_constants(blend_loops._blend_strip)
     names = {Path(file).name for file in files}
     assert {"blend_loops.py", "pointers.py"} <= names
     assert "blend_cpu.py" not in names
     scale = np.float32(blend_loops.CONFIDENCE_SCALE)
     assert f"pipeline.engine.blend_loops _SCALE float32 {scale!r}" in constants
-    least = np.float32(confidence.MIN_EXPONENT)
-    assert f"pipeline.engine.blend_loops _MIN_EXPONENT float32 {least!r}" in constants
+    exponent = np.float32(confidence.MIN_EXPONENT)
+    assert f"pipeline.engine.blend_loops _MIN_EXPONENT float32 {exponent!r}" in constants
 
 
-def test_the_networks_own_loops() -> None:
+def test_the_networks_loops_depend_on_their_files_and_constants() -> None:
     files, constants = sources_and_constants(cpu_loops.add_norm["float32"]._function)
     assert {"cpu_loops.py", "pointers.py"} <= {Path(file).name for file in files}
     assert any("_ONE" in constant for constant in constants)

@@ -1,4 +1,4 @@
-"""The compiled loops of the network beside torch's own operations."""
+"""The compiled loops of the network give what torch's own operations give."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.checkpoints import SMALL, random_checkpoint
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 0.06}
-"""bfloat16: a last bit of numbers below 8."""
+"""The largest difference allowed; for bfloat16 the last bit of numbers below 8."""
 
 
 @pytest.fixture(autouse=True, params=[1, 2, 3], ids=lambda n: f"{n}-threads")
@@ -38,10 +38,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
-    assert found.dtype == dtype
-    assert found.shape == expected.shape
-    assert (found.double() - expected).abs().max() <= TOLERANCE[dtype]
+def assert_close(result: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+    assert result.dtype == dtype
+    assert result.shape == expected.shape
+    assert (result.double() - expected).abs().max() <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -49,24 +49,28 @@ def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     ("images", "height", "width", "channels"),
     [(1, 1, 1, 8), (1, 1, 5, 8), (2, 4, 1, 8), (1, 2, 2, 33), (2, 3, 7, 40), (1, 16, 16, 128)],
 )
-def test_depthwise(dtype: torch.dtype, images: int, height: int, width: int, channels: int) -> None:
+def test_the_fused_depthwise_convolution_equals_torchs(
+    dtype: torch.dtype, images: int, height: int, width: int, channels: int
+) -> None:
     linear = nn.Linear(16, channels)
     depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
     x_NTC = normal(images, height * width, 16).to(dtype)
     with torch.no_grad():
         linear.weight.copy_(linear.weight.to(dtype))
-        linear.bias += 1  # so that what the edges do to it is seen
+        linear.bias += 1  # so that a wrong edge is noticed
         expected = linear.double()(x_NTC.double()).unflatten(1, (height, width))
         expected = F.gelu(depthwise.double()(expected.permute(0, 3, 1, 2)))
         fused = ExpandedDepthwise(linear.to(dtype), depthwise.float())
-        found = fused(x_NTC, height, width)
-    assert_close(found, expected.permute(0, 2, 3, 1).flatten(1, 2), dtype)
+        result = fused(x_NTC, height, width)
+    assert_close(result, expected.permute(0, 2, 3, 1).flatten(1, 2), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("channels", [8, 33, 320])
-def test_add_norm(dtype: torch.dtype, has_bias: bool, channels: int) -> None:
+def test_the_fused_add_and_norm_equal_torchs(
+    dtype: torch.dtype, has_bias: bool, channels: int
+) -> None:
     norm = nn.LayerNorm(channels, eps=1e-3)
     bias_C = normal(channels, seed=3).to(dtype) if has_bias else None
     with torch.no_grad():
@@ -76,8 +80,8 @@ def test_add_norm(dtype: torch.dtype, has_bias: bool, channels: int) -> None:
     x_NTC, y_NTC = (normal(2, 35, channels, seed=s).to(dtype) for s in (1, 2))
     total = x_NTC.double() + y_NTC.double() + (0 if bias_C is None else bias_C.double())
     with torch.no_grad():
-        found, normed = add_norm(x_NTC, y_NTC, bias_C, norm)
-        assert_close(found, total, dtype)
+        added, normed = add_norm(x_NTC, y_NTC, bias_C, norm)
+        assert_close(added, total, dtype)
         assert_close(normed, norm.double()(total), dtype)
 
 
@@ -91,25 +95,25 @@ def test_add_norm(dtype: torch.dtype, has_bias: bool, channels: int) -> None:
         ((6, 9), []),
     ],
 )
-def test_upsampled_sum(
+def test_the_upsampled_sum_equals_torchs_interpolation(
     dtype: torch.dtype, finest: tuple[int, int], coarser: list[tuple[int, int]]
 ) -> None:
     channels = 24
-    own = normal(*finest, channels).to(dtype)
+    finest_map = normal(*finest, channels).to(dtype)
     maps = [normal(*size, channels, seed=s).to(dtype) for s, size in enumerate(coarser, 1)]
     bias_C = normal(channels, seed=9)
-    expected = own.double() + bias_C
+    expected = finest_map.double() + bias_C
     for x_hwC in maps:
         y = x_hwC.permute(2, 0, 1)[None].double()
         expected += F.interpolate(y, finest, mode="bilinear")[0].permute(1, 2, 0)
     upsampled = UpsampledSum(finest, maps)
     for row in range(0, finest[0], 5):  # strips, the last one short
-        upsampled.add_to(own[row : row + 5], row, bias_C)
-    assert_close(own, expected.relu(), dtype)
+        upsampled.add_to(finest_map[row : row + 5], row, bias_C)
+    assert_close(finest_map, expected.relu(), dtype)
 
 
 @pytest.mark.parametrize(("size", "coarser"), [(128, 64), (130, 65), (97, 49), (5, 1), (64, 64)])
-def test_an_axis_lies_as_torch_lays_it(size: int, coarser: int) -> None:
+def test_an_axis_interpolates_as_torch_does(size: int, coarser: int) -> None:
     axis, x = Axis.of(size, coarser), normal(coarser)
     first, second = x[axis.neighbors_n2[:, 0]], x[axis.neighbors_n2[:, 1]]
     weight = torch.from_numpy(axis.weight_n)
@@ -151,8 +155,8 @@ def test_bfloat16_is_rounded_as_torch_does() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_comes_through(dtype: torch.dtype, bad: float) -> None:
-    """Else a class would be written where the network has none."""
+def test_values_that_are_not_finite_reach_the_logits(dtype: torch.dtype, bad: float) -> None:
+    """Otherwise a class would be written for pixels of which the network says nothing."""
     model = SegFormer(random_checkpoint(mit_config("b0", 4, **SMALL), seed=1)).to(dtype=dtype)
     pixels_NCHW = normal(2, 3, 64, 64).to(dtype)
     assert model(pixels_NCHW).isfinite().all()
@@ -171,22 +175,22 @@ def test_threads_do_not_change_a_loops_result(thread_count: int) -> None:
     assert thread_count >= 1
 
 
-def test_each_thread_has_its_part(thread_count: int) -> None:
-    """All of torch's threads, if torch has the OpenMP that loops can use."""
-    seen = torch.full((thread_count, 2), -1.0)
+def test_each_thread_computes_its_part(thread_count: int) -> None:
+    """All of torch's threads take part if torch has the OpenMP that loops can use."""
+    marks = torch.full((thread_count, 2), -1.0)
 
     def mark(job, part, parts):  # type: ignore[no-untyped-def]
         store(floats(job[0]), 2 * part, np.float32(part))
         store(floats(job[0]), 2 * part + 1, np.float32(parts))
 
-    ParallelLoop(mark)(seen)
+    ParallelLoop(mark)(marks)
     if torch_threads._OPENMP is None:
-        assert seen[0].tolist() == [0, 1]
+        assert marks[0].tolist() == [0, 1]
     else:
-        assert seen.tolist() == [[part, thread_count] for part in range(thread_count)]
+        assert marks.tolist() == [[part, thread_count] for part in range(thread_count)]
 
 
-def test_weights_that_move_are_taken_anew() -> None:
+def test_weights_of_another_type_are_packed_again() -> None:
     model = SegFormer(random_checkpoint(mit_config("b0", 4, **SMALL), seed=1))
     pixels_NCHW = normal(1, 3, 64, 64)
     first = model(pixels_NCHW)
@@ -199,14 +203,16 @@ def test_weights_that_move_are_taken_anew() -> None:
     assert ffn._mixer is None
 
 
-def test_other_devices_and_types_have_torchs_operations() -> None:
+def test_other_devices_and_types_use_torchs_operations() -> None:
     assert operations(torch.zeros(1)) is cpu
     assert operations(torch.zeros(1, dtype=torch.float16)) is plain
     assert operations(torch.zeros(1, dtype=torch.float64)) is plain
     assert operations(torch.zeros(1, device="meta")) is plain
 
 
-def test_a_loop_does_without_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_runs_without_a_cache_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))

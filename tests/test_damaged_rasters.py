@@ -1,4 +1,4 @@
-"""Files at fault: what is said of them, and what of them is read all the same."""
+"""Damaged and unusual files: the error of each, and its stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ from tests.support.rasters import TILES, noise, scene_of, write_raster
         (b"\x89PNG\r\n\x1a\n", "cannot be opened"),
     ],
 )
-def test_no_image(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_a_file_that_is_no_image_is_refused_with_its_path(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
     path = tmp_path / "a.tif"
     if content is not None:
         path.write_bytes(content)
@@ -54,7 +56,7 @@ def test_no_image(tmp_path: Path, content: bytes | None, message: str) -> None:
     assert (again.message, again.stage) == (caught.value.message, "describe")
 
 
-def test_zero_size(tmp_path: Path) -> None:
+def test_an_image_of_width_zero_is_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(3, 8, 9))
     content = path.read_bytes()
     width_tag = struct.pack("<HHII", 256, 3, 1, 9)
@@ -65,7 +67,7 @@ def test_zero_size(tmp_path: Path) -> None:
     assert caught.value.stage == "describe"
 
 
-def test_container_of_subdatasets(tmp_path: Path) -> None:
+def test_a_container_of_subdatasets_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "a.gpkg"
     for table in ("one", "two"):
         write_raster(
@@ -76,7 +78,7 @@ def test_container_of_subdatasets(tmp_path: Path) -> None:
     assert caught.value.stage == "describe"
 
 
-def test_singular_transform(tmp_path: Path) -> None:
+def test_a_singular_transform_is_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
     with pytest.raises(InputError, match="maps pixels to no area"):
         scene_of(path)
@@ -94,8 +96,8 @@ DAMAGED: dict[str, dict[str, Any]] = {
 }
 
 
-def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
-    """The file at `path`, good, and a copy of it without its last quarter."""
+def write_truncated(path: Path, **options: Any) -> tuple[Path, Path]:
+    """Write a good file, and a copy without its last quarter; returns both paths."""
     plain = {"crs": None, "transform": None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -107,8 +109,8 @@ def damaged(path: Path, **options: Any) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_truncated(tmp_path: Path, name: str) -> None:
-    good, cut = damaged(tmp_path / name, **DAMAGED[name])
+def test_a_truncated_file_fails_when_its_pixels_are_read(tmp_path: Path, name: str) -> None:
+    good, cut = write_truncated(tmp_path / name, **DAMAGED[name])
     scene = scene_of(good)
     read_pixels(scene, scene.rect)
     scene = scene_of(cut)  # the header is whole
@@ -126,7 +128,7 @@ RANDOM_BYTES = np.random.default_rng(1).integers(0, 255, 3000, dtype="uint8").to
 @pytest.mark.parametrize(
     "patch", [b"\xff\xd9", b"\xff" * 300, RANDOM_BYTES], ids=["early end", "ff", "random"]
 )
-def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
+def test_a_damaged_jpeg_tile_inside_a_tiff_is_refused(tmp_path: Path, patch: bytes) -> None:
     """libtiff only warns and hands out grey: rasterio raises nothing (seen with GDAL 3.10)."""
     options = {"compress": "jpeg", "photometric": "ycbcr", **TILES}
     options.update(blockxsize=512, blockysize=512)
@@ -142,7 +144,7 @@ def test_damaged_jpeg_tile_inside_a_tiff(tmp_path: Path, patch: bytes) -> None:
         read_pixels(scene, scene.rect)
 
 
-def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
+def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
     """The one tile is 400 MB decoded, and 400 bytes in the file."""
     options = {"tiled": True, "blockxsize": 20_000, "blockysize": 20_000, "SPARSE_OK": True}
     with rasterio.open(
@@ -158,15 +160,15 @@ def test_a_lack_of_memory_is_no_damage(tmp_path: Path) -> None:
     ):
         pass
     program = (
-        "import sys, tests.test_damaged_rasters as own; own.refused_and_then_read(sys.argv[1])"
+        "import sys, tests.test_damaged_rasters as test; test.assert_read_needs_memory(sys.argv[1])"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "a.tif")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(command, check=True, env=environment)
 
 
-def refused_and_then_read(path: str) -> None:
-    """In a process of its own: what others have freed before may be taken again."""
+def assert_read_needs_memory(path: str) -> None:
+    """Called in a separate process: memory that other tests have freed could be used again."""
     scene = scene_of(Path(path))
     with pytest.raises(MemoryError), process_limits(60, memory_bytes=150_000_000):
         read_pixels(scene, Rect(0, 0, 20, 20))
@@ -174,7 +176,9 @@ def refused_and_then_read(path: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["loop", "folder", "below a file", "long"])
-def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
+def test_a_path_that_can_never_be_read_is_a_failure_and_not_retried(
+    tmp_path: Path, kind: str
+) -> None:
     path = tmp_path / "a.tif"
     match kind:
         case "loop":
@@ -195,16 +199,16 @@ def test_what_can_never_be_read_as_a_file(tmp_path: Path, kind: str) -> None:
     assert failure.message.count(str(path)) == 1
 
 
-def test_a_file_that_changed_or_vanished_after_planning(tmp_path: Path) -> None:
+def test_a_file_that_changed_or_vanished_after_planning_is_refused(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(3, 20, 30))
     scene = scene_of(path)
-    for values, found in (
+    for values, content in (
         (noise(3, 21, 30), "30x21 uint8"),
         (noise(3, 20, 30, dtype="uint16"), "30x20 uint16"),
         (noise(2, 20, 30), "30x20 2 bands"),
     ):
         write_raster(path, values)
-        with pytest.raises(InputError, match=rf"changed since .* is {found};") as caught:
+        with pytest.raises(InputError, match=rf"changed since .* is {content};") as caught:
             read_pixels(scene, Rect(0, 0, 5, 5))
         assert caught.value.stage == "read"
     path.unlink()

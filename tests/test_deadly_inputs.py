@@ -1,4 +1,4 @@
-"""Files that end, block or exhaust the process that reads them, among good ones."""
+"""Files that crash, hang or exhaust the process that reads them, among good ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE = {
     "raise": "raise ValueError('no')",
     "memory": "import numpy; numpy.ones(100_000_000_000, dtype='u1')",
 }
-WANTED = {
+EXPECTED = {
     "hang.vrt": "timeout",
     "crash.vrt": "crashed",
     "raise.vrt": "RasterioIOError",
@@ -26,8 +26,8 @@ WANTED = {
 }
 
 
-def poison(path: Path, code: str) -> None:
-    """A virtual raster whose pixels are what Python code makes of them."""
+def write_poisonous(path: Path, code: str) -> None:
+    """Write a virtual raster whose pixels are computed by Python code."""
     band = f"""<VRTRasterBand dataType="Byte" band="%d" subClass="VRTDerivedRasterBand">
         <PixelFunctionLanguage>Python</PixelFunctionLanguage>
         <PixelFunctionType>poison</PixelFunctionType>
@@ -51,15 +51,15 @@ def test_exactly_the_poisonous_scenes_are_quarantined(
     local = Execution(runner="local")
     run([str(archive)], small_checkpoint, str(tmp_path / "calm"), SETTINGS, local)
     for name, code in CODE.items():
-        poison(archive / f"{name}.vrt", code)
+        write_poisonous(archive / f"{name}.vrt", code)
 
     out = tmp_path / "out"
-    execution = Execution(replicas=1, unit_timeout=20)  # a crash is told from a hang by it
+    execution = Execution(replicas=1, unit_timeout=20)  # distinguishes a crash from a hang
     receipt = run([f"{archive}/*"], small_checkpoint, str(out), SETTINGS, execution)
 
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 4)
-    found = rows(out, "quarantine").to_pylist()
-    assert {row["scene_id"]: row["error"] for row in found} == WANTED
-    assert all(str(archive / row["scene_id"]) in row["message"] for row in found)
+    failures = rows(out, "quarantine").to_pylist()
+    assert {row["scene_id"]: row["error"] for row in failures} == EXPECTED
+    assert all(str(archive / row["scene_id"]) in row["message"] for row in failures)
     assert differences(tmp_path / "calm", out, "masks", "statistics") == []
     assert stray_files(out) == []

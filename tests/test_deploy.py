@@ -1,5 +1,5 @@
-"""The files of deploy/ against the published schemas, strictly, and their command lines against the
-commands' own parsers. The schemas of KubeRay and of compose are in ../shared; CI always has them.
+"""The files of deploy/ fit the published schemas, strictly, and their command lines the commands'
+own parsers. The schemas of KubeRay and of compose are in ../shared; CI always has them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ DEPLOY = ROOT / "deploy"
 SCHEMAS = ROOT.parent / "shared/schemas"
 POLICIES = sorted(DEPLOY.glob("policies/*.json"))
 KINDS = {"bucket": "resource", "trust": "trust"}
-"""Of policies, by how the names of their files begin; the others are of an identity."""
+"""The kind of a policy by the first word of its file name; any other is an identity policy."""
 
 
 def schema(name: str) -> dict[str, Any]:
+    """A published schema; the test is skipped if it is absent, except in CI."""
     path = SCHEMAS / name
     if not path.exists():
         if os.environ.get("CI"):
@@ -52,26 +53,26 @@ def documents(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
-def wrong(document: Any, rules: dict[str, Any]) -> list[str]:
+def violations(document: Any, rules: dict[str, Any]) -> list[str]:
+    """The violations of a schema by a document, one line each."""
     return [f"{e.json_path}: {e.message}" for e in Draft7Validator(rules).iter_errors(document)]
 
 
 def strict(rules: Any) -> Any:
-    """Kubernetes drops fields that a structural schema does not know, without a word; here they
-    are wrong."""
+    """The schema with unknown fields forbidden, which Kubernetes would drop silently."""
     if isinstance(rules, list):
         return [strict(rule) for rule in rules]
     if not isinstance(rules, dict):
         return rules
-    made = {name: strict(rule) for name, rule in rules.items()}
+    copy = {name: strict(rule) for name, rule in rules.items()}
     closed = isinstance(rules.get("properties"), dict) and rules.get("type") == "object"
     if closed and not rules.get("x-kubernetes-preserve-unknown-fields"):
-        made.setdefault("additionalProperties", False)
-    return made
+        copy.setdefault("additionalProperties", False)
+    return copy
 
 
 def ray_job() -> dict[str, Any]:
-    (job,) = (one for one in documents("rayjob.yaml") if one["kind"] == "RayJob")
+    (job,) = (part for part in documents("rayjob.yaml") if part["kind"] == "RayJob")
     return job
 
 
@@ -84,7 +85,7 @@ def rules_of_ray_job() -> dict[str, Any]:
 
 
 def test_the_ray_job_fits_its_definition() -> None:
-    assert wrong(ray_job(), rules_of_ray_job()) == []
+    assert violations(ray_job(), rules_of_ray_job()) == []
 
 
 @pytest.mark.parametrize(
@@ -97,17 +98,17 @@ def test_the_ray_job_fits_its_definition() -> None:
     ],
     ids=str,
 )
-def test_a_wrong_field_of_the_ray_job_is_seen(path: list[str], value: object) -> None:
+def test_a_wrong_field_of_the_ray_job_is_a_violation(path: list[str], value: object) -> None:
     job = ray_job()
     inner = job
     for name in path[:-1]:
         inner = inner[name]
     inner[path[-1]] = value
-    assert len(wrong(job, rules_of_ray_job())) == 1
+    assert len(violations(job, rules_of_ray_job())) == 1
 
 
-def test_the_ray_job_keeps_what_the_operator_demands_beyond_its_schema() -> None:
-    """KubeRay's validation.go."""
+def test_the_ray_job_meets_the_demands_of_the_operator_beyond_its_schema() -> None:
+    """The demands are those of KubeRay's validation.go."""
     job = ray_job()
     spec, cluster = job["spec"], job["spec"]["rayClusterSpec"]
     pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -124,9 +125,9 @@ def test_the_ray_job_keeps_what_the_operator_demands_beyond_its_schema() -> None
 
 def test_pods_have_no_rights_and_no_keys() -> None:
     cluster = ray_job()["spec"]["rayClusterSpec"]
-    accounts = [one for one in documents("rayjob.yaml") if one["kind"] == "ServiceAccount"]
-    known = {"apiVersion", "kind", "metadata", "automountServiceAccountToken"}
-    assert all(set(account) <= known for account in accounts)
+    accounts = [part for part in documents("rayjob.yaml") if part["kind"] == "ServiceAccount"]
+    fields = {"apiVersion", "kind", "metadata", "automountServiceAccountToken"}
+    assert all(set(account) <= fields for account in accounts)
     names = {account["metadata"]["name"] for account in accounts}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
@@ -137,34 +138,36 @@ def test_pods_have_no_rights_and_no_keys() -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert "env" not in container
             limits = container["resources"]["limits"]
-            assert limits == container["resources"]["requests"]  # nobody takes a node's memory
+            assert (
+                limits == container["resources"]["requests"]
+            )  # no pod takes the memory of its neighbors
 
 
-def test_a_worker_drains_within_its_grace() -> None:
+def test_a_worker_drains_within_its_grace_period() -> None:
     for group in ray_job()["spec"]["rayClusterSpec"]["workerGroupSpecs"]:
         pod = group["template"]["spec"]
         command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        drained = spot_parser().parse_args(command[3:])
-        assert drained.verb == "drain"
-        assert drained.seconds < pod["terminationGracePeriodSeconds"] <= 120
+        options = spot_parser().parse_args(command[3:])
+        assert options.verb == "drain"
+        assert options.seconds < pod["terminationGracePeriodSeconds"] <= 120
 
 
 def test_the_compose_file_fits_its_specification() -> None:
     (compose,) = documents("compose.yaml")
     rules = schema("compose-spec.json")
-    assert wrong(compose, rules) == []
+    assert violations(compose, rules) == []
     compose["services"]["head"]["port"] = []
-    assert len(wrong(compose, rules)) == 1
+    assert len(violations(compose, rules)) == 1
 
 
-def test_compose_publishes_on_loopback_only_and_what_it_mounts_is_there() -> None:
+def test_compose_publishes_on_loopback_only_and_its_mounts_exist() -> None:
     (compose,) = documents("compose.yaml")
     for service in compose["services"].values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
         for volume in service.get("volumes", ()):
             source = volume.partition(":")[0]
-            made_by_demo = source.endswith("/work/archive")
-            assert made_by_demo or (DEPLOY / source).exists()
+            written_by_demo = source.endswith("/work/archive")
+            assert written_by_demo or (DEPLOY / source).exists()
         build = service["build"]
         context = DEPLOY / build["context"]
         assert (context / build.get("dockerfile", "Dockerfile")).exists()
@@ -175,28 +178,28 @@ def test_the_cluster_file_fits_rays_schema_and_its_own_checks() -> None:
     validate_config(prepare_config(cluster))
     path = Path(ray_cli.callback.__code__.co_filename).parents[1] / "autoscaler/ray-schema.json"
     rules = json.loads(path.read_text())
-    assert wrong(cluster, rules) == []
+    assert violations(cluster, rules) == []
     cluster["available_node_types"]["gpu"]["max_worker"] = 1
-    assert len(wrong(cluster, rules)) == 1
+    assert len(violations(cluster, rules)) == 1
 
 
-def test_the_machines_are_what_ec2_understands() -> None:
-    """Ray hands a node_config to RunInstances as it is."""
+def test_ec2_accepts_the_machines_of_the_cluster_file() -> None:
+    """Ray passes a node_config to RunInstances unchanged."""
     (cluster,) = documents("aws.yaml")
     model = botocore.session.get_session().get_service_model("ec2")
     shape = model.operation_model("RunInstances").input_shape
     for kind, node in cluster["available_node_types"].items():
-        asked = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
-        report = ParamValidator().validate(asked, shape)
+        request = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        report = ParamValidator().validate(request, shape)
         assert not report.has_errors(), f"{kind}: {report.generate_report()}"
-        assert asked["MetadataOptions"]["HttpTokens"] == "required"
-        spot = asked.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+        assert request["MetadataOptions"]["HttpTokens"] == "required"
+        spot = request.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
         assert spot == (kind != cluster["head_node_type"])
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
-def test_policies_fit_the_schema_of_policies(path: Path) -> None:
-    """The one that cfn-lint ships; and nothing is allowed that ends in a star."""
+def test_policies_fit_cfn_lints_schema_and_allow_no_wildcard(path: Path) -> None:
+    """The schema ships with cfn-lint. No action contains a star."""
     import cfnlint  # noqa: PLC0415  takes a second
 
     folder = Path(cfnlint.__file__).parent / "data/schemas/other/iam"
@@ -213,17 +216,18 @@ def test_policies_fit_the_schema_of_policies(path: Path) -> None:
         )
 
 
-def test_a_role_may_do_what_the_buckets_allow_it() -> None:
+def test_the_role_allows_exactly_what_the_buckets_allow_it() -> None:
     """Ceph's gateway looks for the right to delete many objects at once at the bucket itself, where
-    AWS has no use for it: the bucket's policy names it, too."""
+    AWS does not need it: the bucket's policy names it as well."""
 
     def statements(name: str) -> list[dict[str, Any]]:
-        found = json.loads((DEPLOY / "policies" / name).read_text())["Statement"]
-        for one in found:
-            one.pop("Principal", None)
-            if one["Sid"] == "WriteOutput":
-                one["Resource"] = [name for name in one["Resource"] if name.endswith("/*")]
-        return list(found)
+        policy = json.loads((DEPLOY / "policies" / name).read_text())["Statement"]
+        for statement in policy:
+            statement.pop("Principal", None)
+            if statement["Sid"] == "WriteOutput":
+                objects = [name for name in statement["Resource"] if name.endswith("/*")]
+                statement["Resource"] = objects
+        return list(policy)
 
     buckets = [*statements("bucket-inputs.json"), *statements("bucket-output.json")]
     assert statements("role.json") == buckets
@@ -236,43 +240,43 @@ def test_the_accounts_that_a_role_trusts_are_those_of_the_job() -> None:
         for name, value in trust["Statement"][0]["Condition"]["StringEquals"].items()
         if name.endswith(":sub")
     )
-    accounts = [one for one in documents("rayjob.yaml") if one["kind"] == "ServiceAccount"]
+    accounts = [part for part in documents("rayjob.yaml") if part["kind"] == "ServiceAccount"]
     names = [account["metadata"]["name"] for account in accounts]
     assert trusted == [f"system:serviceaccount:default:{name}" for name in names]
 
 
 def dockerfile(path: Path) -> list[tuple[str, str]]:
-    """Instructions and what they are given."""
+    """The instructions of a Dockerfile and their arguments."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     return [(words[0], words[1]) for line in text.splitlines() if (words := line.split(None, 1))]
 
 
-def test_the_image_runs_as_nobody_and_its_bases_are_named_exactly() -> None:
+def test_the_images_run_as_an_ordinary_user_and_pin_their_bases() -> None:
     for path in (DEPLOY / "Dockerfile", DEPLOY / "store/Dockerfile"):
         steps = dockerfile(path)
-        bases = [given.split()[0] for step, given in steps if step == "FROM"]
+        bases = [arguments.split()[0] for step, arguments in steps if step == "FROM"]
         assert all(re.search(r":\S*[a-z]", base) for base in bases)
-        user = [given for step, given in steps if step == "USER"][-1]
+        user = [arguments for step, arguments in steps if step == "USER"][-1]
         assert user in ("1000:1000", "ceph")
 
 
-def test_the_image_has_no_compiler_and_copies_only_what_is_let_in() -> None:
+def test_the_image_has_no_compiler_and_copies_only_what_its_dockerignore_includes() -> None:
     steps = dockerfile(DEPLOY / "Dockerfile")
     last = max(index for index, (step, _) in enumerate(steps) if step == "FROM")
-    assert "gcc" not in " ".join(given for _, given in steps[last:])
+    assert "gcc" not in " ".join(arguments for _, arguments in steps[last:])
     lines = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert lines[1] == "*"
-    let_in = [line.removeprefix("!") for line in lines if line.startswith("!")]
-    for step, given in steps:
-        words = given.split()
-        if step == "COPY" and not given.startswith("--from"):
+    included = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    for step, arguments in steps:
+        words = arguments.split()
+        if step == "COPY" and not arguments.startswith("--from"):
             for source in words[:-1]:
-                assert any(fnmatch.fnmatch(source, one) for one in let_in)
+                assert any(fnmatch.fnmatch(source, pattern) for pattern in included)
                 assert list(ROOT.glob(source))
 
 
-def texts() -> Iterator[tuple[str, str]]:
-    """Every shell text of the files, by where it stands."""
+def shell_texts() -> Iterator[tuple[str, str]]:
+    """Place and text of every piece of shell in the files."""
     cluster = ray_job()["spec"]["rayClusterSpec"]
     yield "rayjob.yaml: entrypoint", ray_job()["spec"]["entrypoint"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
@@ -304,9 +308,9 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Each simple command that is Swath's or Ray's, as a line."""
-    found = []
-    for where, text in texts():
+    """Place and line of each simple command of Swath or Ray."""
+    lines = []
+    for place, text in shell_texts():
         lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|()<>")
         lexer.whitespace_split = True
         lexer.commenters = "#"
@@ -319,23 +323,23 @@ def commands() -> list[tuple[str, str]]:
             if starts and (
                 starts[0] == 0 or words[starts[0]] == "deploy.spot" or words[0] == "docker"
             ):
-                found.append((where, shlex.join(words[starts[0] :])))
+                lines.append((place, shlex.join(words[starts[0] :])))
             words = []
-    return found
+    return lines
 
 
 COMMANDS = commands()
 
 
-@pytest.mark.parametrize(("where", "line"), COMMANDS, ids=lambda text: text[:60])
-def test_every_command_line_is_understood(where: str, line: str) -> None:
-    """A renamed option or verb fails here."""
+@pytest.mark.parametrize(("place", "line"), COMMANDS, ids=lambda text: text[:60])
+def test_every_command_line_is_understood(place: str, line: str) -> None:
+    """A renamed option or verb makes this fail."""
     words = shlex.split(line)
     if "<" in words or ">" in words:
         words = words[: min(words.index(sign) for sign in ("<", ">") if sign in words)]
         words = words[:-1] if words[-1].isdecimal() else words
     program, arguments = words[0], words[1:]
-    assert where
+    assert place
     if program == "deploy.spot":
         spot_parser().parse_args(arguments)
         return
@@ -351,8 +355,8 @@ def test_every_command_line_is_understood(where: str, line: str) -> None:
         command.make_context(command.name, list(arguments), parent=context)
 
 
-def test_the_command_lines_are_found() -> None:
-    """So that the test above is not empty of what matters."""
+def test_the_command_lines_that_matter_are_found() -> None:
+    """The test above would pass without any command."""
     lines = [line for _, line in COMMANDS]
     for start in (
         "swath run s3://",
@@ -366,14 +370,14 @@ def test_the_command_lines_are_found() -> None:
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="compiles")
 def test_triton_finds_its_c_file_compiled(tmp_path: Path) -> None:
-    """Once on a machine with a compiler, then on one without; the driver is stood in for."""
+    """First on a machine with a compiler, then on one without; the CUDA driver is faked."""
     variables = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "kept")}
-    made = [sys.executable, "-m", "deploy.warm_triton"]
-    subprocess.run(made, check=True, env=variables, cwd=ROOT)
-    (kept,) = (tmp_path / "kept").rglob("cuda_utils*.so")
-    before = kept.stat().st_mtime_ns
-    subprocess.run(made, check=True, env={**variables, "CC": "/no/compiler"}, cwd=ROOT)
-    assert kept.stat().st_mtime_ns == before
-    nothing = {**variables, "CC": "/no/compiler", "TRITON_CACHE_DIR": str(tmp_path / "none")}
+    command = [sys.executable, "-m", "deploy.warm_triton"]
+    subprocess.run(command, check=True, env=variables, cwd=ROOT)
+    (library,) = (tmp_path / "kept").rglob("cuda_utils*.so")
+    before = library.stat().st_mtime_ns
+    subprocess.run(command, check=True, env={**variables, "CC": "/no/compiler"}, cwd=ROOT)
+    assert library.stat().st_mtime_ns == before
+    without = {**variables, "CC": "/no/compiler", "TRITON_CACHE_DIR": str(tmp_path / "none")}
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run(made, check=True, env=nothing, cwd=ROOT, stderr=subprocess.DEVNULL)
+        subprocess.run(command, check=True, env=without, cwd=ROOT, stderr=subprocess.DEVNULL)

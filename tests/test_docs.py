@@ -18,17 +18,17 @@ from tests.support.archives import write_scene
 ROOT = Path(__file__).parent.parent
 
 
-def below(group: click.Group, before: str = "") -> dict[str, click.Command]:
-    """Every command by how it is called: those of a group too."""
-    found: dict[str, click.Command] = {}
+def commands_of(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
+    """Every command by the words that call it, including those of groups."""
+    commands: dict[str, click.Command] = {}
     for name, command in sorted(group.commands.items()):
-        found[before + name] = command
+        commands[prefix + name] = command
         if isinstance(command, click.Group):
-            found |= below(command, f"{before}{name} ")
-    return found
+            commands |= commands_of(command, f"{prefix}{name} ")
+    return commands
 
 
-COMMANDS = below(swath)
+COMMANDS = commands_of(swath)
 OPTIONS = [
     (name, parameter.opts[0], parameter)
     for name, command in COMMANDS.items()
@@ -60,7 +60,7 @@ def test_every_option_has_help_and_states_its_default(
 
 
 @pytest.mark.parametrize("option", ["--window", "--stride", "--block"])
-def test_lengths_state_their_unit(option: str) -> None:
+def test_options_for_lengths_state_their_unit(option: str) -> None:
     (parameter,) = (p for name, o, p in OPTIONS if name == "run" and o == option)
     assert "in pixels" in (parameter.help or "")
 
@@ -72,13 +72,13 @@ def test_exit_codes_are_in_the_help() -> None:
 
 def test_options_of_run_are_those_of_the_design() -> None:
     options = [option for name, option, _ in OPTIONS if name == "run"]
-    settled = (
+    expected = (
         "--checkpoint --output --job --window --stride --dtype --batch --bands --scale --offset"
     )
-    settled += " --nodata --block --replicas --runner --address --unit-timeout"
-    settled += " --max-quarantined --retry-quarantined --shards --max-hours --price-per-hour"
-    settled += " --storage-options"
-    assert options == settled.split()
+    expected += " --nodata --block --replicas --runner --address --unit-timeout"
+    expected += " --max-quarantined --retry-quarantined --shards --max-hours --price-per-hour"
+    expected += " --storage-options"
+    assert options == expected.split()
 
 
 def test_the_reference_page_is_what_the_commands_say() -> None:
@@ -102,7 +102,7 @@ def test_the_readme_mentions_every_command(name: str) -> None:
     assert f"swath {name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_changelog_has_a_place_for_what_is_new() -> None:
+def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The folded network against the plain one of reference_network.py, in float64 and float32."""
+"""The folded network equals the plain one of reference_network.py, in float64 and float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.checkpoints import SMALL, random_checkpoint
 from tests.support.reference_network import ReferenceSegFormer
 
 SMALL_EPS = NormEps(block=1e-2, reduction=3e-2, embedding=1e-1)
-"""Far from the usual ones, so that to mix them up would be seen."""
+"""Far from the usual eps, so that mixing them up would be noticed."""
 
 
 def reference(checkpoint: Checkpoint) -> ReferenceSegFormer:
@@ -39,7 +39,9 @@ def reference(checkpoint: Checkpoint) -> ReferenceSegFormer:
 )
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (203, 130)])
 @torch.inference_mode()
-def test_folding_is_exact(changes: dict[str, Any], height: int, width: int) -> None:
+def test_the_folded_network_equals_the_plain_one(
+    changes: dict[str, Any], height: int, width: int
+) -> None:
     config = mit_config("b0", 5, **changes)
     mean, std = (0.4,) * config.num_channels, (0.2,) * config.num_channels
     checkpoint = random_checkpoint(config, 3, Normalisation(1 / 255, mean, std))
@@ -47,23 +49,23 @@ def test_folding_is_exact(changes: dict[str, Any], height: int, width: int) -> N
     x_NCHW = torch.randn(2, config.num_channels, height, width, dtype=torch.float64)
     expected_NKhw = plain(x_NCHW)
     folded = SegFormer(checkpoint)
-    # Folded in float64 and run in float64, nothing but its rounding to float32 in between.
-    found_NKhw = folded.double()(x_NCHW)
+    # Folded and run in float64, with only the rounding to float32 in between.
+    folded_NKhw = folded.double()(x_NCHW)
     scale = expected_NKhw.std()
-    assert (found_NKhw - expected_NKhw).abs().max() / scale < 2e-5
+    assert (folded_NKhw - expected_NKhw).abs().max() / scale < 2e-5
     single_NKhw = SegFormer(checkpoint)(x_NCHW.float())
     assert single_NKhw.dtype == torch.float32
     assert (single_NKhw - expected_NKhw).abs().max() / scale < 1e-4
 
 
-def test_what_softmax_does_not_see_is_gone() -> None:
+def test_weights_that_softmax_cancels_are_folded_away() -> None:
     checkpoint = random_checkpoint(mit_config("b0", 5, **SMALL), seed=1)
     folded = fold(checkpoint)
-    with_one, with_two = (f"stages.{s}.blocks.0.attention" for s in (0, 1))
-    assert f"{with_one}.out.weight" not in folded
-    assert f"{with_two}.out.weight" in folded
-    assert f"{with_two}.key_value.bias" not in folded
-    assert not folded[f"{with_one}.key_value.bias"][:8].any()
+    one_head, two_heads = (f"stages.{s}.blocks.0.attention" for s in (0, 1))
+    assert f"{one_head}.out.weight" not in folded
+    assert f"{two_heads}.out.weight" in folded
+    assert f"{two_heads}.key_value.bias" not in folded
+    assert not folded[f"{one_head}.key_value.bias"][:8].any()
 
 
 @pytest.mark.parametrize("head", ["mlp", "conv"])

@@ -1,4 +1,4 @@
-"""Outlines against the areas of their pixels, points inside them, and known hard places."""
+"""Outlines have the area of their pixels and contain their points, also in known hard places."""
 
 from pathlib import Path
 
@@ -24,16 +24,16 @@ def footprint(crs: str, transform: Affine6, rect: Rect) -> Footprint | None:
     return footprints(crs, transform, [rect])[0]
 
 
-def polygons(found: Footprint | None) -> shapely.Geometry:
-    """The geometry, after the checks that hold for every footprint."""
-    assert found is not None
-    shape = shapely.from_wkb(found.wkb)
+def checked_geometry(outline: Footprint | None) -> shapely.Geometry:
+    """The geometry of a footprint, after checks that every footprint must pass."""
+    assert outline is not None
+    shape = shapely.from_wkb(outline.wkb)
     coords = shapely.get_coordinates(shape)
     assert shape.geom_type in ("Polygon", "MultiPolygon")
     assert shape.is_valid
     assert np.isfinite(coords).all()
     assert not shapely.get_srid(shape)
-    assert found.bbox == shape.bounds
+    assert outline.bbox == shape.bounds
     assert np.abs(coords).max(axis=0) == pytest.approx([0, 0], abs=180)
     assert np.abs(coords[:, 1]).max() <= 90
     assert np.abs(coords[:, 0]).max() <= 180
@@ -42,10 +42,10 @@ def polygons(found: Footprint | None) -> shapely.Geometry:
 
 
 def ground_m2(shape: shapely.Geometry) -> float:
-    """Area between edges that are straight in longitude and latitude, by quarters of the globe."""
+    """The area of a shape whose edges are straight in longitude and latitude."""
     quarters = shapely.box([-180, -90, 0, 90], -90, [-90, 0, 90, 180], 90)
     dense = shapely.segmentize(shape.intersection(quarters), min(1.0, np.sqrt(shape.area) / 50))
-    dense = shapely.orient_polygons(dense)
+    dense = shapely.orient_checked_geometry(dense)
     return sum(abs(GEOD.geometry_area_perimeter(part)[0]) for part in dense if not part.is_empty)
 
 
@@ -83,14 +83,13 @@ CASES: dict[str, tuple[str, Affine6, Rect, int, tuple[float, float, float, float
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_known_places(name: str) -> None:
+def test_known_places_have_the_right_parts_bounds_and_area(name: str) -> None:
     crs, transform, rect, parts, bbox = CASES[name]
-    found = footprint(crs, transform, rect)
-    shape = polygons(found)
+    shape = checked_geometry(footprint(crs, transform, rect))
     assert shapely.get_num_geometries(shape) == parts
     assert shape.bounds == pytest.approx(bbox, abs=1e-3)
-    for edge, wanted in zip(shape.bounds, bbox, strict=True):
-        assert abs(wanted) not in (90, 180) or edge == wanted  # exactly, so that neighbours meet
+    for edge, expected in zip(shape.bounds, bbox, strict=True):
+        assert abs(expected) not in (90, 180) or edge == expected  # exactly, so that neighbors meet
     if bbox != GLOBE:
         side = max(rect.width, rect.height)
         areas = CellAreas(crs, transform, side, side)
@@ -98,12 +97,12 @@ def test_known_places(name: str) -> None:
 
 
 def test_north_up_geographic_needs_four_corners() -> None:
-    shape = polygons(footprint("EPSG:4326", (1e-3, 0, 10, 0, -1e-3, 50), TILE))
+    shape = checked_geometry(footprint("EPSG:4326", (1e-3, 0, 10, 0, -1e-3, 50), TILE))
     assert shapely.get_num_coordinates(shape) == 5
 
 
-def test_few_points_suffice_for_a_small_tile() -> None:
-    shape = polygons(footprint("EPSG:32633", (10, 0, 4e5, 0, -10, 5.3e6), TILE))
+def test_a_small_tile_needs_fewer_than_20_points() -> None:
+    shape = checked_geometry(footprint("EPSG:32633", (10, 0, 4e5, 0, -10, 5.3e6), TILE))
     assert shapely.get_num_coordinates(shape) < 20
 
 
@@ -115,34 +114,36 @@ def test_few_points_suffice_for_a_small_tile() -> None:
         ("EPSG:4326", (1, 0, 0, 0, -1, 200)),
     ],
 )
-def test_nothing_off_the_domain(crs: str, transform: Affine6) -> None:
+def test_a_rect_outside_the_domain_has_no_footprint(crs: str, transform: Affine6) -> None:
     assert footprint(crs, transform, Rect(0, 0, 80, 80)) is None
 
 
-def test_a_tile_at_the_edge_of_the_domain_keeps_what_is_inside() -> None:
+def test_a_tile_at_the_edge_of_the_domain_is_clipped_to_it() -> None:
     size_m = 30e3
     grid: Affine6 = (size_m, 0, -17.5e6, 0, -size_m, 8.5e6)
     rect = Rect(0, 0, 256, 256)
-    shape = polygons(footprint("EPSG:8857", grid, rect))
+    shape = checked_geometry(footprint("EPSG:8857", grid, rect))
     area_m2 = CellAreas("EPSG:8857", grid, 1200, 600).of(rect)
     assert (area_m2 == 0).any()
     assert shape.bounds[0] == pytest.approx(-180, abs=1e-3)
     assert ground_m2(shape) == pytest.approx(area_m2.sum(), rel=2e-3)
 
 
-def test_a_full_disk() -> None:
+def test_a_geostationary_full_disk_is_bounded_by_the_limb() -> None:
     crs = "+proj=geos +h=35785831 +lon_0=0 +sweep=y"
-    shape = polygons(footprint(crs, (11e3, 0, -5.5e6, 0, -11e3, 5.5e6), Rect(0, 0, 1000, 1000)))
+    shape = checked_geometry(
+        footprint(crs, (11e3, 0, -5.5e6, 0, -11e3, 5.5e6), Rect(0, 0, 1000, 1000))
+    )
     assert shape.bounds == pytest.approx((-81.33, -81.33, 81.33, 81.33), abs=0.2)
 
 
 @pytest.mark.skipif(not DATELINE_TIF.exists(), reason="needs shared/imagery/cog_dateline.tif")
-def test_a_real_scene_across_the_dateline() -> None:
+def test_a_real_scene_across_the_dateline_is_split_there() -> None:
     rasterio = pytest.importorskip("rasterio")
     with rasterio.open(DATELINE_TIF) as source:
         crs, transform = source.crs.to_string(), tuple(source.transform)[:6]
         rect = Rect(0, 0, source.width, source.height)
-    shape = polygons(footprint(crs, transform, rect))
+    shape = checked_geometry(footprint(crs, transform, rect))
     assert shape.geom_type == "MultiPolygon"
     assert shape.bounds[::2] == (-180, 180)
     assert all(part.bounds[2] - part.bounds[0] < 5 for part in shape.geoms)
@@ -180,12 +181,12 @@ def _grid(
 
 @settings(max_examples=150, deadline=None)
 @given(grid=grids(), width=st.integers(1, 512), height=st.integers(1, 512), seed=st.integers(0, 99))
-def test_footprint_holds_its_pixels(
+def test_a_footprint_contains_its_pixels_and_has_their_area(
     grid: tuple[str, Affine6], width: int, height: int, seed: int
 ) -> None:
     crs, (a, b, c, d, e, f) = grid
     rect = Rect(-width // 2, -height // 2, width, height)
-    shape = polygons(footprint(*grid, rect))
+    shape = checked_geometry(footprint(*grid, rect))
     rng = np.random.default_rng(seed)
     share = rng.uniform(0.001, 0.999, (2, 200))
     cols, rows = rect.col_off + share[0] * width, rect.row_off + share[1] * height
@@ -208,7 +209,9 @@ def test_footprint_holds_its_pixels(
     y=_at(5e6, 3e6),
     turn=_at(0, 3),
 )
-def test_edges_follow_the_true_ones(crs: str, size: float, y: float, turn: float) -> None:
+def test_edges_follow_the_projected_edges_of_the_tile(
+    crs: str, size: float, y: float, turn: float
+) -> None:
     x = 5e5 if crs == "EPSG:32633" else 4.3e6
     _, (a, b, c, d, e, f) = _grid(crs, size, x, y / 2, (np.cos(turn), np.sin(turn)))
     edge = shapely.from_wkb(footprint(crs, (a, b, c, d, e, f), TILE).wkb).exterior
@@ -233,7 +236,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_each_of_many_is_as_it_would_be_alone(name: str) -> None:
+def test_footprints_computed_together_equal_those_computed_one_by_one(name: str) -> None:
     crs, transform = MANY[name]
     rects = [Rect(col, row, 512, 300) for row in range(0, 1500, 300) for col in range(0, 2560, 512)]
     alone = [footprint(crs, transform, rect) for rect in rects]

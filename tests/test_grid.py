@@ -1,4 +1,4 @@
-"""Windows, blocks and mask tiles, against their definitions spelled out."""
+"""Windows, blocks and mask tiles equal their definitions, which are spelled out here."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ def axes_with_span(draw: st.DrawFn) -> tuple[Axis, int, int]:
 
 
 def definition(axis: Axis) -> list[int]:
-    """Multiples of the stride, the last one shifted back into the scene."""
+    """The origins of windows: multiples of the stride, the last one shifted back into the scene."""
     last = max(0, axis.size_px - axis.window_px)
     return sorted({*range(0, last, axis.stride_px), last})
 
 
 @given(axes())
-def test_origins(axis: Axis) -> None:
+def test_origins_are_multiples_of_the_stride_and_the_last_is_shifted_back(axis: Axis) -> None:
     assert [axis.origin(i) for i in range(axis.count)] == definition(axis)
 
 
 @given(axes_with_span())
-def test_touching(case: tuple[Axis, int, int]) -> None:
+def test_touching_windows_are_those_that_overlap_and_span_what_they_read(
+    case: tuple[Axis, int, int],
+) -> None:
     axis, start, end = case
     overlap = [i for i, o in enumerate(definition(axis)) if o < end and o + axis.window_px > start]
     assert list(axis.touching(start, end)) == overlap
@@ -61,7 +63,7 @@ def test_between_cuts_the_covering_windows_are_constant(case: tuple[Axis, int, i
 
 
 def windows_of(grid: WindowGrid) -> dict[tuple[int, int], Rect]:
-    """Every window by its row and column, cut off at the edge of the scene."""
+    """Every window by its row and column, clipped to the scene."""
     return {
         (row, col): Rect(
             x,
@@ -75,13 +77,13 @@ def windows_of(grid: WindowGrid) -> dict[tuple[int, int], Rect]:
 
 
 def covered(rects: Iterable[Rect], grid: WindowGrid) -> np.ndarray:
-    """bool (height, width): in any of the rects."""
-    found = np.zeros((grid.rows.size_px, grid.cols.size_px), bool)
+    """bool (height, width): True for pixels in any of the rects."""
+    mask = np.zeros((grid.rows.size_px, grid.cols.size_px), bool)
     for rect in rects:
         assert rect.width > 0 < rect.height
         assert min(rect.col_off, rect.row_off) >= 0
-        found[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = True
-    return found
+        mask[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = True
+    return mask
 
 
 @st.composite
@@ -118,19 +120,19 @@ def test_blocks_compute_and_read_the_windows_that_touch_them(
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 5), st.integers(1, 5))
 def test_cores_and_mask_tiles_cover_every_pixel_once(w: int, h: int, cw: int, ch: int) -> None:
-    covered = np.zeros((h, w), np.uint8)
+    counts = np.zeros((h, w), np.uint8)
     seen = set()
     for core in cores(w, h, cw * 512, ch * 512):
         for tile_col, tile_row, rect in mask_tiles(core):
             assert (rect.col_off, rect.row_off) == (tile_col * 512, tile_row * 512)
             assert (tile_col, tile_row) not in seen
             seen.add((tile_col, tile_row))
-            covered[rect.row_off : rect.row_end, rect.col_off : rect.col_end] += 1
-    assert (covered == 1).all()
+            counts[rect.row_off : rect.row_end, rect.col_off : rect.col_end] += 1
+    assert (counts == 1).all()
 
 
-def test_the_drawing() -> None:
-    """What the module's docstring shows is what the code does."""
+def test_the_modules_drawing_is_what_the_code_computes() -> None:
+    """The drawing in the module's docstring has the windows, core and read span of an axis."""
     axis, drawn = Axis(20, 8, 5), (pipeline.grid.__doc__ or "").splitlines()
 
     def line(label: str, mark: str, start: int, end: int) -> str:

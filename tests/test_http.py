@@ -1,4 +1,4 @@
-"""Inputs on web servers, with and without ranges, also through answers that fail."""
+"""Inputs on web servers, with and without range requests, and with answers that fail."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Server(ThreadingHTTPServer):
     def __init__(self, folder: Path, *, ranges: bool = True, fails_every: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.ranges, self.fails_every = folder, ranges, fails_every
-        self.says_lengths = True
+        self.sends_lengths = True
         self.broken: set[str] = set()
-        """Names that are answered with a 500 once more than their head is wanted."""
-        self.refuses: set[str] = set()
-        """Names that are answered with a 503 whatever is wanted."""
-        self.asked: list[str] = []
+        """Names whose bodies are answered with a 500, and whose heads are served."""
+        self.unavailable: set[str] = set()
+        """Names whose every request is answered with a 503."""
+        self.requests: list[str] = []
 
     @property
     def url(self) -> str:
@@ -51,28 +51,28 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
-        asked = self.headers.get("Range", "")
-        self.server.asked.append(f"{self.command} {self.path} {asked}")
+        byte_range = self.headers.get("Range", "")
+        self.server.requests.append(f"{self.command} {self.path} {byte_range}")
         path = self.server.folder / self.path.strip("/")
-        if self.server.fails_every and len(self.server.asked) % self.server.fails_every == 0:
+        if self.server.fails_every and len(self.server.requests) % self.server.fails_every == 0:
             self.send_error(503)
             return
-        if path.name in self.server.refuses or (body and path.name in self.server.broken):
-            self.send_error(503 if path.name in self.server.refuses else 500)
+        if path.name in self.server.unavailable or (body and path.name in self.server.broken):
+            self.send_error(503 if path.name in self.server.unavailable else 500)
             return
         if not path.is_file():
             self.send_error(404)
             return
         data = path.read_bytes()
-        if asked and self.server.ranges:
-            start, end = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+        if byte_range and self.server.ranges:
+            start, end = (int(number) for number in byte_range.removeprefix("bytes=").split("-"))
             self.send_response(206)
-            if self.server.says_lengths:
+            if self.server.sends_lengths:
                 self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
             data = data[start : end + 1]
         else:
             self.send_response(200)
-        if self.server.says_lengths:
+        if self.server.sends_lengths:
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if body:
@@ -92,8 +92,10 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture(params=["ranges", "whole files", "failing"])
 def server(request: pytest.FixtureRequest, archive: Path) -> Iterator[Server]:
     fails = 4 if request.param == "failing" else 0
-    with serving(Server(archive, ranges=request.param != "whole files", fails_every=fails)) as it:
-        yield it
+    with serving(
+        Server(archive, ranges=request.param != "whole files", fails_every=fails)
+    ) as server:
+        yield server
 
 
 @pytest.fixture
@@ -125,7 +127,9 @@ def test_the_rows_are_those_of_the_file_on_disk(
     assert {failure.scene_id for failure in receipt.failures} == {"damaged.tif"}
 
 
-def test_what_is_not_there_is_said(server: Server, small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_before_anything_is_written(
+    server: Server, small_checkpoint: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"b\.tif: no such file"):
         run([f"{server.url}/b.tif"], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     assert not (tmp_path / "out").exists()
@@ -134,7 +138,7 @@ def test_what_is_not_there_is_said(server: Server, small_checkpoint: str, tmp_pa
 HASTY = Access(patience_s=1.0)
 
 
-def test_a_file_that_its_server_never_gives_is_tried_again_by_the_next_run(
+def test_a_file_that_its_server_fails_to_deliver_is_retried_by_the_next_run(
     plain_server: Server, archive: Path, small_checkpoint: str, tmp_path: Path
 ) -> None:
     write_scene(archive / "b.tif", 200, 150, seed=2)
@@ -153,7 +157,7 @@ def test_a_file_that_its_server_never_gives_is_tried_again_by_the_next_run(
     assert differences(tmp_path / "fresh", tmp_path / "out") == []
 
 
-def test_a_server_that_gives_nothing_stops_the_run(
+def test_a_server_that_delivers_nothing_stops_the_run(
     plain_server: Server, small_checkpoint: str, tmp_path: Path
 ) -> None:
     plain_server.broken |= {"a.tif", "damaged.tif"}
@@ -165,20 +169,20 @@ def test_a_server_that_gives_nothing_stops_the_run(
 
 
 @pytest.mark.parametrize("name", ["a.tif", "a.tif.msk"])
-def test_what_a_server_fails_to_say_is_not_taken_for_a_missing_file(
+def test_an_error_of_the_server_is_not_taken_for_a_missing_file(
     plain_server: Server, name: str
 ) -> None:
-    (found,) = find_inputs([f"{plain_server.url}/a.tif"], HASTY)
-    assert found.sidecars == ()
-    plain_server.refuses.add(name)
+    (file,) = find_inputs([f"{plain_server.url}/a.tif"], HASTY)
+    assert file.sidecars == ()
+    plain_server.unavailable.add(name)
     with pytest.raises(TransientError, match=r"the store fails \(503\)"):
         find_inputs([f"{plain_server.url}/a.tif"], HASTY)
 
 
-def test_a_server_that_tells_no_lengths_is_refused_with_a_remedy(
+def test_a_server_that_sends_no_content_length_is_refused_with_a_remedy(
     plain_server: Server, small_checkpoint: str, tmp_path: Path
 ) -> None:
-    plain_server.says_lengths = False
+    plain_server.sends_lengths = False
     url = f"{plain_server.url}/a.tif"
     with pytest.raises(UsageError, match=r"no Content-Length.*; download it") as refused:
         run([url], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)

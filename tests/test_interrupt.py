@@ -19,10 +19,12 @@ from tests.support.outputs import outcomes, stray_files
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_ctrl_c_stops_and_says_how_to_go_on(
+def test_a_signal_stops_a_run_which_says_how_to_resume(
     small_checkpoint: str, tmp_path: Path, runner: str, number: signal.Signals
 ) -> None:
-    edge = {"local": 1500, "ray": 3000}[runner]  # enough to be still at work when it is stopped
+    edge = {"local": 1500, "ray": 3000}[
+        runner
+    ]  # large enough to be still at work when it is stopped
     write_scene(tmp_path / "in" / "large.tif", edge, edge)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
@@ -46,11 +48,11 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
     assert process.returncode == 1
     assert stdout == ""
     assert "run the same command again: swath run " in stderr
-    if runner == "local":  # a thread of Ray's may still complain of the cluster it has lost
+    if runner == "local":  # a thread of Ray may still complain about the cluster that it lost
         assert "Traceback" not in stderr
     assert 0 < outcomes(out) < {"local": 9, "ray": 36}[runner]
 
-    if runner == "ray":  # test_kills.py goes on after worse
+    if runner == "ray":  # test_killed_runs.py resumes after SIGKILL
         return
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
@@ -59,10 +61,10 @@ def test_ctrl_c_stops_and_says_how_to_go_on(
 
 
 @pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
-def test_impatience_is_answered_in_words(
+def test_repeated_ctrl_c_ends_with_a_message_and_no_traceback(
     small_checkpoint: str, tmp_path: Path, runner: str
 ) -> None:
-    """Ctrl-C until it has ended."""
+    """Ctrl-C is sent three times, at most until the process has ended."""
     write_scene(tmp_path / "in" / "large.tif", 3000, 3000)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "jobs.cli", "run", str(tmp_path / "in")]
@@ -79,7 +81,7 @@ def test_impatience_is_answered_in_words(
             os.killpg(process.pid, signal.SIGINT)
             time.sleep(pause_s)
     _, stderr = process.communicate(timeout=30)
-    # Its own end, or that of a process which is past its last word.
+    # Either it exits by itself, or a signal ends it after its last message.
     assert process.returncode in (1, -signal.SIGINT)
     assert "Traceback" not in stderr
     assert "swath: error: stopped" in stderr

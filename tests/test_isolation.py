@@ -1,4 +1,4 @@
-"""What is said of a unit that got no outcome, and of replicas that cannot be loaded."""
+"""The verdict on a unit without an outcome, and on replicas that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -38,103 +38,107 @@ SETTINGS = Settings(window=64, stride=48, batch=2)
 def job(
     small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Work, Unit]:
-    """What a run is about to do."""
-    seen: list[tuple[Work, Unit]] = []
+    """The work and the unit of a run that is stopped before it computes anything."""
+    work: list[tuple[Work, Unit]] = []
 
-    def not_now(runner: LocalRunner, tracker: Tracker) -> None:
-        seen.append((runner._work, tracker.open_units()[0]))
+    def stop(runner: LocalRunner, tracker: Tracker) -> None:
+        work.append((runner._work, tracker.open_units()[0]))
 
     write_scene(tmp_path / "in" / "a.tif", 90, 80)
-    monkeypatch.setattr(LocalRunner, "run_units", not_now)
+    monkeypatch.setattr(LocalRunner, "run_units", stop)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), SETTINGS
     with pytest.raises(
         UnfinishedError, match=r"0 of 1 scenes have an outcome; without one: a\.tif"
     ):
         run(*arguments, Execution(runner="local"))
-    return seen[0]
+    return work[0]
 
 
-def ended(job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, error: Exception) -> Failure:
-    """The verdict on a read that ends so."""
+def verdict_on(
+    job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> Failure:
+    """The verdict on a read that ends with this error."""
     work, unit = job
 
     def get(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(pipeline.cluster.isolation.ray, "get", get)
-    found = pipeline.cluster.isolation.result_or_failure(work, unit.blocks[0], "read", lambda: None)
-    assert isinstance(found, Failure)
-    return found
+    failure = pipeline.cluster.isolation.result_or_failure(
+        work, unit.blocks[0], "read", lambda: None
+    )
+    assert isinstance(failure, Failure)
+    return failure
 
 
-def of_task(cause: Exception) -> RayTaskError:
+def task_error(cause: Exception) -> RayTaskError:
     return RayTaskError("read", "Traceback ...", cause)
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict", "says"),
+    ("error", "verdict", "message"),
     [
         (ray.exceptions.WorkerCrashedError(), "crashed", "ended its process each time"),
         (ray.exceptions.ActorDiedError(), "crashed", "ended its process each time"),
         (ray.exceptions.OutOfMemoryError("killed"), "memory", "more memory than there is"),
-        (of_task(MemoryError("of 9 bytes")), "memory", "more memory than it may: of 9 bytes"),
+        (task_error(MemoryError("of 9 bytes")), "memory", "more memory than it may: of 9 bytes"),
     ],
     ids=repr,
 )
-def test_whose_fault_it_is(
+def test_a_fault_of_the_input_becomes_a_failure_that_names_it(
     job: tuple[Work, Unit],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     verdict: str,
-    says: str,
+    message: str,
 ) -> None:
-    failure = ended(job, monkeypatch, error)
+    failure = verdict_on(job, monkeypatch, error)
     assert (failure.scene_id, failure.stage, failure.error) == ("a.tif", "read", verdict)
-    assert says in failure.message
+    assert message in failure.message
     assert failure.message.startswith(failure.url)
 
 
-def test_a_process_that_ends_at_its_limit_was_ended_by_its_guard(
+def test_a_process_that_ends_at_its_time_limit_is_a_timeout_not_a_crash(
     job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work, unit = job
-    at_once = replace(work, unit_timeout_s=0.0), unit
-    failure = ended(at_once, monkeypatch, ray.exceptions.WorkerCrashedError())
+    expired = replace(work, unit_timeout_s=0.0), unit
+    failure = verdict_on(expired, monkeypatch, ray.exceptions.WorkerCrashedError())
     assert failure.error == "timeout"
 
 
-def test_a_file_that_is_gone_meanwhile_is_said_to_be(
+def test_a_file_that_vanished_meanwhile_is_named_as_the_cause(
     job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "in" / "a.tif").unlink()
-    failure = ended(job, monkeypatch, ray.exceptions.WorkerCrashedError())
+    failure = verdict_on(job, monkeypatch, ray.exceptions.WorkerCrashedError())
     assert "vanished after it was planned" in failure.message
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "says"),
+    ("error", "kind", "message"),
     [
         (ray.exceptions.GetTimeoutError(), TransientError, "found no room"),
         (ray.exceptions.ObjectLostError("0" * 56, None, ""), TransientError, "ObjectLostError"),
-        (of_task(TransientError("s3://b/k: gone")), TransientError, "s3://b/k: gone"),
-        (of_task(CheckpointError("m is damaged")), CheckpointError, "m is damaged"),
-        (of_task(RuntimeError("CUDA error")), UnfinishedError, "RuntimeError: CUDA error"),
+        (task_error(TransientError("s3://b/k: gone")), TransientError, "s3://b/k: gone"),
+        (task_error(CheckpointError("m is damaged")), CheckpointError, "m is damaged"),
+        (task_error(RuntimeError("CUDA error")), UnfinishedError, "RuntimeError: CUDA error"),
     ],
     ids=repr,
 )
-def test_what_is_no_input_s_fault_is_raised(
+def test_an_error_that_is_no_inputs_fault_is_raised(
     job: tuple[Work, Unit],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
     kind: type[Exception],
-    says: str,
+    message: str,
 ) -> None:
-    with pytest.raises(kind, match=says):
-        ended(job, monkeypatch, error)
+    with pytest.raises(kind, match=message):
+        verdict_on(job, monkeypatch, error)
 
 
 def workers(title: str) -> list[int]:
-    """Processes of the Ray that we have started that are at this."""
+    """Ids of processes with this title among those that this process has started."""
     parents, titles = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -144,12 +148,14 @@ def workers(title: str) -> list[int]:
             continue
         parents[int(folder.name)] = int(stat[1])
 
-    def ours(pid: int) -> bool:
+    def descends_from_us(pid: int) -> bool:
         while pid in parents and pid != os.getpid():
             pid = parents[pid]
         return pid == os.getpid()
 
-    return [pid for pid, words in titles.items() if words.startswith(title) and ours(pid)]
+    return [
+        pid for pid, words in titles.items() if words.startswith(title) and descends_from_us(pid)
+    ]
 
 
 def loads_torch(pid: int) -> bool:
@@ -161,12 +167,12 @@ def loads_torch(pid: int) -> bool:
 
 @contextmanager
 def killing(title: str, times: int) -> Iterator[list[int]]:
-    """Kills the first processes that are seen to load a replica at this; yields which."""
+    """Kill the first processes with this title that load torch; yields the ids of those killed."""
     killed: list[int] = []
-    over = threading.Event()
+    done = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.05) and len(killed) < times:
+        while not done.wait(0.05) and len(killed) < times:
             for pid in workers(title):
                 if pid not in killed and len(killed) < times and loads_torch(pid):
                     os.kill(pid, signal.SIGKILL)
@@ -177,14 +183,16 @@ def killing(title: str, times: int) -> Iterator[list[int]]:
     try:
         yield killed
     finally:
-        over.set()
+        done.set()
         thread.join()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_replica_that_dies_while_it_is_loaded(small_checkpoint: str, tmp_path: Path) -> None:
-    """Once, and it is started again; each time, and the run ends and says so."""
+def test_a_replica_that_dies_while_loading_is_restarted_a_few_times(
+    small_checkpoint: str, tmp_path: Path
+) -> None:
+    """A replica that dies once is restarted; one that dies each time ends the run."""
     write_scene(tmp_path / "in" / "a.tif", 90, 80)
     out, execution = str(tmp_path / "out"), Execution(replicas=1)
     arguments = [str(tmp_path / "in")], small_checkpoint, out, SETTINGS, execution
@@ -201,13 +209,15 @@ def test_a_replica_that_dies_while_it_is_loaded(small_checkpoint: str, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path: Path) -> None:
+def test_an_isolated_replica_that_cannot_be_loaded_ends_the_run(
+    job: tuple[Work, Unit], tmp_path: Path
+) -> None:
     work, unit = job
     memory = work.budget.schedulable_bytes + 4_000_000_000
     with connected(None, 3, memory, 200_000_000):
-        gone = replace(work, job=replace(work.job, checkpoint=str(tmp_path / "gone")))
+        missing = replace(work, job=replace(work.job, checkpoint=str(tmp_path / "gone")))
         with pytest.raises(CheckpointError, match=r"gone does not exist"):
-            segment_in_isolation(gone, unit)
+            segment_in_isolation(missing, unit)
 
         read = work.read(unit)
         replica = IsolatedReplica(work)
@@ -222,21 +232,21 @@ def test_a_replica_alone_that_cannot_be_loaded(job: tuple[Work, Unit], tmp_path:
         replica.close()
 
 
-def test_an_error_of_a_gpu_ends_its_process() -> None:
-    """And Ray starts another one; on a CPU it is the unit's."""
+def test_an_error_of_a_gpu_ends_the_process_of_its_replica() -> None:
+    """Ray then starts another process; on a CPU the error is the unit's."""
     program = (
         "from pipeline.cluster.replica_actor import exit_on_gpu_error\n"
         "with exit_on_gpu_error({device!r}):\n"
         "    raise RuntimeError('CUDA error: an illegal\\n address')"
     )
 
-    def ended(device: str) -> tuple[int, str]:
+    def run_on(device: str) -> tuple[int, str]:
         command = [sys.executable, "-c", program.format(device=device)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr
 
-    code, said = ended("cuda")
+    code, stderr = run_on("cuda")
     assert code == 1
-    assert said.endswith("its replica is restarted: CUDA error: an illegal address\n")
-    assert "Traceback" not in said
-    assert "Traceback" in ended("cpu")[1]
+    assert stderr.endswith("its replica is restarted: CUDA error: an illegal address\n")
+    assert "Traceback" not in stderr
+    assert "Traceback" in run_on("cpu")[1]

@@ -1,4 +1,4 @@
-"""A job as a file: what it says goes, the command line goes before, and mistakes have a line."""
+"""A job as a file: its values apply, the command line takes precedence, mistakes name a line."""
 
 from __future__ import annotations
 
@@ -55,18 +55,18 @@ anon = true
 """
 
 
-def parsed(*arguments: str) -> dict[str, object]:
-    """What a command with the arguments and options of `run` is given."""
-    given: dict[str, object] = {}
+def parse(*arguments: str) -> dict[str, object]:
+    """The parameters that a command with the arguments and options of `run` receives."""
+    received: dict[str, object] = {}
 
     def keep(**parameters: object) -> None:
-        given.update(parameters)
+        received.update(parameters)
 
     command = click.Command("keep", params=run_command.params, callback=keep)
     done = CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
     if done.exception:
         raise done.exception
-    return given
+    return received
 
 
 @pytest.fixture
@@ -76,28 +76,35 @@ def job(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_takes_the_place_of_arguments_and_options(job: Path) -> None:
-    given = parsed("--job", str(job))
+def test_a_job_file_replaces_arguments_and_options(job: Path) -> None:
+    parameters = parse("--job", str(job))
     folder = job.parent
-    assert given["inputs"] == (f"{folder}/images", "/abs/*.tif")
-    assert (given["checkpoint"], given["output"]) == (f"{folder}/model", f"{folder}/tables")
-    assert (given["window"], given["stride"], given["bands"]) == (64, 384, (3, 2, 1))
-    assert given["storage_options"] == '{"anon": true}'
+    assert parameters["inputs"] == (f"{folder}/images", "/abs/*.tif")
+    assert (parameters["checkpoint"], parameters["output"]) == (
+        f"{folder}/model",
+        f"{folder}/tables",
+    )
+    assert (parameters["window"], parameters["stride"], parameters["bands"]) == (64, 384, (3, 2, 1))
+    assert parameters["storage_options"] == '{"anon": true}'
 
 
-def test_the_command_line_goes_before(job: Path) -> None:
-    given = parsed("one", "two", "--window", "128", "--job", str(job), "--output", "o")
-    assert given["inputs"] == ("one", "two")
-    assert (given["window"], given["output"], given["bands"]) == (128, "o", (3, 2, 1))
+def test_the_command_line_takes_precedence_over_the_job_file(job: Path) -> None:
+    parameters = parse("one", "two", "--window", "128", "--job", str(job), "--output", "o")
+    assert parameters["inputs"] == ("one", "two")
+    assert (parameters["window"], parameters["output"], parameters["bands"]) == (
+        128,
+        "o",
+        (3, 2, 1),
+    )
 
 
-def test_every_option_of_run_has_its_key_and_comes_back(tmp_path: Path) -> None:
+def test_every_option_of_run_has_its_key_and_survives_a_round_trip(tmp_path: Path) -> None:
     text = job_file_text(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION)
-    said = tomllib.loads(text)
+    values = tomllib.loads(text)
     names = [option.opts[0].removeprefix("--") for option in run_command.params[1:]]
-    assert set(said) == {"inputs", *names} - {"job"}
-    for form in ("--storage-options", "--job"):
-        assert form.removeprefix("--") in names
+    assert set(values) == {"inputs", *names} - {"job"}
+    for option in ("storage-options", "job"):
+        assert option in names
     (tmp_path / "job.toml").write_text(text)
 
     @click.command()
@@ -112,14 +119,16 @@ def test_every_option_of_run_has_its_key_and_comes_back(tmp_path: Path) -> None:
     check.main(["--job", str(tmp_path / "job.toml")], standalone_mode=False)
 
 
-def test_what_was_left_to_swath_is_left_out() -> None:
-    said = tomllib.loads(job_file_text(["in"], "model", "out", Settings(batch=1), Execution()))
-    assert not {"block", "replicas", "address", "shards", "bands", "storage-options"} & said.keys()
-    assert said["inputs"] == [str(Path("in").absolute())]
+def test_options_without_a_value_are_omitted_from_the_job_file() -> None:
+    values = tomllib.loads(job_file_text(["in"], "model", "out", Settings(batch=1), Execution()))
+    assert (
+        not {"block", "replicas", "address", "shards", "bands", "storage-options"} & values.keys()
+    )
+    assert values["inputs"] == [str(Path("in").absolute())]
 
 
 @pytest.mark.parametrize(
-    ("line", "to", "says"),
+    ("line", "replacement", "message"),
     [
         ("window = 64", "windw = 64", "line 9: unknown key windw; did you mean window?"),
         ("window = 64", "unit_timeout = 6", "line 9: unknown key unit_timeout; did you mean unit-"),
@@ -160,20 +169,20 @@ def test_what_was_left_to_swath_is_left_out() -> None:
         ('checkpoint = "model"', "", "toml: checkpoint is missing; add it, or give it on the"),
     ],
 )
-def test_a_mistake_has_its_line(
-    job: Path, capsys: pytest.CaptureFixture[str], line: str, to: str, says: str
+def test_a_mistake_in_the_job_file_names_its_line(
+    job: Path, capsys: pytest.CaptureFixture[str], line: str, replacement: str, message: str
 ) -> None:
     assert line in JOB
-    job.write_text(JOB.replace(line, to))
+    job.write_text(JOB.replace(line, replacement))
     with pytest.raises(SystemExit) as end:
         main(["run", "--job", str(job)])
     assert end.value.code == 2
     stderr = capsys.readouterr().err
     assert_one_error_line(stderr)
-    assert re.search(rf"{re.escape(str(job))}[,:] {says.removeprefix('toml: ')}", stderr), stderr
+    assert re.search(rf"{re.escape(str(job))}[,:] {message.removeprefix('toml: ')}", stderr), stderr
 
 
-def test_a_mistake_on_the_command_line_has_none(
+def test_a_mistake_on_the_command_line_names_no_line(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -181,7 +190,7 @@ def test_a_mistake_on_the_command_line_has_none(
     assert capsys.readouterr().err.startswith("swath: error: --window 10: the network")
 
 
-def test_what_of_the_file_does_not_go_with_the_command_line_has_its_line(
+def test_a_value_that_contradicts_the_command_line_names_its_line(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job.write_text(JOB.replace("window = 64", "replicas = 2"))
@@ -192,23 +201,23 @@ def test_what_of_the_file_does_not_go_with_the_command_line_has_its_line(
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("gone.toml", "/gone.toml: no such file"),
         (".", ": Is a directory"),
         ("s3://", "s3://: no bucket can have this name"),
     ],
 )
-def test_no_file_is_said_so(
-    tmp_path: Path, name: str, says: str, capsys: pytest.CaptureFixture[str]
+def test_a_job_file_that_cannot_be_read_is_refused_in_one_line(
+    tmp_path: Path, name: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = name if "://" in name else str(tmp_path / name)
+    path = name if "://" in name else str(tmp_path / name)
     with pytest.raises(SystemExit) as end:
-        main(["plan", "--job", given])
+        main(["plan", "--job", path])
     assert end.value.code == 2
     stderr = capsys.readouterr().err
     assert_one_error_line(stderr)
-    assert says in stderr
+    assert message in stderr
 
 
 def test_credentials_are_refused_before_they_are_recorded() -> None:
@@ -217,30 +226,30 @@ def test_credentials_are_refused_before_they_are_recorded() -> None:
             Access((option,))
 
 
-def test_a_run_leaves_a_file_that_repeats_it(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_run_writes_a_job_file_that_repeats_it(small_checkpoint: str, tmp_path: Path) -> None:
     folder, out, again = tmp_path / "in", tmp_path / "out", tmp_path / "again"
     for name in "ab":
         write_scene(folder / f"{name}.tif", 300, 200, seed=ord(name))
-    given = [str(folder / "a.tif"), "--checkpoint", small_checkpoint, "--output", str(out)]
-    given += ["--window", "64", "--stride", "48", "--nodata", "nan", "--runner", "local"]
-    assert exit_code_of("run", *given) == 0
+    words = [str(folder / "a.tif"), "--checkpoint", small_checkpoint, "--output", str(out)]
+    words += ["--window", "64", "--stride", "48", "--nodata", "nan", "--runner", "local"]
+    assert exit_code_of("run", *words) == 0
     first = (out / "job.toml").read_text()
-    assert tomllib.loads(first)["batch"] == 1  # settled
+    assert tomllib.loads(first)["batch"] == 1  # settled by the run
     assert exit_code_of("run", "--job", str(out / "job.toml"), "--output", str(again)) == 0
     assert differences(out, again) == []
 
-    # Another run on it: job.toml is the latest one's, and each run's own stays.
-    assert exit_code_of("run", *given, str(folder / "b.tif"), "--block", "512") == 0
+    # After another run job.toml is that of the latest run, and the files of both runs are kept.
+    assert exit_code_of("run", *words, str(folder / "b.tif"), "--block", "512") == 0
     latest = (out / "job.toml").read_text()
     assert tomllib.loads(latest)["block"] == 512
-    own = sorted((out / "runs").glob("*.toml"))
-    assert [path.read_text() for path in own] == [first, latest]
-    assert [path.with_suffix(".json").exists() for path in own] == [True, True]
+    run_files = sorted((out / "runs").glob("*.toml"))
+    assert [path.read_text() for path in run_files] == [first, latest]
+    assert [path.with_suffix(".json").exists() for path in run_files] == [True, True]
     assert exit_code_of("status", str(out)) == 0
 
 
 @pytest.mark.s3
-def test_it_may_lie_in_an_object_store(
+def test_a_job_file_may_be_in_an_object_store(
     s3: s3_server.Server, s3_folder: str, small_checkpoint: str, tmp_path: Path
 ) -> None:
     assert s3.url
@@ -251,23 +260,25 @@ def test_it_may_lie_in_an_object_store(
     s3_server.client().pipe_file(f"{s3_folder}/job.toml", text.encode())
     assert exit_code_of("run", "--job", f"{s3_folder}/job.toml") == 0
     url = f"{s3_folder}/tables/job.toml"
-    found = JobFile.read(url, DEFAULT_ACCESS)
-    assert found.values["inputs"] == [f"{s3_folder}/images"]
+    job_file = JobFile.read(url, DEFAULT_ACCESS)
+    assert job_file.values["inputs"] == [f"{s3_folder}/images"]
     assert exit_code_of("run", "--job", url, "--output", str(tmp_path / "again")) == 0
     assert differences(f"{s3_folder}/tables", tmp_path / "again") == []
     assert "job.toml" in files(f"{s3_folder}/tables")
 
 
-def test_python_leaves_one_too(small_checkpoint: str, tmp_path: Path) -> None:
+def test_a_run_from_python_writes_a_job_file_as_well(small_checkpoint: str, tmp_path: Path) -> None:
     write_scene(tmp_path / "a.tif", 60, 50)
     settings, local = Settings(64, 48), Execution(runner="local")
     run([str(tmp_path / "a.tif")], small_checkpoint, str(tmp_path / "out"), settings, local)
     values = JobFile.read(str(tmp_path / "out" / "job.toml"), DEFAULT_ACCESS).values
-    known = {field.name for of in (Settings, Execution) for field in fields(of)}
+    known = {
+        field.name for options_class in (Settings, Execution) for field in fields(options_class)
+    }
     assert {key.replace("-", "_") for key in values} - {"inputs", "checkpoint", "output"} <= known
 
 
-def test_options_that_s3_has_not_are_refused() -> None:
+def test_storage_options_that_s3_does_not_have_are_refused() -> None:
     mistaken = Access.parse('{"endpont_url": "http://127.0.0.1:1", "anon": true}')
     assert mistaken.fsspec("/data") == {}
     for use in (mistaken.fsspec, mistaken.filesystem):

@@ -1,4 +1,4 @@
-"""bench/promises/kills.py in short: SIGKILL of the whole tree in mid-run, then the same command."""
+"""The short version of bench/promises/kills.py: SIGKILL of all processes, then the same command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NUMBER = 2 * list(PHASES).index("unit") + 1
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+def test_a_killed_run_resumes_without_computing_a_unit_twice(
     small_checkpoint: str, tmp_path: Path
 ) -> None:
     archive, out, calm = str(tmp_path / "in"), tmp_path / "out", tmp_path / "calm"
@@ -29,10 +29,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     run([archive], small_checkpoint, str(calm), Settings(window=128, stride=64), local)
     command = [archive, "--checkpoint", small_checkpoint, "--runner", "ray"]
     command += ["--window", "128", "--stride", "64", "--block", "512"]
-    hit = kill_once(command, out, random.Random(0), NUMBER, 0.0)
-    assert hit is not None
+    kill = kill_once(command, out, random.Random(0), NUMBER, 0.0)
+    assert kill is not None
     before = outcomes(out)
-    assert hit == {"phase": "unit", "units_done": before}
+    assert kill == {"phase": "unit", "units_done": before}
     assert before > 0
     wait(start(command, out))
     assert recomputed_by_last(out, before) == 0

@@ -1,4 +1,4 @@
-"""One run at a time on one output in an object store: who holds it, and who takes over."""
+"""One run at a time on an output in an object store: which one holds the lock, and takeovers."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.s3
 
 @pytest.fixture
 def store(s3_folder: str, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """Of a heart that beats ten times as fast."""
+    """The store of an output, with a heartbeat ten times as fast as usual."""
     for name in ("BEAT_S", "EXPIRES_S", "LOOK_S"):
         monkeypatch.setattr(lease, name, getattr(lease, name) / 10)
     return open_store(f"{s3_folder}/out", DEFAULT_ACCESS)
 
 
 def holder(store: Store) -> dict[str, str]:
-    found: dict[str, str] = json.loads(store.read("lock.json"))
-    return found
+    record: dict[str, str] = json.loads(store.read("lock.json"))
+    return record
 
 
 def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
@@ -49,14 +49,14 @@ def test_a_second_run_is_refused_while_the_first_is_alive(store: Store) -> None:
     assert not store.exists("lock.json")
 
 
-def test_who_gives_no_sign_of_life_is_not_at_work(store: Store) -> None:
+def test_a_lock_without_a_heartbeat_is_held_by_nobody(store: Store) -> None:
     store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
     assert store.holder("lock.json") == LockHolder("far", 7, None)
-    time.sleep(lease.EXPIRES_S + 1)  # the store tells the time in whole seconds
+    time.sleep(lease.EXPIRES_S + 1)  # times of the store are whole seconds
     assert store.holder("lock.json") is None
 
 
-def test_it_beats(store: Store) -> None:
+def test_the_holder_of_a_lock_renews_its_heartbeat(store: Store) -> None:
     with store.hold("lock.json"):
         first = holder(store)["beat"]
         threading.Event().wait(3 * lease.BEAT_S)
@@ -65,10 +65,10 @@ def test_it_beats(store: Store) -> None:
 
 @pytest.fixture
 def proxies(s3: s3_server.Server) -> Iterator[tuple[Proxy, Proxy]]:
-    """To the first run's store, and to the second's."""
-    both = Proxy(s3.url), Proxy(s3.url)
-    yield both
-    for proxy in both:
+    """A proxy to the store for the first run, and one for the second."""
+    pair = Proxy(s3.url), Proxy(s3.url)
+    yield pair
+    for proxy in pair:
         proxy.close()
 
 
@@ -77,8 +77,10 @@ def through(proxy: Proxy, store: Store, patience_s: float) -> Store:
     return open_store(store.root, access)
 
 
-def test_a_heart_outlives_an_outage(proxies: tuple[Proxy, Proxy], store: Store) -> None:
-    """Longer than its patience, and than a lock without a beat is taken for alive."""
+def test_a_heartbeat_survives_an_outage_of_the_store(
+    proxies: tuple[Proxy, Proxy], store: Store
+) -> None:
+    """The outage is longer than its patience, and than a lock without a beat counts as alive."""
     proxy = proxies[0]
     with through(proxy, store, 0.2).hold("lock.json"):
         owner = holder(store)["owner"]
@@ -98,11 +100,11 @@ def test_a_heart_outlives_an_outage(proxies: tuple[Proxy, Proxy], store: Store) 
 def test_a_second_run_does_not_take_an_outage_for_a_death(
     proxies: tuple[Proxy, Proxy], store: Store
 ) -> None:
-    """The store is gone for both, for longer than a lock lives without a beat. It is back for the
-    second first, which finds the lock as it was."""
+    """The store is unavailable to both runs for longer than a lock lives without a beat. It returns
+    to the second run first, which finds the lock as it was."""
     first, second = proxies
 
-    def heal() -> None:
+    def restore() -> None:
         time.sleep(2 * lease.EXPIRES_S)
         second.clear()
         while not second.log():
@@ -112,26 +114,26 @@ def test_a_second_run_does_not_take_an_outage_for_a_death(
     with through(first, store, 0.2).hold("lock.json"):
         first.add("lock.json", "503", times=None)
         second.add("GET .*lock.json", "503", skip=2, times=None)
-        healing = threading.Thread(target=heal)
-        healing.start()
-        waiting = through(second, store, 60.0)
-        with pytest.raises(UsageError, match="another run is using"), waiting.hold("lock.json"):
+        restoring = threading.Thread(target=restore)
+        restoring.start()
+        patient = through(second, store, 60.0)
+        with pytest.raises(UsageError, match="another run is using"), patient.hold("lock.json"):
             pytest.fail("both hold it")
-        healing.join()
+        restoring.join()
 
 
-def test_a_run_that_died_elsewhere_is_waited_for(
+def test_a_lock_of_another_host_is_taken_over_after_a_wait(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write("lock.json", json.dumps({"owner": "x", "host": "far", "pid": "7"}).encode())
     with caplog.at_level(logging.WARNING, "swath"), store.hold("lock.json"):
         assert holder(store)["owner"] != "x"
-    said = " ".join(caplog.messages)
-    assert "held by a run on far, process 7; waiting for a sign of life" in said
-    assert "is dead; this run takes its place" in said
+    text = " ".join(caplog.messages)
+    assert "held by a run on far, process 7; waiting for a sign of life" in text
+    assert "is dead; this run takes its place" in text
 
 
-def test_a_run_that_died_here_is_not_waited_for(
+def test_a_lock_of_a_dead_process_of_this_host_is_taken_over_at_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = "import sys; from pipeline.storage.lock_holder import process_identity; import os, json;"
@@ -141,10 +143,10 @@ def test_a_run_that_died_here_is_not_waited_for(
     assert store.holder("lock.json") is None
     with caplog.at_level(logging.WARNING, "swath"), store.hold("lock.json"):
         assert holder(store)["owner"] != "x"
-    assert not [said for said in caplog.messages if "waiting" in said]
+    assert not [message for message in caplog.messages if "waiting" in message]
 
 
-def test_what_another_run_has_taken_over_is_left_to_it(store: Store) -> None:
+def test_a_lock_that_another_run_has_taken_over_is_not_deleted(store: Store) -> None:
     with store.hold("lock.json"):
         store.write("lock.json", b'{"owner": "another"}')
     assert holder(store) == {"owner": "another"}

@@ -1,4 +1,4 @@
-"""A scene's mask read back from the tables: the ids that were published, and what that reads."""
+"""A scene's mask read back from the tables: the published ids, and the bytes read for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Maps = dict[str, np.ndarray]
 
 
 def random_ids(width: int, height: int, classes: int, seed: int) -> np.ndarray:
-    """Patches of a few classes; about a third of the patches has no data."""
+    """Class ids (height, width) in patches, about a third of which are nodata."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(np.uint8) if classes <= 255 else np.dtype("<u2")
     edge = int(rng.integers(100, 700))
@@ -89,9 +89,9 @@ def write_units(output: Output, shard: Shard, maps: Maps, failing: Sequence[Rect
         write_unit(output.store, unit, data, failed=core in failing)
 
 
-def publish_maps(output: Output, shard_id: str, maps: Maps, **how: Any) -> None:
-    failing = how.pop("failing", ())
-    shard = shard_of(shard_id, maps, **how)
+def publish_maps(output: Output, shard_id: str, maps: Maps, **options: Any) -> None:
+    failing = options.pop("failing", ())
+    shard = shard_of(shard_id, maps, **options)
     output.append([shard])
     write_units(output, shard, maps, failing)
     publish(output, shard)
@@ -139,7 +139,7 @@ def test_any_window_of_any_scene_is_what_was_published(
 
 @pytest.fixture
 def scene(tmp_path: Path) -> tuple[Output, np.ndarray]:
-    """One scene of three shards' output, 1300 x 2100."""
+    """An output of three shards, and the ids of its scene b.tif of 1300 x 2100 pixels."""
     output = create(tmp_path / "out")
     ids_HW = random_ids(1300, 2100, 5, seed=1)
     for number, maps in enumerate(
@@ -149,7 +149,7 @@ def scene(tmp_path: Path) -> tuple[Output, np.ndarray]:
     return output, ids_HW
 
 
-def test_the_same_mask_as_by_any_other_reader(scene: tuple[Output, np.ndarray]) -> None:
+def test_the_mask_equals_the_tiles_read_by_another_reader(scene: tuple[Output, np.ndarray]) -> None:
     output, ids_HW = scene
     by_rows = mask_by_rows(output.store.root, "b.tif", 1300, 2100)
     with SceneMask.open(output, "b.tif") as mask:
@@ -160,25 +160,25 @@ def test_the_same_mask_as_by_any_other_reader(scene: tuple[Output, np.ndarray]) 
 @pytest.mark.parametrize("height", [1, 100, 512, 5000])
 def test_strips_cover_the_scene(scene: tuple[Output, np.ndarray], height: int) -> None:
     output, ids_HW = scene
-    small = {1: "c.tif"}.get(height, "b.tif")
+    name = {1: "c.tif"}.get(height, "b.tif")
     expected_HW = ids_HW[:9, :9] if height == 1 else ids_HW
-    with SceneMask.open(output, small) as mask:
+    with SceneMask.open(output, name) as mask:
         strips = list(mask.strips(height))
     assert all(rect.width == mask.width and rect.height <= height for rect, _ in strips)
     assert np.array_equal(np.concatenate([ids for _, ids in strips]), expected_HW)
 
 
-def test_tiles_are_those_with_data(scene: tuple[Output, np.ndarray]) -> None:
+def test_the_tiles_of_a_mask_are_those_with_data(scene: tuple[Output, np.ndarray]) -> None:
     output, ids_HW = scene
-    found = np.full_like(ids_HW, 255)
+    assembled_HW = np.full_like(ids_HW, 255)
     with SceneMask.open(output, "b.tif") as mask:
-        places = set()
+        rects = set()
         for rect, tile_HW in mask.tiles():
-            places.add(rect)
-            found[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = tile_HW
+            rects.add(rect)
+            assembled_HW[rect.row_off : rect.row_end, rect.col_off : rect.col_end] = tile_HW
     whole = Rect(0, 0, 1300, 2100)
-    assert places == {r for _, _, r in mask_tiles(whole) if (cut(ids_HW, r) != 255).any()}
-    assert np.array_equal(found, ids_HW)
+    assert rects == {r for _, _, r in mask_tiles(whole) if (cut(ids_HW, r) != 255).any()}
+    assert np.array_equal(assembled_HW, ids_HW)
 
 
 def test_a_scene_without_a_valid_pixel_is_all_nodata(tmp_path: Path) -> None:
@@ -231,15 +231,17 @@ def test_scenes_without_a_mask_are_refused_with_a_remedy(tmp_path: Path) -> None
     assert [mask.scene_id for mask in scene_masks(output)] == ["good.tif"]
 
 
-def test_a_table_that_is_gone_is_said_so(scene: tuple[Output, np.ndarray]) -> None:
+def test_a_published_table_that_is_missing_is_refused_by_name(
+    scene: tuple[Output, np.ndarray],
+) -> None:
     output, _ = scene
     output.store.delete(table_path("masks", "000001"))
     with pytest.raises(UsageError, match=r"masks/000001.parquet: this published table is gone"):
         SceneMask.open(output, "b.tif")
 
 
-def test_rows_that_a_later_shard_replaced(tmp_path: Path) -> None:
-    """Before, while and after a retry is published; and where a slow writer puts old rows back."""
+def test_a_mask_is_that_of_the_shard_that_replaced_its_scene(tmp_path: Path) -> None:
+    """The mask before, during and after a retry is published, and after old rows reappear."""
     output = create(tmp_path / "out")
     old_HW, new_HW = random_ids(900, 700, 5, seed=1), random_ids(800, 600, 5, seed=2)
     other_HW = random_ids(600, 600, 5, seed=3)
@@ -260,7 +262,9 @@ def test_rows_that_a_later_shard_replaced(tmp_path: Path) -> None:
     before = [output.store.read(path) for path in paths]
     with SceneMask.open(output, "a.tif") as opened:
         publish(output, retry)
-        assert np.array_equal(opened.read(opened.rect), old_HW)  # on disk: as it was opened
+        assert np.array_equal(
+            opened.read(opened.rect), old_HW
+        )  # on disk, an open file keeps its contents
     assert np.array_equal(masks()["a.tif"], new_HW)
     assert np.array_equal(masks()["b.tif"], other_HW)
     for path, data in zip(paths, before, strict=True):
@@ -269,7 +273,7 @@ def test_rows_that_a_later_shard_replaced(tmp_path: Path) -> None:
 
 
 class Recording(io.FileIO):
-    """A file that counts the bytes that are read from it."""
+    """A file that counts the bytes read from it."""
 
     bytes_read = 0
 
@@ -279,7 +283,7 @@ class Recording(io.FileIO):
         return data
 
 
-def test_a_window_reads_what_it_needs_and_no_more(
+def test_a_window_reads_one_tile_and_not_the_whole_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = create(tmp_path / "out")
@@ -290,30 +294,30 @@ def test_a_window_reads_what_it_needs_and_no_more(
     assert table_bytes > 40e6
     files: list[Recording] = []
 
-    def recording(path: str) -> BinaryIO:
+    def open_recording(path: str) -> BinaryIO:
         files.append(Recording(tmp_path / "out" / path))
         return cast(BinaryIO, files[-1])
 
-    monkeypatch.setattr(output.store, "open", recording)
-    pool, before = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
+    monkeypatch.setattr(output.store, "open", open_recording)
+    pool, default_pool = pa.proxy_memory_pool(pa.default_memory_pool()), pa.default_memory_pool()
     pa.set_memory_pool(pool)
     try:
         with SceneMask.open(output, "b.tif") as mask:
-            opening = sum(file.bytes_read for file in files)
-            assert opening < 1e6, "footers and small columns"
+            opening_bytes = sum(file.bytes_read for file in files)
+            assert opening_bytes < 1e6, "footers and small columns"
             rect = Rect(5000, 5000, 300, 200)
             assert np.array_equal(mask.read(rect), cut(ids_HW, rect))
-            window_bytes = sum(file.bytes_read for file in files) - opening
+            window_bytes = sum(file.bytes_read for file in files) - opening_bytes
             assert window_bytes < table_bytes / 2, "one tile, in one of three row groups"
             for strip, strip_HW in mask.strips(4096):
                 assert np.array_equal(strip_HW, cut(ids_HW, strip))
     finally:
-        pa.set_memory_pool(before)
+        pa.set_memory_pool(default_pool)
     assert pool.max_memory() < 80e6, "a row group of masks is 67 MB, and the table twice that"
 
 
 @pytest.mark.s3
-def test_masks_on_s3(s3_folder: str) -> None:
+def test_masks_on_s3_are_read_in_ranges(s3_folder: str) -> None:
     output = create(f"{s3_folder}/out")
     maps = {"a.tif": random_ids(1300, 1100, 5, 1), "b.tif": random_ids(700, 700, 5, 2)}
     for number, (name, ids_HW) in enumerate(maps.items()):

@@ -1,4 +1,4 @@
-"""Predicted memory is an upper bound; what does not fit is refused with a way out that works."""
+"""Predicted memory is an upper bound; a job that does not fit is refused with a working remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.engine.blend_cpu_tables import Chunk
 from pipeline.engine.stitcher import Stitcher
 from pipeline.errors import UsageError
 from pipeline.planning import machine as machine_module
-from pipeline.planning import memory_need as rooms
+from pipeline.planning import memory_need
 from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import USABLE, MemoryBudget, budget_memory
 from pipeline.planning.memory_need import MemoryNeed
@@ -34,7 +34,7 @@ from tests.support.archives import write_scene
 from tests.support.checkpoints import random_checkpoint, save_checkpoint
 from tests.support.outputs import differences
 
-# The peak of a child is known to the process that waits for it.
+# Only the process that waits for a child learns its peak.
 PEAK = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -47,7 +47,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
     ("width", "height", "count", "window", "stride"),
     [(1600, 1500, 1, 512, 512), (24, 20, 15, 512, 512), (4096, 130, 1, 65, 8)],
 )
-def test_peak_is_below_the_prediction(
+def test_the_peak_of_a_run_is_below_its_prediction(
     tmp_path: Path, width: int, height: int, count: int, window: int, stride: int
 ) -> None:
     save_checkpoint(random_checkpoint(mit_config("b0", 150), seed=0), tmp_path / "model")
@@ -56,10 +56,10 @@ def test_peak_is_below_the_prediction(
     swath = [sys.executable, "-m", "jobs.cli"]
     command = [str(tmp_path / "in"), "--checkpoint", str(tmp_path / "model"), "--runner", "local"]
     command += ["--window", str(window), "--stride", str(stride), "--block", "4096"]
-    planned = subprocess.run(
+    plan = subprocess.run(
         [*swath, "plan", *command, "--format", "json"], capture_output=True, text=True, check=True
     )
-    predicted = json.loads(planned.stdout)["memory_bytes"]
+    predicted = json.loads(plan.stdout)["memory_bytes"]
     run = [*swath, "run", *command, "--output", str(tmp_path / "out")]
     peak = subprocess.run(
         [sys.executable, "-c", PEAK, *run], capture_output=True, text=True, check=True
@@ -84,31 +84,31 @@ def test_every_process_of_a_run_stays_below_its_prediction(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_least_memory_that_is_accepted_is_enough_for_ray_to_schedule_everything(
+def test_the_smallest_memory_that_is_accepted_lets_ray_schedule_every_stage(
     tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Replicas that hold all of Ray's memory would leave none for reads, and the run would hang."""
     write_scene(tmp_path / "in" / "a.tif", 1024, 1024)
     settings = Settings(window=64, stride=64)
-    both = Execution(replicas=2, block=512)
+    execution = Execution(replicas=2, block=512)
     inputs, calm, tight = [str(tmp_path / "in")], tmp_path / "calm", tmp_path / "tight"
 
     def accepted(memory_bytes: int) -> bool:
         monkeypatch.setattr(machine_module, "available_memory_bytes", lambda: memory_bytes)
         try:
-            api.plan(inputs, small_checkpoint, settings, both)
+            api.plan(inputs, small_checkpoint, settings, execution)
         except UsageError:
             return False
         return True
 
-    most, least = 32_000_000_000, 1_000_000_000
-    assert accepted(most)
-    assert not accepted(least)
-    while most - least > 10_000_000:
-        middle = (most + least) // 2
-        most, least = (middle, least) if accepted(middle) else (most, middle)
-    assert accepted(most)
-    api.run(inputs, small_checkpoint, str(tight), settings, both)
+    enough, too_little = 32_000_000_000, 1_000_000_000
+    assert accepted(enough)
+    assert not accepted(too_little)
+    while enough - too_little > 10_000_000:
+        middle = (enough + too_little) // 2
+        enough, too_little = (middle, too_little) if accepted(middle) else (enough, middle)
+    assert accepted(enough)
+    api.run(inputs, small_checkpoint, str(tight), settings, execution)
     monkeypatch.undo()
     api.run(inputs, small_checkpoint, str(calm), settings, Execution(runner="local", block=512))
     assert not differences(calm, tight)
@@ -132,8 +132,8 @@ def planner(
     return Planner(Workload(Settings(batch=1), machine, network), execution)
 
 
-def planned(planner: Planner, scenes: list[Scene]) -> MemoryBudget:
-    """The division of memory of a plan that is accepted."""
+def accept(planner: Planner, scenes: list[Scene]) -> MemoryBudget:
+    """The memory budget of a plan. Raises UsageError if the plan is refused."""
     units = [unit for shard in planner.shards(scenes, (), 0) for unit in shard.units]
     budget = MemoryBudget.of(MemoryNeed.of(planner.workload, units), planner.workload.machine)
     assert budget is not None
@@ -147,29 +147,29 @@ def test_the_block_size_that_a_refusal_names_is_the_largest_that_fits(
 ) -> None:
     scenes = [scene(30_000, 30_000, striped=striped), scene(3000, 2000)]
     with pytest.raises(UsageError) as refusal:
-        planned(planner(memory_gb, Execution(block=29_696)), scenes)
+        accept(planner(memory_gb, Execution(block=29_696)), scenes)
     message = str(refusal.value)
     assert "; the largest unit is block 0,0 29696x29696 of a.tif; " in message
     (block,) = re.findall(r"use --block (\d+)$", message)
-    budget = planned(planner(memory_gb, Execution(block=int(block))), scenes)
+    budget = accept(planner(memory_gb, Execution(block=int(block))), scenes)
     assert budget.total_bytes <= USABLE * memory_gb * 1e9
     with pytest.raises(UsageError):
-        planned(planner(memory_gb, Execution(block=int(block) + 512)), scenes)
+        accept(planner(memory_gb, Execution(block=int(block) + 512)), scenes)
 
 
-def test_a_refusal_names_the_replicas_that_fit_where_no_block_helps() -> None:
+def test_a_refusal_names_the_replicas_that_fit_if_no_block_helps() -> None:
     scenes = [scene(6000, 6000)]
     with pytest.raises(UsageError) as refusal:
-        planned(planner(8, Execution(block=512, replicas=12)), scenes)
+        accept(planner(8, Execution(block=512, replicas=12)), scenes)
     (replicas,) = re.findall(r"use --replicas (\d+)$", str(refusal.value))
-    planned(planner(8, Execution(block=512, replicas=int(replicas))), scenes)
+    accept(planner(8, Execution(block=512, replicas=int(replicas))), scenes)
     with pytest.raises(UsageError):
-        planned(planner(8, Execution(block=512, replicas=int(replicas) + 1)), scenes)
+        accept(planner(8, Execution(block=512, replicas=int(replicas) + 1)), scenes)
 
 
-def test_what_cannot_fit_at_all_is_refused() -> None:
+def test_a_job_that_no_option_can_fit_needs_a_larger_machine() -> None:
     with pytest.raises(UsageError, match="a machine with more memory"):
-        planned(planner(1, Execution()), [scene(6000, 6000)])
+        accept(planner(1, Execution()), [scene(6000, 6000)])
 
 
 def test_a_plan_of_nothing_fits_anywhere() -> None:
@@ -190,19 +190,19 @@ def test_a_plan_of_nothing_fits_anywhere() -> None:
 def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
     nodes_gb: tuple[float, ...], fits: bool
 ) -> None:
-    """Wherever Ray puts the replicas: a node that is too small for one counts for nothing."""
-    some = planner(0.1, Execution(replicas=2), nodes_gb=nodes_gb)
+    """The room must not depend on where Ray puts the replicas: too small a node does not count."""
+    cluster_planner = planner(0.1, Execution(replicas=2), nodes_gb=nodes_gb)
     if fits:
-        planned(some, [scene(3000, 3000)])
+        accept(cluster_planner, [scene(3000, 3000)])
     else:
         with pytest.raises(UsageError, match="do not fit on the cluster's nodes"):
-            planned(some, [scene(3000, 3000)])
+            accept(cluster_planner, [scene(3000, 3000)])
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 7, 64])
 @pytest.mark.parametrize("row_bytes", [10_000, 10**8, 10**10])
 def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> None:
-    """Ray Data sets an eighth aside for reads and for writes each, four operators sharing half."""
+    """Ray Data reserves an eighth each for reads and for writes: four operators share half."""
     need = MemoryNeed(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0)
     budget = MemoryBudget.of(need, Machine("cpu", replicas, 10**15, tasks=4))
     assert budget is not None
@@ -212,11 +212,11 @@ def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> 
     assert held + 2 * (whole // 8) <= whole
 
 
-def test_a_joined_cluster_leaves_room_for_what_ray_sets_aside() -> None:
+def test_a_joined_cluster_leaves_room_for_the_memory_that_ray_reserves() -> None:
     need = MemoryNeed(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0)
-    eleven = 11 * (11 * 10**9,)
-    assert MemoryBudget.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=eleven)) is None
-    assert MemoryBudget.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=eleven)) is not None
+    nodes = 11 * (11 * 10**9,)
+    assert MemoryBudget.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=nodes)) is None
+    assert MemoryBudget.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=nodes)) is not None
 
 
 def test_more_memory_never_means_fewer_reads() -> None:
@@ -233,8 +233,8 @@ def test_more_memory_never_means_fewer_reads() -> None:
     ("window", "stride"),
     [(512, 384), (512, 50), (513, 384), (513, 64), (510, 128), (255, 32), (65, 8), (33, 2)],
 )
-def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
-    """Windows of such edges share no positions: each overlap has sums of its own."""
+def test_the_memory_of_a_blend_is_below_its_estimate(window: int, stride: int) -> None:
+    """Windows of these edges share no positions: each overlap has its own sums."""
     settings, large = Settings(window=window, stride=stride, batch=1), scene(9000, 1100)
     workload = Workload(
         settings, Machine("cpu", 1, 0, 0), Network.of(mit_config("b0", 150), 0, window)
@@ -245,26 +245,26 @@ def test_what_a_blend_works_in_is_foretold(window: int, stride: int) -> None:
     stitcher._begin(-(-window // 4))
     region = stitcher._region(-(-window // 4))
     tallest = max(stitcher._strips, key=lambda strip: len(strip.groups))
-    tables, most = 0, 0
+    tables_bytes, scratch_bytes = 0, 0
     for part in column_chunks(region):
         chunk = Chunk(region, part)
         scratch = chunk.scratch(tallest)
         assert len(part) == 1 or scratch.sums.nbytes <= CHUNK_BYTES
-        tables += sum(table.nbytes for table in chunk.columns)
-        most = max(most, sum(room.nbytes for room in scratch))
-    assert tables + most < rooms._blending_bytes(workload, block)
+        tables_bytes += sum(table.nbytes for table in chunk.columns)
+        scratch_bytes = max(scratch_bytes, sum(array.nbytes for array in scratch))
+    assert tables_bytes + scratch_bytes < memory_need._blending_bytes(workload, block)
 
 
 def test_bands_that_are_used_twice_are_counted_twice() -> None:
-    """A grey picture for a network of three channels is handed over as three planes."""
+    """A grey image for a network of three channels is passed on as three bands."""
     workload = planner(20, Execution()).workload
     grey = replace(scene(2000, 1000), bands=(1, 1, 1))
     (shard,) = planner(20, Execution()).shards([grey], (), 0)
     assert workload.row_bytes(shard.units[0]) == 2000 * 1000 * 4
 
 
-def group(root: Path, line: str, limits: dict[str, str]) -> Path:
-    """The root of a system with this /proc/self/cgroup and these files."""
+def write_control_group(root: Path, line: str, limits: dict[str, str]) -> Path:
+    """Write /proc/self/cgroup and the limits of a system below `root`; returns `root`."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(line)
     for name, limit in limits.items():
@@ -275,7 +275,7 @@ def group(root: Path, line: str, limits: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("line", "limits", "says"),
+    ("line", "limits", "memory_bytes"),
     [
         ("0::/\n", {"memory.max": "3000000"}, 3_000_000),
         ("0::/\n", {"memory.max": "max"}, None),
@@ -287,12 +287,14 @@ def group(root: Path, line: str, limits: dict[str, str]) -> Path:
         ("4:cpu:/\n", {"memory/memory.limit_in_bytes": "1000"}, None),
     ],
 )
-def test_a_containers_limit_wins(
-    tmp_path: Path, line: str, limits: dict[str, str], says: int | None
+def test_the_memory_limit_of_a_container_applies(
+    tmp_path: Path, line: str, limits: dict[str, str], memory_bytes: int | None
 ) -> None:
     physical = available_memory_bytes(tmp_path / "nothing")
     assert physical > 10**9
-    assert available_memory_bytes(group(tmp_path, line, limits)) == (says or physical)
+    assert available_memory_bytes(write_control_group(tmp_path, line, limits)) == (
+        memory_bytes or physical
+    )
 
 
 @pytest.mark.parametrize(
@@ -311,7 +313,7 @@ def test_a_containers_limit_wins(
         ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
-def test_a_containers_quota_counts(
+def test_the_cpu_quota_of_a_container_applies(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     line: str,
@@ -320,4 +322,4 @@ def test_a_containers_quota_counts(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     assert available_cores(tmp_path / "nothing") == 8
-    assert available_cores(group(tmp_path, line, limits)) == cores
+    assert available_cores(write_control_group(tmp_path, line, limits)) == cores

@@ -1,4 +1,4 @@
-"""What Prometheus gets from Ray's own endpoint while a run is at work, and the receipt after it."""
+"""Prometheus metrics from Ray's endpoint while a run is at work, and the receipt after it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SAMPLE = re.compile(r"^ray_(swath_\w+)\{(.*)\} (\S+)$")
 
 
 class Scraper(threading.Thread):
-    """Asks the endpoint of the only node again and again, as Prometheus does."""
+    """Scrapes the endpoint of the only node again and again, as Prometheus does."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -61,9 +61,9 @@ class Scraper(threading.Thread):
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         text = urllib.request.urlopen(url, timeout=5).read().decode()
         for line in text.splitlines():
-            if found := SAMPLE.match(line):
-                self.outputs |= set(re.findall(r'output="([^"]*)"', found[2]))
-                yield found[1], float(found[3])
+            if match := SAMPLE.match(line):
+                self.outputs |= set(re.findall(r'output="([^"]*)"', match[2]))
+                yield match[1], float(match[3])
 
     def close(self) -> list[dict[str, float]]:
         self._ended.set()
@@ -73,7 +73,7 @@ class Scraper(threading.Thread):
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_prometheus_sees_a_run(
+def test_prometheus_and_the_receipt_show_the_progress_of_a_run(
     b0_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")
@@ -82,12 +82,12 @@ def test_prometheus_sees_a_run(
     for n in range(4):
         write_scene(tmp_path / "in" / f"{n}.tif", 1500, 1400, seed=n)
     (tmp_path / "in" / "bad.tif").write_bytes(b"no image")
-    out, seen = tmp_path / "out", Scraper()
-    seen.start()
+    out, scraper = tmp_path / "out", Scraper()
+    scraper.start()
     execution = Execution(replicas=1, price_per_hour=7.2)
     receipt = run([str(tmp_path / "in")], b0_checkpoint, str(out), SETTINGS, execution)
-    scrapes = seen.close()
-    assert seen.outputs == {str(out)}
+    scrapes = scraper.close()
+    assert scraper.outputs == {str(out)}
     last = scrapes[-1]
     assert set(last) >= {*GAUGES, WAITING_UNITS, "swath_units_total", "swath_pixels_total"}
     assert last["swath_planned_units"] == receipt.units
@@ -96,7 +96,9 @@ def test_prometheus_sees_a_run(
     done = [scrape["swath_segmented_pixels"] for scrape in scrapes]
     assert done == sorted(done)
     assert 0 < max(scrape.get("swath_units_total", 0) for scrape in scrapes) <= receipt.units
-    for scrape in scrapes:  # all of it is this run's; the two are not exported in one moment
+    for (
+        scrape
+    ) in scrapes:  # none of it is another run's; the two are not exported at the same moment
         assert scrape.get("swath_pixels_total", 0) <= 4 * 1500 * 1400
     assert max(scrape["swath_waiting_units"] for scrape in scrapes) > 0
     assert last["swath_pixels_per_second"] > 0
@@ -108,7 +110,9 @@ def test_prometheus_sees_a_run(
     assert receipt.busy == pytest.approx(min(1, receipt.segment_s / steady_s))
     assert 0.2 < receipt.busy <= 1
     assert receipt.megapixels_per_s_steady == pytest.approx(receipt.megapixels / steady_s)
-    assert 0.3 * steady_s < meter.replica_s < receipt.seconds  # as a pool that grows would use
+    assert (
+        0.3 * steady_s < meter.replica_s < receipt.seconds
+    )  # as the receipt of a growing pool uses it
     assert meter.waiting_units == 0
     assert 0 < receipt.driver_s < receipt.seconds * 2
     assert (receipt.gpu_utilisation, receipt.gpu_memory_bytes) == (None, None)
@@ -131,34 +135,34 @@ def test_without_a_cluster_nothing_is_exported() -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_memory_of_a_gpu_is_exported_by_its_replica() -> None:
-    """What NVML and CUDA say is not there on a machine without a GPU; the way out is."""
+    """Only the export is tested: a machine without a GPU has no values from NVML and CUDA."""
     from pipeline.cluster.session import connected  # noqa: PLC0415
 
-    seen = Scraper()
+    scraper = Scraper()
     with connected(None, 3, 1_000_000_000, 100_000_000):
         memory = GpuMemoryGauge("s3://bucket/out")
         memory.record(None)
         memory.record(GpuUse(peak_bytes=123_456_789, busy=None))
-        seen.start()
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not any(GPU_MEMORY in s for s in seen.scrapes):
+        scraper.start()
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not any(GPU_MEMORY in s for s in scraper.scrapes):
             time.sleep(0.5)
-        scrapes = seen.close()
+        scrapes = scraper.close()
     assert scrapes[-1][GPU_MEMORY] == 123_456_789
-    assert seen.outputs == {"s3://bucket/out"}
+    assert scraper.outputs == {"s3://bucket/out"}
 
 
-def test_names_follow_prometheus() -> None:
+def test_metric_names_follow_the_rules_of_prometheus() -> None:
     for name in [*GAUGES, WAITING_UNITS, *COUNTERS, GPU_MEMORY]:
         assert re.fullmatch(r"swath_[a-z_]+", name)
         assert name.endswith("_total") == (name in COUNTERS)
 
 
-def test_a_gpu_that_says_how_busy_it_is() -> None:
+def test_the_utilisation_of_a_gpu_is_the_mean_of_its_samples() -> None:
     answers = iter([40, 60])
     gpu = GpuMonitor(peak_bytes=lambda: 5, percent=lambda: next(answers))
     gpu.sample()
-    assert gpu.use() == GpuUse(5, None)  # a second has not passed
+    assert gpu.use() == GpuUse(5, None)  # too early for the first sample
     for _ in range(2):
         gpu._next = time.monotonic()
         gpu.sample()
@@ -169,10 +173,8 @@ def test_a_gpu_that_says_how_busy_it_is() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_gpu_that_says_nothing_ends_no_run() -> None:
-    gpu = GpuMonitor(
-        peak_bytes=lambda: 5
-    )  # torch asks for a package, or a driver, that is not there
+def test_a_gpu_without_utilisation_does_not_end_a_run() -> None:
+    gpu = GpuMonitor(peak_bytes=lambda: 5)  # torch needs a package, or a driver, that is missing
     gpu._next = time.monotonic()
     gpu.sample()
     assert gpu.use() == GpuUse(5, None)
@@ -223,14 +225,14 @@ def test_what_bounds_a_run_and_what_relieves_it(
     assert relief in bound.relief
 
 
-def test_a_cluster_that_was_joined_gets_nodes() -> None:
+def test_a_joined_cluster_is_relieved_by_more_nodes() -> None:
     budget = MemoryBudget(NOTHING, Machine("cuda", 2, 1, tasks=4), 4)
     bound = Bottleneck(READ, budget, 2, 3, 9, joined=True)
     assert bound.relief.startswith("more CPU nodes in the cluster")
 
 
 @pytest.mark.parametrize(("at_work", "stage"), [(2, "segment"), (8, "read")])
-def test_a_pool_that_grew_late_counts_by_the_replicas_there_were(at_work: int, stage: str) -> None:
+def test_a_pool_that_grew_late_counts_its_average_replicas(at_work: int, stage: str) -> None:
     tally, machine = Tally(read_s=40, segment_s=40), Machine("cpu", 8, 1, tasks=4, min_replicas=1)
     budget = MemoryBudget(NOTHING, machine, 4)
     assert Bottleneck(tally, budget, at_work, 3, 3, joined=True).stage == stage

@@ -1,4 +1,4 @@
-"""`swath model`: what it says of a checkpoint, what it writes, what it refuses."""
+"""`swath model`: its report on a checkpoint, the folder that it writes, and its refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.commands import Swath
 from tests.support.foreign_checkpoints import mmsegmentation, nvlabs, random_checkpoint
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Other people's deprecations, at import.
+    warnings.simplefilter("ignore")  # deprecations in other libraries, at import
     from transformers import SegformerForSemanticSegmentation
 
 META = {"CLASSES": ["water", "roof"], "PALETTE": [[0, 0, 255], [255, 0, 10]]}
@@ -40,7 +40,7 @@ def nvlabs_b0(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mmseg(tmp_path: Path) -> Path:
-    """A single logit, mmsegmentation's head, four channels."""
+    """A checkpoint with a single logit, mmsegmentation's head and four channels."""
     config = mit_config(
         "b0", 2, ["background", "roof"], **SMALL, head="conv", sigmoid=True, num_channels=4
     )
@@ -51,7 +51,7 @@ def mmseg(tmp_path: Path) -> Path:
     return tmp_path / "mmseg.pth"
 
 
-def test_inspect_tells_people(swath: Swath, nvlabs_b0: Path) -> None:
+def test_inspect_prints_the_facts_as_text(swath: Swath, nvlabs_b0: Path) -> None:
     code, out, err = swath("model", "inspect", nvlabs_b0)
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -66,7 +66,7 @@ def test_inspect_tells_people(swath: Swath, nvlabs_b0: Path) -> None:
     assert lines[-1].startswith("note: the checkpoint has no preprocessor_config.json: ImageNet's")
 
 
-def test_inspect_tells_scripts(swath: Swath, mmseg: Path) -> None:
+def test_inspect_prints_the_facts_as_json(swath: Swath, mmseg: Path) -> None:
     code, out, err = swath("model", "inspect", mmseg, "--window", 64, "--format", "json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
@@ -78,16 +78,16 @@ def test_inspect_tells_scripts(swath: Swath, mmseg: Path) -> None:
     assert facts["normalisation"]["mean"] == [0.5] * 4
     assert [c["name"] for c in facts["classes"]] == ["class_0", "class_1"]
     shapes = weight_shapes(read_checkpoint(str(mmseg)).config)
-    learnt = sum(torch.Size(s).numel() for n, s in shapes.items() if "running" not in n and s)
-    assert facts["parameters"] == learnt
+    parameters = sum(torch.Size(s).numel() for n, s in shapes.items() if "running" not in n and s)
+    assert facts["parameters"] == parameters
     assert any("class_0 to class_1" in note for note in facts["notes"])
     text = swath("model", "inspect", mmseg)[1]
     assert "classes     2, distinguished by one logit (sigmoid)" in text
     assert "    0  -       class_0" in text
 
 
-def test_the_published_number_of_parameters(swath: Swath, tmp_path: Path) -> None:
-    """3.8 million for B0 and 13.7 for B1 with 150 classes: Xie et al. 2021, table 1."""
+def test_inspect_counts_the_published_number_of_parameters(swath: Swath, tmp_path: Path) -> None:
+    """The numbers are those with 150 classes: Xie et al. 2021, table 1."""
     for size, millions in (("b0", 3.8), ("b1", 13.7)):
         config = mit_config(size, 150)
         write_checkpoint(random_checkpoint(config), str(tmp_path / size))
@@ -96,7 +96,7 @@ def test_the_published_number_of_parameters(swath: Swath, tmp_path: Path) -> Non
         assert facts["parameters"] / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_convert_writes_what_transformers_reads(
+def test_convert_writes_a_folder_that_transformers_reads(
     swath: Swath, nvlabs_b0: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "new" / "folder"
@@ -105,15 +105,17 @@ def test_convert_writes_what_transformers_reads(
     assert out == f"{folder}: config.json, preprocessor_config.json, model.safetensors\n"
     assert "trained with layer-norm eps of 1e-06 in blocks, 1e-05 in reductions" in err
     assert "transformers with 1e-05 whatever the file says" in err
-    theirs = SegformerForSemanticSegmentation.from_pretrained(folder)
-    assert theirs.config.id2label == {0: "water", 1: "roof"}
+    network = SegformerForSemanticSegmentation.from_pretrained(folder)
+    assert network.config.id2label == {0: "water", 1: "roof"}
     before, after = read_checkpoint(str(nvlabs_b0)), read_checkpoint(str(folder))
     assert replace(after.config, notes=()) == replace(before.config, notes=())
     assert after.normalisation == before.normalisation
     assert all(torch.equal(after.weights[name], t) for name, t in before.weights.items())
 
 
-def test_convert_replaces_only_when_told(swath: Swath, nvlabs_b0: Path, tmp_path: Path) -> None:
+def test_convert_replaces_a_checkpoint_only_with_force(
+    swath: Swath, nvlabs_b0: Path, tmp_path: Path
+) -> None:
     other = random_checkpoint(mit_config("b0", 3, **SMALL))
     write_checkpoint(other, str(tmp_path / "other"))
     code, out, err = swath("model", "convert", nvlabs_b0, "--to", tmp_path / "other")
@@ -132,7 +134,7 @@ def test_convert_refuses_a_file_for_a_folder(swath: Swath, nvlabs_b0: Path) -> N
     assert nvlabs_b0.read_bytes() == before
 
 
-def test_convert_does_not_replace_what_it_reads(
+def test_convert_does_not_replace_the_checkpoint_that_it_reads(
     swath: Swath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "b0"
@@ -142,8 +144,8 @@ def test_convert_does_not_replace_what_it_reads(
     monkeypatch.chdir(tmp_path)
     for path in (folder, folder / "model.safetensors", f"{folder}/"):
         for to in (folder, "b0", "link", f"{folder}/../b0/"):
-            for more in ([], ["--force"]):
-                code, out, err = swath("model", "convert", path, "--to", to, *more)
+            for options in ([], ["--force"]):
+                code, out, err = swath("model", "convert", path, "--to", to, *options)
                 assert (code, out) == (2, "")
                 assert err.endswith(
                     f"--to {to}: is the checkpoint being read; give another folder\n"
@@ -159,7 +161,7 @@ def test_convert_keeps_the_name_of_the_background(swath: Swath, tmp_path: Path) 
     assert read_checkpoint(str(tmp_path / "b")).config == config
 
 
-def test_convert_refuses_what_transformers_cannot_express(
+def test_convert_refuses_a_head_that_transformers_cannot_express(
     swath: Swath, mmseg: Path, tmp_path: Path
 ) -> None:
     code, out, err = swath("model", "convert", mmseg, "--to", tmp_path / "folder")
@@ -170,7 +172,7 @@ def test_convert_refuses_what_transformers_cannot_express(
     assert not (tmp_path / "folder").exists()
 
 
-def test_refusals_are_one_line(swath: Swath, tmp_path: Path) -> None:
+def test_a_path_without_a_checkpoint_is_refused_in_one_line(swath: Swath, tmp_path: Path) -> None:
     (tmp_path / "bad.pth").write_bytes(b"cos\nsystem\n.")
     for path in (tmp_path / "none", tmp_path / "bad.pth", tmp_path):
         for arguments in (("inspect", path), ("convert", path, "--to", tmp_path / "to")):

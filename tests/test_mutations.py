@@ -1,4 +1,4 @@
-"""The short version of bench/promises/mutations.py."""
+"""Damaged inputs are done or quarantined: the short version of bench/promises/mutations.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.promises.mutations import campaign
 def test_damaged_inputs_are_done_or_quarantined(small_checkpoint: str, tmp_path: Path) -> None:
     report = campaign(tmp_path, small_checkpoint, (60, 1), seed=3)
     assert report["problems"] == []
-    total = sum(sum(some.values()) for some in report["outcomes"].values())
+    total = sum(sum(counts.values()) for counts in report["outcomes"].values())
     assert total == 2 * 60  # by format and by mutation
-    statuses = {status for some in report["outcomes"].values() for status in some}
+    statuses = {status for counts in report["outcomes"].values() for status in counts}
     assert statuses >= {"done", "quarantined"}

@@ -1,4 +1,4 @@
-"""What tests and benchmarks share: inputs, reference implementations, faults, servers and clusters.
+"""Code shared by tests and benchmarks: inputs, oracles, faults, servers and clusters.
 
 Contains no tests, and nothing in the packages imports it.
 

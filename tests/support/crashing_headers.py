@@ -15,7 +15,7 @@ from tests.support.worker_deaths import misbehave
 def describe_or_failure(
     file: InputFile, settings: Settings, channels: int, access: Access
 ) -> Scene | Failure:
-    """As in `pipeline.imagery.header`, except for files whose names ask for trouble."""
+    """The function of `pipeline.imagery.header`, except for files whose names ask for trouble."""
     match file.scene_id:
         case "crash.tif":
             misbehave("segfault")

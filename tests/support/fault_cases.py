@@ -47,7 +47,7 @@ class Case:
     fault: str
     phase: str
     reading: bool = False
-    """In mid-unit: strike while an input is read, instead of while a unit's file is written."""
+    """Whether a mid-unit fault strikes while an input is read, not while a unit file is written."""
     skip: int = 0
     """Requests of the phase that pass before the fault."""
     forward: bool = True
@@ -87,7 +87,7 @@ class Case:
 
 
 _SKIPS = {"describe": 6, "plan": 3, "mid-unit": 8, "mid-publish": 4}
-"""How many first requests of a phase the struck one is drawn from; 1 for the other phases."""
+"""The number of first requests of a phase that the struck one is drawn from; 1 for others."""
 
 
 def cases() -> list[Case]:

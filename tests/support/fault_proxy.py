@@ -48,7 +48,7 @@ class Rule:
     answer; an answer without a body is lost. delay: the request is forwarded later. hold: it is
     forwarded when released."""
     times: int | None = 1
-    """How many requests are struck; None: all."""
+    """The number of requests that are struck; None: all."""
     skip: int = 0
     """Matching requests that pass before the first is struck."""
     probability: float = 1.0

@@ -104,6 +104,6 @@ def receipts(output: Place) -> list[dict[str, Any]]:
 
 
 def recomputed_by_last(output: Place, before: int) -> int:
-    """The number of units that the last run computed though `before` had an outcome at its start."""
+    """The number of units that the last run computed although `before` were done at its start."""
     last = receipts(output)[-1]
     return int(last["units_computed"] - (last["units"] - before))

@@ -33,8 +33,8 @@ class Node:
 
 @contextmanager
 def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[Node]:
-    """A node whose ports listen on loopback only: Ray does so with RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER
-    set to 0."""
+    """A node whose ports listen on loopback only, which Ray does if
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is 0."""
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -370,7 +370,7 @@ def dying_with_parent() -> list[str]:
 
 
 def _prefix() -> str:
-    """The prefix of folders of our process namespace: whether processes of others live is unknown."""
+    """The prefix of folders of our process namespace; processes of others cannot be looked up."""
     return f"{_PREFIX}{Path('/proc/self/ns/pid').stat().st_ino}-"
 
 

@@ -1,4 +1,4 @@
-"""Faults of a worker process: crashes, hangs, lack of memory. Workers import this, so it is light."""
+"""Faults of a worker process: crashes, hangs, lack of memory. Imports little: workers import it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def misbehave(fault: str) -> str:  # noqa: PLR0912  a list
 
 
 def hang() -> None:
-    """Sleep in C with Python's lock, which PyDLL keeps. A loop would take a core from other tests."""
+    """Sleep in C with Python's lock, which PyDLL keeps. A loop would take a core from others."""
     ctypes.PyDLL(None).sleep(3600)
 
 
