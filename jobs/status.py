@@ -65,7 +65,7 @@ def _state(report: Status) -> str:
 
 
 def _at_work(report: Status) -> str:
-    """Which drivers are running, where and since when."""
+    """The running drivers: where and since when."""
     if report.died:
         return "nobody; the latest run left no receipt: it was killed, or its store was gone"
     return "; ".join(map(str, report.at_work)) or "nobody"
