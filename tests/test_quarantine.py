@@ -19,8 +19,8 @@ from pipeline.stages import Work
 from pipeline.unit import ReadUnit, Unit
 from tests.support.broken_inputs import (
     SETTINGS,
-    check_books,
-    check_nothing_twice,
+    check_counts,
+    check_no_row_twice,
     crash_run,
     plan_files,
     put,
@@ -100,14 +100,14 @@ def test_headers_that_cannot_be_read_stop_the_run_before_it_writes(
 
     (folder / "sub" / "0.tif").unlink()
     receipt = segment(folder, small_checkpoint, out)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert receipt.scenes_quarantined == 100
     put(folder / "sub" / "0.tif", contents["text"])
     with pytest.raises(UsageError, match=r"101 of 102.*with --retry-quarantined if the files stay"):
         segment(folder, small_checkpoint, out)
     assert plan_files(out) == 1
     receipt = segment(folder, small_checkpoint, out, max_quarantined=101)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert receipt.scenes_quarantined == 101
     segment(folder, small_checkpoint, out)  # nothing is left that could stop it
 
@@ -139,7 +139,7 @@ def test_pixels_that_cannot_be_read_stop_the_run(
     assert units_on_disk(out) == done > 0
     assert not list(out.glob("commits/*"))
     receipt = segment(folder, small_checkpoint, out, max_quarantined=130)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert receipt.units_computed == receipt.units - done > 0
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 130)
 
@@ -179,7 +179,7 @@ def test_a_stopped_run_resumes_once_its_files_are_fixed(
     for n in range(12):
         put(folder / f"{n:02d}.tif", contents["good0"], unseen=unseen)
     receipt = segment(folder, small_checkpoint, out, max_quarantined=5, retry_quarantined=unseen)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (12, 1)
     segment(folder, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
@@ -197,7 +197,7 @@ def test_files_that_change_before_they_are_read_are_planned_again(
     for n in range(12):
         put(folder / f"{n:02d}.tif", contents["good1"])
     receipt = segment(folder, small_checkpoint, out)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert (receipt.scenes_done, receipt.failures) == (12, ())
     assert any(n.startswith(f"{len(done)} inputs have changed since") for n in receipt.notes)
     for name in done:
@@ -222,10 +222,10 @@ def test_versions_of_a_file_that_changes_back_and_forth_are_not_mixed(
     published = out / "masks" / "000000.parquet"
     after = 4  # the unit of the first run counts, too
     while crash_run(after := after + 1, folder, small_checkpoint, out):
-        check_nothing_twice(out)
+        check_no_row_twice(out)
         if published.exists():
             assert "7.tif" not in pq.read_table(published)["scene_id"].to_pylist()
-    check_books(out, segment(folder, small_checkpoint, out))
+    check_counts(out, segment(folder, small_checkpoint, out))
     assert plan_files(out) == 3
     segment(folder, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
@@ -253,7 +253,7 @@ def test_memory_errors_quarantine_only_a_scene_that_fails_alone(
 
     monkeypatch.setattr(Work, "read", read_with_little_memory)
     receipt = segment(folder, small_checkpoint, out)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 1)
     failures = rows(out, "quarantine").to_pylist()
     assert {(row["scene_id"], row["error"]) for row in failures} == {("huge.tif", "memory")}

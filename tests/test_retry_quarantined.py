@@ -18,8 +18,8 @@ from pipeline.settings import Execution
 from tests.support import s3_server
 from tests.support.broken_inputs import (
     SETTINGS,
-    check_books,
-    check_nothing_twice,
+    check_counts,
+    check_no_row_twice,
     crash_run,
     crashing,
     plan_files,
@@ -53,7 +53,7 @@ def test_fixed_files_replace_their_old_rows(
     out = tmp_path / "out"
     receipt = segment(broken, small_checkpoint, out)
     assert (receipt.scenes_done, receipt.scenes_partial, receipt.scenes_quarantined) == (1, 1, 2)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     partial = [row for row in rows(out, "masks").to_pylist() if row["scene_id"] != "good.tif"]
     assert {row["scene_id"] for row in partial} == {"sub/torn.tif"}
 
@@ -62,7 +62,7 @@ def test_fixed_files_replace_their_old_rows(
     assert (estimate.scenes, estimate.failures) == (3, ())
     receipt = segment(broken, small_checkpoint, out)
     assert "3 inputs are planned again: they failed, or changed before their turn" in receipt.notes
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert (receipt.scenes_done, receipt.scenes_planned) == (4, 4)
     segment(broken, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
@@ -82,7 +82,7 @@ def test_files_that_look_unchanged_are_retried_only_on_request(
     assert (receipt.scenes_done, receipt.scenes_partial, receipt.scenes_quarantined) == (2, 1, 1)
     assert rows(out, "quarantine").num_rows == before["quarantine"].num_rows - 1
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert (receipt.scenes_done, receipt.scenes_planned) == (4, 4)
     segment(broken, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
@@ -101,11 +101,11 @@ def test_a_file_that_stays_broken_has_one_row_however_often_it_is_retried(
     shutil.copytree(out, before)
     for tries in range(2, 4):
         receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-        check_books(out, receipt)
+        check_counts(out, receipt)
         assert differences(before, out) == []
         assert plan_files(out) == tries
     fix_files(broken, contents)
-    check_books(out, segment(broken, small_checkpoint, out))
+    check_counts(out, segment(broken, small_checkpoint, out))
     segment(broken, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
 
@@ -117,7 +117,7 @@ def test_a_file_that_vanished_stays_in_quarantine(
     segment(broken, small_checkpoint, out)
     (broken / "bad.tif").unlink()
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert "bad.tif" in rows(out, "quarantine")["scene_id"].to_pylist()
 
 
@@ -129,7 +129,7 @@ def test_a_file_that_was_never_broken_is_not_retried(
     put(broken / "good.tif", contents["good3"])
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
     assert any("1 input has changed since it was planned" in n for n in receipt.notes)
-    check_books(out, receipt)
+    check_counts(out, receipt)
 
 
 def test_retried_inputs_do_not_count_until_they_fail_again(
@@ -149,7 +149,7 @@ def test_retried_inputs_do_not_count_until_they_fail_again(
     for n in range(4):
         put(folder / f"{n}.tif", contents["good1"])
     receipt = segment(folder, small_checkpoint, out, max_quarantined=1)
-    check_books(out, receipt)
+    check_counts(out, receipt)
     assert receipt.scenes_done == 5
 
 
@@ -190,7 +190,7 @@ def test_a_retry_that_crashes_at_any_point_can_be_resumed(
         out = tmp_path / f"out{after}"
         shutil.copytree(first, out)
         assert crash_run(after, broken, small_checkpoint, out)
-        check_nothing_twice(out)
+        check_no_row_twice(out)
         report = status(str(out))
         published = report.scenes_published
         assert (report.scenes, published) in [(4, 4), (4, 1)]
@@ -200,7 +200,7 @@ def test_a_retry_that_crashes_at_any_point_can_be_resumed(
             == (published == 4)
             == (not planned or (out / "commits" / "000001.json").exists())
         )
-        check_books(out, segment(broken, small_checkpoint, out))
+        check_counts(out, segment(broken, small_checkpoint, out))
         assert differences(fresh, out) == [], f"after {after} of {changes}"
         shutil.rmtree(out)
 
@@ -228,11 +228,11 @@ def test_a_retry_of_a_crashed_retry_leaves_the_rows_of_a_fresh_run(
         out = tmp_path / "out"
         shutil.copytree(before, out)
         crashed = crash_run(after, folder, small_checkpoint, out)
-        check_nothing_twice(out)
+        check_no_row_twice(out)
         if not list(out.glob("*/000002*/*")) and not (out / "commits" / "000002.json").exists():
             # The row of the first try is still there.
             assert "bad.tif" in rows(out, "scenes")["scene_id"].to_pylist()
-        check_books(out, segment(folder, small_checkpoint, out))
+        check_counts(out, segment(folder, small_checkpoint, out))
         assert differences(tmp_path / "fresh", out) == [], after
         shutil.rmtree(out)
         if not crashed:
@@ -249,7 +249,7 @@ def test_rows_that_a_slow_writer_restores_are_deleted_again(
     fix_files(broken, contents)
     segment(broken, small_checkpoint, out)
     (out / "masks" / "000000.parquet").write_bytes(old)
-    check_books(out, segment(broken, small_checkpoint, out))
+    check_counts(out, segment(broken, small_checkpoint, out))
     segment(broken, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
 
@@ -283,11 +283,11 @@ def test_any_history_leaves_the_rows_of_a_fresh_run(
             if name not in done(out):
                 put(folder / name, contents[STATES[name][bad]])
         if after is None:
-            check_books(out, segment(folder, small_checkpoint, out, retry_quarantined=retry))
+            check_counts(out, segment(folder, small_checkpoint, out, retry_quarantined=retry))
         else:
             crash_run(after, folder, small_checkpoint, out, retry_quarantined=retry)
-        check_nothing_twice(out)
-    check_books(out, segment(folder, small_checkpoint, out, retry_quarantined=True))
+        check_no_row_twice(out)
+    check_counts(out, segment(folder, small_checkpoint, out, retry_quarantined=True))
     segment(folder, small_checkpoint, tmp_path / "fresh")
     assert differences(tmp_path / "fresh", out) == []
 

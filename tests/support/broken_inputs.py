@@ -62,14 +62,16 @@ def segment(inputs: Path, checkpoint: str, out: Path | str, **execution: Any) ->
 
 
 def units_on_disk(out: Path) -> int:
+    """The number of unit files that wait for publishing."""
     return len(list(out.glob("work/*/*.parquet")))
 
 
 def plan_files(out: Path) -> int:
+    """The number of shards in the plan."""
     return len(list((out / "plan").iterdir()))
 
 
-def check_books(out: Path, receipt: Receipt) -> None:
+def check_counts(out: Path, receipt: Receipt) -> None:
     """Assert that receipt, status and tables count the same."""
     scenes = rows(out, "scenes").to_pylist()
     count = Counter(row["status"] for row in scenes)
@@ -90,7 +92,7 @@ def check_books(out: Path, receipt: Receipt) -> None:
     assert stray_files(out) == []
 
 
-def check_nothing_twice(out: Path) -> None:
+def check_no_row_twice(out: Path) -> None:
     """Assert that no row is twice in the files of a table, as a reader by glob would see them."""
     for table, key in ORDER.items():
         if any((out / table).glob("*.parquet")):

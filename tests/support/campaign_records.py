@@ -19,7 +19,7 @@ VERDICTS = ("survived", "resumed", "failed")
 
 
 class Results:
-    """JSON lines, one per finished case."""
+    """A file of JSON lines, one per finished case."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,6 +36,7 @@ class Results:
                 )
 
     def add(self, record: Record) -> None:
+        """Append a record, so that it survives a crash of this machine."""
         self.records[record["number"]] = record
         with self._path.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -85,6 +86,7 @@ def summary(records: list[Record]) -> Record:
 
 
 def verdict(record: Record) -> str:
+    """One of VERDICTS: what a case came to."""
     return "failed" if record["problems"] else str(record["outcome"])
 
 

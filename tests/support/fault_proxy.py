@@ -109,7 +109,7 @@ class Proxy:
                 pass
         except asyncio.IncompleteReadError:
             pass  # the client is gone
-        except OSError:  # the server is gone: shown to the client as it would see it
+        except OSError:  # the server is gone: the client sees a reset, as without a proxy
             _reset(writer)
         finally:
             writer.close()

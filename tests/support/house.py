@@ -68,9 +68,9 @@ class House:
         floors = {room.name: floor for floor, room in enumerate(self.rooms)}
         wrong = []
         for file, line, target in self._own_imports():
-            own, other = self.room_of(file) or "", self.room_of(target) or ""
-            nested = own.startswith(f"{other}/") or other.startswith(f"{own}/")
-            below = not nested and floors.get(other, -1) > floors.get(own, len(floors))
+            importer, imported = self.room_of(file) or "", self.room_of(target) or ""
+            nested = importer.startswith(f"{imported}/") or imported.startswith(f"{importer}/")
+            below = not nested and floors.get(imported, -1) > floors.get(importer, len(floors))
             if below or target.partition("/")[0] in OUTSIDE:
                 wrong.append(f"{file}:{line}: {target}")
         return wrong
@@ -89,10 +89,10 @@ class House:
     def libraries_elsewhere(self) -> list[str]:
         """Imports of third-party libraries by rooms that are not theirs."""
         allowed = {room.name: room.libraries for room in self.rooms}
-        own = {*PACKAGES, *OUTSIDE, *sys.stdlib_module_names, *FREE_LIBRARIES}
+        everywhere = {*PACKAGES, *OUTSIDE, *sys.stdlib_module_names, *FREE_LIBRARIES}
         wrong = []
         for file in self.files:
-            known = own | allowed.get(self.room_of(file) or "", frozenset())
+            known = everywhere | allowed.get(self.room_of(file) or "", frozenset())
             for line, name in imports(self.root / file):
                 if name.partition(".")[0] not in known:
                     wrong.append(f"{file}:{line}: {name}")

@@ -13,7 +13,7 @@ from pipeline.trial.calibration import random_unit
 def refusal(segmentation: Segmentation, size: int) -> str:
     """The message with which a replica refuses a unit, and the next one in the same words.
 
-    The memory of this process stands in for a GPU's.
+    The memory of this process is used in place of a GPU's.
     """
     replica = Replica(segmentation.job, segmentation.access, segmentation.sharing)
     replica._gpu = GpuMonitor(peak_bytes=lambda: 0, percent=lambda: 0)

@@ -89,6 +89,8 @@ _CAPABILITIES = {
 
 @dataclass(frozen=True)
 class Credentials:
+    """The keys of a user of the server."""
+
     key: str
     secret: str
 

@@ -69,7 +69,7 @@ def hang() -> None:
 
 
 class Grudge:
-    """Raises where nobody can catch it, as a callback from C may."""
+    """Raises when it is deleted, where no caller can catch it, as a callback from C may."""
 
     def __del__(self) -> None:
         raise ValueError("unseen")
