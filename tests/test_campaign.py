@@ -261,7 +261,7 @@ def test_everything_wrong_with_an_output_is_named(campaign_site: Site) -> None:
         "multipart upload: wrong/masks/000000.parquet",
     ]
     assert problems_of({"exit_codes": [3, 1]}, out) == [
-        "what may pass was taken for a verdict: exit code 3",
+        "a transient failure was taken for a verdict: exit code 3",
         "the same command again: exit code 1",
     ]
 
