@@ -305,6 +305,13 @@ def test_query_writes_parquet_to_stdout(archive: Path) -> None:
     assert result.stderr == b""
 
 
+def test_a_query_loads_neither_torch_nor_ray(finished: Finished) -> None:
+    out, _ = finished
+    printed = python(LOADED, "torch,ray", "query", str(out), "FROM classes", "--format", "csv")
+    assert printed.splitlines()[0] == "class_id,name,color"
+    assert "LOADED []" in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
