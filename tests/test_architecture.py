@@ -79,7 +79,7 @@ def test_the_sign_of_a_room_has_a_line_for_each_of_its_files() -> None:
 
 
 def test_nothing_is_imported_by_a_computed_name() -> None:
-    """Such an import would pass the checks above unseen. Only a package's sign may delay imports."""
+    """Such an import would pass the checks above. Only a package's sign may delay imports."""
     wrong = []
     for file in HOUSE.files:
         names = {name.split(".")[0] for _, name in imports(ROOT / file) if name[-9:] != ".metadata"}
