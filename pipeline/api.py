@@ -141,8 +141,6 @@ def run_request(
     with ExitStack() as locks:
         preparation, out = _begin(request, output, locks)
         job = preparation.job
-        text = job_file_text(request.inputs, job.checkpoint, output, job.settings, execution)
-        write_job_file(out.store, start.name, text)
         work = Work(
             job,
             execution.access,
@@ -151,7 +149,10 @@ def run_request(
             out.store.root,
             start.deadline(execution.max_hours),
         )
+        # Importing Ray takes seconds: an interrupt then leaves no run that seems to have died.
         runner = choose_runner(work, execution.address, stages)
+        text = job_file_text(request.inputs, job.checkpoint, output, job.settings, execution)
+        write_job_file(out.store, start.name, text)
         tracker = Tracker(
             out,
             preparation.shards,

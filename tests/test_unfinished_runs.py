@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -78,6 +79,21 @@ def test_a_run_that_is_stopped_leaves_its_receipt(
         ("stopped by hand", 1),
         ("done", 1),
     ]
+
+
+def test_an_interrupt_while_ray_is_imported_leaves_no_run_that_seems_to_have_died(
+    small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    write_scene(tmp_path / "in" / "a.tif", 100, 100)
+    monkeypatch.setattr("pipeline.api.choose_runner", interrupt)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run([str(tmp_path / "in")], small_checkpoint, str(out), SETTINGS)
+    report = status(str(out))
+    assert (report.runs_without_receipt, report.died) == (0, False)
 
 
 def test_a_run_that_gives_up_says_why_in_its_receipt(

@@ -4,7 +4,7 @@ alone."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.driver.input_notes import count_inputs, notes_on
 from pipeline.driver.planned_inputs import InputChanges, PlannedInputs, compare_inputs
@@ -75,14 +75,15 @@ def survey_inputs(
     rejected = tuple(result for result in described.results if isinstance(result, Rejected))
     if not planned.urls and not scenes:
         _check_usable(described, rejected, len(files))
-    for file, _ in described.unavailable:
-        changes.retries.pop(file.scene_id, None)
-    nothing_to_retry = planned.retry and not unplanned and not changes.retries
+    left_open = {file.scene_id for file, _ in described.unavailable}
+    retries = {key: ids for key, ids in changes.retries.items() if key not in left_open}
+    changes = replace(changes, retries=retries)
+    nothing_to_retry = planned.retry and not unplanned and not retries
     return Survey(
         inputs=len(files),
         scenes=scenes,
         rejected=rejected,
-        retries=changes.retries,
+        retries=retries,
         unavailable=tuple(escape_non_utf8(file.url) for file, _ in described.unavailable),
         unplanned=unplanned,
         header_retries=described.retries,
