@@ -46,8 +46,8 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         type=float,
         metavar="S",
         help="Seconds after which a unit that is being read or segmented counts as hanging: its"
-        " process is ended, and what hangs again alone goes to quarantine. Waiting for a store"
-        " does not count. Runner ray only.",
+        " process is ended, and a unit that hangs again by itself goes to quarantine. Waiting for a"
+        " store does not count. Runner ray only.",
     ),
     option(
         Execution,

@@ -106,7 +106,9 @@ def test_the_changelog_has_a_section_for_unreleased_changes() -> None:
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_the_code_on_the_python_page_runs(small_checkpoint: str, tmp_path: Path) -> None:
+def test_the_code_on_the_python_page_runs(
+    small_checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The blocks one after the other, as a reader would type them."""
     write_scene(tmp_path / "archive" / "a.tif", 300, 200)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
@@ -116,3 +118,4 @@ def test_the_code_on_the_python_page_runs(small_checkpoint: str, tmp_path: Path)
     names["out"] = str(tmp_path / "out")
     exec("\n".join(blocks), names)
     assert "areas" in names
+    assert "belongs to a job" in capsys.readouterr().out
