@@ -18,7 +18,7 @@ help:
 	@echo 'make check      format, lint and types'
 	@echo 'make bench      the engine beside what people run otherwise: some 40 minutes on 2 cores'
 	@echo 'make format     put the code into shape'
-	@echo 'make docs       write docs/cli.md and docs/tables.md anew'
+	@echo 'make docs       write docs/cli.md and docs/tables.md again'
 	@echo 'make venv       only install into .venv; PYTHON=python3.12 picks the Python'
 
 venv: $(READY)

@@ -80,7 +80,7 @@ class Dashboard:
         """The jobs of Swath, in the order of their start."""
         with self._asking():
             listed = self._client.list_jobs()
-        ours = [
+        jobs = [
             Job.read(
                 job_id=one.submission_id,
                 status=str(one.status.value),
@@ -93,7 +93,7 @@ class Dashboard:
             for one in listed
             if one.type is JobType.SUBMISSION and Job.is_ours(one.metadata or {})
         ]
-        return sorted(ours, key=lambda job: job.started_s)
+        return sorted(jobs, key=lambda job: job.started_s)
 
     def job(self, job_id: str) -> Job:
         """One job. Raises UsageError if there is no such job of Swath."""
@@ -171,7 +171,7 @@ class Dashboard:
             asyncio.run(copy())
 
     def stop(self, job_id: str) -> Job:
-        """Stop a job, and return when its driver has ended, in order or by force."""
+        """Stop a job, and return when its driver has ended, cleanly or by force."""
         with self._asking():
             self._client.stop_job(job_id)
         deadline = time.monotonic() + STOP_S + _ANSWER_S

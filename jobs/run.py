@@ -129,7 +129,7 @@ def _replicas(receipt: Receipt) -> str:
     if receipt.busy is not None:
         parts.append(f"busy {receipt.busy:.0%} of the time after start-up")
     if receipt.gpu_utilisation is not None:
-        parts.append(f"GPU utilisation {receipt.gpu_utilisation:.0%}")
+        parts.append(f"GPU utilization {receipt.gpu_utilisation:.0%}")
     if receipt.gpu_memory_bytes is not None:
         parts.append(f"{text.size(receipt.gpu_memory_bytes)} of GPU memory")
     return ", ".join(parts)

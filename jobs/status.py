@@ -32,7 +32,7 @@ def status(output: str, form: str, storage_options: str | None) -> None:
 def render(report: Status) -> str:
     """The status as lines of text."""
     job = report.settings
-    given = {
+    settings = {
         name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
         for name, value in job["settings"].items()
         if value is not None
@@ -49,7 +49,7 @@ def render(report: Status) -> str:
         ("units", f"{report.units_done:,} of {report.units:,} have an outcome"),
         ("shards", f"{report.shards_published:,} of {report.shards:,} published"),
         ("scenes", f"{report.scenes_published:,} of {report.scenes:,} published"),
-        ("settings", ", ".join(f"{name} {value}" for name, value in given.items())),
+        ("settings", ", ".join(f"{name} {value}" for name, value in settings.items())),
         ("checkpoint", job["checkpoint"]),
         ("device", job["device"]),
         ("runs", _count(report)),

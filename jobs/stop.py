@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 @cluster_options.job_arg
 @cluster_options.dashboard_opt
 def stop(job_id: str, dashboard: str | None) -> None:
-    """Stop the job ID in order, and wait until it has ended.
+    """Shut the job ID down cleanly, and wait until it has ended.
 
     What is done is kept: the same `swath submit` resumes from there.
     """

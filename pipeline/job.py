@@ -27,7 +27,7 @@ class Job:
     class_names: tuple[str, ...]
     """By class id, from the checkpoint."""
     class_colors: tuple[str | None, ...]
-    """By class id, `#rrggbb`; None: the checkpoint gives none."""
+    """By class id, `RRGGBB`; None: the checkpoint gives none."""
     result_version: int = RESULT_VERSION
 
     @property
@@ -57,8 +57,8 @@ class Job:
                     f" {other.checkpoint} asked for"
                 )
             else:
-                here, wanted = _setting_text(value), _setting_text(asked[name])
-                phrases.append(f"{name}: {here} here, {wanted} asked for")
+                recorded_text, asked_text = _setting_text(value), _setting_text(asked[name])
+                phrases.append(f"{name}: {recorded_text} here, {asked_text} asked for")
         return phrases
 
     def to_json(self) -> dict[str, Any]:

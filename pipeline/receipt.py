@@ -79,8 +79,8 @@ class Receipt:
     """Share of the replicas' time after start-up that they spent segmenting, 0 to 1; None: nothing
     was segmented."""
     gpu_utilisation: float | None
-    """The GPU's utilization while they did, according to NVML, 0 to 1; None: no GPU, or NVML does
-    not say."""
+    """The GPU's utilization while the replicas segmented, according to NVML, 0 to 1; None: no
+    GPU, or NVML does not say."""
     gpu_memory_bytes: int | None
     """The peak GPU memory of any replica; None: no GPU."""
     driver_s: float

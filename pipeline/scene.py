@@ -74,7 +74,8 @@ class Scene:
     transform: Affine6
     """The way from pixels to coordinates of the CRS; the identity if the file has none."""
     datetime: str | None
-    """When the image was taken, as the file says; None: it does not say."""
+    """When the image was taken, else when the file was written, as the file says; None: it says
+    neither."""
     striped: bool
     """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
     alpha: tuple[int, ...] = ()

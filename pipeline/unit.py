@@ -56,7 +56,7 @@ class Unit:
 
 
 ValueRange = tuple[float, float]
-"""The 1st and the 99th percentile of values as the network gets them before normalisation."""
+"""The 1st and the 99th percentile of values as the network gets them before normalization."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class UnitOutcome:
     gpu_bytes: int | None
     """The peak of GPU memory in bytes, as in GpuUse; None on a CPU."""
     gpu_busy: float | None
-    """The GPU's utilisation, as in GpuUse."""
+    """The GPU's utilization, as in GpuUse."""
     brightness: ValueRange | None
     """As in ReadUnit."""
 
@@ -179,7 +179,6 @@ def mask_dtype(num_classes: int) -> np.dtype:
 
 
 def nodata_value(num_classes: int) -> int:
-    """The class id of pixels without data: the largest of the dtype."""
     """The class id of pixels without data: the largest of the dtype."""
     return int(np.iinfo(mask_dtype(num_classes)).max)
 

@@ -2,7 +2,7 @@
 
     from segformer import load_model
     model = load_model("path/or/url")       # eval mode, float32, folded
-    logits_NKHW = model(pixels_NCHW)        # normalised float32 in, quarter resolution out
+    logits_NKHW = model(pixels_NCHW)        # normalized float32 in, quarter resolution out
 
 Knows tensors and checkpoint folders; knows no image, scene, window or job.
 

@@ -22,7 +22,7 @@ def sources_and_constants(function: Callable[..., Any]) -> tuple[set[str], set[s
 
     Those in packages other than the function's and this one are libraries', and not visited.
     """
-    ours = {name.partition(".")[0] for name in (__name__, function.__module__)}
+    packages = {name.partition(".")[0] for name in (__name__, function.__module__)}
     files, constants = set[str](), set[str]()
     waiting: list[Any] = [function]
     visited: set[Any] = set()
@@ -33,7 +33,7 @@ def sources_and_constants(function: Callable[..., Any]) -> tuple[set[str], set[s
         for name, value in _variables(function):
             source = inspect.unwrap(value)  # what numba's decorators wrap
             if isinstance(source, FunctionType):
-                if source.__module__.partition(".")[0] in ours and source not in visited:
+                if source.__module__.partition(".")[0] in packages and source not in visited:
                     waiting.append(source)
             elif (text := _text(value)) is not None:
                 constants.add(f"{function.__module__} {name} {text}")

@@ -1,7 +1,7 @@
 """Compiles a function to machine code, once per machine if there is a folder to keep it in.
 
 Compiling takes seconds, and every replica would do it as it starts. The cache is only ever a short
-cut: if it cannot be written or read, the function is compiled anew. numba's own choice, a folder
+cut: if it cannot be written or read, the function is compiled again. numba's own choice, a folder
 beside the source, may be read-only or shared by machines whose processors differ; and its key, the
 text of one file, misses the constants and functions that come from other files.
 """

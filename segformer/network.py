@@ -148,7 +148,7 @@ class MixFFN(nn.Module):
         return plain.PlainMixer(self.expand, self.depthwise, self.activation)
 
     def _apply(self, *arguments: Any, **named: Any) -> Any:
-        """Moves the weights to another device or type, where the mixer has to be made anew."""
+        """Moves the weights to another device or type, where the mixer has to be made again."""
         self._mixer = None
         return super()._apply(*arguments, **named)
 
@@ -254,7 +254,7 @@ class SegFormer(nn.Module):
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
         """logits_NKHW (float32 for float32) at a quarter of the resolution, rounded up.
 
-        pixels_NCHW: normalised (see `normalisation`), of the network's type, at least 32 x 32. At
+        pixels_NCHW: normalized (see `normalisation`), of the network's type, at least 32 x 32. At
         one thread a window's logits depend only on its own pixels and on the shape of the batch,
         bit for bit.
         """

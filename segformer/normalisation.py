@@ -43,9 +43,9 @@ class Normalisation:
 
     @property
     def assumed(self) -> str:
-        """A note that the checkpoint states no normalisation."""
+        """A note that the checkpoint states no normalization."""
         return (
-            "the checkpoint has no preprocessor_config.json: ImageNet's normalisation is used"
+            "the checkpoint has no preprocessor_config.json: ImageNet's normalization is used"
             f" ({self})"
         )
 
@@ -137,14 +137,14 @@ def preprocessor_notes(fields: dict[str, Any]) -> tuple[str, ...]:
 def normalisation_of_meta(
     meta: Mapping[Any, Any], num_channels: int
 ) -> tuple[Normalisation, tuple[str, ...]]:
-    """The normalisation of the configuration in a file of mmsegmentation (0.x `config`, 1.x `cfg`),
+    """The normalization of the configuration in a file of mmsegmentation (0.x `config`, 1.x `cfg`),
     or else ImageNet's; and notes. Raises CheckpointError if neither applies."""
     text = next((t for name in ("cfg", "config") if isinstance(t := meta.get(name), str)), "")
     trained = Normalisation.from_training(text, num_channels)
     if trained is None:
         default = Normalisation.default(num_channels)
         return default, (default.assumed,)
-    note = f"the normalisation is that of the training configuration in the file ({trained})"
+    note = f"the normalization is that of the training configuration in the file ({trained})"
     if not re.search(r"to_rgb\s*=\s*False", text):
         return trained, (note,)
     return trained, (

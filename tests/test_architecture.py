@@ -13,7 +13,16 @@ import pytest
 
 import pipeline
 import segformer
-from tests.support.house import OUTSIDE, PACKAGES, House, headless, imports, is_sign, unsigned
+from tests.support.house import (
+    OUTSIDE,
+    PACKAGES,
+    House,
+    doubled,
+    headless,
+    imports,
+    is_sign,
+    unsigned,
+)
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House.open(ROOT)
@@ -47,7 +56,7 @@ def test_the_checks_find_violations(tmp_path: Path) -> None:
         "pipeline/mid/__init__.py": '"""Mid.\n\n    a.py  says a\n    c.py  is not there\n"""\n',
         "pipeline/mid/a.py": "if TYPE_CHECKING:\n    from pipeline.mid.b import B\n",
         "pipeline/mid/b.py": "from pipeline.mid import a\nimport duckdb\n",
-        "pipeline/stray.py": '"""Of no room."""\n',
+        "pipeline/stray.py": '"""Of no room."""\n"""Said twice."""\n',
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +74,19 @@ def test_the_checks_find_violations(tmp_path: Path) -> None:
         "pipeline/mid/b.py:2: duckdb",
     ]
     assert unsigned(tmp_path, "pipeline/mid") == ["pipeline/mid/b.py", "pipeline/mid/c.py"]
-    assert len(headless([tmp_path / "pipeline" / "stray.py"])) == 1
+    stray = tmp_path / "pipeline" / "stray.py"
+    assert len(headless([stray])) == 1
+    assert doubled([stray]) == [f"{stray}:2"]
 
 
 def test_every_docstring_has_a_subject() -> None:
     folders = [ROOT / name for name in (*PACKAGES, *OUTSIDE)]
     assert headless(path for folder in folders for path in sorted(folder.rglob("*.py"))) == []
+
+
+def test_no_docstring_follows_another() -> None:
+    folders = [ROOT / name for name in (*PACKAGES, *OUTSIDE)]
+    assert doubled(path for folder in folders for path in sorted(folder.rglob("*.py"))) == []
 
 
 def test_the_sign_of_a_room_has_a_line_for_each_of_its_files() -> None:

@@ -1,4 +1,4 @@
-"""The fault proxy follows its rules, and a few of the 200 cases of bench/promises/campaign.py."""
+"""The fault proxy follows its rules, and a few of the 208 cases of bench/promises/campaign.py."""
 
 from __future__ import annotations
 

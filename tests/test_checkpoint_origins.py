@@ -183,7 +183,7 @@ def test_the_weights_are_those_of_the_file(origin: str, legacy: bool, tmp_path: 
     names, sizes, normalisation = read.config.notes
     assert "the file names no classes; the 3 that the network tells apart are called" in names
     assert sizes.startswith("strides of 4, 2, 2, 2 and attention heads")
-    assert "ImageNet's normalisation is used" in normalisation
+    assert "ImageNet's normalization is used" in normalisation
 
 
 def test_logits_are_those_of_an_independent_network(origin: str, tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_more_than_three_channels_need_a_preprocessor_config(
     read = read_checkpoint(str(path))
     assert read.normalisation == Normalisation(1 / 255, (0.1,) * channels, (0.3,) * channels)
     assert_same(read, checkpoint)
-    assert not any("normalisation" in note for note in read.config.notes)
+    assert not any("normalization" in note for note in read.config.notes)
 
 
 def test_a_single_file_with_the_names_of_transformers_is_read(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_the_normalisation_of_the_training_configuration_is_used(key: str, tmp_p
     assert read.normalisation.std == pytest.approx((0.229, 0.224, 0.225, 0.1))
     assert read.normalisation.rescale == 1 / 255
     assert read.config.notes[-1] == (
-        "the normalisation is that of the training configuration in the file"
+        "the normalization is that of the training configuration in the file"
         " (values / 255, mean 0.485 0.456 0.406 0.2, std 0.229 0.224 0.225 0.1)"
     )
     bgr = CFG.replace("bgr_to_rgb=True", "bgr_to_rgb=False")

@@ -1,4 +1,4 @@
-"""The verdict on a unit without an outcome, and on replicas that cannot be loaded."""
+"""The failure of a unit without an outcome, and on replicas that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def job(
     return work[0]
 
 
-def verdict_on(
+def failure_on(
     job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> Failure:
-    """The verdict on a read that ends with this error."""
+    """The failure of a read that ends with this error."""
     work, unit = job
 
     def get(*_: object, **__: object) -> None:
@@ -76,7 +76,7 @@ def task_error(cause: Exception) -> RayTaskError:
 
 
 @pytest.mark.parametrize(
-    ("error", "verdict", "message"),
+    ("error", "code", "message"),
     [
         (ray.exceptions.WorkerCrashedError(), "crashed", "ended its process each time"),
         (ray.exceptions.ActorDiedError(), "crashed", "ended its process each time"),
@@ -89,11 +89,11 @@ def test_a_fault_of_the_input_becomes_a_failure_that_names_it(
     job: tuple[Work, Unit],
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
-    verdict: str,
+    code: str,
     message: str,
 ) -> None:
-    failure = verdict_on(job, monkeypatch, error)
-    assert (failure.scene_id, failure.stage, failure.error) == ("a.tif", "read", verdict)
+    failure = failure_on(job, monkeypatch, error)
+    assert (failure.scene_id, failure.stage, failure.error) == ("a.tif", "read", code)
     assert message in failure.message
     assert failure.message.startswith(failure.url)
 
@@ -103,7 +103,7 @@ def test_a_process_that_ends_at_its_time_limit_is_a_timeout_not_a_crash(
 ) -> None:
     work, unit = job
     expired = replace(work, unit_timeout_s=0.0), unit
-    failure = verdict_on(expired, monkeypatch, ray.exceptions.WorkerCrashedError())
+    failure = failure_on(expired, monkeypatch, ray.exceptions.WorkerCrashedError())
     assert failure.error == "timeout"
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_vanished_meanwhile_is_named_as_the_cause(
     job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "in" / "a.tif").unlink()
-    failure = verdict_on(job, monkeypatch, ray.exceptions.WorkerCrashedError())
+    failure = failure_on(job, monkeypatch, ray.exceptions.WorkerCrashedError())
     assert "vanished after it was planned" in failure.message
 
 
@@ -134,7 +134,7 @@ def test_an_error_that_is_no_inputs_fault_is_raised(
     message: str,
 ) -> None:
     with pytest.raises(kind, match=message):
-        verdict_on(job, monkeypatch, error)
+        failure_on(job, monkeypatch, error)
 
 
 def workers(title: str) -> list[int]:

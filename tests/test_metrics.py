@@ -213,7 +213,7 @@ NOTHING = MemoryNeed(0, 0, 0, 0, 0, 0, 0)
         (PUBLISH, Machine("cpu", 2, 1, tasks=4, nodes_bytes=(1, 1)), 3, 9, "segment", "CPU cores"),
         (PUBLISH, Machine("cpu", 1, 1, tasks=0), 3, 0, "segment", "ray, which uses every core"),
         (SEGMENT, Machine("cpu", 2, 1, tasks=4), 3, 21, "driver", "a larger --block"),
-        (SEGMENT, Machine("cpu", 2, 1, tasks=4), 21, 9, "start-up", "more INPUTs in one run"),
+        (SEGMENT, Machine("cpu", 2, 1, tasks=4), 21, 9, "start-up", "more images in one run"),
     ],
 )
 def test_what_bounds_a_run_and_what_relieves_it(

@@ -189,7 +189,7 @@ def test_a_receipt_is_printed_with_units_rates_and_cost() -> None:
     assert "0.25 Mpx/s per replica, without start-up 0.28 Mpx/s" in out
     assert "bound by    segment; faster with more GPUs" in out
     assert "1 replica on cpu, runner local, busy 98% of the time after start-up," in out
-    assert "GPU utilisation 80%, 3 GB of GPU memory" in out
+    assert "GPU utilization 80%, 3 GB of GPU memory" in out
     assert "area        1,234.5 km2" in out
     assert "cost        7.50, 6.08 per 1,000 km2" in out
     assert "1 min 5 s, of which start-up 4.0 s" in out

@@ -55,7 +55,7 @@ def http(status: int) -> ClientResponseError:
     return ClientResponseError(request, (), status=status, message=SECRET)
 
 
-VERDICTS: list[tuple[BaseException, type[SwathError], str]] = [
+CLASSIFICATIONS: list[tuple[BaseException, type[SwathError], str]] = [
     # transient failures
     *((s3fs(code), TransientError, "the store fails") for code in ("SlowDown", "InternalError")),
     *((s3(code), TransientError, "the store fails") for code in ("500", "503", "RequestTimeout")),
@@ -102,7 +102,7 @@ def name_of(value: Any) -> str:
     return f"{value!r}"[:40] if isinstance(value, BaseException) else ""
 
 
-@pytest.mark.parametrize(("error", "kind", "words"), VERDICTS, ids=name_of)
+@pytest.mark.parametrize(("error", "kind", "words"), CLASSIFICATIONS, ids=name_of)
 def test_each_error_is_classified_without_leaking_a_secret(
     error: BaseException, kind: type[SwathError], words: str
 ) -> None:

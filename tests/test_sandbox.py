@@ -236,29 +236,29 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
         return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
 
 
-@pytest.mark.parametrize("names", [["withheld"], [*"a", *(f"withheld{n}" for n in range(9))]])
+@pytest.mark.parametrize("names", [["unavailable"], [*"a", *(f"unavailable{n}" for n in range(9))]])
 def test_a_survey_fails_if_many_or_all_files_are_unavailable(
     tmp_path: Path, names: list[str]
 ) -> None:
-    with pytest.raises(TransientError, match=r"withheld\d?.tif: the store fails \(500\)"):
+    with pytest.raises(TransientError, match=r"unavailable\d?.tif: the store fails \(500\)"):
         survey_of(tmp_path, *(f"{name}.tif" for name in names))
 
 
 def test_an_unavailable_file_is_left_open(tmp_path: Path) -> None:
-    survey = survey_of(tmp_path, "a.tif", "b.tif", "withheld.tif")
+    survey = survey_of(tmp_path, "a.tif", "b.tif", "unavailable.tif")
     assert [scene.scene_id for scene in survey.scenes] == ["a.tif", "b.tif"]
     assert not survey.rejected
-    assert survey.unavailable == (f"{tmp_path}/withheld.tif",)
+    assert survey.unavailable == (f"{tmp_path}/unavailable.tif",)
     assert survey.notes == (
         "1 input is left open; unavailable from the store, the first:"
-        f" {tmp_path}/withheld.tif: the store fails (500); the same command tries again",
+        f" {tmp_path}/unavailable.tif: the store fails (500); the same command tries again",
     )
 
 
 def test_a_run_with_an_unavailable_file_does_the_rest_and_is_unfinished(
     tmp_path: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.tif", "withheld.tif"):
+    for name in ("a.tif", "unavailable.tif"):
         write_scene(tmp_path / "in" / name, 64, 64)
     settings = Settings(window=64, stride=64)
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
@@ -266,7 +266,7 @@ def test_a_run_with_an_unavailable_file_does_the_rest_and_is_unfinished(
         patch.setattr(
             pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
         )
-        with pytest.raises(UnfinishedError, match=r"does not give .*/withheld.tif; all"):
+        with pytest.raises(UnfinishedError, match=r"does not give .*/unavailable.tif; all"):
             run(*arguments, Execution(runner="local"))
     (receipt,) = status(str(tmp_path / "out")).runs
     assert (receipt["scenes_done"], receipt["scenes_quarantined"]) == (1, 0)

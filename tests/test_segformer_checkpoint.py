@@ -357,7 +357,7 @@ def test_non_finite_and_quantized_weights_are_refused(folder: Path) -> None:
     assert "3 of 3 weights are not finite" in refusal(folder)
     name = "decode_head.linear_fuse.weight"
     edit_weights(folder, lambda t: t.update({name: t[name].to(torch.int8)}))
-    assert "torch.int8, but quantised weights are not supported" in refusal(folder)
+    assert "torch.int8, but quantized weights are not supported" in refusal(folder)
 
 
 def test_an_index_cannot_lead_out_of_the_folder(folder: Path) -> None:
@@ -373,7 +373,7 @@ def test_messages_show_no_credentials() -> None:
     assert without_credentials("/a/b?c@d") == "/a/b?c@d"
 
 
-# --- classes and normalisation -----------------------------------------------------------------
+# --- classes and normalization -----------------------------------------------------------------
 
 
 def test_missing_class_names_become_class_k_with_a_note() -> None:

@@ -64,5 +64,5 @@ class Bottleneck:
             " if many files are read at once",
             DRIVER: "a larger --block, into another --output: fewer and larger units; or several"
             " drivers with --shards",
-            START_UP: "more INPUTs in one run: starting takes as long for many as for few",
+            START_UP: "more images in one run: starting takes as long for many as for few",
         }[self.stage]

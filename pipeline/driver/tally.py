@@ -36,7 +36,7 @@ class Tally:
     gpu_busy_s: float = 0.0
     """The part of `gpu_s` in which the GPU computed."""
     gpu_s: float = 0.0
-    """Seconds of segmenting for which a GPU reported its utilisation."""
+    """Seconds of segmenting for which a GPU reported its utilization."""
     replica_s: float = 0.0
     """Seconds of all replicas, each counted from when its model was loaded; 0: not measured."""
     brightness: BrightnessTally = field(default_factory=BrightnessTally)

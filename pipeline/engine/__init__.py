@@ -5,7 +5,7 @@ Knows one loaded model and the blocks of a unit; knows neither files, tables nor
 replica.py                  a loaded model: a unit that was read to a unit that is segmented
 open_block.py               a block under way: its windows, and what becomes of their logits
 forward.py                  batches of windows through the network, as one CUDA graph on a GPU
-window_cutter.py            windows cut from blocks and normalised: the interface, and on the CPU
+window_cutter.py            windows cut from blocks and normalized: the interface, and on the CPU
 window_cutter_cuda.py       the same on a GPU, to which pixels are sent in strips
 window_cutter_triton.py     its kernel
 stitcher.py                 which windows cover what, and which are still needed

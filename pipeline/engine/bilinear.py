@@ -22,7 +22,7 @@ class Member(NamedTuple):
     """One window of a group."""
 
     window: int
-    """Its index on the axis."""
+    """The window's index on the axis."""
     position: int
     """The position in its own logits at which the group's position 0 is: from -1, which is clamped
     to 0, as the one past the end is to the last."""
@@ -33,7 +33,7 @@ class WindowGroup:
     """Windows that share their sampling positions: their logits can be added before upsampling."""
 
     members: tuple[Member, ...]
-    """In ascending order of their windows."""
+    """The windows, in ascending order of their indices."""
     index: np.ndarray
     """int64 (pixels): the lower of the two positions between which each pixel samples."""
     weight: np.ndarray

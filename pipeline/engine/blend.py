@@ -79,5 +79,5 @@ MakeBlend = Callable[[Region], Blend]
 
 
 def with_adjacent_columns(logits_Khw: torch.Tensor) -> torch.Tensor:
-    """The logits, copied if neighbours in a row are not neighbours in memory."""
+    """The logits, copied if neighbors in a row are not neighbors in memory."""
     return logits_Khw if logits_Khw.stride(2) == 1 else logits_Khw.contiguous()

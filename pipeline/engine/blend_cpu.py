@@ -30,11 +30,11 @@ class _Strip:
 
     rows: Rows
     tensors: list[torch.Tensor]
-    """To be kept until the loops have run."""
+    """The arrays that the loops point into; keep them until the loops have run."""
 
 
 class CompiledBlend:
-    """On the CPU, in one thread."""
+    """A blend on the CPU, in one thread."""
 
     def __init__(self, region: Region) -> None:
         self._region = region

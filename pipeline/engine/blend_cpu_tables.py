@@ -119,7 +119,7 @@ class Out(NamedTuple):
 
 
 class Chunk:
-    """Some neighbouring column spans of a region."""
+    """Some neighboring column spans of a region."""
 
     def __init__(self, region: Region, spans: list[Span]) -> None:
         self.start, self.end = spans[0].start, spans[-1].end
@@ -151,8 +151,8 @@ class Chunk:
         )
 
     def scratch(self, rows: Span) -> Scratch:
-        """Memory for a strip of these rows; allocated anew, for that of all chunks at once may be
-        too much to keep."""
+        """Memory for a strip of these rows; allocated for each strip, since keeping that of all
+        chunks at once may take too much."""
         regular, irregular = self._regular, self.columns.indices.shape[1]
         groups, pixels, positions = len(rows.groups), regular + irregular, int(self._starts[-1])
         return Scratch(

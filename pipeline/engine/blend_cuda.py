@@ -36,14 +36,14 @@ class _Launch:
     """A launch of `decide` for each strip: which of the core's pixels it takes."""
 
     tiles: torch.Tensor
-    """On the device, as PixelTiles has them."""
+    """The tiles of PixelTiles, on the device."""
     windows: np.ndarray
-    """As PixelTiles has them."""
+    """The windows of PixelTiles."""
     single: bool
     """Whether the columns have one group each."""
     step: int
     at: int
-    """Taken are the scene's rows and columns that leave `at` when divided by `step`."""
+    """The launch takes the scene's rows and columns that leave `at` when divided by `step`."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class _WindowLogits:
     """The windows of a strip, row by row, where the kernels can read them."""
 
     tensors: list[torch.Tensor]
-    """What the addresses lead to: to be kept until the kernels have been launched."""
+    """The logits that the addresses point to; keep them until the kernels have been launched."""
     addresses: np.ndarray
     """int64 (windows, ADDRESS_SLOTS)."""
 
 
 class TritonBlend:
-    """On a CUDA device, or in Triton's interpreter if the windows are on the CPU."""
+    """A blend on a CUDA device, or in Triton's interpreter if the windows are on the CPU."""
 
     def __init__(self, region: Region, device: str = "cuda") -> None:
         self._region, self._device = region, torch.device(device)
@@ -138,7 +138,7 @@ class TritonBlend:
         return _Launch(self._put(pixels.tiles), pixels.windows, single, step, at)
 
     def _window_logits(self, rows: Span, windows: Windows) -> _WindowLogits:
-        """Those of the strip; windows that are missing become one of zeros."""
+        """The logits of the strip's windows; windows that are missing become one of zeros."""
         indices = [member.window for group in rows.groups for member in group.members]
         missing = torch.zeros(self._region.logits_edge, device=self._device)
         tensors, addresses = [missing], []

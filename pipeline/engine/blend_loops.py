@@ -1,7 +1,7 @@
 """The loops of the compiled blend, for one strip and as many columns as stay in the cache.
 
 Plain loops over arrays, which numba turns into vector code: classes outside, pixels inside, one
-array per horizontal phase, so that neighbours in memory are treated alike. Neither fast mathematics
+array per horizontal phase, so that neighbors in memory are treated alike. Neither fast mathematics
 nor fused multiplications: the same bits in a vector and in its remainder, and as `blend_plain.py`
 gives.
 
@@ -215,7 +215,7 @@ def _add_exponentials(low_row, values, values_best, shares, exponentials):
 
 @inner
 def _exponential(x):
-    """As confidence.exponential."""
+    """The same as confidence.exponential."""
     x = x if x > _MIN_EXPONENT else _MIN_EXPONENT
     power = (x * _LOG2_E + _ROUNDING) - _ROUNDING
     rest = (x - power * _LN2_HIGH) - power * _LN2_LOW

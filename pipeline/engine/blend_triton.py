@@ -64,7 +64,7 @@ _E0, _E1, _E2, _E3, _E4, _E5 = map(tl.constexpr, EXP_TERMS)
 _SCALE, _TILE = map(tl.constexpr, (float(CONFIDENCE_SCALE), MASK_TILE_PX))
 
 
-# What changes from launch to launch must not make Triton compile anew in the middle of a job.
+# What changes from launch to launch must not make Triton compile again in the middle of a job.
 @triton.jit(do_not_specialize=["classes", "logits_edge", "window_cols", "width", "height"])
 def sum_windows(  # noqa: PLR0913, PLR0917  a kernel's arguments are pointers and numbers
     strip,

@@ -117,7 +117,7 @@ class Forward:
 
 
 def tune_malloc() -> None:
-    """Have glibc keep freed memory: large buffers that come from the system anew for every window
+    """Have glibc keep freed memory: large buffers that come from the system again for every window
     cost a fifth of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

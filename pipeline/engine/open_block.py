@@ -21,7 +21,8 @@ from pipeline.unit import Block, Pixels, Stitched, failure_of
 
 
 class Scaling(NamedTuple):
-    """How stored values become reflectances: value * scale + offset."""
+    """The numbers in value * scale + offset, which takes stored values to values as the network
+    gets them before normalization."""
 
     scale: float
     offset: float
@@ -53,14 +54,14 @@ class OpenBlock:
 
     block: Block
     pixels: Pixels
-    """What was read for it."""
+    """The block's pixels with their halo."""
     held: HeldPixels
-    """The same, as the forward pass holds it."""
+    """The same pixels, as the forward pass holds them."""
     grid: WindowGrid
     stitcher: Stitcher
     scaling: Scaling
     checked: list[_Checked] = field(default_factory=list)
-    """Its windows so far."""
+    """The block's windows whose logits have come so far."""
     result: Stitched | Failure | None = None
     """Set when it is closed."""
 

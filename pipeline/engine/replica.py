@@ -36,7 +36,7 @@ those of C++, CUDA and CUDA's libraries."""
 
 
 class _Segmented(NamedTuple):
-    """What came of a unit's blocks."""
+    """The results of a unit's blocks."""
 
     outcomes: tuple[Stitched | Failure, ...]
     """One for each block."""
@@ -82,7 +82,7 @@ class Replica:
             segmented = self._segment(read, self._batch)
         except (MemoryError, RuntimeError) as error:
             if self._gpu is None or not self._is_short(error):
-                raise  # other processes may have taken the host's: the unit is retried, alone
+                raise  # other processes may have taken the host's: the unit is retried in isolation
         if segmented is None:  # the error is gone, and with it what it kept of the GPU's memory
             raise UsageError(self._too_large(read, self._batch))
         seconds = time.perf_counter() - started
@@ -90,8 +90,9 @@ class Replica:
         return SegmentedUnit(read.unit, *segmented, read.read_s, seconds, read.retries, gpu)
 
     def scaling(self, scene: Scene) -> Scaling:
-        """How the scene's values become reflectances. --scale and --offset are for all dtypes but
-        uint8; a uint8 scene beside others needs neither."""
+        """How the scene's values become values as the network gets them before normalization.
+        --scale and --offset are for all dtypes but uint8; a uint8 scene beside others needs
+        neither."""
         if scene.dtype == "uint8" or self._settings.scale is None:
             return Scaling(self._rescale, 0.0)
         return Scaling(self._settings.scale, self._settings.offset or 0.0)

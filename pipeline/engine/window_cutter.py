@@ -1,7 +1,7 @@
-"""Cuts windows from the pixels of blocks and normalises them, as the network wants them: the
+"""Cuts windows from the pixels of blocks and normalizes them, as the network wants them: the
 interface, and the cutter for a network that runs on the CPU. `window_cutter_cuda.py` is the other.
 
-What is not data becomes 0, the channel mean after normalisation: it says nothing. Knows neither the
+What is not data becomes 0, the channel mean after normalization: it says nothing. Knows neither the
 network nor scenes. Suffixes: N batch, C channels, H W pixels.
 """
 
@@ -23,16 +23,17 @@ class HeldPixels:
 
 @dataclass(frozen=True)
 class WindowPixels:
-    """The pixels of a window, and how their stored values become reflectances."""
+    """The pixels of a window, and how their stored values become those that the network gets before
+    normalization."""
 
     held: HeldPixels
-    """Those of its block, from the cutter that is to cut the window."""
+    """The pixels of the window's block, from the cutter that is to cut the window."""
     top: int
     left: int
     """The window's first row and column in them; it may reach beyond their end."""
     scale: float
     offset: float
-    """A reflectance is value * scale + offset."""
+    """Before normalization, the network's value is the stored value * scale + offset."""
 
 
 class Cutter(Protocol):

@@ -1,4 +1,4 @@
-"""The Triton kernel that cuts windows from the pixels of a block and normalises them.
+"""The Triton kernel that cuts windows from the pixels of a block and normalizes them.
 
 The operations of `window_cutter.HostCutter` in their order, none of them fused: the bits are the
 same.

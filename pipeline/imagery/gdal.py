@@ -25,9 +25,9 @@ GDAL_OPTIONS: dict[str, Any] = {
     # No listing of the folder (100,000 files) at each open; side-cars are still asked for by name,
     # which EMPTY_DIR would not do.
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-    # Damaged JPEG files would pass as grey pixels with a warning.
+    # Damaged JPEG files would pass as gray pixels with a warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
-    # GDAL 3.10's fast path for whole PNG images returns uninitialised rows for a truncated file.
+    # GDAL 3.10's fast path for whole PNG images returns uninitialized rows for a truncated file.
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
 }
 

@@ -1,6 +1,6 @@
 """Rectangles of an image file's pixels, and which of them are valid.
 
-Knows nothing of the network's windows, of filling or of normalisation: pixels leave as they are
+Knows nothing of the network's windows, of filling or of normalization: pixels leave as they are
 stored. Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows
 and columns are those of the file.
 

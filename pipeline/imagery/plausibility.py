@@ -1,7 +1,7 @@
 """Whether a file can hold what its header claims: a damaged one may claim a billion pixels a side.
 
 Arithmetic on the header and the file's size. Sound files that are small for their pixels, such as
-sparse mosaics and single colours, pass: what is refused is what no encoder can have written.
+sparse mosaics and single colors, pass: what is refused is what no encoder can have written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_EXPANSION = 2600
 bits for 3,837 bytes), 1,032 in deflate, 512 in JPEG, 64 in PackBits."""
 _BOUNDED_FORMATS = ("PNG", "JPEG")
 _BOUNDED_IN_TIFF = (None, "PACKBITS", "LZW", "DEFLATE", "JPEG", "YCbCr JPEG")
-"""GDAL's names; None is uncompressed. ZSTD, LZMA and LERC hold one colour in next to nothing."""
+"""GDAL's names; None is uncompressed. ZSTD, LZMA and LERC hold one color in next to nothing."""
 
 
 def implausibility(src: Any, warnings: list[str], dtype: str, size_bytes: int | None) -> str | None:

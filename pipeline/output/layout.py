@@ -43,7 +43,7 @@ FAILED = "failed"
 """Suffix of the empty marker beside the file of a unit that contains failures."""
 TABLE_GONE = (
     "this published table is gone; put it back, or ask `swath run` with the output's job.toml,"
-    " which says how to compute it anew"
+    " which says how to compute it again"
 )
 
 

@@ -38,11 +38,6 @@ class Outcomes:
     pixels_without_area: int
     """The number of valid pixels outside the domain of their scene's CRS."""
 
-    @property
-    def total(self) -> int:
-        """Inputs that have an outcome."""
-        return self.done + self.partial + self.quarantined
-
 
 def outcome_of(output: Output, unit: Unit) -> UnitOutcome:
     """The outcome in a unit's file, read in one request unless its footer is unusually long.

@@ -129,8 +129,8 @@ def _scenes(columns: dict[str, list[Any]]) -> tuple[Scene, ...]:
     columns = {**defaults, **columns}
     values = []
     for column in fields(Scene):
-        here = (tuple(v) if isinstance(v, list) else v for v in columns[column.name])
+        cells = (tuple(v) if isinstance(v, list) else v for v in columns[column.name])
         known: dict[Any, Any] = {}
         shared = column.name in _REPEATED
-        values.append([known.setdefault(v, v) for v in here] if shared else list(here))
+        values.append([known.setdefault(v, v) for v in cells] if shared else list(cells))
     return tuple(map(Scene, *values))

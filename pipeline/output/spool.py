@@ -22,16 +22,16 @@ class Spooled:
 
     offset: int
     size: int
-    """Compressed."""
+    """The size on disk, compressed."""
     mask_size: int
-    """Decompressed."""
+    """The size of the mask, decompressed."""
 
 
 class Spool:
     """A nameless file of compressed masks."""
 
     def __init__(self, folder: str | None) -> None:
-        """folder: None for temporary files' own, which TMPDIR names."""
+        """folder: where the file is; None: the folder for temporary files, which TMPDIR names."""
         self._folder = folder or tempfile.gettempdir()
         self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - __exit__ closes it
         self._end = 0

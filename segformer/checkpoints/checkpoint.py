@@ -163,7 +163,7 @@ def _inferred_config(state: StateDict, metadata: Metadata) -> ModelConfig:
 def _normalisation(
     files: Files, metadata: Metadata, channels: int
 ) -> tuple[Normalisation, tuple[str, ...]]:
-    """The normalisation, and notes on it."""
+    """The normalization, and notes on it."""
     if files.preprocessor is None:
         return normalisation_of_meta(metadata, channels)
     fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
@@ -191,11 +191,11 @@ def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Metadata]:
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:
-    """A weight, widened. Raises CheckpointError for quantised weights, and for NaN and infinity."""
+    """A weight, widened. Raises CheckpointError for quantized weights, and for NaN and infinity."""
     if name.endswith(UNUSED_COUNT):
         return tensor.long()
     if not tensor.is_floating_point():
-        raise CheckpointError(f"{name} is {tensor.dtype}, but quantised weights are not supported")
+        raise CheckpointError(f"{name} is {tensor.dtype}, but quantized weights are not supported")
     wide = tensor.float().contiguous()
     if bad := int((~torch.isfinite(wide)).sum()):
         raise CheckpointError(

@@ -3,7 +3,7 @@
     config.json                    the network and its classes
     model.safetensors              the weights; or model.safetensors.index.json and its shards,
     pytorch_model.bin              or this pickle
-    preprocessor_config.json       optional: the normalisation
+    preprocessor_config.json       optional: the normalization
 
 or one file of weights (.pth, .pt, .ckpt, .bin, .safetensors), beside which the two .json files may
 be. Knows names and bytes; knows no tensor and no file system.

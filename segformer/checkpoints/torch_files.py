@@ -195,7 +195,7 @@ class _Storages:
         kind, key, _, count, *views = saved_id[1:]
         dtype = _STORAGES.get(kind.path) if isinstance(kind, Global) else None
         if dtype is None or not isinstance(key, str | int) or any(v is not None for v in views):
-            # Complex or quantised numbers, or a format older than torch 0.4: no weights of ours.
+            # Complex or quantized numbers, or a format older than torch 0.4: no weights of ours.
             return InertObject("storage")
         storage = self.by_key.setdefault(str(key), Storage(dtype, count))
         return storage if storage.dtype == dtype else InertObject("storage")

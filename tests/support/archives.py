@@ -13,7 +13,7 @@ from pipeline.output.masks import SceneMask
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Blocky random colours, uint8 (3, height, width)."""
+    """Blocky random colors, uint8 (3, height, width)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (3, height // 12 + 1, width // 12 + 1), dtype=np.uint8)
     return np.kron(coarse, np.ones((1, 12, 12), np.uint8))[:, :height, :width].copy()

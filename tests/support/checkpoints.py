@@ -24,7 +24,7 @@ def random_checkpoint(
 ) -> Checkpoint:
     """A checkpoint whose weights preserve the signal's size and whose norms are far from 1 and 0.
 
-    Freshly initialised weights would hide mistakes: their biases are 0 and their norms do nothing.
+    Freshly initialized weights would hide mistakes: their biases are 0 and their norms do nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}

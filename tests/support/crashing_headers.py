@@ -23,6 +23,6 @@ def describe_or_failure(
             misbehave("hang")
         case "raise.tif":
             raise ZeroDivisionError("division by zero")
-        case name if name.startswith("withheld"):
+        case name if name.startswith("unavailable"):
             raise TransientError(f"{file.url}: the store fails (500)")
     return pipeline.imagery.header.describe_or_failure(file, settings, channels, access)

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 PACKAGES = ("segformer", "pipeline", "jobs", "deploy")
@@ -155,6 +156,27 @@ def headless(paths: Iterable[Path]) -> list[str]:
         for line, text in docstrings(path)
         if HEADLESS.match(text)
     ]
+
+
+def doubled(paths: Iterable[Path]) -> list[str]:
+    """Docstrings right after another one, which nobody's help shows."""
+    wrong = []
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+            body = getattr(node, "body", None)
+            statements = body if isinstance(body, list) else []
+            wrong += [
+                f"{path}:{second.lineno}"
+                for first, second in pairwise(statements)
+                if _is_string(first) and _is_string(second)
+            ]
+    return wrong
+
+
+def _is_string(statement: ast.stmt) -> bool:
+    """Whether a statement is nothing but a string."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def unsigned(root: Path, room: str) -> list[str]:

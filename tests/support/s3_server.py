@@ -69,7 +69,7 @@ osd objectstore = memstore
 memstore device bytes = 8589934592
 [client.rgw]
 rgw data = {root}
-# Without nodelay every second answer waits 40 ms for the client's acknowledgement.
+# Without nodelay every second answer waits 40 ms for the client's acknowledgment.
 rgw frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw scheduler type = throttler
 rgw thread pool size = 64
