@@ -99,7 +99,7 @@ def test_a_submitted_job_can_be_followed_and_has_the_rows_of_a_local_run(
 
     again = swath("submit", *words, "--output", out)
     assert (again.returncode, again.stdout) == (0, first.stdout)
-    assert f"{job_id} is at work on this; nothing was submitted" in again.stderr
+    assert f"{job_id} is running this already; nothing was submitted" in again.stderr
 
     followed = swath("logs", job_id, "--follow")
     assert followed.returncode == 3, followed.stdout + followed.stderr
@@ -153,7 +153,7 @@ def test_a_cluster_whose_agents_do_not_start_is_an_error_with_a_remedy(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 1, done.stderr
-    assert "note: the cluster takes no jobs yet; waiting for it\n" in done.stderr
+    assert "note: the cluster does not accept jobs yet; retrying\n" in done.stderr
     assert done.stderr.splitlines()[-1].startswith(f"swath: error: --address {cluster.dashboard}: ")
     assert "own --dashboard-agent-listen-port" in done.stderr
 
@@ -180,9 +180,9 @@ def test_an_unknown_job_id_is_refused(swath: Swath) -> None:
 @pytest.mark.ray
 def test_a_missing_or_wrong_token_is_refused(swath: Swath) -> None:
     missing = swath("jobs", RAY_AUTH_MODE=None, RAY_AUTH_TOKEN=None, HOME="/nonexistent")
-    assert_refused(missing, "wants its cluster's token (none was given)", "RAY_AUTH_TOKEN")
+    assert_refused(missing, "requires its cluster's token (none was given)", "RAY_AUTH_TOKEN")
     wrong = swath("jobs", RAY_AUTH_TOKEN="f" * 64)
-    assert_refused(wrong, "wants its cluster's token (another one was given)", "RAY_AUTH_TOKEN")
+    assert_refused(wrong, "requires its cluster's token (another one was given)", "RAY_AUTH_TOKEN")
 
 
 @pytest.mark.ray
