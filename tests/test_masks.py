@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import itertools
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.failure import Failure, Rejected
 from pipeline.grid import cores, mask_tiles
 from pipeline.job import Job
-from pipeline.output.layout import Output, table_path, write_unit
+from pipeline.output.layout import Output, commit_path, table_path, write_unit
 from pipeline.output.masks import SceneMask, scene_masks
 from pipeline.output.publishing import publish
 from pipeline.output.shard import Shard
@@ -25,7 +30,8 @@ from pipeline.output.unit_file import unit_file
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
 from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
-from tests.support.outputs import mask_by_rows
+from tests.support.broken_inputs import Crash, check_no_row_twice, crashing
+from tests.support.outputs import differences, mask_by_rows
 
 BLOCK_PX = 1024
 TRANSFORM = (10.0, 0.0, 5e5, 0.0, -10.0, 5e6)
@@ -272,6 +278,168 @@ def test_a_mask_is_that_of_the_shard_that_replaced_its_scene(tmp_path: Path) -> 
     assert np.array_equal(masks()["a.tif"], new_HW)
 
 
+OLD_HW, NEW_HW, KEPT_HW = (random_ids(n, 600, 5, n) for n in (700, 650, 300))
+
+
+@pytest.fixture
+def retried(tmp_path: Path) -> tuple[Output, Shard]:
+    """An output whose a.tif is published, and the shard that replaces it, complete and unpublished:
+    OLD_HW becomes NEW_HW."""
+    output = create(tmp_path / "out")
+    publish_maps(output, "000000", {"a.tif": OLD_HW, "kept.tif": KEPT_HW})
+    retry = shard_of("000001", {"a.tif": NEW_HW}, retries={"a.tif": ("000000",)})
+    output.append([retry])
+    write_units(output, retry, {"a.tif": NEW_HW})
+    return output, retry
+
+
+def whole_masks(output: Output) -> Maps:
+    return {mask.scene_id: mask.read(mask.rect) for mask in scene_masks(output)}
+
+
+def opened_mask(output: Output, scene_id: str) -> np.ndarray:
+    with SceneMask.open(output, scene_id) as mask:
+        return mask.read(mask.rect)
+
+
+def crash_publish(output: Output, shard: Shard, after: int) -> None:
+    """Publish, but crash after this many changes."""
+    with crashing(after), contextlib.suppress(Crash):
+        publish(output, shard)
+
+
+def changes_of_publishing(output: Output, shard: Shard, folder: Path) -> list[str]:
+    """The paths that publishing changes, in order; leaves the result in `folder`."""
+    shutil.copytree(output.store.root, folder)
+    with crashing(1000) as changes:
+        publish(Output.open(str(folder)), shard)
+    return changes
+
+
+def test_a_crash_between_two_deletions_leaves_a_scene_whole_or_unpublished(
+    retried: tuple[Output, Shard], tmp_path: Path
+) -> None:
+    output, retry = retried
+    calm = tmp_path / "calm"
+    changes = changes_of_publishing(output, retry, calm)
+    assert changes[:3] == [f"{t}/000000.parquet" for t in ("scenes", "statistics", "masks")]
+    for after in range(len(changes) + 1):
+        crashed = Output.open(str(shutil.copytree(output.store.root, tmp_path / f"{after}")))
+        crash_publish(crashed, retry, after)
+        check_no_row_twice(Path(crashed.store.root))
+        masks = whole_masks(crashed)
+        assert np.array_equal(masks.pop("kept.tif"), KEPT_HW)
+        if 0 < after <= changes.index(commit_path("000001")):
+            assert not masks
+            with pytest.raises(UsageError, match=r"a.tif is not published yet"):
+                SceneMask.open(crashed, "a.tif")
+        else:
+            expected_HW = NEW_HW if after else OLD_HW
+            assert np.array_equal(masks["a.tif"], expected_HW)
+            assert np.array_equal(opened_mask(crashed, "a.tif"), expected_HW)
+        publish(crashed, retry)
+        assert differences(calm, crashed.store.root) == []
+
+
+@pytest.mark.parametrize("opening", range(5))
+def test_a_scene_replaced_while_it_is_opened_is_whole_or_refused(
+    retried: tuple[Output, Shard], tmp_path: Path, opening: int
+) -> None:
+    """Rows are replaced, wholly or in part, just before the reader opens one of its files."""
+    output, retry = retried
+    changes = changes_of_publishing(output, retry, tmp_path / "calm")
+    refusals = set()
+    for after, read in itertools.product(range(1, len(changes) + 1), (open_a, whole_masks)):
+        folder = shutil.copytree(output.store.root, tmp_path / f"{read.__name__}{after}")
+        copy, writer = Output.open(str(folder)), Output.open(str(folder))
+        call_before_opening(copy, opening, partial(crash_publish, writer, retry, after))
+        try:
+            masks = read(copy)
+        except (UnfinishedError, UsageError) as error:
+            refusals.add(str(error).removeprefix(f"{folder}: "))
+            continue
+        if "a.tif" in masks:
+            expected_HW = NEW_HW if masks["a.tif"].shape == NEW_HW.shape else OLD_HW
+            assert np.array_equal(masks["a.tif"], expected_HW)
+    texts = {text.partition(";")[0] for text in refusals}
+    # `open` reads `scenes`, `masks` and `scenes` again; `scene_masks` reads `masks` and `scenes`.
+    expected = {0: "a.tif is not published yet", 1: "a.tif is being replaced"}
+    assert texts == {expected[min(opening, 1)]} if opening < 3 else not texts
+
+
+def open_a(output: Output) -> Maps:
+    return {"a.tif": opened_mask(output, "a.tif")}
+
+
+def call_before_opening(output: Output, opening: int, action: Callable[[], None]) -> None:
+    """Let the action happen just before the output opens a file for the nth time, from 0."""
+    countdown, real_open = itertools.count(-opening), output.store.open
+
+    def open_later(path: str) -> BinaryIO:
+        if next(countdown) == 0:
+            action()
+        return real_open(path)
+
+    output.store.open = open_later  # type: ignore[method-assign]
+
+
+def test_a_damaged_table_is_refused_with_its_path_and_a_remedy(
+    scene: tuple[Output, np.ndarray],
+) -> None:
+    output, _ = scene
+    remedy = r" is damaged.*put the file back, or delete commits/000001\.json"
+    path = table_path("masks", "000001")
+    intact = output.store.read(path)
+    footer = pq.read_metadata(io.BytesIO(intact)).row_group(0)
+    column = next(
+        c for c in map(footer.column, range(footer.num_columns)) if c.path_in_schema == "mask"
+    )
+    page = column.data_page_offset + 200
+    small = footer.column(0).data_page_offset
+    for damaged in (
+        b"",
+        intact[: len(intact) // 2],
+        intact[:-2000] + bytes(1900) + intact[-100:],
+        intact[:page] + bytes(500) + intact[page + 500 :],
+        intact[:small] + b"\xff" * 60 + intact[small + 60 :],
+    ):
+        output.store.write(path, damaged)
+        with pytest.raises(UsageError, match=f"out/{path}: .*{remedy}"):
+            opened_mask(output, "b.tif")
+        with pytest.raises(UsageError, match=remedy):
+            whole_masks(output)
+    output.store.write(path, intact)
+    output.store.write(table_path("scenes", "000001"), b"")
+    with pytest.raises(UsageError, match=f"scenes/000001.parquet: .*{remedy}"):
+        SceneMask.open(output, "b.tif")
+
+
+def test_a_refused_table_is_closed(
+    scene: tuple[Output, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, _ = scene
+    output.store.write(table_path("masks", "000001"), b"no Parquet")
+    files: list[BinaryIO] = []
+    real_open = output.store.open
+
+    def open_noted(path: str) -> BinaryIO:
+        files.append(real_open(path))
+        return files[-1]
+
+    monkeypatch.setattr(output.store, "open", open_noted)
+    with pytest.raises(UsageError, match="damaged"):
+        SceneMask.open(output, "b.tif")
+    assert files
+    assert all(file.closed for file in files)
+
+
+def test_a_closed_mask_is_not_called_damaged(scene: tuple[Output, np.ndarray]) -> None:
+    output, _ = scene
+    masks = list(scene_masks(output))
+    with pytest.raises(UsageError, match=r"c.tif: this mask is closed; read it inside its `with`"):
+        masks[0].read(masks[0].rect)
+
+
 class Recording(io.FileIO):
     """A file that counts the bytes read from it."""
 
@@ -309,8 +477,11 @@ def test_a_window_reads_one_tile_and_not_the_whole_table(
             assert np.array_equal(mask.read(rect), cut(ids_HW, rect))
             window_bytes = sum(file.bytes_read for file in files) - opening_bytes
             assert window_bytes < table_bytes / 2, "one tile, in one of three row groups"
-            for strip, strip_HW in mask.strips(4096):
+            before_bytes = sum(file.bytes_read for file in files)
+            for strip, strip_HW in mask.strips():
                 assert np.array_equal(strip_HW, cut(ids_HW, strip))
+            strips_bytes = sum(file.bytes_read for file in files) - before_bytes
+            assert strips_bytes < 4 * table_bytes, "a read of each row group for each of 4 strips"
     finally:
         pa.set_memory_pool(default_pool)
     assert pool.max_memory() < 80e6, "a row group of masks is 67 MB, and the table twice that"

@@ -7,14 +7,17 @@ does, in its small columns. Only then are its masks decoded. Knows a scene by it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.layout import Output
+from pipeline.errors import UsageError, one_line
+from pipeline.output.layout import Output, commit_path, table_path
 from pipeline.scene import Rect
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import mask_dtype
@@ -26,6 +29,25 @@ decompressed as a whole.)"""
 _CACHED_GROUPS = 4096
 """The largest number of row groups whose tiles' places are kept: a million tiles, 24 MB."""
 _LAST_TEXT = "\U0010ffff"
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+"""Errors of pyarrow and numpy for a file that is not a table as it was written."""
+
+
+@contextmanager
+def damage_as_usage_error(output: Output, table: str, shard_id: str) -> Iterator[None]:
+    """Raise UsageError, with the file and the remedy, if what is read in the block is damaged."""
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+            raise  # the machine's, not pyarrow's
+        why = one_line(error, type(error).__name__)
+        raise UsageError(
+            f"{output.store.root}/{table_path(table, shard_id)}: this published table is damaged,"
+            f" or was replaced while it was read ({why}); try again; if that fails, put the file"
+            f" back, or delete {commit_path(shard_id)}: then `swath run` with the output's job.toml"
+            " computes the shard again"
+        ) from error
 
 
 class _Places(NamedTuple):
@@ -53,16 +75,20 @@ class _Places(NamedTuple):
 
 
 class MaskTable:
-    """The table `masks` of a published shard, open for reading."""
+    """The table `masks` of a published shard, open for reading by one thread at a time."""
 
     def __init__(self, output: Output, shard_id: str) -> None:
-        """Raises UsageError if the table is gone."""
-        self._file = output.open_table("masks", shard_id)
-        self._table = pq.ParquetFile(self._file, pre_buffer=False)
+        """Raises UsageError if the table is gone or damaged."""
+        self._output, self._shard_id = output, shard_id
         self._dtype = mask_dtype(len(output.job.class_names))
-        self._scene_G = self._spans("scene_id", ("", _LAST_TEXT))
-        self._col_G = self._spans("col_off", (0, np.inf))
-        self._row_G = self._spans("row_off", (0, np.inf))
+        with ExitStack() as on_error:
+            self._file = on_error.enter_context(output.open_table("masks", shard_id))
+            on_error.enter_context(damage_as_usage_error(output, "masks", shard_id))
+            self._table = pq.ParquetFile(self._file, pre_buffer=False)
+            self._scene_G = self._spans("scene_id", ("", _LAST_TEXT))
+            self._col_G = self._spans("col_off", (0, np.inf))
+            self._row_G = self._spans("row_off", (0, np.inf))
+            on_error.pop_all()
         self._places = lru_cache(_CACHED_GROUPS)(self._read_places)
 
     def __enter__(self) -> Self:
@@ -82,12 +108,21 @@ class MaskTable:
 
     def tiles(self, scene_id: str, rect: Rect) -> Iterator[tuple[Rect, np.ndarray]]:
         """The scene's mask tiles that share a pixel with the rectangle, in the order of the table:
-        each one's place in the scene, and its class ids [height, width], read-only."""
-        for group in self._groups(scene_id, rect):
-            places = self._places(group, scene_id).meeting(rect)
-            masks = self._masks(group, places.row_N)
-            for tile, mask in zip(places.rects(), masks, strict=True):
-                yield tile, np.frombuffer(mask, self._dtype).reshape(tile.height, tile.width)
+        each one's place in the scene, and its class ids [height, width], read-only.
+
+        Raises UsageError if the table is damaged or already closed.
+        """
+        if self._file.closed:
+            raise UsageError(
+                f"{scene_id}: this mask is closed; read it inside its `with`, and one of"
+                " `scene_masks` before the next one is asked for"
+            )
+        with damage_as_usage_error(self._output, "masks", self._shard_id):
+            for group in self._groups(scene_id, rect):
+                places = self._places(group, scene_id).meeting(rect)
+                masks = self._masks(group, places.row_N)
+                for tile, mask in zip(places.rects(), masks, strict=True):
+                    yield tile, np.frombuffer(mask, self._dtype).reshape(tile.height, tile.width)
 
     def _groups(self, scene_id: str, rect: Rect) -> list[int]:
         """The row groups that may hold such tiles, by their statistics."""
@@ -100,8 +135,8 @@ class MaskTable:
 
     def _spans(self, name: str, unknown: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
         """A column's minimum and maximum in each row group; `unknown` if the file has none."""
-        leaf = self._table.schema_arrow.names.index(name)  # nested columns come after these
-        assert self._table.schema.column(leaf).path == name
+        schema = self._table.schema
+        leaf = [schema.column(index).path for index in range(len(schema))].index(name)
         spans = []
         for group in range(self._table.num_row_groups):
             statistics = self._table.metadata.row_group(group).column(leaf).statistics

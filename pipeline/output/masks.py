@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline.errors import UsageError
+from pipeline.errors import UnfinishedError, UsageError
 from pipeline.output.layout import Output
-from pipeline.output.mask_table import MaskTable
+from pipeline.output.mask_table import MaskTable, damage_as_usage_error
 from pipeline.scene import Affine6, Rect
 from pipeline.settings import MASK_TILE_PX
 from pipeline.storage.store import THREADS
 from pipeline.unit import mask_dtype, nodata_value
+
+STRIP_PX = 8 * MASK_TILE_PX
+"""Rows of a strip: half the edge of the square of a large scene that a row group holds."""
 
 _COLUMNS = ["scene_id", "width", "height", "crs", "transform", "status"]
 
@@ -35,8 +40,10 @@ class SceneMask:
         with SceneMask.open(output, "2026/a.tif") as mask:
             ids_HW = mask.read(Rect(0, 0, 1000, 1000))
 
-    On disk it shows the table as it was when it was opened. A read holds its result and the masks
-    of one row group, compressed and decompressed: 64 MB, or 128 MB above 255 classes.
+    For one thread at a time. On disk it shows the table as it was when it was opened. A read holds
+    its result and the masks of one row group: about 64 MB decompressed, as much again if they do
+    not compress, twice that above 255 classes. An open table on a store caches up to 16 MB, or as
+    many compressed bytes as the last row group has if these are more.
     """
 
     scene_id: str
@@ -54,19 +61,32 @@ class SceneMask:
     """uint8, or little-endian uint16 above 255 classes."""
     nodata: int
     """The value of pixels without data."""
-    table: MaskTable
+    tables: tuple[MaskTable, ...]
+    """Its tiles are in these; no tile is in two."""
 
     @classmethod
     def open(cls, output: Output, scene_id: str) -> Self:
-        """Raises UsageError if the scene is unknown, not published yet, or in quarantine."""
-        shard_id, row = _find(output, scene_id)
-        return cls._of(output, row, MaskTable(output, shard_id))
+        """Raises UsageError if the scene is unknown, not published yet, or in quarantine, or if a
+        table is gone or damaged; UnfinishedError if the scene is just being replaced."""
+        shard_id = _find(output, scene_id)
+        with ExitStack() as on_error:
+            table = on_error.enter_context(MaskTable(output, shard_id))
+            # Replaced rows go from `scenes` before `masks`. So the row, found once more after the
+            # table was opened, says that the table holds the scene's tiles.
+            rows = _scene_rows(output, shard_id, scene_id)
+            if not rows:
+                raise UnfinishedError(
+                    f"{output.store.root}: {scene_id} is being replaced; try again"
+                )
+            mask = cls._of(output, rows[0], (table,))
+            on_error.pop_all()
+        return mask
 
     @classmethod
-    def _of(cls, output: Output, row: dict[str, Any], table: MaskTable) -> Self:
+    def _of(cls, output: Output, row: dict[str, Any], tables: tuple[MaskTable, ...]) -> Self:
         classes = len(output.job.class_names)
         known = {**row, "transform": tuple(row["transform"])}
-        return cls(**known, dtype=mask_dtype(classes), nodata=nodata_value(classes), table=table)
+        return cls(**known, dtype=mask_dtype(classes), nodata=nodata_value(classes), tables=tables)
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +100,8 @@ class SceneMask:
         self.close()
 
     def close(self) -> None:
-        self.table.close()
+        for table in self.tables:
+            table.close()
 
     @property
     def rect(self) -> Rect:
@@ -90,7 +111,8 @@ class SceneMask:
     def read(self, rect: Rect) -> np.ndarray:
         """The class ids [rect.height, rect.width] of a rectangle; nodata where there is no tile.
 
-        Raises UsageError if the rectangle is empty or not inside the scene.
+        Raises UsageError if the rectangle is empty or not inside the scene, or if the table is
+        damaged.
         """
         if not (
             0 <= rect.col_off < rect.col_end <= self.width
@@ -101,7 +123,7 @@ class SceneMask:
                 f" {self.width}x{self.height} px; ask for one that is"
             )
         ids_HW = np.full((rect.height, rect.width), self.nodata, self.dtype)
-        for tile, tile_HW in self.table.tiles(self.scene_id, rect):
+        for tile, tile_HW in self._tiles(rect):
             left, top = max(tile.col_off, rect.col_off), max(tile.row_off, rect.row_off)
             right, bottom = min(tile.col_end, rect.col_end), min(tile.row_end, rect.row_end)
             width, height = right - left, bottom - top
@@ -116,13 +138,16 @@ class SceneMask:
         In the order of the table: the cheapest way through a large scene, because each row group is
         read once.
         """
-        return self.table.tiles(self.scene_id, self.rect)
+        return self._tiles(self.rect)
 
-    def strips(self, height: int = MASK_TILE_PX) -> Iterator[tuple[Rect, np.ndarray]]:
+    def _tiles(self, rect: Rect) -> Iterator[tuple[Rect, np.ndarray]]:
+        return chain.from_iterable(table.tiles(self.scene_id, rect) for table in self.tables)
+
+    def strips(self, height: int = STRIP_PX) -> Iterator[tuple[Rect, np.ndarray]]:
         """The scene from top to bottom in full-width strips of `height` rows, the last one lower.
 
         A row group holds about 16 x 16 neighbouring tiles of a large scene, and is read again for
-        each strip that it meets: the higher the strips, the fewer the reads.
+        each strip that it meets: the higher the strips, the fewer the reads, and the more memory.
         """
         for row_off in range(0, self.height, height):
             rect = Rect(0, row_off, self.width, min(height, self.height - row_off))
@@ -136,13 +161,12 @@ def scene_masks(output: Output) -> Iterator[SceneMask]:
     """
     seen: set[str] = set()
     for shard_id in _newest_first(output):
-        rows = _scene_rows(output, shard_id)
-        masked = [row for row in rows if _has_mask(row) and row["scene_id"] not in seen]
-        seen.update(row["scene_id"] for row in rows)
-        if masked:
-            with MaskTable(output, shard_id) as table:
-                for row in masked:
-                    yield SceneMask._of(output, row, table)
+        with MaskTable(output, shard_id) as table:  # before `scenes` is read: see SceneMask.open
+            rows = _scene_rows(output, shard_id)
+            masked = [row for row in rows if _has_mask(row) and row["scene_id"] not in seen]
+            seen.update(row["scene_id"] for row in rows)
+            for row in masked:
+                yield SceneMask._of(output, row, (table,))
 
 
 def _newest_first(output: Output) -> list[str]:
@@ -155,8 +179,8 @@ def _has_mask(row: dict[str, Any]) -> bool:
     return bool(row["status"] != "quarantined")
 
 
-def _find(output: Output, scene_id: str) -> tuple[str, dict[str, Any]]:
-    """The shard that holds a scene, and the scene's row.
+def _find(output: Output, scene_id: str) -> str:
+    """The shard that holds a scene.
 
     Raises UsageError if there is none, or none with a mask.
     """
@@ -167,7 +191,7 @@ def _find(output: Output, scene_id: str) -> tuple[str, dict[str, Any]]:
         for shard_id, rows in zip(shard_ids, results, strict=True):
             for row in rows:
                 if _has_mask(row):
-                    return shard_id, row
+                    return shard_id
                 raise UsageError(_why_quarantined(output, shard_id, scene_id))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -177,14 +201,16 @@ def _find(output: Output, scene_id: str) -> tuple[str, dict[str, Any]]:
 def _scene_rows(output: Output, shard_id: str, scene_id: str | None = None) -> list[dict[str, Any]]:
     """A shard's rows of `scenes`, or those of one scene."""
     filters = None if scene_id is None else [("scene_id", "=", scene_id)]
-    with output.open_table("scenes", shard_id) as file:
+    damage = damage_as_usage_error(output, "scenes", shard_id)
+    with output.open_table("scenes", shard_id) as file, damage:
         table = pq.read_table(file, columns=_COLUMNS, filters=filters)
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
 def _why_quarantined(output: Output, shard_id: str, scene_id: str) -> str:
-    with output.open_table("quarantine", shard_id) as file:
+    damage = damage_as_usage_error(output, "quarantine", shard_id)
+    with output.open_table("quarantine", shard_id) as file, damage:
         table = pq.read_table(file, columns=["message"], filters=[("scene_id", "=", scene_id)])
     reasons = table["message"].to_pylist()
     return (

@@ -4,7 +4,8 @@ An input that is retried is in a later shard, whose `retries` name the shards of
 From then on it no longer counts in those; the ones that are still open are published without it.
 Its published rows stay until the later shard is complete; then they are deleted, and only then do
 the new ones appear. So no table ever shows a scene twice, and publishing the later shard once more
-completes whatever was interrupted.
+completes whatever was interrupted. `scenes` loses its rows first and `masks` last: a scene in
+`scenes` has its tiles.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from pipeline.output.schemas import SHARD_TABLES
 from pipeline.output.shard import Head, Shard
 from pipeline.settings import ROW_GROUP_ROWS
 from pipeline.unit import Unit
+
+_DELETION_ORDER = ("scenes", "statistics", "quarantine", "masks")
+"""The order in which tables lose rows. A reader that opens `masks` and then finds a scene's row in
+`scenes` (`SceneMask`) has the scene's tiles."""
 
 
 def current_shards(shards: Collection[Shard], committed: Collection[str]) -> list[Shard]:
@@ -87,7 +92,7 @@ def delete_replaced_rows(output: Output, shard: Shard) -> None:
         for shard_id in committed.intersection(shard.retries[scene_id]):
             scenes_of[shard_id].append(scene_id)
     for shard_id, scene_ids in scenes_of.items():
-        for table in SHARD_TABLES:
+        for table in sorted(SHARD_TABLES, key=_DELETION_ORDER.index):
             _delete_rows(output, table, shard_id, pa.array(scene_ids))
 
 
