@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import subprocess
@@ -118,8 +119,8 @@ def test_nodes_without_cpus_and_gpus_do_not_count(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the cluster of this test lives for a minute
     archive = write_scene(tmp_path / "in" / "a.tif", 512, 512).parent
     descriptor = os.open(small_checkpoint, os.O_RDONLY)
-    os.dup2(descriptor, 200)
-    private = "/proc/self/fd/200"  # exists for this process only
+    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 700)  # a free one, which no other process has
+    private = f"/proc/self/fd/{high}"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with pytest.raises(UsageError, match="has no CPU and no GPU now; start a worker first"):
@@ -132,7 +133,7 @@ def test_nodes_without_cpus_and_gpus_do_not_count(
     finally:
         cluster.shutdown()
         gc.collect()  # collects a socket that Ray leaves open: here, and not in the next test
-        os.close(200)
+        os.close(high)
         os.close(descriptor)
 
 

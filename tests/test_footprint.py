@@ -45,7 +45,7 @@ def ground_m2(shape: shapely.Geometry) -> float:
     """The area of a shape whose edges are straight in longitude and latitude."""
     quarters = shapely.box([-180, -90, 0, 90], -90, [-90, 0, 90, 180], 90)
     dense = shapely.segmentize(shape.intersection(quarters), min(1.0, np.sqrt(shape.area) / 50))
-    dense = shapely.orient_checked_geometry(dense)
+    dense = shapely.orient_polygons(dense)
     return sum(abs(GEOD.geometry_area_perimeter(part)[0]) for part in dense if not part.is_empty)
 
 
