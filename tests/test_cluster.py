@@ -14,6 +14,7 @@ import pytest
 from ray.cluster_utils import Cluster
 
 from pipeline.api import run
+from pipeline.cluster.ray_environment import ray_variables
 from pipeline.cluster.session import devices_of
 from pipeline.errors import UsageError
 from pipeline.planning.machine import Machine, concurrent_tasks
@@ -110,29 +111,38 @@ def test_a_wrong_token_and_a_wrong_version_of_ray_are_refused_with_a_remedy(clus
     assert "Ray: 9.9.9" in wrong_version
 
 
+@pytest.fixture
+def open_cluster() -> Iterator[Cluster]:
+    """A cluster without a token, which lives for a minute, and whose head has no CPUs."""
+    # Ray's core, which may have joined a cluster with a token in this process, must read it again.
+    with ray_variables({"RAY_AUTH_MODE": "disabled"}):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        try:
+            yield cluster
+        finally:
+            cluster.shutdown()
+            gc.collect()  # collects a socket that Ray leaves open: here, and not in the next test
+
+
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_nodes_without_cpus_and_gpus_do_not_count(
-    small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_cluster: Cluster, small_checkpoint: str, tmp_path: Path
 ) -> None:
     """A path that a working node does not see is a wrong argument, not an interruption."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the cluster of this test lives for a minute
     archive = write_scene(tmp_path / "in" / "a.tif", 512, 512).parent
     descriptor = os.open(small_checkpoint, os.O_RDONLY)
     high = fcntl.fcntl(descriptor, fcntl.F_DUPFD, 700)  # a free one, which no other process has
     private = f"/proc/self/fd/{high}"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         with pytest.raises(UsageError, match="has no CPU and no GPU now; start a worker first"):
-            devices_of(cluster.address)
-        cluster.add_node(num_cpus=5, memory=8_000_000_000)
-        assert devices_of(cluster.address) == ("cpu", 3, (8_000_000_000,), 5)
-        execution, out = Execution(address=cluster.address, replicas=1), tmp_path / "out"
+            devices_of(open_cluster.address)
+        open_cluster.add_node(num_cpus=5, memory=8_000_000_000)
+        assert devices_of(open_cluster.address) == ("cpu", 3, (8_000_000_000,), 5)
+        execution, out = Execution(address=open_cluster.address, replicas=1), tmp_path / "out"
         with pytest.raises(UsageError, match=r"does not see it; put it on a file system .* store$"):
             run([str(archive)], private, str(out), Settings(window=128, stride=96), execution)
     finally:
-        cluster.shutdown()
-        gc.collect()  # collects a socket that Ray leaves open: here, and not in the next test
         os.close(high)
         os.close(descriptor)
 
