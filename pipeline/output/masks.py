@@ -146,7 +146,7 @@ class SceneMask:
     def strips(self, height: int = STRIP_PX) -> Iterator[tuple[Rect, np.ndarray]]:
         """The scene from top to bottom in full-width strips of `height` rows, the last one lower.
 
-        A row group holds about 16 x 16 neighbouring tiles of a large scene, and is read again for
+        A row group holds about 16 x 16 neighboring tiles of a large scene, and is read again for
         each strip that it meets: the higher the strips, the fewer the reads, and the more memory.
         """
         for row_off in range(0, self.height, height):
