@@ -1,15 +1,10 @@
-"""A scene's mask read back from the tables: the published ids, and the bytes read for them."""
+"""A scene's mask read back from the tables: the published ids, damage, and the bytes read."""
 
 from __future__ import annotations
 
-import contextlib
 import io
-import itertools
-import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,89 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import UnfinishedError, UsageError
-from pipeline.failure import Failure, Rejected
-from pipeline.grid import cores, mask_tiles
-from pipeline.job import Job
-from pipeline.output.layout import Output, commit_path, table_path, write_unit
+from pipeline.errors import UsageError
+from pipeline.grid import mask_tiles
+from pipeline.output.layout import Output, table_path
 from pipeline.output.masks import SceneMask, scene_masks
-from pipeline.output.publishing import publish
-from pipeline.output.shard import Shard
-from pipeline.output.unit_file import unit_file
-from pipeline.scene import Rect, Scene
-from pipeline.settings import Settings
-from pipeline.unit import Block, SegmentedUnit, Stitched, Unit
-from tests.support.broken_inputs import Crash, check_no_row_twice, crashing
-from tests.support.outputs import differences, mask_by_rows
-
-BLOCK_PX = 1024
-TRANSFORM = (10.0, 0.0, 5e5, 0.0, -10.0, 5e6)
-
-Maps = dict[str, np.ndarray]
-"""scene_id -> class ids [H, W]."""
-
-
-def random_ids(width: int, height: int, classes: int, seed: int) -> np.ndarray:
-    """Class ids (height, width) in patches, about a third of which are nodata."""
-    rng = np.random.default_rng(seed)
-    dtype = np.dtype(np.uint8) if classes <= 255 else np.dtype("<u2")
-    edge = int(rng.integers(100, 700))
-    shape = height // edge + 1, width // edge + 1
-    coarse = rng.integers(0, classes, shape).astype(dtype)
-    coarse[rng.random(shape) < 0.3] = np.iinfo(dtype).max
-    return np.kron(coarse, np.ones((edge, edge), dtype))[:height, :width].copy()
-
-
-def create(folder: Path | str, classes: int = 5) -> Output:
-    names = tuple(f"class {k}" for k in range(classes))
-    job = Job(Settings(batch=1), "/model", "0" * 64, "cpu", names, (None,) * classes)
-    return Output.create(str(folder), job)
-
-
-def shard_of(
-    shard_id: str,
-    maps: Maps,
-    rejected: Sequence[str] = (),
-    retries: dict[str, tuple[str, ...]] | None = None,
-    crs: str | None = "EPSG:32633",
-) -> Shard:
-    scenes = tuple(
-        Scene(
-            *(name, f"/in/{name}", "1-2", (), ids_HW.shape[1], ids_HW.shape[0], (1, 2, 3), "uint8"),
-            *(None, crs, TRANSFORM, None, False),
-        )
-        for name, ids_HW in maps.items()
-    )
-    units = tuple(
-        Unit(shard_id, (Block(scene, core),))
-        for scene in scenes
-        for core in cores(scene.width, scene.height, BLOCK_PX, BLOCK_PX)
-    )
-    failures = [Failure(n, f"/in/{n}", "describe", None, "E", "no header") for n in rejected]
-    bad = tuple(Rejected("1-2", failure) for failure in failures)
-    return Shard(shard_id, scenes, units, bad, retries or {})
-
-
-def write_units(output: Output, shard: Shard, maps: Maps, failing: Sequence[Rect] = ()) -> None:
-    classes = len(output.job.class_names)
-    for unit in shard.units:
-        (block,) = unit.blocks
-        scene_id, core = block.scene.scene_id, block.core
-        counts = np.zeros((len(list(mask_tiles(core))), classes), np.int64)
-        ids_HW = maps[scene_id][core.row_off : core.row_end, core.col_off : core.col_end]
-        result: Stitched | Failure = Stitched(ids_HW, counts, counts)
-        if core in failing:
-            result = Failure(scene_id, block.scene.url, "read", str(core), "E", "torn")
-        data = unit_file(SegmentedUnit(unit, (result,), 1, 0.0, 0.0, 0))
-        write_unit(output.store, unit, data, failed=core in failing)
-
-
-def publish_maps(output: Output, shard_id: str, maps: Maps, **options: Any) -> None:
-    failing = options.pop("failing", ())
-    shard = shard_of(shard_id, maps, **options)
-    output.append([shard])
-    write_units(output, shard, maps, failing)
-    publish(output, shard)
+from pipeline.scene import Rect
+from tests.support.outputs import mask_by_rows
+from tests.support.published_masks import (
+    TRANSFORM,
+    create,
+    opened_mask,
+    publish_maps,
+    random_ids,
+    shard_of,
+    whole_masks,
+)
 
 
 @st.composite
@@ -244,143 +171,6 @@ def test_a_published_table_that_is_missing_is_refused_by_name(
     output.store.delete(table_path("masks", "000001"))
     with pytest.raises(UsageError, match=r"masks/000001.parquet: this published table is gone"):
         SceneMask.open(output, "b.tif")
-
-
-def test_a_mask_is_that_of_the_shard_that_replaced_its_scene(tmp_path: Path) -> None:
-    """The mask before, during and after a retry is published, and after old rows reappear."""
-    output = create(tmp_path / "out")
-    old_HW, new_HW = random_ids(900, 700, 5, seed=1), random_ids(800, 600, 5, seed=2)
-    other_HW = random_ids(600, 600, 5, seed=3)
-    publish_maps(output, "000000", {"a.tif": old_HW, "b.tif": other_HW})
-    retry = shard_of("000001", {"a.tif": new_HW}, retries={"a.tif": ("000000",)})
-    output.append([retry])
-    write_units(output, retry, {"a.tif": new_HW})
-
-    def masks() -> Maps:
-        whole = {mask.scene_id: mask.read(mask.rect) for mask in scene_masks(output)}
-        for name, ids_HW in whole.items():
-            with SceneMask.open(output, name) as mask:
-                assert np.array_equal(mask.read(mask.rect), ids_HW)
-        return whole
-
-    assert np.array_equal(masks()["a.tif"], old_HW)
-    paths = [table_path(table, "000000") for table in ("masks", "scenes")]
-    before = [output.store.read(path) for path in paths]
-    with SceneMask.open(output, "a.tif") as opened:
-        publish(output, retry)
-        assert np.array_equal(
-            opened.read(opened.rect), old_HW
-        )  # on disk, an open file keeps its contents
-    assert np.array_equal(masks()["a.tif"], new_HW)
-    assert np.array_equal(masks()["b.tif"], other_HW)
-    for path, data in zip(paths, before, strict=True):
-        output.store.write(path, data)
-    assert np.array_equal(masks()["a.tif"], new_HW)
-
-
-OLD_HW, NEW_HW, KEPT_HW = (random_ids(n, 600, 5, n) for n in (700, 650, 300))
-
-
-@pytest.fixture
-def retried(tmp_path: Path) -> tuple[Output, Shard]:
-    """An output whose a.tif is published, and the shard that replaces it, complete and unpublished:
-    OLD_HW becomes NEW_HW."""
-    output = create(tmp_path / "out")
-    publish_maps(output, "000000", {"a.tif": OLD_HW, "kept.tif": KEPT_HW})
-    retry = shard_of("000001", {"a.tif": NEW_HW}, retries={"a.tif": ("000000",)})
-    output.append([retry])
-    write_units(output, retry, {"a.tif": NEW_HW})
-    return output, retry
-
-
-def whole_masks(output: Output) -> Maps:
-    return {mask.scene_id: mask.read(mask.rect) for mask in scene_masks(output)}
-
-
-def opened_mask(output: Output, scene_id: str) -> np.ndarray:
-    with SceneMask.open(output, scene_id) as mask:
-        return mask.read(mask.rect)
-
-
-def crash_publish(output: Output, shard: Shard, after: int) -> None:
-    """Publish, but crash after this many changes."""
-    with crashing(after), contextlib.suppress(Crash):
-        publish(output, shard)
-
-
-def changes_of_publishing(output: Output, shard: Shard, folder: Path) -> list[str]:
-    """The paths that publishing changes, in order; leaves the result in `folder`."""
-    shutil.copytree(output.store.root, folder)
-    with crashing(1000) as changes:
-        publish(Output.open(str(folder)), shard)
-    return changes
-
-
-def test_a_crash_between_two_deletions_leaves_a_scene_whole_or_unpublished(
-    retried: tuple[Output, Shard], tmp_path: Path
-) -> None:
-    output, retry = retried
-    calm = tmp_path / "calm"
-    changes = changes_of_publishing(output, retry, calm)
-    assert changes[:3] == [f"{t}/000000.parquet" for t in ("scenes", "statistics", "masks")]
-    for after in range(len(changes) + 1):
-        crashed = Output.open(str(shutil.copytree(output.store.root, tmp_path / f"{after}")))
-        crash_publish(crashed, retry, after)
-        check_no_row_twice(Path(crashed.store.root))
-        masks = whole_masks(crashed)
-        assert np.array_equal(masks.pop("kept.tif"), KEPT_HW)
-        if 0 < after <= changes.index(commit_path("000001")):
-            assert not masks
-            with pytest.raises(UsageError, match=r"a.tif is not published yet"):
-                SceneMask.open(crashed, "a.tif")
-        else:
-            expected_HW = NEW_HW if after else OLD_HW
-            assert np.array_equal(masks["a.tif"], expected_HW)
-            assert np.array_equal(opened_mask(crashed, "a.tif"), expected_HW)
-        publish(crashed, retry)
-        assert differences(calm, crashed.store.root) == []
-
-
-@pytest.mark.parametrize("opening", range(5))
-def test_a_scene_replaced_while_it_is_opened_is_whole_or_refused(
-    retried: tuple[Output, Shard], tmp_path: Path, opening: int
-) -> None:
-    """Rows are replaced, wholly or in part, just before the reader opens one of its files."""
-    output, retry = retried
-    changes = changes_of_publishing(output, retry, tmp_path / "calm")
-    refusals = set()
-    for after, read in itertools.product(range(1, len(changes) + 1), (open_a, whole_masks)):
-        folder = shutil.copytree(output.store.root, tmp_path / f"{read.__name__}{after}")
-        copy, writer = Output.open(str(folder)), Output.open(str(folder))
-        call_before_opening(copy, opening, partial(crash_publish, writer, retry, after))
-        try:
-            masks = read(copy)
-        except (UnfinishedError, UsageError) as error:
-            refusals.add(str(error).removeprefix(f"{folder}: "))
-            continue
-        if "a.tif" in masks:
-            expected_HW = NEW_HW if masks["a.tif"].shape == NEW_HW.shape else OLD_HW
-            assert np.array_equal(masks["a.tif"], expected_HW)
-    texts = {text.partition(";")[0] for text in refusals}
-    # `open` reads `scenes`, `masks` and `scenes` again; `scene_masks` reads `masks` and `scenes`.
-    expected = {0: "a.tif is not published yet", 1: "a.tif is being replaced"}
-    assert texts == {expected[min(opening, 1)]} if opening < 3 else not texts
-
-
-def open_a(output: Output) -> Maps:
-    return {"a.tif": opened_mask(output, "a.tif")}
-
-
-def call_before_opening(output: Output, opening: int, action: Callable[[], None]) -> None:
-    """Let the action happen just before the output opens a file for the nth time, from 0."""
-    countdown, real_open = itertools.count(-opening), output.store.open
-
-    def open_later(path: str) -> BinaryIO:
-        if next(countdown) == 0:
-            action()
-        return real_open(path)
-
-    output.store.open = open_later  # type: ignore[method-assign]
 
 
 def test_a_damaged_table_is_refused_with_its_path_and_a_remedy(

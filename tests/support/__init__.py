@@ -21,6 +21,7 @@ http_messages.py         HTTP/1.1 messages read whole from a stream
 low_memory.py            a replica's refusal when its memory is short
 outputs.py               rows, files, differences and stray files of an output
 power_cuts.py            processes that end, and disks that lose power, before any one change
+published_masks.py       outputs whose class ids are known, published as a run publishes them
 rasters.py               rasters of any kind, and their scenes
 ray_node.py              a Ray node with a dashboard and a token, as `ray start` makes it
 reference_network.py     SegFormer as published, unfused: what the folded network must equal
