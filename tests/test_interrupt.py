@@ -60,7 +60,9 @@ def test_a_signal_stops_a_run_which_says_how_to_resume(
     assert stray_files(out) == []
 
 
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "runner", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 def test_repeated_ctrl_c_ends_with_a_message_and_no_traceback(
     small_checkpoint: str, tmp_path: Path, runner: str
 ) -> None:

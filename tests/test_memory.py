@@ -231,7 +231,16 @@ def test_more_memory_never_means_fewer_reads() -> None:
 
 @pytest.mark.parametrize(
     ("window", "stride"),
-    [(512, 384), (512, 50), (513, 384), (513, 64), (510, 128), (255, 32), (65, 8), (33, 2)],
+    [
+        (512, 384),
+        (512, 50),
+        (513, 384),
+        (513, 64),
+        (510, 128),
+        (255, 32),
+        (65, 8),
+        pytest.param(33, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_the_memory_of_a_blend_is_below_its_estimate(window: int, stride: int) -> None:
     """Windows of these edges share no positions: each overlap has its own sums."""

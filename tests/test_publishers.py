@@ -150,6 +150,7 @@ def test_ctrl_c_while_a_table_is_written_leaves_a_resumable_output(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_error_in_a_publishing_task_keeps_its_message(
     small_checkpoint: str, tmp_path: Path
 ) -> None:

@@ -262,6 +262,7 @@ def test_the_watcher_imports_neither_ray_nor_torch() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_draining_is_an_error_if_the_cluster_does_not_answer(tmp_path: Path) -> None:
     """The process on this node looks like a raylet whose head is gone."""
     raylet = tmp_path / "raylet"

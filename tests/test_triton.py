@@ -104,7 +104,7 @@ def interpreted_gelu_is_that_of_half_precision() -> None:
     "program",
     [
         interpreted_cuts_equal_the_hosts,
-        interpreted_operations_equal_torchs,
+        pytest.param(interpreted_operations_equal_torchs, marks=pytest.mark.slow),
         interpreted_gelu_is_that_of_half_precision,
     ],
 )
