@@ -27,6 +27,7 @@ from jobs.status import status
 from jobs.stop import stop
 from jobs.submit import THERE, submit
 from pipeline.errors import CheckpointError, SwathError, UsageError
+from pipeline.version import VERSION
 
 DONE, FAILED, USAGE = 0, 1, 2
 
@@ -47,7 +48,7 @@ class _InOrder(click.Group):
         " 2 the command cannot be carried out as given; 3 done, with something in quarantine."
     ),
 )
-@click.version_option(package_name="swath", prog_name="swath", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="swath", message="%(prog)s %(version)s")
 def swath() -> None:
     """Segment archives of satellite and aerial imagery into Parquet tables.
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pipeline.errors import UsageError
-from pipeline.settings import format_replicas
+from pipeline.settings import FILE, format_replicas
 from pipeline.share import Share
 
 
@@ -35,6 +35,22 @@ class Bands(Written):
 
     def text(self, value: Any) -> str:
         return ",".join(str(band) for band in value)
+
+
+class Scale(Written):
+    """A number, or `file`."""
+
+    name = "NUMBER|file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str:
+        if value == FILE:
+            return FILE
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor {FILE}", param, ctx)
 
 
 class Replicas(Written):

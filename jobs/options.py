@@ -16,9 +16,9 @@ import click
 from jobs.execution_options import EXECUTION
 from jobs.job_file_option import place_of
 from jobs.option_decorator import Decorator, F, option
-from jobs.option_types import Bands
+from jobs.option_types import Bands, Scale
 from pipeline.errors import UsageError
-from pipeline.settings import DTYPES, Execution, Settings
+from pipeline.settings import ALPHA, DTYPES, Execution, Settings
 from pipeline.storage.access import Access
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
@@ -103,11 +103,20 @@ SETTINGS: tuple[Decorator[Any], ...] = (
     ),
     option(
         Settings,
+        "alpha",
+        type=click.Choice(ALPHA),
+        show_default="judged by the values of each 8-bit band",
+        help="What a band is that GDAL calls alpha. band: it says which pixels are valid. data: it"
+        " is a channel like others, such as near infrared.",
+    ),
+    option(
+        Settings,
         "scale",
-        type=float,
+        type=Scale(),
         show_default="none: required for types other than uint8",
         help="Factor for stored values that are not uint8, no unit: the network expects"
-        " value * scale + offset to be between 0 and 1. 0.0001 for Sentinel-2.",
+        " value * scale + offset to be between 0 and 1. 0.0001 for Sentinel-2. file: the scale and"
+        " offset that each file states for its bands.",
     ),
     option(
         Settings,

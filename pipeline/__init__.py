@@ -6,10 +6,12 @@ is first used, because torch and Ray take seconds to load and SQL needs neither.
 Its files and rooms; each imports only those above it:
 
 errors.py      the exceptions, and the log of warnings
+version.py     the version of Swath
 scene.py       Scene, Rect: a raster on one pixel grid, a rectangle of it
 processes/     available cores and memory, limits, workers that may crash
 earth/         areas and outlines of pixel grids on the Earth
 storage/       local and remote files: retries, atomic writes, locks
+doubt.py       Doubt: what a user should look at in an input that is segmented all the same
 failure.py     Failure: a row of `quarantine`
 progress.py    Progress: the state of a run at one moment
 share.py       Share, --shards I/N: one driver's part of an output

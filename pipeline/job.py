@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from pipeline.settings import RESULT_VERSION, Settings
+from pipeline.version import VERSION
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Job:
     class_colors: tuple[str | None, ...]
     """By class id, `RRGGBB`; None: the checkpoint gives none."""
     result_version: int = RESULT_VERSION
+    swath_version: str = VERSION
+    """The Swath that began the output."""
 
     @property
     def fingerprint(self) -> str:
@@ -44,7 +47,25 @@ class Job:
             "result_version": self.result_version,
         }
 
-    def differences(self, other: Job) -> list[str]:
+    def conflict(self, other: Job) -> str | None:
+        """Why an output of this job cannot be continued as `other`, and the remedy; None if both
+        give the same rows."""
+        if self.result_version != other.result_version:
+            return (
+                f"begun by Swath {self.swath_version}, whose rows (result version"
+                f" {self.result_version}) are not those of Swath {other.swath_version} (result"
+                f" version {other.result_version}); continue with that Swath, or name a new"
+                " --output. Its tables can be queried and read as before"
+            )
+        differences = "; ".join(self._differences(other))
+        if not differences:
+            return None
+        return (
+            f"belongs to a job with other settings ({differences}); use the recorded ones or a new"
+            " --output"
+        )
+
+    def _differences(self, other: Job) -> list[str]:
         """One phrase for each difference from `other`, which is asked for."""
         recorded, asked = self._deciding(), other._deciding()
         phrases = []
@@ -67,6 +88,7 @@ class Job:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         """The job that `to_json` recorded; raises KeyError if a field is missing."""
+        record = {"swath_version": "0.1.0", **record}  # the last one that did not record itself
         known = {name: record[name] for name in cls.__dataclass_fields__}
         known["settings"] = Settings.from_json(record["settings"])
         known["class_names"] = tuple(record["class_names"])

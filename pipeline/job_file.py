@@ -12,12 +12,12 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import Any, Self, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
 import tomli_w
 
 from pipeline.errors import DeniedError, UsageError
-from pipeline.settings import Execution, Settings, format_replicas
+from pipeline.settings import FILE, Execution, Settings, format_replicas
 from pipeline.share import Share
 from pipeline.storage.access import Access
 from pipeline.storage.retry import call_store
@@ -58,6 +58,10 @@ _KINDS: dict[Any, _Kind] = {
     str: _TEXT,
     bool: _Kind("true or false", lambda value: isinstance(value, bool)),
     int: _Kind("a whole number", _is_whole),
+    float | Literal["file"]: _Kind(
+        'a number, or "file"',
+        lambda value: _is_whole(value) or isinstance(value, float) or value == FILE,
+    ),
     float: _Kind("a number", lambda value: _is_whole(value) or isinstance(value, float)),
     tuple[int, ...]: _Kind(
         "a list of whole numbers, one or more, such as [4, 3, 2]", _list_of(_is_whole)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.doubt import Doubt
+
 Affine6 = tuple[float, float, float, float, float, float]
 """a to f of rasterio's Affine: x = a * col + b * row + c, y = d * col + e * row + f."""
 IDENTITY: Affine6 = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -65,7 +67,7 @@ class Scene:
     bands: tuple[int, ...]
     """The bands that feed the network, 1-based, in the order of its channels."""
     dtype: str
-    """numpy's name for the stored type."""
+    """numpy's name for the stored type; `values_dtype` is that of the pixels read."""
     nodata: float | None
     """--nodata, which overrides the file's own nodata value; None: the file's own mask applies."""
     crs: str | None
@@ -83,6 +85,30 @@ class Scene:
     source: str = RASTER
     """The source that reads it: a name in `pipeline.imagery.source.SOURCES`. Plans written before
     there were several sources lack it, and hold image files only."""
+    palette: bool = False
+    """Whether the stored values are indices into a color table, which is applied when reading."""
+    negative: bool = False
+    """Whether the largest stored value is black (TIFF's MINISWHITE): values are inverted."""
+    bits: int | None = None
+    """The number of bits that a stored value has if its type could hold more; fewer than 8 are
+    stretched to 0 to 255."""
+    scales: tuple[float, ...] = ()
+    """The file's own scale of each channel, applied when reading (--scale file); empty: none is."""
+    offsets: tuple[float, ...] = ()
+    """The file's own offset of each channel, added after `scales`."""
+    alpha_is_data: bool = False
+    """Whether a band that GDAL calls alpha is data (near infrared), so that it masks nothing."""
+    storage_bytes: int = 0
+    """The size of the largest storage tile or strip, decoded; 0: not known (other sources)."""
+    doubts: tuple[Doubt, ...] = ()
+    """What a user should look at."""
+
+    @property
+    def values_dtype(self) -> str:
+        """numpy's name for the type of the pixels that are read."""
+        if self.scales:
+            return "float32"
+        return "uint8" if self.palette else self.dtype
 
     @property
     def pixels(self) -> int:

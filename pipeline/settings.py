@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pipeline.errors import UsageError
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 
-RESULT_VERSION = 4
+RESULT_VERSION = 5
 """The version of the rows: raise it whenever the same inputs and settings would give other rows."""
 MASK_TILE_PX = 512
 """Edge of a mask tile: one row of `masks`."""
@@ -26,6 +26,10 @@ GDAL_CACHE_BYTES = 128 << 20
 in three bands of two bytes is 61 MB. (GDAL's default is 5 % of the machine, in every process.)"""
 DTYPES = ("float32", "bfloat16", "float16")
 """The network's arithmetic, by numpy's and torch's names."""
+FILE: Literal["file"] = "file"
+"""`--scale file`: each file's own scale and offset."""
+ALPHA = ("band", "data")
+"""What --alpha can say of a band that GDAL calls alpha."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,12 @@ class Settings:
     """Windows per forward pass; None: chosen for the device, then recorded."""
     bands: tuple[int, ...] | None = None
     """The 1-based band of each channel; None: by color interpretation, else the first ones."""
-    scale: float | None = None
-    """For scenes that are not uint8: value * scale + offset replaces value / 255."""
+    alpha: str | None = None
+    """Whether a band that GDAL calls alpha is an alpha band or data, such as near infrared: ALPHA;
+    None: a band of 8 bits is judged by its values, any other is alpha."""
+    scale: float | Literal["file"] | None = None
+    """For scenes that are not uint8: value * scale + offset replaces value / 255. FILE: each file's
+    own scale and offset are applied, to uint8 as well."""
     offset: float | None = None
     """See `scale`; None: 0."""
     nodata: float | None = None
@@ -65,18 +73,25 @@ class Settings:
             bands = ",".join(map(str, self.bands))
             raise UsageError(f"--bands '{bands}': bands count from 1, e.g. --bands 4,3,2")
         for name, value in (("scale", self.scale), ("offset", self.offset)):
-            if value is not None and not math.isfinite(value):
+            if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"--{name} {value}: must be a finite number")
         if self.scale == 0:
             raise UsageError("--scale 0 would make every pixel the same; leave it out for uint8")
+        if isinstance(self.scale, str) and self.scale != FILE:
+            raise UsageError(f"--scale {self.scale}: must be a number, or {FILE}")
         if self.offset is not None and self.scale is None:
             raise UsageError("--offset needs --scale: value * scale + offset")
+        if self.offset is not None and self.scale == FILE:
+            raise UsageError(f"--scale {FILE} takes the offset from each file, too: omit --offset")
+        if self.alpha not in (None, *ALPHA):
+            raise UsageError(f"--alpha {self.alpha}: choose {' or '.join(ALPHA)}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
+        """The recorded settings; options that are younger than the record have their defaults."""
         bands = record["bands"]
         return cls(**dict(record, bands=None if bands is None else tuple(bands)))
 

@@ -111,7 +111,9 @@ class Segmentation:
         if settings.scale is None:
             return None
         pairs = zip(unit.blocks, blocks, strict=True)
-        scaled = [p for b, p in pairs if isinstance(p, Pixels) and b.scene.dtype != "uint8"]
+        scaled = [p for b, p in pairs if isinstance(p, Pixels) and b.scene.values_dtype != "uint8"]
+        if isinstance(settings.scale, str):  # applied when reading
+            return value_range(scaled, 1.0, 0.0)
         return value_range(scaled, settings.scale, settings.offset or 0.0)
 
 

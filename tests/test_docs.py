@@ -73,9 +73,9 @@ def test_exit_codes_are_in_the_help() -> None:
 def test_options_of_run_are_those_of_the_design() -> None:
     options = [option for name, option, _ in OPTIONS if name == "run"]
     expected = (
-        "--checkpoint --output --job --window --stride --dtype --batch --bands --scale --offset"
+        "--checkpoint --output --job --window --stride --dtype --batch --bands --alpha --scale"
     )
-    expected += " --nodata --block --replicas --runner --address --unit-timeout"
+    expected += " --offset --nodata --block --replicas --runner --address --unit-timeout"
     expected += " --max-quarantined --retry-quarantined --shards --max-hours --price-per-hour"
     expected += " --storage-options"
     assert options == expected.split()

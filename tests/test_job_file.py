@@ -26,7 +26,7 @@ from tests.support.archives import write_scene
 from tests.support.commands import assert_one_error_line, exit_code_of
 from tests.support.outputs import differences, files
 
-FULL = Settings(96, 64, "bfloat16", 2, (3, 2, 1), 0.5, -0.25, float("nan"))
+FULL = Settings(96, 64, "bfloat16", 2, (3, 2, 1), "data", 0.5, -0.25, float("nan"))
 EXECUTION = Execution(
     block=1024,
     replicas=(2, 8),

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.checkpoint import call_on_checkpoint
+from pipeline.doubt import doubt_notes
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.survey import Survey, survey_inputs
@@ -109,7 +110,12 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
         budget=budget_memory(workload, open_units),
         quarantine=_quarantine(shards, record, survey, execution),
         stop_reason=_quarantine(plan, record, survey, execution).too_many(),
-        notes=(*config.notes, *survey.notes, *_share_note(share, plan, shards)),
+        notes=(
+            *config.notes,
+            *survey.notes,
+            *_doubts(shards),
+            *_share_note(share, plan, shards),
+        ),
     )
 
 
@@ -174,6 +180,13 @@ def _quarantine(
     failures += [rejected.failure for rejected in survey.rejected]
     scene_ids = [shard.scene_ids for shard in shards]
     return Quarantine.of(scene_ids, failures, execution.max_quarantined)
+
+
+def _doubts(shards: Sequence[Shard]) -> Iterator[str]:
+    """Notes on what is doubtful about the scenes of these shards, planned now or earlier: each run
+    and its receipt repeat them."""
+    scenes = (scene for shard in shards for scene in shard.scenes)
+    return doubt_notes((scene.url, doubt) for scene in scenes for doubt in scene.doubts)
 
 
 def _share_note(share: Share, plan: Sequence[Shard], shards: Sequence[Shard]) -> Iterator[str]:

@@ -92,10 +92,13 @@ class Replica:
     def scaling(self, scene: Scene) -> Scaling:
         """How the scene's values become values as the network gets them before normalization.
         --scale and --offset are for all dtypes but uint8; a uint8 scene beside others needs
-        neither."""
-        if scene.dtype == "uint8" or self._settings.scale is None:
+        neither. The file's own scale was applied when the scene was read."""
+        if scene.scales:
+            return Scaling(1.0, 0.0)
+        scale = self._settings.scale
+        if scene.values_dtype == "uint8" or scale is None or isinstance(scale, str):
             return Scaling(self._rescale, 0.0)
-        return Scaling(self._settings.scale, self._settings.offset or 0.0)
+        return Scaling(scale, self._settings.offset or 0.0)
 
     def fitting_batch(self, read: ReadUnit, max_batch: int) -> int:
         """The largest of `max_batch`, half of it and so on with which there is enough memory to

@@ -51,7 +51,7 @@ def choose_bands(
     return bands
 
 
-def dtype_of(src: Any, url: str, bands: tuple[int, ...], scale: float | None) -> str:
+def dtype_of(src: Any, url: str, bands: tuple[int, ...], scale: float | str | None) -> str:
     """numpy's name of the type that all these bands have.
 
     Raises InputError for different types and for complex numbers, UsageError for another type than

@@ -99,11 +99,8 @@ class Output:
 
     def check_same(self, job: Job) -> None:
         """Raises UsageError if `job` would give other rows, naming the differences."""
-        if differences := self.job.differences(job):
-            raise UsageError(
-                f"{self.store.root}: belongs to a job with other settings"
-                f" ({'; '.join(differences)}); use the recorded ones or a new --output"
-            )
+        if conflict := self.job.conflict(job):
+            raise UsageError(f"{self.store.root}: {conflict}")
 
     def shards(self) -> Iterator[Shard]:
         """All shards of the plan, in order. Raises as `read_shards`."""

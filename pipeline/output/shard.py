@@ -11,13 +11,14 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Self
 
+from pipeline.doubt import Doubt
 from pipeline.failure import Failure, Rejected
 from pipeline.scene import Rect, Scene
 from pipeline.unit import Block, Unit
 
 FORMAT = 2
 """The version of a shard's record. With 1, unit files with failures had no marker."""
-_REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime", "source")
+_REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime", "source", "doubts")
 """Fields in which many scenes are equal. No floats: -0.0 and 0.0 are equal, but not the same."""
 
 
@@ -109,6 +110,11 @@ def _tuples(lists: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(values) for name, values in lists.items()}
 
 
+def _frozen(value: Any) -> Any:
+    """The value with tuples in place of JSON's lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
 def _numbers(scene: int, block: Block) -> list[int]:
     core = block.core
     if core == block.scene.rect:
@@ -129,7 +135,9 @@ def _scenes(columns: dict[str, list[Any]]) -> tuple[Scene, ...]:
     columns = {**defaults, **columns}
     values = []
     for column in fields(Scene):
-        cells = (tuple(v) if isinstance(v, list) else v for v in columns[column.name])
+        cells: Iterable[Any] = map(_frozen, columns[column.name])
+        if column.name == "doubts":
+            cells = (tuple(Doubt(*doubt) for doubt in doubts) for doubts in cells)
         known: dict[Any, Any] = {}
         shared = column.name in _REPEATED
         values.append([known.setdefault(v, v) for v in cells] if shared else list(cells))

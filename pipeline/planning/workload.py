@@ -110,7 +110,7 @@ class Workload:
         total = 0
         for block in unit.blocks:
             read = self.grid(block.scene).read_rect(block.core)
-            values = len(block.scene.bands) * np.dtype(block.scene.dtype).itemsize
+            values = len(block.scene.bands) * np.dtype(block.scene.values_dtype).itemsize
             total += read.pixels * (values + 1)
         return total
 

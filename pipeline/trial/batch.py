@@ -61,7 +61,7 @@ def _sparse_pixels(block: Block, settings: Settings) -> Pixels:
     time. They take as much of a device's memory as if all were valid, but not the time."""
     scene, grid = block.scene, WindowGrid.over(block.scene, settings)
     rect = grid.read_rect(block.core)
-    values_CHW = np.zeros((len(scene.bands), rect.height, rect.width), scene.dtype)
+    values_CHW = np.zeros((len(scene.bands), rect.height, rect.width), scene.values_dtype)
     valid_HW = np.zeros((rect.height, rect.width), bool)
     valid_HW[: settings.window + grid.rows.live * settings.stride] = True
     return Pixels(values_CHW, valid_HW, rect)

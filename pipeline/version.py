@@ -1,0 +1,3 @@
+"""The version of Swath, which job.json records and `swath --version` prints."""
+
+VERSION = "0.2.0.dev0"
