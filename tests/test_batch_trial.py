@@ -75,6 +75,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(small_checkpoint: str
     assert 0 < fitting(256, unit_of(12288, 12288)) < batch
 
 
+@pytest.mark.slow
 def test_a_replica_that_runs_out_of_memory_names_a_batch_that_fits(small_checkpoint: str) -> None:
     def refusal(settings: Settings) -> str:
         limits = Limits(1, 1, item_s=600, memory_bytes=MEMORY_BYTES)
@@ -233,6 +234,7 @@ def token(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 def test_the_batch_of_a_cluster_is_tried_by_a_task_on_it(
     gpu_cluster: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

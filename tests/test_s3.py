@@ -242,7 +242,16 @@ REFUSALS: dict[str, tuple[str, str, str, str, Variables, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+OFTEN = ("wrong secret in", "missing bucket out", "missing object")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=() if case in OFTEN else pytest.mark.slow, id=case)
+        for case in REFUSALS
+    ],
+)
 def test_a_refusal_is_one_clear_line(
     s3: s3_server.Server,
     remote: str,

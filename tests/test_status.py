@@ -111,6 +111,7 @@ def test_runs_without_a_receipt_are_counted(
     assert report.runs_without_receipt == 1
 
 
+@pytest.mark.slow
 def test_status_names_the_driver_at_work_and_notices_its_death(
     small_checkpoint: str, tmp_path: Path
 ) -> None:

@@ -375,6 +375,7 @@ def example(option: click.Option) -> list[str]:
     return [option.opts[0], str(EXAMPLES.get(option.type, 7))]
 
 
+@pytest.mark.slow
 def test_the_package_sent_holds_the_code_of_the_wheel(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     for name in ("segformer", "pipeline", "jobs", "deploy"):

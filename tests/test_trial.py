@@ -77,6 +77,7 @@ def test_the_hours_follow_from_the_measured_rate(archive: Path, small_checkpoint
     assert (measured.units, measured.windows_computed) == (units, windows)
 
 
+@pytest.mark.slow
 def test_as_many_replicas_are_measured_at_once_as_this_machine_would_run(
     archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
