@@ -24,8 +24,9 @@ import torch
 
 from segformer import CheckpointError
 from segformer.checkpoints import pickles, torch_files
-from segformer.checkpoints.checkpoint import read_tensors
 from segformer.checkpoints.pickles import InertObject
+from segformer.checkpoints.stored_tensor import Storage
+from segformer.checkpoints.weight_file import Metadata, open_weight_file
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
@@ -49,6 +50,12 @@ def in_zip(pickled: bytes, **entries: bytes) -> bytes:
 def in_legacy(pickled: bytes) -> bytes:
     head = b"".join(pickle.dumps(v, 2) for v in (torch_files._MAGIC, torch_files._VERSION, {}))
     return head + pickled + pickle.dumps([], 2)
+
+
+def read_tensors(data: bytes) -> tuple[dict[str, torch.Tensor], Metadata]:
+    """All tensors of a file's state dict, and what the file says about itself."""
+    file = open_weight_file(data)
+    return file.read(file.tensors), file.metadata
 
 
 def refusal(data: bytes) -> str:
@@ -162,12 +169,12 @@ def test_getattr_is_not_called(trap: Path) -> None:
 
 def test_a_pickled_state_changes_no_class() -> None:
     """BUILD would call __setstate__, or set attributes of classes that all of Python shares."""
-    before = dict(vars(collections.OrderedDict)), dict(vars(torch_files.Storage))
+    before = dict(vars(collections.OrderedDict)), dict(vars(Storage))
     odd = {"__class__": 1, "__setstate__": 2, "__reduce__": 3, "items": 4}
     for target in (b"ccollections\nOrderedDict\n", b"ctorch._utils\n_rebuild_tensor_v2\n"):
         state = pickle.dumps((None, odd), 2)[2:-1]
         assert "is not a state dict" in refusal(in_zip(b"\x80\x02" + target + state + b"b."))
-    assert (dict(vars(collections.OrderedDict)), dict(vars(torch_files.Storage))) == before
+    assert (dict(vars(collections.OrderedDict)), dict(vars(Storage))) == before
     assert not hasattr(torch_files._tensor, "items")
     # An OrderedDict with a state is what every state_dict() is: its _metadata.
     ordered = collections.OrderedDict(TENSORS)

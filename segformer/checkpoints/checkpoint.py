@@ -6,31 +6,30 @@ Knows which part of a checkpoint says what; knows no network, no scene and no jo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from segformer.checkpoints import torch_files
+from segformer.checkpoints.choice import choose
 from segformer.checkpoints.files import Files, read_files
 from segformer.checkpoints.folder import (
     CONFIG,
     PREPROCESSOR,
     SAFETENSORS,
     Folder,
-    first_line,
     parse,
 )
 from segformer.checkpoints.layouts import UNUSED_COUNT, to_transformers
 from segformer.checkpoints.sizes import classifier_channels, infer_sizes
 from segformer.checkpoints.state_dict import StateDict
+from segformer.checkpoints.weight_file import Metadata, WeightFile, open_weight_file
 from segformer.classes import classes_of_meta
-from segformer.config import ModelConfig
+from segformer.config import BATCH_NORM_EPS, ModelConfig
 from segformer.errors import CheckpointError
 from segformer.normalisation import (
     Normalisation,
@@ -38,9 +37,6 @@ from segformer.normalisation import (
     preprocessor_notes,
 )
 from segformer.presets import size_name
-
-Metadata = Mapping[Any, Any]
-"""What a file of weights says about itself: mmsegmentation's `meta`; else empty."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +60,29 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a checkpoint from a folder or from one file of weights.
 
-    The names of the weights tell its origin. Half-precision weights are widened. No code in a file
-    is run. storage_options: handed to fsspec. Raises CheckpointError, one line, if anything is
-    missing or does not fit.
+    The names of the weights tell its origin, and which of them are the network's: what training
+    left beside them is noted. Half-precision weights are widened. No code in a file is run.
+    storage_options: handed to fsspec. Raises CheckpointError, one line, if anything is missing or
+    does not fit.
     """
     files = read_files(str(path_or_url), storage_options)
     # Another model's config is refused before any weight is parsed.
     stated = None if files.is_single else _stated_config(files)
-    tensors: dict[str, Tensor] = {}
-    metadata: Metadata = {}
+    opened: dict[str, WeightFile] = {}
     for name, data in files.weights.items():
         with errors_at(files.shown_file(name)):
-            file_tensors, metadata = read_tensors(data)
-            tensors.update(file_tensors)
+            opened[name] = open_weight_file(data)
+
+    def read(names: Collection[str]) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for name, file in opened.items():
+            with errors_at(files.shown_file(name)):
+                tensors |= file.read(names)
+        return tensors
+
     with errors_at(files.shown_url):
-        state = StateDict.of(tensors)
+        chosen = choose(list(opened.values()), read)
+        state = StateDict.of(read(set(chosen.names)), chosen.network)
         origin = state.layout.origin
         if origin == "transformers" and files.config is not None:
             stated = stated or _stated_config(files)
@@ -87,11 +91,12 @@ def read_checkpoint(
                 f"has a {CONFIG} of transformers, but weights as {origin} names them;"
                 f" give the file of weights itself, {next(iter(files.weights))}"
             )
-        config = stated or _inferred_config(state, metadata)
-        normalisation, notes = _normalisation(files, metadata, config.num_channels)
+        config = stated or _inferred_config(state, chosen.metadata)
+        normalisation, notes = _normalisation(files, chosen.metadata, config.num_channels)
         weights = state.weights(config, CONFIG if stated else "set of sizes")
         weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
-    return Checkpoint(config.with_notes(*notes), normalisation, weights, origin, files.sha256())
+    config = config.with_notes(*chosen.notes, *notes)
+    return Checkpoint(config, normalisation, weights, origin, files.sha256())
 
 
 def existing_files(
@@ -170,37 +175,22 @@ def _normalisation(
     return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
 
 
-def read_tensors(data: bytes) -> tuple[dict[str, Tensor], Metadata]:
-    """The tensors of one file of weights, and what it says about itself.
-
-    Raises CheckpointError; never runs code from the file.
-    """
-    try:
-        if data.startswith((torch_files.ZIP, torch_files.LEGACY)):
-            return torch_files.read_state_dict(data)
-        if len(data) >= 8 and 0 not in data[:8]:  # safetensors starts with a length in 64 bits
-            raise ValueError("it begins as neither PyTorch nor safetensors do")
-        return safetensors.torch.load(data), {}
-    except CheckpointError:
-        raise
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to cause
-        raise CheckpointError(
-            f"is truncated or damaged, or no file of weights ({len(data)} bytes:"
-            f" {first_line(error)}); fetch it again"
-        ) from error
-
-
 def to_float32(name: str, tensor: Tensor) -> Tensor:
     """A weight, widened. Raises CheckpointError for quantized weights, and for NaN and infinity."""
     if name.endswith(UNUSED_COUNT):
         return tensor.long()
     if not tensor.is_floating_point():
-        raise CheckpointError(f"{name} is {tensor.dtype}, but quantized weights are not supported")
+        raise CheckpointError(
+            f"{name} is {tensor.dtype}, but quantized weights are not supported; give the network"
+            " as it was before"
+        )
     wide = tensor.float().contiguous()
     if bad := int((~torch.isfinite(wide)).sum()):
         raise CheckpointError(
             f"{name}: {bad} of {wide.numel()} weights are not finite; train or fetch it again"
         )
+    if name.endswith("running_var") and bool((wide <= -BATCH_NORM_EPS).any()):
+        raise CheckpointError(f"{name} is negative, which no variance is; train or fetch it again")
     return wide
 
 

@@ -2,7 +2,7 @@
 
     config.json                    the network and its classes
     model.safetensors              the weights; or model.safetensors.index.json and its shards,
-    pytorch_model.bin              or this pickle
+    pytorch_model.bin              or this pickle, or pytorch_model.bin.index.json and its shards
     preprocessor_config.json       optional: the normalization
 
 or one file of weights (.pth, .pt, .ckpt, .bin, .safetensors), beside which the two .json files may
@@ -12,11 +12,13 @@ be. Knows names and bytes; knows no tensor and no file system.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder
+from segformer.checkpoints.variants import ADAPTER_CONFIG, adapter_refusal
 from segformer.errors import CheckpointError
 
 HEAD_BYTES = 16
@@ -36,6 +38,9 @@ MISTAKES = {
     b"version https:/": "a Git LFS pointer, not the file itself",
 }
 """First bytes of files that are given by mistake and may be large, and what they are."""
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
+"""The part of a shard's name that says which one it is, as transformers writes it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
             return _read_single(folder, name)
     folder = Folder(url, storage_options)
     config = folder.read(CONFIG)
+    if (adapter := folder.read_if_allowed(ADAPTER_CONFIG)) is not None:
+        raise CheckpointError(f"{folder.shown_url} {adapter_refusal(adapter)}")
     if config is None:
         raise CheckpointError(folder.why_no_checkpoint())
     return Files(
@@ -96,6 +103,11 @@ def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
 
 
 def _read_single(folder: Folder, name: str) -> Files:
+    if (shard := _SHARD.search(name)) and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"{folder.shown_url} is part {int(shard[1])} of {int(shard[2])}; give the folder of the"
+            " parts"
+        )
     head = folder.read(name, end=HEAD_BYTES) or b""
     for start, kind in MISTAKES.items():
         if head.startswith(start):

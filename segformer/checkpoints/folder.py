@@ -18,8 +18,8 @@ from segformer.errors import CheckpointError
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
-INDEX = "model.safetensors.index.json"
-WEIGHTS = (SAFETENSORS, INDEX, PICKLE)
+INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
+WEIGHTS = (SAFETENSORS, INDEX, PICKLE, PICKLE_INDEX)
 ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 """Suffixes of files of weights. What a file holds is told by its bytes; its name only says where to
 look."""
@@ -51,6 +51,16 @@ class Folder:
                 return bytes(self.fs.cat_file(f"{self.root}/{name}", end=end))
             except (FileNotFoundError, NotADirectoryError):
                 return None
+
+    def read_if_allowed(self, name: str) -> bytes | None:
+        """A file's bytes; None if there is no such file, or if a store that lists nothing refuses
+        to say so."""
+        try:
+            return self.read(name)
+        except CheckpointError as error:
+            if isinstance(error.__cause__, PermissionError):
+                return None
+            raise
 
     def write(self, name: str, data: bytes) -> None:
         with self._errors_as(f"{name} cannot be written"):
@@ -93,24 +103,27 @@ class Folder:
         if (data := self.read(SAFETENSORS)) is not None:
             return {SAFETENSORS: data}
         if (data := self.read(INDEX)) is not None:
-            return self._shards(data)
+            return self._shards(INDEX, data)
         if (data := self.read(PICKLE)) is not None:
             return {PICKLE: data}
+        if (data := self.read(PICKLE_INDEX)) is not None:
+            return self._shards(PICKLE_INDEX, data)
         raise CheckpointError(
-            f"{self.shown_url} has no weights: none of {SAFETENSORS}, {INDEX}, {PICKLE} is there"
+            f"{self.shown_url} has no weights: none of {', '.join(WEIGHTS)} is there"
         )
 
-    def _shards(self, index: bytes) -> dict[str, bytes]:
-        files = parse(f"{self.shown_url}/{INDEX}", index).get("weight_map") or {}
+    def _shards(self, index: str, data: bytes) -> dict[str, bytes]:
+        """The files of weights that the contents of an index name."""
+        files = parse(f"{self.shown_url}/{index}", data).get("weight_map") or {}
         if not isinstance(files, dict):
-            raise CheckpointError(f"{self.shown_url}/{INDEX}: weight_map is not a JSON object")
+            raise CheckpointError(f"{self.shown_url}/{index}: weight_map is not a JSON object")
         shards = {}
         for name in sorted(set(map(str, files.values()))):
             # The index is input, too: it must not lead out of the folder.
-            data = None if "/" in name or "\\" in name else self.read(name)
-            if data is None:
-                raise CheckpointError(f"{self.shown_url}: {INDEX} names {name}, which is not there")
-            shards[name] = data
+            shard = None if "/" in name or "\\" in name else self.read(name)
+            if shard is None:
+                raise CheckpointError(f"{self.shown_url}: {index} names {name}, which is not there")
+            shards[name] = shard
         return shards
 
     @contextmanager

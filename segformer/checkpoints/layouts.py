@@ -104,6 +104,8 @@ _MMSEGMENTATION: tuple[Row, ...] = (
     ("fusion_conv.bn", "head.batch_norm"),
     ("conv_seg", "head.classifier"),
 )
+BACKBONE, HEAD = "backbone.", "decode_head."
+"""What NVlabs' and mmsegmentation's networks call their parts."""
 LEAVES = "weight|bias|running_mean|running_var|num_batches_tracked"
 """Pattern of the last parts of names."""
 UNUSED_COUNT = "num_batches_tracked"
@@ -135,6 +137,18 @@ class Layout:
         return tuple(
             (re.compile(prefix + _pattern(original)), names) for original, names in self.rows
         )
+
+    @cached_property
+    def _parts(self) -> re.Pattern[str]:
+        names = {original.partition(".")[0] for original, _ in self.rows}
+        names |= {prefix.removesuffix(".") for prefix in self.prefixes}
+        return re.compile("|".join(re.escape(n).replace(r"\{n\}", r"[1-9]\d*") for n in names))
+
+    def has_part(self, original: str) -> bool:
+        """Whether a name is in a part of the network: the encoder, the head, or one of theirs if
+        these have no names; or is one that the network does not use."""
+        first = original.partition(".")[0]
+        return bool(self._parts.fullmatch(first) or re.fullmatch(self.unused, original))
 
     def our_names(self, original: str) -> tuple[str, ...] | None:
         """Our names of the origin's weight; () if it is not used, None if it is unknown."""
@@ -174,7 +188,7 @@ LAYOUTS = (
         _NVLABS,
         "patch_embed1.proj.weight",
         NormEps(block=1e-6),
-        prefixes=("backbone.", "decode_head."),
+        prefixes=(BACKBONE, HEAD),
         unused=rf"(decode_head\.)?conv_seg\.({LEAVES})",
     ),
     Layout(
@@ -183,7 +197,7 @@ LAYOUTS = (
         "layers.0.0.projection.weight",
         NormEps(1e-6, 1e-6, 1e-6),
         head="conv",
-        prefixes=("backbone.", "decode_head."),
+        prefixes=(BACKBONE, HEAD),
         unused=r"auxiliary_head\..*",
     ),
 )

@@ -1,24 +1,21 @@
-"""A file's tensors as the weights of our network: whose file it is, which tensor is which weight.
+"""A file's tensors as the weights of our network: which tensor is which weight.
 
-Knows layouts and shapes; knows no file and no network.
+Knows layouts and shapes; knows no file, and not which of several networks is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from segformer.checkpoints.layouts import LAYOUTS, UNUSED_COUNT, Layout
+from segformer.checkpoints.layouts import BACKBONE, HEAD, UNUSED_COUNT, Layout
+from segformer.checkpoints.networks import Network, listed
 from segformer.checkpoints.shapes import weight_shapes
 from segformer.config import ModelConfig
 from segformer.errors import CheckpointError
-
-_NAMES_SHOWN = 3
-"""Keys that a message lists."""
-_BACKBONE, _HEAD = "backbone.", "decode_head."
 
 
 @dataclass
@@ -37,10 +34,10 @@ class StateDict:
     """Names in the files that are no weight of ours, or one that was there already."""
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> StateDict:
-        """tensors: by the files' names. Raises CheckpointError for what is no SegFormer, and for an
-        encoder without a head."""
-        layout, prefix = recognize_layout(tensors)
+    def of(cls, tensors: Mapping[str, Tensor], network: Network) -> StateDict:
+        """tensors: those that are the network's, by the files' names. Raises CheckpointError if
+        joined matrices cannot be taken apart."""
+        layout, prefix = network.layout, network.prefix
         state = cls(layout, prefix)
         for original, tensor in tensors.items():
             names = None
@@ -66,7 +63,7 @@ class StateDict:
         """The files' name of one of our weights, or what it would be if it were there."""
         if name in self.original_names:
             return self.original_names[name]
-        part = _HEAD if name.startswith("head.") else _BACKBONE
+        part = HEAD if name.startswith("head.") else BACKBONE
         start = f"{self.prefix}{part}"
         nested = any(original.startswith(start) for original in self.original_names.values())
         part = part if nested and part in self.layout.prefixes else ""
@@ -119,64 +116,15 @@ class StateDict:
 
 def _check_complete(missing: list[str], unexpected: list[str], source: str) -> None:
     if missing or unexpected:
-        lacks = f"lacks {_listed(missing)}" if missing else ""
-        has = f"has the unexpected {_listed(unexpected)}" if unexpected else ""
+        lacks = f"lacks {listed(missing)}" if missing else ""
+        has = f"has the unexpected {listed(unexpected)}" if unexpected else ""
         raise CheckpointError(
             f"the file {' and '.join(filter(None, (lacks, has)))};"
             f" the weights belong to another {source} or another kind of network"
         )
 
 
-def recognize_layout(names: Iterable[str]) -> tuple[Layout, str]:
-    """The layout of a file with these names, and what precedes every name.
-
-    Raises CheckpointError for what is no SegFormer, and for an encoder without a head.
-    """
-    names = list(names)
-    for layout in LAYOUTS:
-        prefix = _prefix(names, layout)
-        if prefix is None:
-            continue
-        if any(
-            name.startswith(prefix)
-            and any(
-                part.startswith("head.") for part in layout.our_names(name[len(prefix) :]) or ()
-            )
-            for name in names
-        ):
-            return layout, prefix
-        raise CheckpointError(
-            "holds the encoder alone, as it is pretrained on ImageNet, and no decode head;"
-            " give a checkpoint that was trained for segmentation"
-        )
-    raise CheckpointError(
-        f"is no SegFormer: it holds {_listed(names)}; Swath reads those of transformers, NVlabs and"
-        " mmsegmentation"
-        if names
-        else "holds no tensor; give a SegFormer's state dict"
-    )
-
-
-def _prefix(names: Iterable[str], layout: Layout) -> str | None:
-    """What precedes the layout's anchor, without the encoder's own `backbone.`; None if no name is
-    the anchor."""
-    prefixes = sorted(
-        (name.removesuffix(layout.anchor) for name in names if name.endswith(layout.anchor)),
-        key=len,
-    )
-    if not prefixes or (prefixes[0] and not prefixes[0].endswith(".")):
-        return None
-    return prefixes[0].removesuffix(_BACKBONE) if _BACKBONE in layout.prefixes else prefixes[0]
-
-
 def _hint(name: str, tensor: Tensor, shape: tuple[int, ...]) -> str:
     if name.startswith("head.classifier"):
         return f" (id2label has {shape[0]} classes, the weights {tensor.shape[0]})"
     return ""
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    shown = ", ".join(names[:_NAMES_SHOWN])
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return f"{len(names)} key{'s' if len(names) > 1 else ''} {shown}{more}"

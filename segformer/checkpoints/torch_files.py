@@ -4,8 +4,7 @@
     legacy   pickles one after the other: a magic number, a version, the machine, the value, the
              keys of the storages; then each storage, its length before it
 
-As torch/serialization.py writes them (2.13). Knows tensors by name; knows no network. Believes
-nothing of a file that its bytes do not bear out: a tensor is a claim on a storage until it is read.
+As torch/serialization.py writes them (2.13). Knows tensors by name; knows no network.
 """
 
 from __future__ import annotations
@@ -15,15 +14,14 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from segformer.checkpoints import pickles
 from segformer.checkpoints.pickles import Global, InertObject
+from segformer.checkpoints.stored_tensor import Storage, StoredTensor
+from segformer.checkpoints.variants import quantized_refusal
 from segformer.errors import CheckpointError
 
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\n\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -47,88 +45,73 @@ _STORAGES = {
 }
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LENGTH = struct.Struct("<q")
+_QUANTIZED = ("torch._utils._rebuild_qtensor", "torch._utils._rebuild_wrapper_subclass")
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs keep the weights, beside their own state."""
 
 
-@dataclass(eq=False)
-class Storage:
-    """A run of values of one type, which tensors are views of."""
+@dataclass(frozen=True)
+class TorchFile:
+    """What a file of torch.save holds, tensors not yet read."""
 
-    dtype: torch.dtype
-    count: int
-    """The number of values, as the pickle claims."""
-    data: memoryview | None = None
-    """The values' bytes; None until they have been found in the file."""
-
-
-@dataclass(frozen=True, eq=False)
-class StoredTensor:
-    """A tensor that has not been read yet, as the pickle claims it to be."""
-
-    storage: Storage
-    offset: int
-    """Position of the first value in the storage, counted in values."""
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-    """Counted in values."""
-
-    def read(self) -> Tensor:
-        """The tensor, in its own memory. Raises CheckpointError if the file does not hold it."""
-        storage, size = self.storage, self.storage.dtype.itemsize
-        numbers = (self.offset, *self.shape, *self.stride)
-        valid = all(isinstance(n, int) and n >= 0 for n in numbers)
-        if not valid or len(self.shape) != len(self.stride) or storage.data is None:
-            raise CheckpointError("a tensor is not what torch writes; the file is damaged")
-        reach = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
-        held = len(storage.data) // size
-        if held != storage.count or prod(self.shape) > held or self.offset + reach >= max(held, 1):
-            raise CheckpointError(
-                f"a tensor of the shape {list(self.shape)} lies beyond the {held} values that are"
-                " there; the file is truncated or damaged: fetch it again"
-            )
-        if not prod(self.shape):
-            return torch.empty(self.shape, dtype=storage.dtype)
-        span = storage.data[self.offset * size : (self.offset + reach + 1) * size]
-        values = torch.from_numpy(np.frombuffer(span, np.uint8).copy()).view(storage.dtype)
-        return values.as_strided(self.shape, self.stride)
+    tensors: dict[str, StoredTensor]
+    """Those of the state dict."""
+    beside: dict[str, StoredTensor]
+    """Those of other dicts in the file, by the keys that lead to them, joined by dots:
+    `ema_state_dict.module.conv.weight`. Keys that are no text, as those of optimizers, lead
+    nowhere."""
+    outer: Mapping[Any, Any]
+    """What is beside the state dict, such as `meta`."""
 
 
-def read_state_dict(data: bytes) -> tuple[dict[str, Tensor], Mapping[Any, Any]]:
-    """The named tensors of a file of torch.save, and what it says about itself (`meta`).
+def open_torch_file(data: bytes) -> TorchFile:
+    """The named tensors of a file of torch.save, and what else it holds.
 
     Raises CheckpointError for what is code or no state dict; and any exception whatever for a
     damaged file.
     """
     value = _read_zip(data) if data.startswith(ZIP) else _read_legacy(data)
     outer = value if isinstance(value, dict) else {}
-    value = next((outer[name] for name in WRAPPERS if name in outer), value)
+    key = next((name for name in WRAPPERS if name in outer), None)
+    if key is not None:
+        value = outer[key]
     if isinstance(value, InertObject):
         raise CheckpointError(
             f"holds a whole {value.name}, which would have to be executed; if you trust it, load"
             " it with the program that wrote it and save its state_dict() instead"
         )
-    stored = value.items() if isinstance(value, dict) else ()
-    tensors = {name: tensor for name, tensor in stored if isinstance(tensor, StoredTensor)}
-    if not tensors or not all(isinstance(name, str) for name in tensors):
+    stored = value if isinstance(value, dict) else {}
+    tensors = {name: tensor for name, tensor in stored.items() if isinstance(tensor, StoredTensor)}
+    quantized = [name for name, kind in stored.items() if _is_quantized(kind)]
+    if quantized:
+        raise CheckpointError(quantized_refusal("torch", map(str, quantized)))
+    others = {k: v for k, v in (*stored.items(), *outer.items()) if isinstance(v, dict)}
+    others = {k: v for k, v in others.items() if v is not value}
+    beside = dict(_named_tensors(others))
+    if not (tensors or beside) or not all(isinstance(name, str) for name in tensors):
         raise CheckpointError("is not a state dict: it must map names to tensors")
-    claimed = sum(prod(t.shape) * t.storage.dtype.itemsize for t in tensors.values())
-    if claimed > len(data):
-        raise CheckpointError(
-            f"claims tensors of {claimed:,} bytes in a file of {len(data):,}; it is damaged"
-        )
-    meta = outer.get("meta")
-    return _read_all(tensors), meta if isinstance(meta, dict) else {}
+    return TorchFile(tensors, beside, outer)
 
 
-def _read_all(tensors: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-    read = {}
-    for name, tensor in tensors.items():
-        try:
-            read[name] = tensor.read()
-        except CheckpointError as error:
-            raise CheckpointError(f"{name}: {error}") from error
-    return read
+def _is_quantized(value: Any) -> bool:
+    """Whether something in a state dict is a quantized tensor, which has a scale of its own."""
+    return isinstance(value, InertObject) and value.name in _QUANTIZED
+
+
+def _named_tensors(outer: Mapping[Any, Any]) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors in dicts of dicts, under their keys joined by dots; every dict once."""
+    waiting: list[tuple[str, Mapping[Any, Any]]] = [("", outer)]
+    seen: set[int] = set()
+    while waiting:
+        path, values = waiting.pop(0)
+        for key, value in values.items():
+            if not isinstance(key, str):
+                continue
+            if isinstance(value, StoredTensor):
+                yield path + key, value
+            elif isinstance(value, dict) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{path}{key}.", value))
 
 
 def _read_zip(data: bytes) -> Any:
