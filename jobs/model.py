@@ -123,18 +123,25 @@ def _read(path: str, storage_options: str | None) -> Checkpoint:
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
-    """Notes on how transformers computes a converted checkpoint differently from Swath."""
+    """Notes on how a converted checkpoint differs: what transformers computes with it, and what
+    Swath does."""
     from segformer import NormEps  # noqa: PLC0415
 
-    eps = checkpoint.config.norm_eps
-    if eps == NormEps():
-        return []
-    return [
-        f"the network was trained with layer-norm eps of {eps.block:g} in blocks, {eps.reduction:g}"
-        f" in reductions and {eps.embedding:g} in embeddings; Swath computes with these,"
-        f" transformers with {NormEps().block:g} whatever the file says: their logits"
-        " differ a little"
-    ]
+    eps, notes = checkpoint.config.norm_eps, []
+    if eps != NormEps():
+        notes.append(
+            f"the network was trained with layer-norm eps of {eps.block:g} in blocks,"
+            f" {eps.reduction:g} in reductions and {eps.embedding:g} in embeddings; Swath computes"
+            f" with these, transformers with {NormEps().block:g} whatever the file says: their"
+            " logits differ a little"
+        )
+    if checkpoint.normalisation.is_of_stored_values:
+        notes.append(
+            "the network takes values of more than 8 bits as stored; the folder says so"
+            f" (do_rescale false): give it --scale 1 where the file takes"
+            f" --scale {checkpoint.normalisation.rescale:.8g}"
+        )
+    return notes
 
 
 def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:

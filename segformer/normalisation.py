@@ -6,17 +6,22 @@ file system, no pixels and no torch.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from segformer.errors import CheckpointError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per channel (red, green, blue), of values from 0 to 1."""
+PREPROCESSOR = "preprocessor_config.json"
+UINT8_MAX, UINT16_MAX = 255, 65535
+SMALLEST_UINT8_FACTOR = 1 / 300
+"""Smaller factors are for values of more than 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,14 @@ class Normalisation:
         )
 
     def __str__(self) -> str:
-        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
         unit = "values / 255" if self.rescale == 1 / 255 else f"values * {self.rescale:g}"
-        return f"{unit}, mean {mean}, std {std}"
+        return f"{unit}, mean {_row(self.mean)}, std {_row(self.std)}"
 
     @classmethod
     def from_training(cls, text: str, num_channels: int) -> Self | None:
         """Read mmsegmentation's training configuration, a Python text whose mean and std are in
-        stored values. None unless it states exactly one mean and one std for each channel."""
+        stored values. None unless it states exactly one mean and one std for each channel. Raises
+        CheckpointError for numbers that no values from 0 to 255, or larger ones, can have."""
         mean_and_std = []
         for name in ("mean", "std"):
             # Bounded in length and depth, so that no text takes long.
@@ -68,57 +73,135 @@ class Normalisation:
                 return None
             if len(values) != 1 or len(next(iter(values))) != num_channels:
                 return None
-            mean_and_std.append(tuple(v / 255 for v in values.pop()))
+            mean_and_std.append(values.pop())
         mean, std = mean_and_std
-        if not all(map(math.isfinite, mean + std)) or min(std) <= 0:
-            return None
-        return cls(1 / 255, mean, std)
+        if fault := _fault(1.0, mean, std):
+            raise CheckpointError(
+                f"its training configuration states a mean of {_row(mean)} and a std of"
+                f" {_row(std)}: {fault.reason}; write a {PREPROCESSOR} beside the file with the"
+                " rescale_factor, image_mean and image_std that the network was trained with"
+            )
+        return cls(1 / 255, tuple(v / 255 for v in mean), tuple(v / 255 for v in std))
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], num_channels: int) -> Self:
-        """Make one from the parsed `preprocessor_config.json`. Raises CheckpointError."""
-        try:
-            rescale = float(fields.get("rescale_factor", 1 / 255))
-            if not fields.get("do_rescale", True):
-                rescale = 1.0
-            if fields.get("do_normalize", True):
-                mean = _per_channel(fields.get("image_mean", IMAGENET_MEAN), num_channels)
-                std = _per_channel(fields.get("image_std", IMAGENET_STD), num_channels)
-            else:
-                mean, std = (0.0,) * num_channels, (1.0,) * num_channels
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"preprocessor_config.json: {error}") from error
+        """Make one from the parsed `preprocessor_config.json`. Raises CheckpointError that names
+        the field to correct."""
+        rescale = 1.0
+        if _flag(fields, "do_rescale"):
+            (rescale,) = _numbers("rescale_factor", fields.get("rescale_factor", 1 / 255), 1)
+        mean, std = (0.0,) * num_channels, (1.0,) * num_channels
+        if _flag(fields, "do_normalize"):
+            mean = _numbers("image_mean", fields.get("image_mean", IMAGENET_MEAN), num_channels)
+            std = _numbers("image_std", fields.get("image_std", IMAGENET_STD), num_channels)
         if len(mean) != num_channels or len(std) != num_channels:
             raise CheckpointError(
-                f"preprocessor_config.json: {len(mean)} values of image_mean and {len(std)} of"
+                f"{PREPROCESSOR}: {len(mean)} values of image_mean and {len(std)} of"
                 f" image_std for {num_channels} channels; give one per channel"
             )
-        if min(std) <= 0 or rescale <= 0:
+        if fault := _fault(rescale, mean, std):
             raise CheckpointError(
-                f"preprocessor_config.json: image_std {list(std)} and rescale_factor {rescale}"
-                " must be positive"
+                f"{PREPROCESSOR}: image_mean {_row(mean)} and image_std {_row(std)}:"
+                f" {fault.reason}; {fault.remedy}"
             )
         return cls(rescale, mean, std)
 
+    @property
+    def is_of_stored_values(self) -> bool:
+        """Whether mean and std are of larger values than rescaling leaves: those of a network that
+        was trained on raw numbers of more than 8 bits."""
+        return _fault(self.rescale, self.mean, self.std) is not None
+
     def to_json(self) -> dict[str, Any]:
         """The keys that transformers' SegformerImageProcessor reads."""
+        stored = self.is_of_stored_values
+        mean, std = (
+            [v / self.rescale if stored else v for v in values] for values in (self.mean, self.std)
+        )
         return {
             "image_processor_type": "SegformerImageProcessor",
             "do_resize": False,
-            "do_rescale": True,
+            "do_rescale": not stored,
             "rescale_factor": self.rescale,
             "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
+            "image_mean": mean,
+            "image_std": std,
             "do_reduce_labels": False,
         }
 
 
-def _per_channel(value: Any, num_channels: int) -> tuple[float, ...]:
-    """A value per channel. Like transformers, accepts one number for all channels."""
-    if isinstance(value, int | float):
-        return (float(value),) * num_channels
-    return tuple(float(v) for v in value)
+class Fault(NamedTuple):
+    """Why numbers cannot be a normalization."""
+
+    reason: str
+    remedy: str
+
+
+def _fault(rescale: float, mean: Sequence[float], std: Sequence[float]) -> Fault | None:
+    """The contradiction between a factor, a mean and a std for each channel; None if there is none.
+
+    Stored values end at 255, or at 65535 if the factor is made for that; rescaled by less than a
+    half, no mean and no std can be beyond. Not rescaled, they are not from 0 to 1. A mean of 0 and
+    a std of 1 mean that nothing is done.
+    """
+    train = "write the numbers that the network was trained with"
+    if not 0 < rescale < math.inf:
+        return Fault(f"rescale_factor {rescale:g} must be a positive number", train)
+    if not all(map(math.isfinite, (*mean, *std))):
+        return Fault("not all are finite", train)
+    if min(std) <= 0:
+        return Fault("every std must be positive", train)
+    highest = max(map(abs, (*mean, *std)))
+    if rescale < 0.5:
+        end = max(1.0, rescale * (UINT8_MAX if rescale > SMALLEST_UINT8_FACTOR else UINT16_MAX))
+        if highest > end * (1 + 1e-6):
+            return Fault(
+                f"rescaled by {rescale:.4g} (rescale_factor), no value is beyond {end:g}",
+                'write "do_rescale": false if they are of values as stored, else multiply both by'
+                " the rescale_factor",
+            )
+    elif highest <= 1 and not (set(mean) == {0.0} and set(std) == {1.0}):
+        return Fault(
+            "of values from 0 to 1, but values are not rescaled to that"
+            f" (do_rescale, rescale_factor {rescale:g})",
+            f'write "do_rescale": true and "rescale_factor": {1 / 255!r} (for uint8; --scale is'
+            " for all other types)",
+        )
+    return None
+
+
+def _flag(fields: Mapping[str, Any], name: str) -> bool:
+    """A key that is true or false; absent: true. Raises CheckpointError."""
+    value = fields.get(name, True)
+    if value not in (True, False):
+        raise CheckpointError(
+            f"{PREPROCESSOR}: {name} is {_shown(value)}; write true or false, or remove it for true"
+        )
+    return bool(value)
+
+
+def _numbers(name: str, value: Any, count: int) -> tuple[float, ...]:
+    """The numbers of a key. Like transformers, accepts one number for all channels. Raises
+    CheckpointError."""
+    listed = value if isinstance(value, list | tuple) else [value] * count
+    try:
+        if any(isinstance(v, bool) for v in listed):
+            raise TypeError
+        return tuple(float(v) for v in listed)
+    except (TypeError, ValueError, OverflowError):
+        what = "a number" if name == "rescale_factor" else "one number per channel"
+        raise CheckpointError(
+            f"{PREPROCESSOR}: {name} is {_shown(value)}; write {what}, or remove it for"
+            " transformers' own"
+        ) from None
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:100]
+
+
+def _row(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def preprocessor_notes(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -321,10 +321,8 @@ def test_the_normalisation_of_the_training_configuration_is_used(key: str, tmp_p
     [
         "mean=[1.0, 2.0, 3.0]",
         "mean=[1.0, 2.0], std=[1.0, 1.0]",
-        "mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 0.0]",
         "mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0]; mean=[9.0, 9.0, 9.0]",
         "mean=[a, b, c], std=[1, 1, 1]",
-        "mean=[nan, 1, 1], std=[1, 1, 1]",
         "mean=[1.0" * 1000,
     ],
 )

@@ -373,7 +373,7 @@ def test_messages_show_no_credentials() -> None:
     assert without_credentials("/a/b?c@d") == "/a/b?c@d"
 
 
-# --- classes and normalization -----------------------------------------------------------------
+# --- classes and notes -------------------------------------------------------------------------
 
 
 def test_missing_class_names_become_class_k_with_a_note() -> None:
@@ -393,22 +393,6 @@ def test_missing_class_names_become_class_k_with_a_note() -> None:
 def test_class_colors_are_written_as_rrggbb() -> None:
     fields = {"model_type": "segformer", "class_colors": ["#1f77b4", None]}
     assert ModelConfig.from_json(fields).class_colors == ("1F77B4", None)
-
-
-def test_normalisation_follows_the_preprocessor() -> None:
-    assert Normalisation.from_json({}, 3) == Normalisation.default(3)
-    assert Normalisation.default(3).mean[0] * 255 == pytest.approx(123.675)
-    assert Normalisation.default(3).std[2] * 255 == pytest.approx(57.375)
-    custom = {"rescale_factor": 1e-4, "image_mean": [0.1] * 4, "image_std": 0.5}
-    assert Normalisation.from_json(custom, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
-    plain = Normalisation.from_json({"do_rescale": False, "do_normalize": False}, 2)
-    assert plain == Normalisation(1.0, (0.0, 0.0), (1.0, 1.0))
-    with pytest.raises(CheckpointError, match="3 values of image_mean and 3 of image_std for 4"):
-        Normalisation.from_json({}, 4)
-    with pytest.raises(CheckpointError, match="must be positive"):
-        Normalisation.from_json({"image_std": [0.2, 0, 0.2]}, 3)
-    with pytest.raises(CheckpointError, match=r"4 channels and there is no preprocessor_config"):
-        Normalisation.default(4)
 
 
 def test_a_resize_that_is_ignored_and_a_missing_preprocessor_are_noted(folder: Path) -> None:

@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import fsspec
 
 from segformer.errors import CheckpointError
+from segformer.normalisation import PREPROCESSOR
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG = "config.json"
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
 INDEX, PICKLE_INDEX = "model.safetensors.index.json", "pytorch_model.bin.index.json"
 WEIGHTS = (SAFETENSORS, INDEX, PICKLE, PICKLE_INDEX)

@@ -25,7 +25,8 @@ _TRAINING = re.compile(
 )
 """Words in the names of what only training needs."""
 _LAYER_LEAVES = ("bias", "running_mean", "running_var")
-_INPUT_STATISTICS = re.compile(r"(^|[._])(mean|std)$")
+_INPUT_STATISTICS = re.compile(r"(^|[._])(?<!running_)(mean|std)$")
+"""The end of the names of numbers by which a network normalizes its input itself."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,6 @@ def _is_layer(name: str, tensor: Tensor | StoredTensor) -> bool:
     name does not tell that only training needs it."""
     if not tensor.dtype.is_floating_point or _TRAINING.search(name):
         return False
-    if _INPUT_STATISTICS.search(name):
-        return False
-    return len(tensor.shape) > 1 or name.rpartition(".")[2] in _LAYER_LEAVES
+    if name.rpartition(".")[2] in _LAYER_LEAVES:
+        return True
+    return len(tensor.shape) > 1 and not _INPUT_STATISTICS.search(name)

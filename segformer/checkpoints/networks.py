@@ -7,7 +7,7 @@ under two names. Knows names and layouts; knows no tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from segformer.checkpoints.layouts import BACKBONE, LAYOUTS, Layout
@@ -15,7 +15,9 @@ from segformer.errors import CheckpointError
 
 _NAMES_SHOWN = 3
 """Keys that a message lists."""
-_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])", re.IGNORECASE)
+_AVERAGE = re.compile(
+    r"(?<![A-Za-z])(?i:ema|swa|avg|averaged?|shadow)(?![a-z])|(?<=[a-z])(EMA|SWA)(?![a-z])"
+)
 _ONLINE = re.compile(r"(?<![a-z])online(?![a-z])", re.IGNORECASE)
 """What ema_pytorch calls the raw network inside its `ema`."""
 _TEACHER = re.compile(r"(?<![a-z])teacher(?![a-z])", re.IGNORECASE)
@@ -53,15 +55,16 @@ def find_networks(
     is none.
     """
     names, beside = list(names), list(beside)
-    networks = [
-        network
+    candidates = [
+        candidate
         for is_beside, part in ((False, names), (True, beside))
         for layout in LAYOUTS
-        for network in _networks_of(layout, part, is_beside, keeps_average)
+        for candidate in _candidates(layout, part, is_beside, keeps_average)
     ]
-    if networks:
-        return sorted(networks, key=lambda n: (n.is_beside, n.prefix.count("."), len(n.prefix)))
-    if any(layout_prefixes(layout, names) for layout in LAYOUTS):
+    for complete in (_has_classifier, _has_head):  # if none is complete, it is said what is missing
+        if networks := [candidate for candidate in candidates if complete(candidate)]:
+            return sorted(networks, key=lambda n: (n.is_beside, n.prefix.count("."), len(n.prefix)))
+    if candidates:
         raise CheckpointError(
             "holds the encoder alone, as it is pretrained on ImageNet, and no decode head;"
             " give a checkpoint that was trained for segmentation"
@@ -94,20 +97,32 @@ def choose_network(networks: Sequence[Network]) -> Network:
     return left[0]
 
 
-def _networks_of(
+def _candidates(
     layout: Layout, names: list[str], is_beside: bool, keeps_average: bool
-) -> Iterable[Network]:
-    for prefix in layout_prefixes(layout, names):
+) -> Iterator[Network]:
+    """Whatever has the layout's first weight."""
+    for prefix in _prefixes(layout, names):
         own = tuple(n for n in names if n.startswith(prefix) and layout.has_part(n[len(prefix) :]))
-        ours = (layout.our_names(name[len(prefix) :]) or () for name in own)
-        if any(part.startswith("head.") for parts in ours for part in parts):
-            is_average = bool(_AVERAGE.search(prefix)) and not _ONLINE.search(prefix)
-            if keeps_average:
-                is_average = not is_beside
-            yield Network(layout, prefix, own, is_average, is_beside)
+        is_average = bool(_AVERAGE.search(prefix)) and not _ONLINE.search(prefix)
+        if keeps_average:
+            is_average = not is_beside
+        yield Network(layout, prefix, own, is_average, is_beside)
 
 
-def layout_prefixes(layout: Layout, names: Iterable[str]) -> list[str]:
+def _has_classifier(network: Network) -> bool:
+    return "head.classifier.weight" in _our_names(network)
+
+
+def _has_head(network: Network) -> bool:
+    return any(name.startswith("head.") for name in _our_names(network))
+
+
+def _our_names(network: Network) -> set[str]:
+    originals = (name[len(network.prefix) :] for name in network.names)
+    return {name for n in originals for name in network.layout.our_names(n) or ()}
+
+
+def _prefixes(layout: Layout, names: Iterable[str]) -> list[str]:
     """What precedes the layout's first weight wherever it is among the names, without the encoder's
     own `backbone.`."""
     prefixes = (n.removesuffix(layout.anchor) for n in names if n.endswith(layout.anchor))

@@ -15,7 +15,7 @@ estimates.py             a made-up estimate of `swath plan`
 fault_cases.py           the list of cases of the crash campaign: fault, phase, runner
 fault_injection.py       faults done to a run: signals, damaged requests, a store that stops
 fault_proxy.py           an HTTP proxy that answers 503, cuts, resets, delays or holds requests
-foreign_checkpoints.py   weights under the names of nvlabs and mmsegmentation
+foreign_checkpoints.py   weights under the names of transformers, nvlabs and mmsegmentation
 house.py                 checks of imports between rooms, of libraries and of docstrings
 http_messages.py         HTTP/1.1 messages read whole from a stream
 low_memory.py            a replica's refusal when its memory is short
@@ -26,6 +26,7 @@ rasters.py               rasters of any kind, and their scenes
 ray_node.py              a Ray node with a dashboard and a token, as `ray start` makes it
 reference_network.py     SegFormer as published, unfused: what the folded network must equal
 s3_server.py             a real S3 server on loopback: Ceph's gateway, or moto
+saved_checkpoints.py     checkpoints as torch.save writes them, read or refused
 strips.py                a second Source, as small as possible
 triton_interpreter.py    Triton kernels tested in a process of their own
 unfinished_outputs.py    outputs of jobs whose cluster has died, of any size

@@ -1,20 +1,30 @@
 """Checkpoints as other programs write them: random weights under the names of each origin.
 
 Names and joined matrices are spelled out a second time, from the facts in docs/design.md and from
-transformers: nothing is taken from segformer.checkpoints but our own names.
+transformers: nothing is taken from segformer.checkpoints but our own names and transformers'.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from segformer import Checkpoint, ModelConfig, Normalisation
+from segformer import Checkpoint, ModelConfig, Normalisation, mit_config
+from segformer.checkpoints.layouts import to_transformers
 from segformer.checkpoints.shapes import weight_shapes
 
 Weights = dict[str, Tensor]
+SMALL: dict[str, Any] = {
+    "depths": (1, 1, 1, 1),
+    "hidden_sizes": (8, 16, 24, 32),
+    "num_attention_heads": (1, 2, 3, 4),
+    "decoder_hidden_size": 16,
+}
+"""The smallest network of the right form."""
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 1) -> Checkpoint:
@@ -120,3 +130,22 @@ def mmsegmentation(weights: Weights) -> Weights:
             (r"head\.classifier", "decode_head.conv_seg"),
         ],
     )
+
+
+NAMED: dict[str, Callable[[Weights], Weights]] = {
+    "transformers": to_transformers,
+    "nvlabs": nvlabs,
+    "mmsegmentation": mmsegmentation,
+}
+"""The weights as each origin names them."""
+
+
+def small_weights(origin: str, seed: int = 1) -> Weights:
+    """Random weights of a small network of three classes, as their origin names them."""
+    head = "conv" if origin == "mmsegmentation" else "mlp"
+    return NAMED[origin](random_checkpoint(mit_config("b0", 3, **SMALL, head=head), seed).weights)
+
+
+def under(prefix: str, weights: Weights) -> Weights:
+    """The weights with a prefix before every name."""
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
