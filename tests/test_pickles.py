@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -273,6 +274,23 @@ def test_weights_are_read_beside_mmengines_objects(
     assert not any(name.startswith("mmengine") for name in sys.modules)
 
 
+def test_weights_are_read_beside_lightnings_hyperparameters() -> None:
+    """What `save_hyperparameters()` keeps: losses, and optimizers with their options."""
+    beside = {
+        "pytorch-lightning_version": "2.5.0",
+        "hyper_parameters": {
+            "loss": torch.nn.CrossEntropyLoss(weight=torch.ones(3)),
+            "optimizer": functools.partial(torch.optim.AdamW, lr=6e-5),
+        },
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(4)}}, "param_groups": [{}]}],
+        "callbacks": {"EarlyStopping": {"best_score": torch.tensor(0.5)}},
+    }
+    assert assert_tensors(torch_file({"state_dict": TENSORS, **beside})) == {}
+    for call in (functools.partial(os.system, "true"), functools.reduce):
+        message = refusal(torch_file({"state_dict": TENSORS, "hyper_parameters": {"f": call}}))
+        assert "is code and is not executed" in message
+
+
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
 def test_every_dtype_and_layout_of_tensor_is_read(legacy: bool) -> None:
     base = torch.arange(24.0)
@@ -397,3 +415,14 @@ def test_damage_anywhere_raises_nothing_but_a_checkpoint_error(legacy: bool) -> 
             damaged[position] = generator.integers(0, 256)
         with contextlib.suppress(CheckpointError):
             read_tensors(bytes(damaged))
+
+
+def test_state_dicts_that_contain_each_other_end() -> None:
+    """Dicts of dicts are searched for weights: each once, however often it is named."""
+    deep: dict[str, Any] = {"weight": torch.ones(2)}
+    for _ in range(60):
+        deep = {"left": deep, "right": deep}
+    deep["itself"] = deep
+    file = open_weight_file(torch_file({"state_dict": TENSORS, "beside": deep}))
+    assert list(file.beside) == [f"beside.{'left.' * 60}weight"]
+    assert file.tensors.keys() == TENSORS.keys()

@@ -3,13 +3,19 @@
 Reads the SegFormers of transformers, of NVlabs and of mmsegmentation, and writes those of
 transformers. Knows files, names and shapes of weights; knows no network, no pixel and no job.
 
-checkpoint.py   Checkpoint; read_checkpoint, write_checkpoint, checkpoint_sha256
-files.py        which files make a checkpoint (a folder, or one file), as bytes; their digest
-folder.py       one folder's files as bytes, on any file system that fsspec knows
-torch_files.py  files of torch.save, zip and legacy, without torch's unpickler
-pickles.py      pickles read without running their code
-layouts.py      the names that each origin gives the weights, as tables
-shapes.py       the shapes of the weights of a network of given sizes
-state_dict.py   whose file it is (`recognize_layout`), and its tensors under our names
-sizes.py        the sizes of a network inferred from the shapes of its weights
+checkpoint.py     Checkpoint; read_checkpoint, write_checkpoint, checkpoint_sha256
+files.py          which files make a checkpoint (a folder, or one file), as bytes; their digest
+folder.py         one folder's files as bytes, on any file system that fsspec knows
+variants.py       adapters and quantized weights, told by their names and refused
+weight_file.py    one file of weights: its names first, its tensors when asked
+torch_files.py    files of torch.save, zip and legacy, without torch's unpickler
+stored_tensor.py  a tensor of torch.save before it is read: a claim on the file's bytes
+pickles.py        pickles read without running their code
+layouts.py        the names that each origin gives the weights, as tables
+shapes.py         the shapes of the weights of a network of given sizes
+networks.py       the complete networks among the names of a checkpoint, and which one is taken
+leftovers.py      what else a checkpoint holds, left out and noted
+choice.py         the network that a checkpoint is taken for: all of the above
+state_dict.py     the tensors of that network under our names
+sizes.py          the sizes of a network inferred from the shapes of its weights
 """

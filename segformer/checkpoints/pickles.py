@@ -25,8 +25,9 @@ from typing import Any
 from segformer.errors import CheckpointError
 
 _MODULES = """addict argparse.Namespace collections copy_reg._reconstructor _codecs.encode
-    copyreg._reconstructor datetime lightning lightning_fabric mmcv mmengine mmseg numpy omegaconf
-    pathlib pytorch_lightning torch transformers typing"""
+    copyreg._reconstructor datetime functools.partial lightning lightning_fabric mmcv mmengine mmseg
+    numpy omegaconf pathlib pytorch_lightning segmentation_models_pytorch timm torch torchmetrics
+    torchvision transformers typing"""
 _BUILTINS = """bool bytearray bytes complex dict float frozenset getattr int list long object range
     set slice str tuple unicode"""
 HARMLESS = frozenset(_MODULES.split()) | {
@@ -34,8 +35,7 @@ HARMLESS = frozenset(_MODULES.split()) | {
     for module in ("builtins", "__builtin__")  # in Python 3, and in 2 and its protocols
     for name in _BUILTINS.split()
 }
-"""Modules with everything below them, and single names. getattr is how pickles name a method; like
-everything here, it is never called."""
+"""Modules with everything below them, and single names. getattr names methods: nothing is called."""
 _PLAIN = (str, bytes, int, float, bool, type(None))
 _CONSTANT_OPCODES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
