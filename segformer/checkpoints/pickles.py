@@ -35,7 +35,7 @@ HARMLESS = frozenset(_MODULES.split()) | {
     for module in ("builtins", "__builtin__")  # in Python 3, and in 2 and its protocols
     for name in _BUILTINS.split()
 }
-"""Modules with everything below them, and single names. getattr names methods: nothing is called."""
+"""Modules with everything below them, and single names. getattr names methods; none is called."""
 _PLAIN = (str, bytes, int, float, bool, type(None))
 _CONSTANT_OPCODES = """INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES
