@@ -124,6 +124,21 @@ def test_a_run_without_one_of_the_rights_is_denied(
 
 @pytest.mark.s3
 @pytest.mark.slow
+def test_a_whole_checkpoint_is_read_without_the_right_to_list(
+    s3: s3_server.Server, role: s3_server.Credentials
+) -> None:
+    """A store that lists nothing answers 403, not 404, for files that an adapter would have."""
+    allow(s3, INPUTS, without(statements(INPUTS, "role"), "s3:ListBucket"))
+    command = [sys.executable, "-m", "jobs.cli", "model", "inspect", f"s3://{INPUTS}/checkpoint"]
+    variables = {**os.environ, **s3.environment(), **role.environment()}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=variables, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.s3
+@pytest.mark.slow
 @pytest.mark.usefixtures("archive")
 def test_resuming_the_output_of_another_user_needs_the_right_to_read_it(
     s3: s3_server.Server, role: s3_server.Credentials
