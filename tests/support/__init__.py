@@ -3,6 +3,7 @@
 Contains no tests, and nothing in the packages imports it.
 
 archives.py              GeoTIFFs of random colors, and masks read back from an output
+area_oracle.py           the area of a pixel by pyproj alone
 broken_inputs.py         archives with damaged scenes, runs that crash, and counts that must agree
 campaign_records.py      the records of the crash campaign, their summary and table
 checkpoints.py           checkpoints with random weights, also in small sizes
@@ -23,6 +24,7 @@ outputs.py               rows, files, differences and stray files of an output
 power_cuts.py            processes that end, and disks that lose power, before any one change
 published_masks.py       outputs whose class ids are known, published as a run publishes them
 rasters.py               rasters of any kind, and their scenes
+raster_oracle.py         pixels and validity by rasterio and Pillow
 ray_node.py              a Ray node with a dashboard and a token, as `ray start` makes it
 reference_network.py     SegFormer as published, unfused: what the folded network must equal
 s3_server.py             a real S3 server on loopback: Ceph's gateway, or moto
