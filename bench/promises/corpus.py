@@ -36,7 +36,7 @@ from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.raster_oracle import Header
 
-SIDECARS = (".msk", ".ovr", ".aux.xml")
+SIDECARS = (".msk", ".ovr", ".aux.xml", ".hdr", ".prj")
 """The endings of files that rasterio opens by themselves, but that belong to others."""
 MAX_BANDS = 32
 ITEM_S, MEMORY_BYTES = 300.0, 4_000_000_000
@@ -191,7 +191,7 @@ def _verdict(record: Record) -> str:
 def reason_of(message: str) -> str:
     """The kind of refusal: a message without its file, its numbers and its remedy."""
     text = message.split(": ", maxsplit=1)[-1] if message.startswith("/") else message
-    text = re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
+    text = re.sub(r"'[^']*'|\"[^\"]*\"|\b[\w-]+(\.[\w-]+)+\b", "...", text)
     text = re.sub(r"-?\d[\d.,]*( ?x ?\d+)?", "#", text)
     return text.partition(";")[0][:100]
 
@@ -225,9 +225,9 @@ def table(summary: Record) -> str:
     """The summary as lines of text."""
     lines = [f"{summary['tried']:>7,}  rasters tried"]
     for name in ("verdicts", "drivers", "compressions", "decided"):
-        lines += [f"{count:>7,}  {name[:-1]}: {kind}" for kind, count in summary[name].items()]
+        lines += [f"{count:>7,}  {name}: {kind}" for kind, count in summary[name].items()]
     lines += [f"{each['files']:>7,}  refused: {kind}" for kind, each in summary["refused"].items()]
-    lines += [f"DIFFERS  {file}: {why}" for file, why in summary["disagreements"].items()]
+    lines += [f"DIFFERS  {file}: {why[0]}" for file, why in summary["disagreements"].items()]
     return "\n".join(lines)
 
 

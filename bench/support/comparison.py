@@ -38,6 +38,9 @@ AREA_PIXELS = 5
 AREA_TOLERANCE = 2e-6
 """Relative: Swath promises 1e-6 between the nodes of its lattice."""
 
+# GDAL's warnings need not be printed. Their level stays: Swath judges files by them.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -49,7 +52,6 @@ class Reading:
 
 def identify(path: str) -> Header | str:
     """The header that rasterio reads from a file; or why it reads none."""
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     try:
         with rasterio.open(path) as src:
             return Header.of(src) if src.count else "no bands"
@@ -63,7 +65,6 @@ def compare(reading: Reading) -> dict[str, Any]:
     Keys: windows, disagreements (list of texts), refused (why windows that rasterio reads are
     refused), refused_by_both (windows), areas (pixels compared), decided (Swath's own rules).
     """
-    logging.getLogger("rasterio").setLevel(logging.CRITICAL)
     scene = reading.scene
     report: dict[str, Any] = {"windows": 0, "refused_by_both": 0, "refused": [], "areas": 0}
     report["decided"] = _decided(scene)
@@ -176,6 +177,9 @@ def _area_differences(src: Any, scene: Scene, report: dict[str, Any]) -> Iterato
         theirs = PixelAreas(src.crs.to_wkt(), tuple(src.transform)[:6])
     if theirs is None or not theirs.is_earth:
         report["decided"].append(f"area {'omitted' if scene.crs is None else 'given'}: not Earth")
+        return
+    if theirs.is_wider_than_the_world:
+        yield "a pixel goes around the Earth, and nothing is said of it"
         return
     if scene.crs is None:
         yield f"has no CRS, but rasterio says {one_line(str(src.crs)[:80], '')}"

@@ -44,6 +44,12 @@ class PixelAreas:
         if not (is_sphere and self.is_earth):
             self._axes = crs.ellipsoid.semi_major_metre, crs.ellipsoid.semi_minor_metre
 
+    @property
+    def is_wider_than_the_world(self) -> bool:
+        """Whether a pixel goes around the Earth."""
+        a, _, _, d, _, _ = self._transform
+        return bool(self._is_geographic and math.hypot(a, d) > self._turn)
+
     def of(self, col: int, row: int) -> float | None:
         """The area of a pixel in m2; None where a part of it has no place."""
         steps = np.arange(POINTS) / POINTS

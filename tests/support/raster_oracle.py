@@ -110,7 +110,7 @@ def read_by_pillow(path: Path, header: Header) -> np.ndarray | None:
                 if image.size != (header.width, header.height):
                     return None
                 if header.table is not None:
-                    return _rgba(image) if image.mode == "P" else None
+                    return _rgba(image) if image.mode in ("1", "P") else None
                 is_gray = image.mode in ("1", "L") and header.dtypes == ("uint8",)
                 return np.asarray(image.convert("L"))[None] if is_gray else None
     except Exception:  # noqa: BLE001  Pillow raises many kinds for files that it does not know
