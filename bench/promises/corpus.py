@@ -23,7 +23,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from bench.support.comparison import Reading, compare, identify
+from bench.support.comparison import Reading, compare, identify, why_unreadable
 from pipeline.errors import UsageError
 from pipeline.failure import Rejected
 from pipeline.imagery.image_files import IMAGE_SUFFIXES
@@ -74,6 +74,9 @@ def examine(folder: Path) -> list[Record]:
             records[path] = _record(Path(path).relative_to(folder), header)
     default = {path: _default(headers.get(path)) for path in records}
     scenes = _describe(default, records)
+    refused = [path for path in headers if path not in scenes]
+    for path, fault in _sandboxed(why_unreadable, refused, "refused files"):
+        records[path]["rasterio"] = fault
     _compare(scenes, records)
     every_band = {}
     for path, scene in scenes.items():

@@ -59,6 +59,18 @@ def identify(path: str) -> Header | str:
         return one_line(error, type(error).__name__)
 
 
+def why_unreadable(path: str) -> str | None:
+    """Why rasterio does not read the pixels of a file that it opens; None if it does."""
+    try:
+        with rasterio.open(path) as src:
+            for rect in _rects(src.width, src.height):
+                rearm()
+                src.read(window=Window(rect.col_off, rect.row_off, rect.width, rect.height))
+    except Exception as error:  # noqa: BLE001  whatever keeps rasterio from reading is an answer
+        return one_line(error, type(error).__name__)
+    return None
+
+
 def compare(reading: Reading) -> dict[str, Any]:
     """What differs between a scene and its file, and where Swath refuses to read.
 
@@ -72,7 +84,7 @@ def compare(reading: Reading) -> dict[str, Any]:
         header = Header.of(src)
         pillow = raster_oracle.read_by_pillow(Path(reading.path), header)
         differences = _header_differences(scene, src, header)
-        for rect in _rects(scene):
+        for rect in _rects(scene.width, scene.height):
             rearm()
             report["windows"] += 1
             differences += _window_differences(src, header, scene, rect, pillow, report)
@@ -200,18 +212,17 @@ def _area_differences(src: Any, scene: Scene, report: dict[str, Any]) -> Iterato
                 yield f"pixel {col},{row}: {area_m2:.6g} m2, by pyproj {expected_m2:.6g}"
 
 
-def _rects(scene: Scene) -> Iterator[Rect]:
+def _rects(width: int, height: int) -> Iterator[Rect]:
     """Windows of the whole image, or some of a large one: corners, edges and inside."""
     cols, rows = (
         list(range(0, side, EDGE_PX))
-        if scene.pixels <= WHOLE_PX
+        if width * height <= WHOLE_PX
         else _spread(max(1, side - EDGE_PX + 1), SAMPLED)
-        for side in (scene.width, scene.height)
+        for side in (width, height)
     )
     for row in rows:
         for col in cols:
-            width, height = min(EDGE_PX, scene.width - col), min(EDGE_PX, scene.height - row)
-            yield Rect(col, row, width, height)
+            yield Rect(col, row, min(EDGE_PX, width - col), min(EDGE_PX, height - row))
 
 
 def _spread(count: int, number: int) -> list[int]:
