@@ -116,8 +116,8 @@ def test_layers_of_unknown_use_outside_the_network_are_noted(path: Path) -> None
     notes = read({"state_dict": {**adapter, **weights}}, path).config.notes
     assert "2 keys are not the network's and not used: to_rgb (2 keys)" in notes
     assert (
-        "to_rgb beside the network holds layers: if pixels or logits passed through them in"
-        " training, the masks are wrong"
+        "layers beside the network (to_rgb): if pixels or logits passed through them in training,"
+        " the masks are wrong"
     ) in notes
 
 
