@@ -17,6 +17,8 @@ from segformer.errors import CheckpointError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Per channel (red, green, blue), of values from 0 to 1."""
+_SPREAD = 3.0
+"""Standard deviations beside the mean within which practically all values lie."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,19 @@ class Normalisation:
             "the checkpoint has no preprocessor_config.json: ImageNet's normalization is used"
             f" ({self})"
         )
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """The range of rescaled values that the network was trained on: 0 to 1 unless its mean and
+        standard deviation are those of stored values (digital numbers); None: it has neither, and
+        does not rescale."""
+        pairs = {*zip(self.mean, self.std, strict=True)}
+        if pairs == {(0.0, 1.0)} and self.rescale == 1:
+            return None
+        high = max(mean + _SPREAD * std for mean, std in pairs)
+        if high <= _SPREAD:
+            return 0.0, 1.0
+        return min(0.0, *(mean - _SPREAD * std for mean, std in pairs)), high
 
     def __str__(self) -> str:
         mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (self.mean, self.std))
