@@ -44,7 +44,7 @@ def choose_bands(
         if colors[band - 1] == ColorInterp.palette:
             raise header_error(
                 url,
-                f"its band {band} of {len(colors)} holds indices into a colour table; name others"
+                f"its band {band} of {len(colors)} holds indices into a color table; name others"
                 f" with --bands, or convert it first: gdal_translate -b {band} -expand rgb IN OUT",
             )
     return bands
@@ -78,7 +78,7 @@ def dtype_of(
         if np.dtype(dtype).kind not in "iu":
             raise header_error(
                 url,
-                f"has a colour table, but its values are {dtype} and no indices; convert it first,"
+                f"has a color table, but its values are {dtype} and no indices; convert it first,"
                 " e.g. gdal_translate -ot Byte IN OUT",
             )
     elif dtype != "uint8" and scale is None:

@@ -66,7 +66,7 @@ def _expand(
     table = None if band is None else color_table(src, band)
     if table is None:
         raise InputError(
-            f"{scene.url}: changed since it was planned: had a colour table; start a new output for"
+            f"{scene.url}: changed since it was planned: had a color table; start a new output for"
             " the new file",
             url=scene.url,
             stage="read",

@@ -76,17 +76,17 @@ def _of_color_table(
     if table is None:
         raise header_error(
             url,
-            "calls its values indices into a colour table and has none; say what they are, e.g."
+            "calls its values indices into a color table and has none; say what they are, e.g."
             " gdal_translate -colorinterp gray IN OUT",
         )
     if channels == 1 and settings.bands is None and not is_gray(table):
         raise UsageError(
-            f"{url}: has a colour table of more than grays, but the network has 1 channel: name the"
+            f"{url}: has a color table of more than grays, but the network has 1 channel: name the"
             " component with --bands 1 (red), 2 (green) or 3 (blue), or convert it to gray first"
         )
     doubts = []
     if len(EXPANDED) in bands:
-        doubts.append(Doubt("alpha_fed", f"band {len(EXPANDED)}, that of the colour table"))
+        doubts.append(Doubt("alpha_fed", f"band {len(EXPANDED)}, that of the color table"))
     if is_negative(src):  # the table inverts it
         doubts.append(_negative(dtype, scaled=False)[1])
     return Encoding(bands, dtype, True, False, None, (), (), tuple(doubts))
