@@ -3,6 +3,7 @@ doubts about a --scale that is not the file's."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,29 @@ def test_valid_is_decided_by_stored_values(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_pixels(scene, scene.rect).valid_HW, (np.isfinite(values) & (values != 9)).any(axis=0)
     )
+
+
+@pytest.mark.parametrize("kind", ["scaled", "colors", "bits"])
+def test_decoding_takes_no_more_memory_than_is_predicted(tmp_path: Path, kind: str) -> None:
+    height, width = 2000, 3000
+    if kind == "scaled":
+        values, settings = np.zeros((3, height, width)), OWN
+        path = write_scaled(tmp_path / "a.tif", values, **TILES, compress="zstd")
+    else:
+        values, settings = np.zeros((1, height, width), np.uint8), Settings(bands=(1,))
+        options = {"photometric": "palette"} if kind == "colors" else {"nbits": 4}
+        path = write_raster(tmp_path / "a.tif", values, **options, **TILES, compress="zstd")
+    channels = 3 if kind == "scaled" else 1
+    scene = scene_of(path, settings, channels)
+    row = channels * np.dtype(scene.values_dtype).itemsize + 1
+    predicted = (row + max(row, values.nbytes / (height * width))) * height * width
+    tracemalloc.start()
+    try:
+        read_pixels(scene, scene.rect)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert values.nbytes < peak < predicted + 40_000_000  # chunks
 
 
 def test_uint8_without_a_scale_is_read_as_always(tmp_path: Path) -> None:

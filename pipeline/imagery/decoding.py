@@ -71,17 +71,17 @@ def _expand(
             url=scene.url,
             stage="read",
         )
-    valid_HW = valid_HW & (index_HW < len(table))
-    if index_HW.dtype.kind == "i":
-        valid_HW &= index_HW >= 0
-    if scene.nodata is None:  # which overrides whatever the file says
-        shown_V, shown_HW = table[:, 3] != 0, np.empty_like(valid_HW)
-        _look_up(shown_V, index_HW, shown_HW)
-        valid_HW &= shown_HW
+    # --nodata overrides whatever the file says.
+    shown_V = (table[:, 3] != 0) | (scene.nodata is not None)
     components = tuple(dict.fromkeys(scene.bands))
     values_CHW = np.empty((len(components), *index_HW.shape), np.uint8)
-    for component, out_HW in zip(components, values_CHW, strict=True):
-        _look_up(np.ascontiguousarray(table[:, component - 1]), index_HW, out_HW)
+    for rows in _chunks(index_HW):
+        index = index_HW[rows]
+        known = (index >= 0) & (index < len(table))
+        index = np.where(known, index, 0).astype(np.intp)
+        valid_HW[rows] &= known & shown_V[index]
+        for component, values_HW in zip(components, values_CHW, strict=True):
+            values_HW[rows] = table[index, component - 1]
     return values_CHW, valid_HW
 
 
@@ -101,15 +101,11 @@ def _unpack(plane_HW: np.ndarray, scene: Scene, valid_HW: np.ndarray, negative: 
             )
     if plane_HW.dtype == np.uint8 and bits < 8:
         stretched_V = ((np.arange(white + 1) * _WHITE + white // 2) // white).astype(np.uint8)
-        _look_up(stretched_V[::-1] if negative else stretched_V, plane_HW, plane_HW)
+        shown_V = stretched_V[::-1] if negative else stretched_V
+        for rows in _chunks(plane_HW):  # values that are not valid may have more bits
+            plane_HW[rows] = shown_V[np.minimum(plane_HW[rows], white)]
     elif negative:
         np.subtract(plane_HW.dtype.type(white), plane_HW, out=plane_HW)
-
-
-def _look_up(table_V: np.ndarray, index_HW: np.ndarray, out_HW: np.ndarray) -> None:
-    """Write table_V[index_HW]; indices beyond the table give what nobody looks at."""
-    for rows in _chunks(index_HW):
-        np.take(table_V, index_HW[rows].astype(np.intp), mode="clip", out=out_HW[rows])
 
 
 def _scale(stored_HW: np.ndarray, scale: float, offset: float, out_HW: np.ndarray) -> None:

@@ -95,6 +95,9 @@ class _Album:
         self._names = segmentation.job.class_names
         self._colors_K3 = palette(segmentation.job.class_colors)
         self._replica = replica
+        value_range = segmentation.job.value_range
+        self._white = value_range[1] if value_range else None
+        """The value that is shown as white; None: that of each block."""
         for name in filter(_PICTURE.fullmatch, self._store.list("")):
             self._store.delete(name)
 
@@ -107,10 +110,11 @@ class _Album:
         scale, offset = self._replica.scaling(block.scene)
         values_CHW = pixels.values_CHW[core_slices].astype(np.float32) * scale + offset
         name = f"sample-{number:03d}.png"
-        picture = overlay(values_CHW, result.class_ids_HW, valid_HW, self._colors_K3)
-        self._store.write(name, picture)
         counts = np.bincount(result.class_ids_HW[valid_HW], minlength=len(self._names))
         low, high = np.nanpercentile(values_CHW[:, valid_HW], (1, 99))
+        white = self._white or high or 1.0
+        picture = overlay(values_CHW / white, result.class_ids_HW, valid_HW, self._colors_K3)
+        self._store.write(name, picture)
         total, confidence = int(counts.sum()), int(result.confidence_TK.sum())
         return Sample(
             scene_id=block.scene.scene_id,
