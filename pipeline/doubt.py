@@ -49,6 +49,11 @@ DOUBTS: dict[str, Wording] = {
         "GDAL applies one after one or three other bands only; name the missing value with"
         " --nodata, or give the file a mask",
     ),
+    "frames": Wording(
+        "has more images with color tables than the first one, which is segmented",
+        "have more images with color tables than the first one, which is segmented",
+        "extract the others, e.g. gdal_translate -b 2 -expand rgb IN OUT",
+    ),
     "negative": Wording(
         "says that 0 is white (MINISWHITE) and is inverted",
         "say that 0 is white (MINISWHITE) and are inverted",

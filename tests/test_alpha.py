@@ -268,10 +268,11 @@ def test_a_remote_file_is_judged_alike(tmp_path: Path) -> None:
     memory.rm("/alpha", recursive=True)
 
 
-def test_damage_in_a_sampled_place_is_left_to_reading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tile", ["1_1", "3_3"])
+def test_damage_in_a_sampled_place_is_left_to_reading(tmp_path: Path, tile: str) -> None:
     path = write_raster(tmp_path / "a.tif", near_infrared(1300, 1200), **LARGE)
     with rasterio.open(path) as src:
-        offset = int(src.get_tag_item("BLOCK_OFFSET_1_1", "TIFF", bidx=1))
+        offset = int(src.get_tag_item(f"BLOCK_OFFSET_{tile}", "TIFF", bidx=1))
     data = bytearray(path.read_bytes())
     data[offset : offset + 200] = b"\xff" * 200
     path.write_bytes(data)

@@ -224,6 +224,20 @@ def test_a_transparent_color_does_not_count_among_grays(tmp_path: Path) -> None:
     assert set(np.unique(pixels.values_CHW[0, pixels.valid_HW])) == {0, 90, 200}
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_the_first_picture_of_an_animation_is_read_and_the_others_noted(tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(noise_to(top, 90, 70)[0]).quantize(99) for top in (99, 50, 9))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    with rasterio.open(tmp_path / "a.gif") as src:
+        assert src.count == 3
+    scene = scene_of(tmp_path / "a.gif", Settings())
+    assert scene.doubts == (Doubt("frames", "3 images"),)
+    np.testing.assert_array_equal(
+        read_pixels(scene, scene.rect).values_CHW,
+        np.asarray(first.convert("RGB")).transpose(2, 0, 1),
+    )
+
+
 def test_indices_beside_other_bands_are_refused_unless_others_are_named(tmp_path: Path) -> None:
     gray, palette = ColorInterp.gray, ColorInterp.palette
     source = write_raster(tmp_path / "s.tif", noise_to(255, 30, 20, bands=3))

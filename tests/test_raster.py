@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from pyproj import CRS as ProjCRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
@@ -218,6 +219,24 @@ def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"complex numbers \(complex64\)") as caught:
         scene_of(path)
     assert caught.value.stage == "describe"
+    name = "DERIVED_SUBDATASET:AMPLITUDE:"  # as the message advises
+    assert name in caught.value.message
+    rasterio.shutil.copy(f"{name}{path}", tmp_path / "b.tif", driver="GTiff")
+    scene = scene_of(tmp_path / "b.tif")
+    with rasterio.open(path) as src:
+        np.testing.assert_array_equal(
+            read_pixels(scene, scene.rect).values_CHW, np.abs(src.read()).astype(scene.dtype)
+        )
+
+
+def test_bands_of_different_types_are_refused_unless_others_are_named(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8))
+    vrt = tmp_path / "a.vrt"
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    vrt.write_text(vrt.read_text().replace('"Byte" band="2"', '"UInt16" band="2"'))
+    with pytest.raises(InputError, match=r"1,2,3 differ in type \(uint16, uint8\); .*--bands"):
+        scene_of(vrt)
+    assert scene_of(vrt, Settings(bands=(1, 3, 1))).dtype == "uint8"
 
 
 # ---- valid ---------------------------------------------------------------------------------

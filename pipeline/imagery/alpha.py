@@ -118,7 +118,9 @@ def _sample(src: Any, file: InputFile, access: Access) -> list[np.ndarray]:
         try:
             parts.append(read_dataset(file.url, file.sidecars, access, read))
         except RASTER_ERRORS:
-            continue
+            # GDAL remembers the error, which rasterio would raise from the next call that succeeds;
+            # opening a file makes it forget.
+            read_dataset(file.url, file.sidecars, access, lambda _src, _warnings: None)
     return parts
 
 

@@ -15,20 +15,21 @@ EXPANDED = (ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.al
 """The bands of the expanded image."""
 
 
-def palette_band(src: Any) -> int | None:
-    """The band of indices into a color table, 1-based, if all other bands are alpha; else None."""
+def palette_bands(src: Any) -> tuple[int, ...]:
+    """The bands of indices into color tables, 1-based, if all other bands are alpha; else none.
+
+    The first one is read. Animated GIFs have others: a band for each picture.
+    """
     colors = list(src.colorinterp)
-    others = [band for band, c in enumerate(colors, start=1) if c != ColorInterp.alpha]
-    if len(others) != 1:
-        return None
-    (band,) = others
-    if colors[band - 1] == ColorInterp.palette:
-        return band
+    bands = tuple(band for band, c in enumerate(colors, start=1) if c != ColorInterp.alpha)
+    if all(colors[band - 1] == ColorInterp.palette for band in bands):
+        return bands
     # GDAL says of a negative that its color is undefined, makes a color table that inverts it, and
     # copies both to files that are no negatives: there, only the table says so.
-    if colors[band - 1] != ColorInterp.undefined or is_negative(src):
-        return None
-    return None if color_table(src, band) is None else band
+    first_is_undefined = [colors[band - 1] for band in bands] == [ColorInterp.undefined]
+    if first_is_undefined and not is_negative(src) and color_table(src, bands[0]) is not None:
+        return bands
+    return ()
 
 
 def color_table(src: Any, band: int) -> np.ndarray | None:

@@ -15,7 +15,7 @@ import numpy as np
 from rasterio.enums import ColorInterp
 
 from pipeline.errors import InputError
-from pipeline.imagery.color_table import color_table, palette_band
+from pipeline.imagery.color_table import color_table, palette_bands
 from pipeline.scene import Scene
 
 _CHUNK_PX = 1 << 20
@@ -27,7 +27,7 @@ _WHITE = 255
 def stored_bands(src: Any, scene: Scene) -> tuple[int, ...]:
     """The bands of the file to read for the scene, each once."""
     if scene.palette:
-        return (palette_band(src) or 1,)
+        return palette_bands(src)[:1] or (1,)
     return tuple(dict.fromkeys(scene.bands))
 
 
@@ -62,8 +62,8 @@ def _expand(
     src: Any, scene: Scene, index_HW: np.ndarray, valid_HW: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The colors of the indices."""
-    band = palette_band(src)
-    table = None if band is None else color_table(src, band)
+    bands = palette_bands(src)
+    table = color_table(src, bands[0]) if bands else None
     if table is None:
         raise InputError(
             f"{scene.url}: changed since it was planned: had a color table; start a new output for"

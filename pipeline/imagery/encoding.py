@@ -20,7 +20,7 @@ from pipeline.imagery.color_table import (
     color_table,
     is_gray,
     is_negative,
-    palette_band,
+    palette_bands,
 )
 from pipeline.imagery.input_file import header_error
 from pipeline.imagery.scaling import own_scaling, scale_doubt
@@ -50,9 +50,9 @@ def encoding_of(
     is missing or does not fit the file.
     """
     colors = [_color(c, alpha_is_data) for c in src.colorinterp]
-    index_band = None if alpha_is_data else palette_band(src)
-    if index_band is not None:
-        return _of_color_table(src, url, index_band, settings, channels)
+    index_bands = () if alpha_is_data else palette_bands(src)
+    if index_bands:
+        return _of_color_table(src, url, index_bands, settings, channels)
     bands = choose_bands(colors, url, settings.bands, channels)
     dtype = dtype_of(src, url, bands, settings.scale, palette=False)
     scales, offsets = own_scaling(src, url, bands, dtype) if settings.scale == FILE else ((), ())
@@ -68,11 +68,11 @@ def encoding_of(
 
 
 def _of_color_table(
-    src: Any, url: str, index_band: int, settings: Settings, channels: int
+    src: Any, url: str, index_bands: tuple[int, ...], settings: Settings, channels: int
 ) -> Encoding:
     bands = choose_bands(EXPANDED, url, settings.bands, channels)
-    dtype = dtype_of(src, url, (index_band,), settings.scale, palette=True)
-    table = color_table(src, index_band)
+    dtype = dtype_of(src, url, index_bands[:1], settings.scale, palette=True)
+    table = color_table(src, index_bands[0])
     if table is None:
         raise header_error(
             url,
@@ -85,6 +85,8 @@ def _of_color_table(
             " component with --bands 1 (red), 2 (green) or 3 (blue), or convert it to gray first"
         )
     doubts = []
+    if len(index_bands) > 1:
+        doubts.append(Doubt("frames", f"{len(index_bands)} images"))
     if len(EXPANDED) in bands:
         doubts.append(Doubt("alpha_fed", f"band {len(EXPANDED)}, that of the color table"))
     if is_negative(src):  # the table inverts it
