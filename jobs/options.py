@@ -105,7 +105,7 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         Settings,
         "alpha",
         type=click.Choice(ALPHA),
-        show_default="judged by the values of each 8-bit band",
+        show_default="alpha; a fourth band of 8 bits is judged by its values",
         help="What a band is that GDAL calls alpha. band: it says which pixels are valid. data: it"
         " is a channel like others, such as near infrared.",
     ),
@@ -114,9 +114,9 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         "scale",
         type=Scale(),
         show_default="none: required for types other than uint8",
-        help="Factor for stored values that are not uint8, no unit: the network expects"
-        " value * scale + offset to be between 0 and 1. 0.0001 for Sentinel-2. file: the scale and"
-        " offset that each file states for its bands.",
+        help="Factor for stored values that are not uint8, no unit: value * scale + offset is what"
+        " the network was trained on, mostly 0 to 1. 0.0001 for Sentinel-2. file: the scale and"
+        " offset that each file states for its bands, those of 8 bits included.",
     ),
     option(
         Settings,

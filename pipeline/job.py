@@ -29,6 +29,8 @@ class Job:
     """By class id, from the checkpoint."""
     class_colors: tuple[str | None, ...]
     """By class id, `RRGGBB`; None: the checkpoint gives none."""
+    value_range: tuple[float, float] | None = (0.0, 1.0)
+    """The range of values before normalization that the network was trained on; None: not known."""
     result_version: int = RESULT_VERSION
     swath_version: str = VERSION
     """The Swath that began the output."""
@@ -88,11 +90,14 @@ class Job:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         """The job that `to_json` recorded; raises KeyError if a field is missing."""
-        record = {"swath_version": "0.1.0", **record}  # the last one that did not record itself
+        # Swath 0.1.0 recorded neither.
+        record = {"swath_version": "0.1.0", "value_range": None, **record}
         known = {name: record[name] for name in cls.__dataclass_fields__}
         known["settings"] = Settings.from_json(record["settings"])
         known["class_names"] = tuple(record["class_names"])
         known["class_colors"] = tuple(record["class_colors"])
+        value_range = record["value_range"]
+        known["value_range"] = None if value_range is None else tuple(value_range)
         return cls(**known)
 
 

@@ -65,7 +65,8 @@ class Scene:
     height: int
     """The number of pixel rows."""
     bands: tuple[int, ...]
-    """The bands that feed the network, 1-based, in the order of its channels."""
+    """The bands that feed the network, 1-based, in the order of its channels; with a color table
+    those of the expanded image: red, green, blue, alpha."""
     dtype: str
     """numpy's name for the stored type; `values_dtype` is that of the pixels read."""
     nodata: float | None
@@ -80,8 +81,6 @@ class Scene:
     neither."""
     striped: bool
     """No random access by column (strips, PNG, JPEG): blocks are full-width bands."""
-    alpha: tuple[int, ...] = ()
-    """The bands, 1-based, that the file itself declares as alpha."""
     source: str = RASTER
     """The source that reads it: a name in `pipeline.imagery.source.SOURCES`. Plans written before
     there were several sources lack it, and hold image files only."""
@@ -90,8 +89,8 @@ class Scene:
     negative: bool = False
     """Whether the largest stored value is black (TIFF's MINISWHITE): values are inverted."""
     bits: int | None = None
-    """The number of bits that a stored value has if its type could hold more; fewer than 8 are
-    stretched to 0 to 255."""
+    """The number of bits that a stored value has if its type, an unsigned one, could hold more;
+    fewer than 8 are stretched to 0 to 255, unless `scales` apply."""
     scales: tuple[float, ...] = ()
     """The file's own scale of each channel, applied when reading (--scale file); empty: none is."""
     offsets: tuple[float, ...] = ()

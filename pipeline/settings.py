@@ -48,7 +48,7 @@ class Settings:
     """The 1-based band of each channel; None: by color interpretation, else the first ones."""
     alpha: str | None = None
     """Whether a band that GDAL calls alpha is an alpha band or data, such as near infrared: ALPHA;
-    None: a band of 8 bits is judged by its values, any other is alpha."""
+    None: a fourth band of 8 bits is judged by its values, any other is alpha."""
     scale: float | Literal["file"] | None = None
     """For scenes that are not uint8: value * scale + offset replaces value / 255. FILE: each file's
     own scale and offset are applied, to uint8 as well."""

@@ -61,11 +61,11 @@ ValueRange = tuple[float, float]
 
 @dataclass(frozen=True)
 class Pixels:
-    """A rectangle of a scene, as stored."""
+    """A rectangle of a scene."""
 
     values_CHW: np.ndarray
-    """In the scene's dtype, one plane per band of `scene.bands`. May hold NaN at valid pixels of
-    float data if another band has a value."""
+    """In the scene's `values_dtype`, one plane per band of `scene.bands`. May hold NaN at valid
+    pixels of float data if another band has a value."""
     valid_HW: np.ndarray
     """bool, True = data."""
     rect: Rect

@@ -22,6 +22,8 @@ PREPROCESSOR = "preprocessor_config.json"
 UINT8_MAX, UINT16_MAX = 255, 65535
 SMALLEST_UINT8_FACTOR = 1 / 300
 """Smaller factors are for values of more than 8 bits."""
+_SPREAD = 3.0
+"""Standard deviations beside the mean within which practically all values lie."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,19 @@ class Normalisation:
             "the checkpoint has no preprocessor_config.json: ImageNet's normalization is used"
             f" ({self})"
         )
+
+    @property
+    def expected(self) -> tuple[float, float] | None:
+        """The range of rescaled values that the network was trained on: 0 to 1 unless its mean and
+        standard deviation are those of stored values (digital numbers); None: it has neither, and
+        does not rescale."""
+        pairs = {*zip(self.mean, self.std, strict=True)}
+        if pairs == {(0.0, 1.0)} and self.rescale == 1:
+            return None
+        high = max(mean + _SPREAD * std for mean, std in pairs)
+        if high <= _SPREAD:
+            return 0.0, 1.0
+        return min(0.0, *(mean - _SPREAD * std for mean, std in pairs)), high
 
     def __str__(self) -> str:
         unit = "values / 255" if self.rescale == 1 / 255 else f"values * {self.rescale:g}"

@@ -28,7 +28,7 @@ from pipeline.planning.workload import Network, Workload
 from pipeline.processes.host import available_cores, available_memory_bytes
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Execution, Settings
-from pipeline.unit import Block
+from pipeline.unit import Block, Unit
 from segformer import mit_config
 from tests.support.archives import write_scene
 from tests.support.checkpoints import random_checkpoint, save_checkpoint
@@ -270,6 +270,26 @@ def test_bands_that_are_used_twice_are_counted_twice() -> None:
     grey = replace(scene(2000, 1000), bands=(1, 1, 1))
     (shard,) = planner(20, Execution()).shards([grey], (), 0)
     assert workload.row_bytes(shard.units[0]) == 2000 * 1000 * 4
+
+
+def test_stored_values_count_while_they_are_decoded() -> None:
+    workload = planner(20, Execution()).workload
+    plain, pixels = scene(2000, 1000), 2_000_000
+
+    def need(**changes: object) -> tuple[int, int, int]:
+        """Bytes to read per pixel, those handed on, and those of reading beside GDAL's cache."""
+        changed = replace(plain, **changes)
+        unit = Unit("0", (Block(changed, changed.rect),))
+        reading = memory_need._reading_bytes(workload, unit)
+        sizes = workload.stored_bytes(unit), workload.row_bytes(unit), reading
+        return tuple(size // pixels for size in sizes)
+
+    assert need() == (3, 4, 8)
+    three = (0.1,) * 3
+    assert need(dtype="float64", scales=three, offsets=three) == (24, 13, 37)
+    assert need(dtype="uint16", scales=three, offsets=three) == (6, 13, 26)
+    assert need(dtype="uint16", palette=True) == (2, 4, 8)
+    assert need(dtype="int32", palette=True, bands=(1,)) == (4, 2, 6)
 
 
 def write_control_group(root: Path, line: str, limits: dict[str, str]) -> Path:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from pyproj import CRS as ProjCRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
+from pipeline.doubt import Doubt
 from pipeline.errors import InputError, UsageError
 from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.pixels import read_pixels
@@ -156,6 +158,7 @@ def test_requested_bands_may_repeat(tmp_path: Path) -> None:
 
 def test_the_fourth_band_is_alpha_only_if_tagged(tmp_path: Path) -> None:
     values = noise(4, 8, 8)
+    values[3] = 255
     values[3, :, :5] = 0
     untagged = scene_of(write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="no"))
     assert read_pixels(untagged, untagged.rect).valid_HW.all()
@@ -187,21 +190,14 @@ def test_bands_that_do_not_fit_are_refused_with_a_remedy(
 
 
 def test_alpha_does_not_count_as_a_channel(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", noise(4, 8, 8), photometric="rgb", alpha="yes")
-    with pytest.raises(UsageError, match=r"has 3 bands and 1 alpha, .*--bands 1,2,3,3$"):
+    values = noise(4, 8, 8)
+    values[3] = 255
+    path = write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")
+    with pytest.raises(UsageError, match=r"3 bands and 1 alpha, .*--alpha data.*--bands 1,2,3,3$"):
         scene_of(path, channels=4)
     scene = scene_of(path, Settings(bands=(1, 2, 3, 4)), channels=4)
-    assert (scene.bands, scene.alpha) == ((1, 2, 3, 4), (4,))
-    assert scene_of(path).alpha == ()
-
-
-def test_the_error_for_a_palette_image_says_how_to_convert_it(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    write_raster(path, noise(1, 8, 8), photometric="palette")
-    for settings in (Settings(), Settings(bands=(1, 1, 1))):
-        with pytest.raises(InputError, match="gdal_translate -expand rgb") as caught:
-            scene_of(path, settings)
-        assert caught.value.stage == "describe"
+    assert (scene.bands, scene.doubts) == ((1, 2, 3, 4), (Doubt("alpha_fed", "band 4"),))
+    assert scene_of(path).doubts == ()
 
 
 # ---- types ---------------------------------------------------------------------------------
@@ -223,6 +219,24 @@ def test_complex_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"complex numbers \(complex64\)") as caught:
         scene_of(path)
     assert caught.value.stage == "describe"
+    name = "DERIVED_SUBDATASET:AMPLITUDE:"  # as the message advises
+    assert name in caught.value.message
+    rasterio.shutil.copy(f"{name}{path}", tmp_path / "b.tif", driver="GTiff")
+    scene = scene_of(tmp_path / "b.tif")
+    with rasterio.open(path) as src:
+        np.testing.assert_array_equal(
+            read_pixels(scene, scene.rect).values_CHW, np.abs(src.read()).astype(scene.dtype)
+        )
+
+
+def test_bands_of_different_types_are_refused_unless_others_are_named(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8))
+    vrt = tmp_path / "a.vrt"
+    rasterio.shutil.copy(path, vrt, driver="VRT")
+    vrt.write_text(vrt.read_text().replace('"Byte" band="2"', '"UInt16" band="2"'))
+    with pytest.raises(InputError, match=r"1,2,3 differ in type \(uint16, uint8\); .*--bands"):
+        scene_of(vrt)
+    assert scene_of(vrt, Settings(bands=(1, 3, 1))).dtype == "uint8"
 
 
 # ---- valid ---------------------------------------------------------------------------------
@@ -324,6 +338,7 @@ def test_nodata_option_overrides_the_file(
 
 def test_nodata_option_overrides_alpha(tmp_path: Path) -> None:
     values = noise(4, 4, 4)
+    values[3] = 255
     values[3, 0] = 0
     values[:3, 1] = 0
     path = write_raster(tmp_path / "a.tif", values, photometric="rgb", alpha="yes")

@@ -88,7 +88,7 @@ def test_an_alpha_band_fed_to_the_network_is_noted(small_checkpoint: str, tmp_pa
     folder = tmp_path / "in"
     write_scene(folder / "0.tif", 60, 50, values=picture(60, 50)[[0, 1, 2, 0, 1]])
     for name in "12":
-        Image.fromarray(np.zeros((50, 60, 4), np.uint8), "RGBA").save(folder / f"{name}.png")
+        Image.fromarray(np.full((50, 60, 4), 255, np.uint8), "RGBA").save(folder / f"{name}.png")
     settings = replace(SETTINGS, bands=(4, 3, 2))
     arguments = [str(folder)], small_checkpoint
     receipt = run(*arguments, str(tmp_path / "out"), settings, LOCAL)

@@ -24,7 +24,6 @@ def notes_on(
             f"{open_inputs}; unavailable from the store, the first:"
             f" {described.unavailable[0][1].cause}; the same command tries again"
         )
-    yield from _alpha_note(scenes)
     yield from _nodata_note(scenes)
     if changes.changed:
         changed = count_inputs(
@@ -49,19 +48,6 @@ def notes_on(
 def count_inputs(count: int, one: str, several: str) -> str:
     """`1 input ...` or `5 inputs ...`, with the predicate for that number."""
     return f"{count:,} input {one}" if count == 1 else f"{count:,} inputs {several}"
-
-
-def _alpha_note(scenes: Sequence[Scene]) -> Iterator[str]:
-    """A note on scenes whose alpha band would be segmented."""
-    with_alpha = [scene for scene in scenes if scene.alpha]
-    if with_alpha:
-        first = with_alpha[0]
-        feeding = count_inputs(
-            len(with_alpha),
-            "feeds a band that it calls alpha to the network",
-            "feed a band that they call alpha to the network",
-        )
-        yield f"{feeding}, first {first.url} (band {first.alpha[0]}): check --bands"
 
 
 def _nodata_note(scenes: Sequence[Scene]) -> Iterator[str]:

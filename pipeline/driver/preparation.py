@@ -141,6 +141,7 @@ def _settle_job(
         device=device,
         class_names=config.class_names,
         class_colors=config.class_colors,
+        value_range=checkpoint.normalisation.expected,
     )
     if output:
         output.check_same(job)

@@ -13,6 +13,7 @@ from typing import Protocol
 from pipeline.driver.quarantine import Quarantine, remedy
 from pipeline.driver.tally import Tally
 from pipeline.errors import LOG, UnfinishedError
+from pipeline.imagery.brightness import BrightnessTally
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import failures_in, outcome_of
 from pipeline.output.publishing import empty_work_folder
@@ -55,7 +56,7 @@ class Tracker:
         self._publisher = publisher
         self._on_progress = on_progress
         self.notes = notes
-        self.tally = Tally()
+        self.tally = Tally(brightness=BrightnessTally(output.job.value_range))
         self.units_to_compute = sum(len(shard.units) for shard in shards)
         """Units without an outcome when this run started."""
         self.nothing_to_do = False

@@ -9,10 +9,15 @@ It does not know the network, how scenes are divided into units, or what is done
     image_files.py    the image files in a folder or glob: suffixes, side-cars, versions (ETag)
     header_pool.py    many headers at once, in processes that may crash
     header.py         the header of an image file as a Scene: size, time of acquisition, strips
+    encoding.py       how stored values become the network's: what the header says of it
     bands.py          --bands: which band feeds which channel; the type of their values
+    alpha.py          whether a band that GDAL calls alpha is one, judged by a sample
+    color_table.py    color tables: which band has one, and its colors
+    scaling.py        a file's own scale and offset, and --scale file
     georeference.py   CRS, transform and world files
     plausibility.py   whether a file can hold what its header claims
     pixels.py         rectangles of pixels, and the valid mask (nodata, alpha, NaN)
+    decoding.py       stored values as the scene says: color table, bits, negative, scale
     dataset.py        opens a file with rasterio and tells a bad file from a bad store
     opener.py         remote files for GDAL, by range requests
     gdal.py           GDAL's options, cache and warnings

@@ -5,78 +5,94 @@ Knows the header's colors and types, --bands and --scale; reads no pixel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from rasterio.enums import ColorInterp
 
 from pipeline.errors import UsageError
 from pipeline.imagery.input_file import header_error
 
-_RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow)
 
 
 def choose_bands(
-    src: Any, url: str, requested: tuple[int, ...] | None, channels: int
+    colors: Sequence[ColorInterp], url: str, requested: tuple[int, ...] | None, channels: int
 ) -> tuple[int, ...]:
     """The band of each channel, 1-based: as requested by --bands, else by color, else the first
     ones that are not alpha.
 
-    Raises UsageError if the bands do not fit the network or the file, InputError for a band of
-    indices into a color table.
+    colors: that of each band, of the expanded image if there is a color table. Raises UsageError if
+    the bands do not fit the network or the file, InputError for a band of indices into a color
+    table beside other bands, and for inks.
     """
-    colors = list(src.colorinterp)
     not_alpha = [i for i, c in enumerate(colors, start=1) if c != ColorInterp.alpha] or [1]
     last = len(not_alpha) - 1
     example = "--bands " + ",".join(str(not_alpha[min(i, last)]) for i in range(channels))
     if requested is not None:
-        _check_requested(src, url, requested, channels, example)
+        _check_requested(len(colors), url, requested, channels, example)
         bands = requested
-    elif channels == 3 and all(color in colors for color in _RGB):
-        bands = tuple(colors.index(color) + 1 for color in _RGB)
+    elif channels == 3 and all(color in colors for color in RGB):
+        bands = tuple(colors.index(color) + 1 for color in RGB)
     else:
         bands = tuple(not_alpha[:channels])
-    if any(colors[band - 1] == ColorInterp.palette for band in bands):
-        raise header_error(
-            url,
-            "its values are indices into a colour table; convert it first:"
-            " gdal_translate -expand rgb IN OUT",
-        )
-    if len(bands) < channels:
-        alpha = f" and {src.count - len(bands)} alpha" if src.count > len(bands) else ""
-        raise UsageError(
-            f"{url}: has {_count(len(bands), 'band')}{alpha}, but the network has"
-            f" {_count(channels, 'channel')}:"
-            f" name one band per channel, e.g. {example}"
-        )
+        _check_count(colors, url, len(bands), channels, example)
+        _check_inks(colors, url, channels, example)
+    for band in bands:
+        if colors[band - 1] == ColorInterp.palette:
+            raise header_error(
+                url,
+                f"its band {band} of {len(colors)} holds indices into a color table; name others"
+                f" with --bands, or convert it first: gdal_translate -b {band} -expand rgb IN OUT",
+            )
     return bands
 
 
-def dtype_of(src: Any, url: str, bands: tuple[int, ...], scale: float | str | None) -> str:
+def dtype_of(
+    src: Any, url: str, bands: tuple[int, ...], scale: float | str | None, palette: bool
+) -> str:
     """numpy's name of the type that all these bands have.
 
-    Raises InputError for different types and for complex numbers, UsageError for another type than
-    uint8 without a --scale.
+    palette: whether their values are indices into a color table. Raises InputError for different
+    types, complex numbers and indices that are no integers, UsageError for another type than uint8
+    without a --scale.
     """
     dtypes = sorted({src.dtypes[band - 1] for band in bands})
     if len(dtypes) > 1:
         listed = ",".join(map(str, bands))
         raise header_error(
-            url, f"its bands {listed} differ in type ({', '.join(dtypes)}); convert it first"
+            url,
+            f"its bands {listed} differ in type ({', '.join(dtypes)}); name bands of one type with"
+            " --bands, or convert it first, e.g. gdal_translate -ot Float32 IN OUT",
         )
     dtype = str(dtypes[0])
     if dtype.startswith("complex"):
-        raise header_error(url, f"holds complex numbers ({dtype}); convert it to amplitudes first")
-    if dtype != "uint8" and scale is None:
+        raise header_error(
+            url,
+            f"holds complex numbers ({dtype}); convert it to amplitudes first, e.g. gdal_translate"
+            " DERIVED_SUBDATASET:AMPLITUDE:IN OUT",
+        )
+    if palette:
+        if np.dtype(dtype).kind not in "iu":
+            raise header_error(
+                url,
+                f"has a color table, but its values are {dtype} and no indices; convert it first,"
+                " e.g. gdal_translate -ot Byte IN OUT",
+            )
+    elif dtype != "uint8" and scale is None:
         raise UsageError(
             f"{url}: holds {dtype}, not uint8: say with --scale (and --offset) how stored values"
-            " become what the checkpoint was trained on; e.g. --scale 0.0001 for Sentinel-2"
-            " reflectance; with another --output, if this one exists"
+            " become what the checkpoint was trained on, e.g. --scale 0.0001 for Sentinel-2 and"
+            " values from 0 to 1, or its own rescale_factor (swath model inspect); --scale file is"
+            " what each file says. An OUT that exists keeps its settings: name a new --output"
         )
     return dtype
 
 
 def _check_requested(
-    src: Any, url: str, requested: tuple[int, ...], channels: int, example: str
+    count: int, url: str, requested: tuple[int, ...], channels: int, example: str
 ) -> None:
     if len(requested) != channels:
         raise UsageError(
@@ -84,10 +100,35 @@ def _check_requested(
             f" {_count(channels, 'channel')}:"
             f" name one band per channel, e.g. {example}"
         )
-    if max(requested) > src.count:
+    if max(requested) > count:
         raise UsageError(
-            f"{url}: has {_count(src.count, 'band')}, but --bands asks for band {max(requested)}:"
-            f" name bands from 1 to {src.count}, e.g. {example}"
+            f"{url}: has {_count(count, 'band')}, but --bands asks for band {max(requested)}:"
+            f" name bands from 1 to {count}, e.g. {example}"
+        )
+
+
+def _check_count(
+    colors: Sequence[ColorInterp], url: str, count: int, channels: int, example: str
+) -> None:
+    if count == channels:
+        return
+    alpha = remedy = ""
+    if len(colors) > count:
+        alpha = f" and {len(colors) - count} alpha"
+        remedy = " say --alpha data if that is none, or"
+    raise UsageError(
+        f"{url}: has {_count(count, 'band')}{alpha}, but the network has"
+        f" {_count(channels, 'channel')}:{remedy} name one band per channel, e.g. {example}"
+    )
+
+
+def _check_inks(colors: Sequence[ColorInterp], url: str, channels: int, example: str) -> None:
+    """Raise InputError for a network of three colors and a file of printing inks."""
+    if channels == len(_INKS) and all(color in colors for color in _INKS):
+        raise header_error(
+            url,
+            "its bands are inks (cyan, magenta, yellow, black); convert it to red, green and blue,"
+            f" or name the band of each channel, e.g. {example}",
         )
 
 

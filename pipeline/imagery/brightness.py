@@ -16,9 +16,9 @@ from pipeline.unit import Pixels, ValueRange
 STEP_PX = 16
 """Every 16th column of every 16th row is examined: a quarter million of 64 Mpx."""
 _TOLERANCE = 0.5
-"""Values that lie farther than this below 0 or above 1 are scaled wrongly."""
+"""Values that lie farther outside the expected range than this part of it are scaled wrongly."""
 _DARK = 0.05
-"""Values that are all below this are scaled wrongly."""
+"""Values that are all below this part of the range's end are scaled wrongly."""
 
 
 def value_range(parts: Sequence[Pixels], scale: float, offset: float) -> ValueRange | None:
@@ -35,49 +35,61 @@ def value_range(parts: Sequence[Pixels], scale: float, offset: float) -> ValueRa
     return float(low), float(high)
 
 
-def range_warning(owner: str, low: float, high: float) -> str | None:
-    """Why such a range of values is suspicious, or None. owner: whose values, `the pixels'`."""
-    if _is_outside(low, high):
+def range_warning(owner: str, values: ValueRange, expected: ValueRange | None) -> str | None:
+    """Why such a range of values is suspicious, or None. owner: whose values, `the pixels'`;
+    expected: what the network was trained on, None: not known."""
+    if expected is None:
+        return None
+    low, high = values
+    expects = f"the network expects {expected[0]:.3g} to {expected[1]:.3g}"
+    if _is_outside(values, expected):
         return (
-            f"{owner} values run from {low:.3g} to {high:.3g}, but the network expects 0 to 1:"
-            " check --scale and --offset"
+            f"{owner} values run from {low:.3g} to {high:.3g}, but {expects}: check --scale and"
+            " --offset"
         )
-    if high < _DARK:
-        return (
-            f"{owner} values end at {high:.2g}, but the network expects 0 to 1: check --scale and"
-            " --nodata"
-        )
+    if _is_dark(values, expected):
+        return f"{owner} values end at {high:.2g}, but {expects}: check --scale and --nodata"
     return None
 
 
-def _is_outside(low: float, high: float) -> bool:
-    return low < -_TOLERANCE or high > 1 + _TOLERANCE
+def _is_outside(values: ValueRange, expected: ValueRange) -> bool:
+    margin = _TOLERANCE * (expected[1] - expected[0])
+    return values[0] < expected[0] - margin or values[1] > expected[1] + margin
+
+
+def _is_dark(values: ValueRange, expected: ValueRange) -> bool:
+    return values[1] < _DARK * expected[1]
 
 
 @dataclass
 class BrightnessTally:
     """The ranges of a run's units. A few may be suspicious by nature: clouds, the sea at night."""
 
+    expected: ValueRange | None = (0.0, 1.0)
+    """The range that the network was trained on; None: not known, and nothing is suspicious."""
     units: int = 0
     outside: int = 0
-    """Units whose values are far outside 0 to 1."""
+    """Units whose values are far outside of it."""
     low: float = math.inf
     high: float = -math.inf
 
     def add(self, values: ValueRange) -> None:
         low, high = values
         self.units += 1
-        self.outside += _is_outside(low, high)
+        self.outside += self.expected is not None and _is_outside(values, self.expected)
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     @property
     def is_out_of_range(self) -> bool:
-        """Whether the values of most units are far outside 0 to 1."""
+        """Whether the values of most units are far outside the expected range."""
         return 2 * self.outside > self.units
 
     @property
     def warning(self) -> str | None:
         """Why the values so far are suspicious, or None."""
-        if self.units and (self.is_out_of_range or self.high < _DARK):
-            return range_warning("the pixels'", self.low, self.high)
+        values = self.low, self.high
+        if self.expected is None or not self.units:
+            return None
+        if self.is_out_of_range or _is_dark(values, self.expected):
+            return range_warning("the pixels'", values, self.expected)
         return None

@@ -1,6 +1,7 @@
 """The header of an image file as a Scene.
 
-Reads headers only, never a pixel. Knows neither how inputs are found nor how scenes are divided.
+Reads headers, and pixels only of an alpha band that is to be judged. Knows neither how inputs are
+found nor how scenes are divided.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from rasterio.enums import ColorInterp
-
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
-from pipeline.imagery.bands import choose_bands, dtype_of
+from pipeline.imagery.alpha import judge_alpha
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.encoding import encoding_of
 from pipeline.imagery.georeference import crs_on_earth, transform_of, world_file_transform
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
 from pipeline.imagery.plausibility import implausibility
@@ -76,10 +76,10 @@ def _scene(
     access: Access,
 ) -> Scene:
     _check_is_image(src, file.url)
-    bands = choose_bands(src, file.url, settings.bands, channels)
-    dtype = dtype_of(src, file.url, bands, settings.scale)
+    alpha = judge_alpha(src, file, settings, access)
+    encoding = encoding_of(src, file.url, settings, channels, alpha.is_data)
     transform = transform_of(src, file.url)
-    reason = implausibility(src, warnings, dtype, file.size_bytes)
+    reason = implausibility(src, warnings, encoding.dtype, file.size_bytes)
     if reason:
         raise header_error(file.url, f"{reason}; its header is damaged: replace it or leave it out")
     if transform == IDENTITY:
@@ -91,16 +91,22 @@ def _scene(
         sidecars=file.sidecars,
         width=src.width,
         height=src.height,
-        bands=bands,
-        dtype=dtype,
+        bands=encoding.bands,
+        dtype=encoding.dtype,
         nodata=settings.nodata,
         # A CRS without a transform places nothing: areas would be nonsense.
         crs=None if transform == IDENTITY else crs_on_earth(src.crs),
         transform=transform,
         datetime=_datetime(src),
         striped=_is_striped(src),
-        alpha=tuple(b for b in bands if src.colorinterp[b - 1] == ColorInterp.alpha),
         source=file.source,
+        palette=encoding.palette,
+        negative=encoding.negative,
+        bits=encoding.bits,
+        scales=encoding.scales,
+        offsets=encoding.offsets,
+        alpha_is_data=alpha.is_data,
+        doubts=(*alpha.doubts, *encoding.doubts),
     )
 
 

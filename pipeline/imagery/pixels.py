@@ -1,10 +1,10 @@
 """Rectangles of an image file's pixels, and which of them are valid.
 
-Knows nothing of the network's windows, of filling or of normalization: pixels leave as they are
-stored. Overviews are never read in place of pixels, and an EXIF orientation is not applied: rows
-and columns are those of the file.
+Knows nothing of the network's windows, of filling or of normalization; what is done to stored
+values is in `decoding.py`. Overviews are never read in place of pixels, and an EXIF orientation is
+not applied: rows and columns are those of the file.
 
-Legend: C channels of the network, H rows, W columns.
+Legend: B bands as stored, C channels of the network, H rows, W columns.
 """
 
 from __future__ import annotations
@@ -17,17 +17,24 @@ from rasterio.windows import Window
 
 from pipeline.errors import InputError
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.decoding import decode, stored_bands
 from pipeline.scene import Rect, Scene
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.unit import Pixels
 
 
 def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pixels:
-    """The pixels of `rect`, as stored, and which of them are valid.
+    """The pixels of `rect`, in the scene's `values_dtype`, and which of them are valid.
 
-    Validity follows rasterio's dataset mask over the selected bands: a side-car, internal or alpha
-    mask if there is one, else nodata (alpha is ignored if nodata is set), and NaN in float data; a
-    pixel is valid if any selected band is. `scene.nodata` overrides what the file says.
+    Values are those stored, unless the scene says otherwise: a color table is applied (`palette`),
+    values of fewer than 8 bits are stretched to 0 to 255 (`bits`), a `negative` is inverted, and
+    with `scales` and `offsets` values are float32.
+
+    Validity follows rasterio's dataset mask over the selected bands, and is decided by stored
+    values: a side-car, internal or alpha mask if there is one (not of an alpha band that is data),
+    else nodata (alpha is ignored if nodata is set), NaN in float data, and colors that are
+    transparent; a pixel is valid if any selected band is. `scene.nodata` overrides what the file
+    says.
 
     Raises InputError(stage="read") for a file that is damaged in this place, has vanished or is
     no longer the one that was described; ValueError for a rect outside of the scene; and what
@@ -40,16 +47,16 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pi
         or rect.row_end > scene.height
     ):
         raise ValueError(f"{rect} is not inside {scene.url} of {scene.width}x{scene.height} px")
-    distinct = tuple(dict.fromkeys(scene.bands))
     window = Window(rect.col_off, rect.row_off, rect.width, rect.height)
 
     def read(src: Any, _: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        _check_shape(src, scene)
-        values = src.read(distinct, window=window)
-        return values, _valid(src, scene, distinct, values, window)
+        bands = stored_bands(src, scene)
+        _check_shape(src, scene, max(bands))
+        stored_BHW = src.read(bands, window=window)
+        return decode(src, scene, stored_BHW, _valid(src, scene, bands, stored_BHW, window))
 
     try:
-        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, read)
+        values_CHW, valid_HW = read_dataset(scene.url, scene.sidecars, access, read)
     except RASTER_ERRORS as error:
         raise InputError(
             f"{scene.url}: window {rect} cannot be read: {root_cause(error, scene.url)}; replace"
@@ -57,15 +64,16 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pi
             url=scene.url,
             stage="read",
         ) from error
+    distinct = tuple(dict.fromkeys(scene.bands))
     if distinct != scene.bands:
-        values = values[[distinct.index(band) for band in scene.bands]]
-    return Pixels(values, valid_HW, rect)
+        values_CHW = values_CHW[[distinct.index(band) for band in scene.bands]]
+    return Pixels(values_CHW, valid_HW, rect)
 
 
-def _check_shape(src: Any, scene: Scene) -> None:
-    """Raise InputError if the open dataset has another size or type than the scene."""
+def _check_shape(src: Any, scene: Scene, highest: int) -> None:
+    """Raise InputError if the open dataset has another size or type than the scene. highest: the
+    last band that is read."""
     planned = f"{scene.width}x{scene.height} {scene.dtype}"
-    highest = max(scene.bands)
     dtype = src.dtypes[highest - 1] if highest <= src.count else f"{src.count} bands"
     current = f"{src.width}x{src.height} {dtype}"
     if current != planned:
@@ -81,7 +89,7 @@ def _valid(
     src: Any, scene: Scene, bands: tuple[int, ...], values: np.ndarray, window: Window
 ) -> np.ndarray:
     """bool HW, True = data; `values` has one plane for each of `bands`."""
-    flags = [src.mask_flag_enums[band - 1] for band in bands]
+    flags = [_mask_flags(src, scene, band) for band in bands]
     shared: np.ndarray | None = None
     if scene.nodata is None:
         masked = [b for b, f in zip(bands, flags, strict=True) if MaskFlags.per_dataset in f]
@@ -102,10 +110,20 @@ def _valid(
         elif band_flags == [MaskFlags.nodata] and _exact(plane.dtype, src.nodatavals[band - 1]):
             # What GDAL would answer after decoding the band a second time.
             band_valid = _differs(plane, src.nodatavals[band - 1])
+        elif band_flags == [MaskFlags.all_valid]:
+            band_valid = np.ones(plane.shape, dtype=bool)
         else:
             band_valid = src.read_masks(band, window=window) != 0
         valid |= band_valid & np.isfinite(plane) if is_float else band_valid
     return valid
+
+
+def _mask_flags(src: Any, scene: Scene, band: int) -> list[MaskFlags]:
+    """What GDAL takes the band's mask from."""
+    flags: list[MaskFlags] = src.mask_flag_enums[band - 1]
+    if scene.alpha_is_data and MaskFlags.alpha in flags:  # only for want of a mask and of nodata
+        return [MaskFlags.all_valid]
+    return flags
 
 
 def _exact(dtype: np.dtype, nodata: float) -> bool:

@@ -51,7 +51,7 @@ class Source(Protocol):
         """
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
-        """The pixels of `rect` as stored, and which of them are valid.
+        """The pixels of `rect` in the scene's `values_dtype`, and which of them are valid.
 
         Raises InputError(stage="read") if a file of the scene is damaged there, is gone or is
         another raster than the one described; ValueError for a rect that is not inside the scene;

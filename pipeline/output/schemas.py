@@ -145,10 +145,11 @@ SCENES = pa.schema(
         described(
             "bands",
             pa.list_(pa.int32()),
-            "The bands that the network was given, counted from 1, in the order of its channels.",
+            "The bands that the network was given, counted from 1, in the order of its channels;"
+            " of a file with a color table 1 to 4 are red, green, blue and alpha.",
             null=_NO_HEADER,
         ),
-        described("dtype", pa.string(), "The numpy dtype of the file's values.", null=_NO_HEADER),
+        described("dtype", pa.string(), "The numpy dtype of the stored values.", null=_NO_HEADER),
         *_grid("the scene", f"the file has none, or {_NO_HEADER}", _NO_HEADER),
         described(
             "datetime",

@@ -78,10 +78,8 @@ class MemoryNeed:
             return cls(0, 0, 0, 0, 0, 0, 0)
         weights = workload.network.weights_bytes
         row = max(map(workload.row_bytes, units))
-        read, segment = (
-            GDAL_CACHE_BYTES + 2 * row,
-            max(segmenting_bytes(workload, unit) for unit in units),
-        )
+        read = GDAL_CACHE_BYTES + max(_reading_bytes(workload, unit) for unit in units)
+        segment = max(segmenting_bytes(workload, unit) for unit in units)
         write = max(_writing_bytes(workload, unit) for unit in units)
         plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(workload, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
@@ -124,6 +122,12 @@ def _blending_bytes(workload: Workload, block: Block) -> int:
     axes_px = block.core.width + block.core.height
     px_bytes = groups * (2 * _SPAN_BYTES // stride + _SPAN_PX_BYTES)
     return _BLEND_BYTES + sums_bytes + axes_px * px_bytes
+
+
+def _reading_bytes(workload: Workload, unit: Unit) -> int:
+    """A unit's pixels, and a copy of them or the stored values that they are made from."""
+    row = workload.row_bytes(unit)
+    return row + max(row, workload.stored_bytes(unit))
 
 
 def _writing_bytes(workload: Workload, unit: Unit) -> int:

@@ -114,6 +114,10 @@ class Workload:
             total += read.pixels * (values + 1)
         return total
 
+    def stored_bytes(self, unit: Unit) -> int:
+        """Size of a unit's pixels as they are stored."""
+        return sum(map(self.read_bytes, unit.blocks))
+
     def ids_bytes(self, unit: Unit) -> int:
         """Size of a unit's class ids."""
         return unit.pixels * (1 if self.network.classes <= 255 else 2)
@@ -146,5 +150,7 @@ def grid_windows(block: Block, settings: Settings) -> float:
 
 
 def _pixel_bytes(scene: Scene) -> int:
-    """Bytes to read per pixel: a band that feeds several channels is read once."""
-    return len(set(scene.bands)) * np.dtype(scene.dtype).itemsize
+    """Bytes to read per pixel: a band that feeds several channels is read once, and so is the one
+    of indices into a color table."""
+    bands = 1 if scene.palette else len(set(scene.bands))
+    return bands * np.dtype(scene.dtype).itemsize

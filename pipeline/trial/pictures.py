@@ -35,8 +35,8 @@ def overlay(
 ) -> bytes:
     """A PNG of twice the width: the first three channels, then the classes; nodata is black.
 
-    values_CHW: as the network receives them before normalization, shown from 0 to 1; one or two
-    channels are shown in gray. valid_HW: bool, True = data.
+    values_CHW: as the network receives them before normalization, from 0, black, to 1, white; one
+    or two channels are shown in gray. valid_HW: bool, True = data.
     """
     shown_CHW = values_CHW[:3] if len(values_CHW) >= 3 else values_CHW[:1].repeat(3, axis=0)
     pixels_CHW = np.nan_to_num(shown_CHW.clip(0, 1) * 255).round().astype(np.uint8)

@@ -18,6 +18,7 @@ from pipeline.errors import LOG
 from pipeline.estimate import Sample
 from pipeline.failure import Failure
 from pipeline.imagery.brightness import range_warning
+from pipeline.job import Job
 from pipeline.output.mask_rows import mean_confidence
 from pipeline.scene import Rect, Scene
 from pipeline.settings import MASK_TILE_PX
@@ -62,7 +63,7 @@ def segment_samples(
             failures.append(result)
         elif isinstance(pixels, Pixels) and result.samples_TK.any():
             samples.append(album.add(block, pixels, result, len(samples) + 1))
-    notes = _notes(samples, failures, count, len(job.class_names))
+    notes = _notes(samples, failures, count, job)
     return tuple(samples), tuple(notes)
 
 
@@ -94,6 +95,9 @@ class _Album:
         self._names = segmentation.job.class_names
         self._colors_K3 = palette(segmentation.job.class_colors)
         self._replica = replica
+        value_range = segmentation.job.value_range
+        self._white = value_range[1] if value_range else None
+        """The value that is shown as white; None: that of each block."""
         for name in filter(_PICTURE.fullmatch, self._store.list("")):
             self._store.delete(name)
 
@@ -106,10 +110,11 @@ class _Album:
         scale, offset = self._replica.scaling(block.scene)
         values_CHW = pixels.values_CHW[core_slices].astype(np.float32) * scale + offset
         name = f"sample-{number:03d}.png"
-        picture = overlay(values_CHW, result.class_ids_HW, valid_HW, self._colors_K3)
-        self._store.write(name, picture)
         counts = np.bincount(result.class_ids_HW[valid_HW], minlength=len(self._names))
         low, high = np.nanpercentile(values_CHW[:, valid_HW], (1, 99))
+        white = self._white or high or 1.0
+        picture = overlay(values_CHW / white, result.class_ids_HW, valid_HW, self._colors_K3)
+        self._store.write(name, picture)
         total, confidence = int(counts.sum()), int(result.confidence_TK.sum())
         return Sample(
             scene_id=block.scene.scene_id,
@@ -125,7 +130,7 @@ class _Album:
 
 
 def _notes(
-    samples: Sequence[Sample], failures: Sequence[Failure], count: int, classes: int
+    samples: Sequence[Sample], failures: Sequence[Failure], count: int, job: Job
 ) -> Iterator[str]:
     """Notes on samples that look wrong. count: of the samples asked for."""
     if failures:
@@ -135,8 +140,8 @@ def _notes(
         yield f"{len(samples)} of {count} samples: no other block that was drawn has valid pixels"
     if not samples:
         return
-    low, high = min(s.values[0] for s in samples), max(s.values[1] for s in samples)
-    if warning := range_warning("the samples'", low, high):
+    values = min(s.values[0] for s in samples), max(s.values[1] for s in samples)
+    if warning := range_warning("the samples'", values, job.value_range):
         yield warning
     largest = {next(iter(sample.shares)) for sample in samples}
     if len(largest) == 1 and all(max(s.shares.values()) > _ONE_CLASS for s in samples):
@@ -146,7 +151,7 @@ def _notes(
         )
     weights = [sample.valid_pixels for sample in samples]
     mean = np.average([sample.mean_confidence or 0.0 for sample in samples], weights=weights)
-    if mean < max(_UNSURE, _GUESSES / classes):
+    if mean < max(_UNSURE, _GUESSES / len(job.class_names)):
         yield (
             f"the mean confidence of the samples is only {mean:.2f}: the checkpoint may not be made"
             " for such imagery; check --bands and --scale"
