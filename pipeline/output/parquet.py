@@ -36,6 +36,7 @@ class Writer:
             compression="zstd",
             use_dictionary=[name for name in leaves if _is_text(schema, name)],
             write_statistics=leaves,
+            write_page_checksum=outcome is not None,  # a unit's file is computed again if need be
         )
 
     def write(self, table: pa.Table) -> None:
@@ -56,8 +57,18 @@ def write_table(file: BinaryIO, table: pa.Table, outcome: dict[str, Any] | None 
 
 def read_outcome(file: BinaryIO) -> dict[str, Any]:
     """The outcome with which a unit's file was written; reads the footer only."""
-    metadata = pq.ParquetFile(file).schema_arrow.metadata
-    outcome: dict[str, Any] = json.loads(metadata[_UNIT_KEY])
+    return _outcome_in(pq.ParquetFile(file).schema_arrow)
+
+
+def read_unit(file: BinaryIO) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows and the outcome of a unit's file. Raises OSError if a page is not what was
+    written."""
+    table = pq.read_table(file, page_checksum_verification=True)
+    return table, _outcome_in(table.schema)
+
+
+def _outcome_in(schema: pa.Schema) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(schema.metadata[_UNIT_KEY])
     return outcome
 
 
