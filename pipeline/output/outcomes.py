@@ -21,8 +21,8 @@ from pipeline.unit import Unit, UnitOutcome
 
 T = TypeVar("T")
 
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
-"""Errors of pyarrow and of `UnitOutcome.from_json` for a file that is not a unit's."""
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
+"""Errors of reading a file that is not a unit's: pyarrow's, and of `UnitOutcome.from_json`."""
 _FOOTER_BYTES = 1 << 16
 """A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
 
@@ -52,7 +52,7 @@ def outcome_of(output: Output, unit: Unit) -> UnitOutcome:
     Raises DamagedUnitError, and FileNotFoundError if the file is gone.
     """
     path = unit_path(unit)
-    with suppress(*_DAMAGE):
+    with suppress(*DAMAGE):
         return _read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
     return read_unit_file(output, path, _read_outcome)
 
@@ -67,7 +67,7 @@ def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
     try:
         with output.store.open(path) as file:
             return read(file)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not pyarrow's
     # A task that Ray repeated may have replaced the file between two ranges. Read at once, it is
@@ -75,7 +75,7 @@ def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
     data = output.store.read(path)
     try:
         return read(io.BytesIO(data))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         why = one_line(error, type(error).__name__)
         raise DamagedUnitError(f"{len(data)} bytes: {why}") from error
 
