@@ -38,15 +38,15 @@ busy."""
 def has_locks(probe: Path) -> bool:
     """Whether the file system has locks, tried with a file that does not exist. Raises UsageError
     if it cannot be created."""
-    try:
-        with _opened(probe) as file:
+    with _opened(probe) as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in _NO_LOCKS:
+        except OSError as error:
+            if not means_no_locks(error):
+                raise
             return False
-        raise
-    finally:
-        probe.unlink(missing_ok=True)
+        finally:
+            probe.unlink(missing_ok=True)
     return True
 
 

@@ -16,6 +16,7 @@ import pipeline.output.unit_file
 from pipeline.cluster.publishers import publish_shard
 from pipeline.cluster.replica_actor import SegmentStage
 from pipeline.cluster.stages import ReadStage, Stages, UnitSink
+from pipeline.errors import UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.input_file import InputFile
 from pipeline.output.shard import Shard
@@ -120,3 +121,12 @@ def troubled_publish(work: Work, shard: Shard) -> ShardResult:
 
 
 STAGES = Stages(TroubledReadStage, TroubledSegmentStage, TroubledUnitSink, troubled_publish)
+
+
+class RefusingReadStage(ReadStage):
+    def read(self, unit: Unit) -> ReadUnit:
+        del unit
+        raise UsageError("b: there is no such bucket")
+
+
+REFUSING = Stages(read=RefusingReadStage)
