@@ -10,7 +10,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,14 +18,13 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
-from pipeline.storage import create_only, lease
+from pipeline.storage import create_only
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.lock_holder import LockHolder
 from pipeline.storage.object_store import ObjectStore
 from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
-from tests.support.poor_file_system import mounted
 
 
 @pytest.fixture(params=["disk", "poor disk", pytest.param("s3", marks=pytest.mark.s3)])
@@ -35,16 +33,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return open_store(f"{request.getfixturevalue('s3_folder')}/out", DEFAULT_ACCESS)
     folder = tmp_path if request.param == "disk" else request.getfixturevalue("poor_disk")
     return open_store(str(folder / "out"), DEFAULT_ACCESS)
-
-
-@pytest.fixture
-def poor_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on a file system without hard links and locks; the hearts of locks beat faster."""
-    monkeypatch.setattr(lease, "BEAT_S", 0.5)
-    with mounted(tmp_path / "mirrored", tmp_path / "poor") as succeeded:
-        if not succeeded:
-            pytest.skip("may not mount")
-        yield tmp_path / "poor"
 
 
 def test_the_url_decides_the_kind_of_store(store: Store) -> None:

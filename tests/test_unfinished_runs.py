@@ -123,6 +123,29 @@ def test_tables_that_are_gone_are_noticed(
     assert stray_files(out) == []
 
 
+def test_a_run_on_a_disk_without_links_and_locks_can_be_resumed(
+    archive: Path, small_checkpoint: str, tmp_path: Path, poor_disk: Path
+) -> None:
+    calm, out = tmp_path / "calm", poor_disk / "out"
+    arguments = [str(archive)], small_checkpoint, str(out), SETTINGS, LOCAL
+    run([str(archive)], small_checkpoint, str(calm), SETTINGS, LOCAL)
+
+    def stop_with_company(progress: Progress) -> None:
+        if progress.done_units == 1:
+            (driver,) = status(str(out)).at_work
+            assert driver.pid == os.getpid()
+            with pytest.raises(UsageError, match="another run is using this output"):
+                run(*arguments)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, stop_with_company)
+    assert status(str(out)).at_work == ()
+    assert run(*arguments).units_computed == 1
+    assert differences(calm, out) == []
+    assert stray_files(out) == []
+
+
 @pytest.fixture(scope="module")
 def created(s3: s3_server.Server) -> s3_server.Credentials:
     if not isinstance(s3, s3_server.Gateway):

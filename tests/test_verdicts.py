@@ -9,7 +9,8 @@ import pytest
 
 import pipeline.engine.replica
 import pipeline.output.publishing
-from pipeline.api import run, run_request
+import pipeline.planning.forecast
+from pipeline.api import plan, run, run_request
 from pipeline.driver.preparation import Request
 from pipeline.errors import UnfinishedError
 from pipeline.receipt import Receipt
@@ -222,3 +223,26 @@ def test_a_row_that_cannot_be_encoded_leaves_out_its_scene_alone(
     assert (failure.scene_id, failure.stage) == ("b.tif", "publish")
     check_counts(out, receipt)
     assert receipts(out)[-1]["failures"] == [failure.to_json()]
+
+
+def test_a_plan_says_which_areas_cannot_be_computed(
+    archive: Path, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [str(archive / name) for name in GOOD]
+    whole = plan(inputs, small_checkpoint, SETTINGS, LOCAL)
+    real = pipeline.planning.forecast.CellAreas.total_m2
+
+    def total_m2(areas: Any) -> float:
+        calls.append(areas)
+        if len(calls) == 1:
+            raise ValueError("no size")
+        return real(areas)
+
+    calls: list[Any] = []
+    monkeypatch.setattr(pipeline.planning.forecast.CellAreas, "total_m2", total_m2)
+    estimate = plan(inputs, small_checkpoint, SETTINGS, LOCAL)
+    assert (
+        "the area of 1 scene cannot be computed, first a.tif (ValueError: no size): a run would"
+        " leave such blocks in quarantine"
+    ) in estimate.notes
+    assert estimate.km2 == pytest.approx((whole.km2 or 0) * 2 / 3)

@@ -72,7 +72,7 @@ def patch_all(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch(patch: pytest.MonkeyPatch, stage: str) -> None:
-    """Let a function that the stage calls have trouble with the scene in its first argument."""
+    """Let a function that the stage calls have trouble with the scene among its arguments."""
     module, name = {
         "read": (pipeline.imagery.raster, "read_pixels"),
         "segment": (pipeline.engine.replica.Replica, "_open"),
@@ -83,11 +83,13 @@ def _patch(patch: pytest.MonkeyPatch, stage: str) -> None:
 
     @wraps(real)
     def troubled(*arguments: Any, **named: Any) -> Any:
-        subject = next(a for a in arguments if isinstance(a, Block | Scene))
+        scene = next((a for a in arguments if isinstance(a, Scene)), None)
         core = next((a for a in arguments if isinstance(a, Rect)), None)
-        if isinstance(subject, Block):
-            subject, core = subject.scene, subject.core
-        trouble(stage, subject, core)
+        for block in arguments:
+            if isinstance(block, Block):
+                scene, core = block.scene, block.core
+        assert scene is not None
+        trouble(stage, scene, core)
         return real(*arguments, **named)
 
     patch.setattr(module, name, troubled)
