@@ -15,7 +15,13 @@ import pipeline.output.scene_tables
 import pipeline.output.unit_file
 from pipeline.cluster.publishers import publish_shard
 from pipeline.cluster.replica_actor import SegmentStage
-from pipeline.cluster.stages import ReadStage, Stages, UnitSink
+from pipeline.cluster.stages import (
+    ReadStage,
+    Stages,
+    UnitSink,
+    finish_with_limits,
+    try_finish_with_limits,
+)
 from pipeline.errors import UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.input_file import InputFile
@@ -25,6 +31,7 @@ from pipeline.settings import Settings
 from pipeline.stages import ShardResult, Work
 from pipeline.storage.access import Access
 from pipeline.unit import Block, ReadUnit, SegmentedUnit, Unit
+from tests.support.worker_deaths import misbehave
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -123,6 +130,24 @@ def troubled_publish(work: Work, shard: Shard) -> ShardResult:
 
 
 STAGES = Stages(TroubledReadStage, TroubledSegmentStage, TroubledUnitSink, troubled_publish)
+
+
+def deadly_finish(work: Work, segmented: SegmentedUnit) -> None:
+    """Finish a unit, but end the process if it has results of `crash.tif`."""
+    _crash(segmented)
+    finish_with_limits(work, segmented)
+
+
+def deadly_try_finish(work: Work, segmented: SegmentedUnit) -> None:
+    """As `deadly_finish`, and write nothing."""
+    _crash(segmented)
+    try_finish_with_limits(work, segmented)
+
+
+def _crash(segmented: SegmentedUnit) -> None:
+    for block, result in zip(segmented.unit.blocks, segmented.blocks, strict=True):
+        if block.scene.scene_id == "crash.tif" and not isinstance(result, Failure):
+            misbehave("kill")
 
 
 class RefusingReadStage(ReadStage):
