@@ -23,6 +23,7 @@ computed.
     job_file_option.py    `--job FILE`, and the line of the file in error messages
     progress.py           the live line of progress
     text.py               numbers and values formatted for people and for JSON
+    on_cluster.py         the program of a job on a cluster
     cluster_job.py        a job on a cluster, as Ray and its metadata describe it
     dashboard.py          Ray's jobs through its dashboard
     package.py            Swath as a zip that a cluster unpacks

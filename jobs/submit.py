@@ -135,7 +135,7 @@ def _submit(
             return job.job_id
     _note_cluster(cluster, running, output)
     number = last_attempt(name, [job.job_id for job in jobs]) + 1
-    entrypoint = "exec " + shlex.join(["python", "-m", "jobs.cli", "run", *words, *THERE])
+    entrypoint = "exec " + shlex.join(["python", "-m", "jobs.on_cluster", "run", *words, *THERE])
     with tempfile.TemporaryDirectory() as folder:
         package = write_package(Path(folder))
         while True:

@@ -20,6 +20,7 @@ receipt.py     Receipt, Status: the record of a run, the state of an output
 estimate.py    Estimate: work, time, memory and cost of a plan
 grid.py        WindowGrid: windows, blocks, halos and mask tiles, in pixels
 unit.py        Unit: the unit of work, and its forms between the stages
+verdict.py     whose fault an error of a library is
 job.py         Job: everything that decides the rows, its fingerprint
 job_file.py    JobFile, job.toml: a job as a TOML file
 checkpoint.py  reading a checkpoint through a store

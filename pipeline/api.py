@@ -18,11 +18,12 @@ from pipeline.driver.receipt_writer import ReceiptWriter
 from pipeline.driver.run_start import RunStart
 from pipeline.driver.runner import Runner, choose_runner
 from pipeline.driver.tracker import Tracker
+from pipeline.driver.warning_notes import WarningNotes
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns, Estimate
 from pipeline.imagery.header_pool import OnDescribed
 from pipeline.job_file import job_file_text, write_job_file
-from pipeline.output.layout import Output
+from pipeline.output.layout import Output, delete_unit
 from pipeline.output.locks import PLANNING, hold_share, is_alone
 from pipeline.output.shard import Shard
 from pipeline.planning.forecast import Pricing, estimate
@@ -137,8 +138,8 @@ def run_request(
     stages: Stages | None = None,
 ) -> Receipt:
     """See `run`. stages: benchmarks replace some of those that work on Ray."""
-    start, execution = RunStart(), request.execution
-    with ExitStack() as locks:
+    start, execution, said = RunStart(), request.execution, WarningNotes()
+    with said.collect(), ExitStack() as locks:
         preparation, out = _begin(request, output, locks)
         job = preparation.job
         work = Work(
@@ -161,7 +162,7 @@ def run_request(
             (*preparation.notes, *preparation.survey.rejection),
             runner.reporting(on_progress),
         )
-        writer = ReceiptWriter(out, preparation, tracker, start)
+        writer = ReceiptWriter(out, preparation, tracker, start, said)
         with writer.write_on_error():
             _carry_out(tracker, runner)
             _check_time(tracker, work, preparation)
@@ -192,6 +193,8 @@ def _begin(request: Request, output: str, locks: ExitStack) -> tuple[Preparation
         if alone:
             out.store.sweep()
             out.append(preparation.new)
+        for unit in preparation.damaged:
+            delete_unit(out.store, unit)
     return preparation, out
 
 

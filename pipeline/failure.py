@@ -13,7 +13,7 @@ class Failure:
     scene_id: str
     url: str
     stage: str
-    """describe, read or segment."""
+    """describe, read, segment, finish or publish."""
     window: str | None
     """The block's core, `col_off,row_off widthxheight`; None: the whole input."""
     error: str

@@ -7,8 +7,8 @@ network's library.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -86,6 +86,11 @@ class ReadUnit:
     brightness: ValueRange | None = None
     """The range of the pixels that --scale applies to; None: there are none."""
 
+    def pieces(self) -> Iterator[ReadUnit]:
+        """A unit for each block, with its pixels or Failure."""
+        for block, pixels in zip(self.unit.blocks, self.blocks, strict=True):
+            yield ReadUnit(Unit(self.unit.shard, (block,)), (pixels,), read_s=0.0)
+
 
 @dataclass(frozen=True)
 class GpuUse:
@@ -130,6 +135,30 @@ class SegmentedUnit:
     """None on a CPU."""
     brightness: ValueRange | None = None
     """As in ReadUnit."""
+
+    @classmethod
+    def failed(cls, unit: Unit, failure: Failure) -> Self:
+        """A unit of one block, which failed."""
+        return cls(unit, (failure,), windows=0, read_s=0.0, segment_s=0.0, retries=0)
+
+    @classmethod
+    def joined(cls, unit: Unit, pieces: Sequence[SegmentedUnit]) -> Self:
+        """The unit from one piece for each of its blocks."""
+        return cls(
+            unit,
+            tuple(piece.blocks[0] for piece in pieces),
+            windows=sum(piece.windows for piece in pieces),
+            read_s=sum(piece.read_s for piece in pieces),
+            segment_s=sum(piece.segment_s for piece in pieces),
+            retries=sum(piece.retries for piece in pieces),
+            gpu=next((piece.gpu for piece in reversed(pieces) if piece.gpu), None),
+        )
+
+    def pieces(self) -> Iterator[SegmentedUnit]:
+        """A unit for each block, with its result alone."""
+        for block, result in zip(self.unit.blocks, self.blocks, strict=True):
+            piece = Unit(self.unit.shard, (block,))
+            yield replace(self, unit=piece, blocks=(result,))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -17,6 +18,7 @@ from segformer import mit_config  # noqa: E402
 from tests.support import s3_server  # noqa: E402
 from tests.support.checkpoints import random_checkpoint, save_checkpoint, save_small  # noqa: E402
 from tests.support.commands import Swath, exit_code_of  # noqa: E402
+from tests.support.poor_file_system import mounted  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,13 @@ def s3_folder(s3: s3_server.Server) -> str:
     """The URL of a folder that only this test uses."""
     assert s3.url
     return f"s3://tests/{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def poor_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on a file system without hard links and locks; the hearts of locks beat faster."""
+    monkeypatch.setattr("pipeline.storage.lease.BEAT_S", 0.5)
+    with mounted(tmp_path / "mirrored", tmp_path / "poor") as succeeded:
+        if not succeeded:
+            pytest.skip("may not mount")
+        yield tmp_path / "poor"

@@ -26,9 +26,11 @@ from pipeline.driver.local import LocalRunner
 from pipeline.driver.tracker import Tracker
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError
 from pipeline.failure import Failure
+from pipeline.output.outcomes import outcome_of
 from pipeline.settings import Execution, Settings
 from pipeline.stages import Work
 from pipeline.unit import Unit
+from tests.support import troubled_stages
 from tests.support.archives import write_scene
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
@@ -230,6 +232,28 @@ def test_an_isolated_replica_that_cannot_be_loaded_ends_the_run(
         with killing("ray::IsolatedReplicaActor.load", 1):
             assert ray.get(replica.segment(read)).windows > 0
         replica.close()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_scene_that_ends_the_process_that_finishes_it_is_quarantined(
+    job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, unit = job
+    (block,) = unit.blocks
+    scene = replace(block.scene, scene_id="crash.tif")
+    both = Unit(unit.shard, (block, replace(block, scene=scene)))
+    for name, double in (
+        ("finish_with_limits", troubled_stages.deadly_finish),
+        ("try_finish_with_limits", troubled_stages.deadly_try_finish),
+    ):
+        monkeypatch.setattr(pipeline.cluster.isolation, name, double)
+    with connected(None, 3, work.budget.schedulable_bytes + 4_000_000_000, 200_000_000):
+        segment_in_isolation(work, both)
+    outcome = outcome_of(work.out, both)
+    (failure,) = outcome.failures
+    assert (failure.scene_id, failure.stage, failure.error) == ("crash.tif", "finish", "crashed")
+    assert f"to finish window {block.core} ended its process each time" in failure.message
 
 
 def test_an_error_of_a_gpu_ends_the_process_of_its_replica() -> None:

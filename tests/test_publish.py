@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import api
 from pipeline.errors import UnfinishedError
-from pipeline.output import tiles
+from pipeline.output import parquet
 from pipeline.output.hilbert import hilbert
 from pipeline.output.layout import Output
 from pipeline.output.publishing import publish
@@ -56,7 +56,7 @@ def test_every_unit_is_read_once_wherever_its_tiles_belong(
         reads[file.name] += 1
         return read_table(file, **arguments)
 
-    monkeypatch.setattr(tiles.pq, "read_table", counting)
+    monkeypatch.setattr(parquet.pq, "read_table", counting)
     api.run([str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), *SMALL)
     assert len(reads) > 3
     assert set(reads.values()) == {1}

@@ -6,8 +6,10 @@ import fcntl
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import TransientError, UnfinishedError, UsageError
+from pipeline.storage import create_only
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.local_store import LocalStore
 from pipeline.storage.lock_holder import LockHolder
@@ -24,11 +27,12 @@ from pipeline.storage.schemes import open_store
 from pipeline.storage.store import Store
 
 
-@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["disk", "poor disk", pytest.param("s3", marks=pytest.mark.s3)])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "disk":
-        return open_store(str(tmp_path / "out"), DEFAULT_ACCESS)
-    return open_store(f"{request.getfixturevalue('s3_folder')}/out", DEFAULT_ACCESS)
+    if request.param == "s3":
+        return open_store(f"{request.getfixturevalue('s3_folder')}/out", DEFAULT_ACCESS)
+    folder = tmp_path if request.param == "disk" else request.getfixturevalue("poor_disk")
+    return open_store(str(folder / "out"), DEFAULT_ACCESS)
 
 
 def test_the_url_decides_the_kind_of_store(store: Store) -> None:
@@ -296,6 +300,57 @@ def test_asking_for_the_holder_prevents_no_lock(tmp_path: Path) -> None:
                 (tmp_path / "lock.json").touch()
         finally:
             done.set()
+
+
+def test_a_poor_disk_has_neither_links_nor_locks(poor_disk: Path) -> None:
+    """As the tests that use it believe."""
+    (poor_disk / "a").touch()
+    with pytest.raises(PermissionError):
+        os.link(poor_disk / "a", poor_disk / "b")
+    with (poor_disk / "a").open() as file, pytest.raises(OSError, match="not implemented"):
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def test_the_claim_of_a_dead_writer_is_removed(
+    poor_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was killed between its look and its rename."""
+    monkeypatch.setattr(create_only, "_CLAIM_S", 0.5)
+    store = open_store(str(poor_disk), DEFAULT_ACCESS)
+    store.write("plan.json", b"")
+    (poor_disk / ".job.json.claim.tmp").touch()
+    started = time.monotonic()
+    assert store.create("job.json", b"1")
+    assert time.monotonic() - started > 0.5
+    assert not store.create("job.json", b"2")
+    assert store.read("job.json") == b"1"
+    assert os.listdir(poor_disk) == ["job.json", "plan.json"]
+
+
+HOLD = """
+import sys
+from pipeline.storage.access import DEFAULT_ACCESS
+from pipeline.storage.schemes import open_store
+with open_store(sys.argv[1], DEFAULT_ACCESS).hold("lock.json"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_lock_of_a_killed_run_on_a_poor_disk_is_taken_at_once(poor_disk: Path) -> None:
+    store = open_store(str(poor_disk), DEFAULT_ACCESS)
+    command = [sys.executable, "-c", HOLD, str(poor_disk)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        holder = store.holder("lock.json")
+        assert holder is not None
+        assert holder.pid == other.pid
+        other.kill()
+    started = time.monotonic()
+    with store.hold("lock.json"):
+        assert time.monotonic() - started < 10
+    assert store.list("") == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")

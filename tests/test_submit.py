@@ -135,6 +135,59 @@ def test_a_job_that_cannot_run_says_why(swath: Swath, archive: Path, tmp_path: P
     assert f"swath: error: {tmp_path / 'none'}" in done.stdout.splitlines()[-1]
 
 
+@pytest.fixture
+def bare_python(tmp_path: Path) -> Path:
+    """A `python` that has the standard library only."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    return tmp_path / "bare" / "bin" / "python"
+
+
+def assert_one_line_on_python(output: str, python: Path, why: str) -> None:
+    assert "Traceback" not in output
+    last = output.splitlines()[-1]
+    assert last.startswith(f"swath: error: {python} (Python 3.")
+    assert f"cannot run Swath: {why}" in last
+    assert "install Swath's dependencies for it, or put the Python that has them first" in last
+
+
+def test_a_python_without_our_dependencies_says_so(bare_python: Path, tmp_path: Path) -> None:
+    def job(python: Path | str, *path: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, "-m", "jobs.on_cluster", "run", "in", "--checkpoint", "c", "--output", "out"],
+            env={"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = job(bare_python)
+    assert done.returncode == 2
+    assert_one_line_on_python(done.stderr, bare_python, "No module named 'click'")
+    (tmp_path / "torn" / "torch").mkdir(parents=True)
+    half = "raise ImportError('libcudart.so.12: cannot open shared object file')"
+    (tmp_path / "torn" / "torch" / "__init__.py").write_text(half)
+    done = job(sys.executable, tmp_path / "torn")
+    assert done.returncode == 2
+    assert_one_line_on_python(done.stderr, Path(sys.executable), "libcudart.so.12: cannot open")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_whose_python_lacks_our_dependencies_says_so(
+    swath: Swath, archive: Path, bare_python: Path, tmp_path: Path
+) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="swath-ray-", dir="/tmp"))
+    words = ["submit", archive, "--checkpoint", "c", "--output", tmp_path / "out", "--follow"]
+    try:
+        with ray_node.running(folder, cpus=1, programs=bare_python.parent) as cluster:
+            done = swath(*words, RAY_API_SERVER_ADDRESS=cluster.dashboard)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert_one_line_on_python(done.stdout, bare_python, "No module named 'click'")
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cluster_whose_agents_do_not_start_is_an_error_with_a_remedy(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -18,9 +17,6 @@ import pytest
 from pipeline.api import plan, run
 from pipeline.errors import TransientError, UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns
-from pipeline.output.layout import Output
-from pipeline.output.outcomes import read_unit_file
-from pipeline.output.parquet import read_outcome
 from pipeline.output.status import status
 from pipeline.progress import Progress
 from pipeline.receipt import Receipt
@@ -28,7 +24,7 @@ from pipeline.settings import Execution, Settings
 from tests.support import s3_server
 from tests.support.archives import write_scene
 from tests.support.clusters import TOKEN, another_cluster, token_variables
-from tests.support.outputs import differences, files, receipts, stray_files
+from tests.support.outputs import differences, receipts, stray_files
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
 LOCAL = Execution(runner="local", block=512)
@@ -108,53 +104,6 @@ def test_a_run_that_gives_up_says_why_in_its_receipt(
     assert receipt["ended"] == str(error.value)
 
 
-def test_a_damaged_unit_file_is_named(
-    archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
-) -> None:
-    calm, out = tmp_path / "calm", tmp_path / "out"
-    run([str(archive)], small_checkpoint, str(calm), SETTINGS, LOCAL)
-    with pytest.raises(KeyboardInterrupt):
-        segment(watch=stop_after_one)
-    (unit,) = out.glob("work/*/*.parquet")
-    whole = unit.read_bytes()
-    for damage in (whole[:-100], b"", whole[:4] + bytes(len(whole) - 12) + whole[-8:]):
-        unit.write_bytes(damage)
-        with pytest.raises(UnfinishedError, match="delete it, and the same command") as error:
-            segment()
-        assert str(unit) in str(error.value)
-    unit.unlink()
-    assert segment().units_computed == 1  # the other unit was computed before this file was opened
-    assert differences(calm, out) == []
-
-
-def test_a_unit_file_that_is_damaged_before_its_footer_is_named(
-    segment: Segment, tmp_path: Path
-) -> None:
-    """Its footer is intact, so that only publishing notices."""
-    with pytest.raises(KeyboardInterrupt):
-        segment(watch=stop_after_one)
-    (unit,) = (tmp_path / "out").glob("work/*/*.parquet")
-    whole = unit.read_bytes()
-    unit.write_bytes(whole[:4] + b"\xff" * 200 + whole[204:])
-    with pytest.raises(UnfinishedError, match="delete it, and the same command") as error:
-        segment()
-    assert str(unit) in str(error.value)
-
-
-def test_a_unit_file_that_is_replaced_while_it_is_read_is_read_again(
-    segment: Segment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An object store may report the size of one version and return the bytes of the other."""
-    with pytest.raises(KeyboardInterrupt):
-        segment(watch=stop_after_one)
-    out = Output.open(str(tmp_path / "out"))
-    (path,) = [name for name in files(tmp_path / "out") if name.startswith("work/")]
-    whole = out.store.read(path)
-    first_then_whole = iter([whole[:-3], whole])
-    monkeypatch.setattr(out.store, "open", lambda _: io.BytesIO(next(first_then_whole)))
-    assert read_unit_file(out, path, read_outcome)["failures"] == []
-
-
 def test_tables_that_are_gone_are_noticed(
     archive: Path, small_checkpoint: str, segment: Segment, tmp_path: Path
 ) -> None:
@@ -170,6 +119,29 @@ def test_tables_that_are_gone_are_noticed(
         plan([str(archive)], small_checkpoint, SETTINGS, LOCAL, str(out))
     (out / "commits" / f"{table.stem}.json").unlink()
     assert segment().units_computed == 2
+    assert differences(calm, out) == []
+    assert stray_files(out) == []
+
+
+def test_a_run_on_a_disk_without_links_and_locks_can_be_resumed(
+    archive: Path, small_checkpoint: str, tmp_path: Path, poor_disk: Path
+) -> None:
+    calm, out = tmp_path / "calm", poor_disk / "out"
+    arguments = [str(archive)], small_checkpoint, str(out), SETTINGS, LOCAL
+    run([str(archive)], small_checkpoint, str(calm), SETTINGS, LOCAL)
+
+    def stop_with_company(progress: Progress) -> None:
+        if progress.done_units == 1:
+            (driver,) = status(str(out)).at_work
+            assert driver.pid == os.getpid()
+            with pytest.raises(UsageError, match="another run is using this output"):
+                run(*arguments)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*arguments, stop_with_company)
+    assert status(str(out)).at_work == ()
+    assert run(*arguments).units_computed == 1
     assert differences(calm, out) == []
     assert stray_files(out) == []
 

@@ -86,6 +86,7 @@ class Publication:
 def timed_publish(work: Work, shard: Shard) -> PublishedShard:
     started_s = time.process_time()
     published = work.publish(shard)
+    assert isinstance(published, PublishedShard)
     cost = Publication(shard.pixels / 1e6, time.process_time() - started_s, published.seconds)
     with _publication_log(work.output).open("a") as file:
         file.write(json.dumps(asdict(cost)) + "\n")

@@ -13,6 +13,7 @@ stages.py           ReadStage, UnitSink and the source of units as Ray Data runs
 replica_actor.py    SegmentStage, the actor of a replica; deaths while loading, broken GPUs
 packing.py          a value as a row: one byte tensor that Ray does not copy
 isolation.py        the last resort: a unit scene by scene in processes that may die
+passed_error.py     an error of a stage as a value, which nothing on the way changes
 ray_errors.py       Ray's errors in words of ours; what a round's log says
 publishers.py       tasks that publish complete shards beside the flow
 batch_trial.py      a trial of a batch by a task on a GPU of the cluster

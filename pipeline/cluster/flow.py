@@ -24,6 +24,9 @@ from pipeline.stages import Work
 from pipeline.unit import Unit
 
 ROUNDS = 2
+PASSES = 4
+"""Passes of rounds and publishing: units may be open again after their shard was to be published,
+because their files turned out to be damaged."""
 NOTE_S = 30.0
 """Time between two notes on what the end of a run waits for."""
 
@@ -56,12 +59,16 @@ class Flow:
             if self.address:
                 urls = _input_urls(open_units()[:1])
                 check_shared_paths([work.output, work.job.checkpoint, *urls])
-            try:
-                retries = self._run_rounds(open_units, poll)
-            except TransientError:  # one store failed some units: the others' shards are complete
+            retries = 0
+            for _ in range(PASSES):
+                try:
+                    retries += self._run_rounds(open_units, poll)
+                except TransientError:  # one store failed some units: the others' are complete
+                    _publish_rest(publishers, poll)
+                    raise
                 _publish_rest(publishers, poll)
-                raise
-            _publish_rest(publishers, poll)
+                if work.out_of_time or not open_units():
+                    break
         return retries
 
     def _run_rounds(self, open_units: Callable[[], list[Unit]], poll: Poll) -> int:

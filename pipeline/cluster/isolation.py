@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,12 +22,17 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from pipeline.cluster.ray_errors import root_cause
 from pipeline.cluster.replica_actor import SegmentStage
-from pipeline.cluster.stages import read_with_limits
+from pipeline.cluster.stages import (
+    finish_with_limits,
+    read_with_limits,
+    try_finish_with_limits,
+)
 from pipeline.errors import SwathError, TransientError, UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.stages import Work
-from pipeline.unit import Block, ReadUnit, SegmentedUnit, Stitched, Unit
+from pipeline.unit import Block, ReadUnit, SegmentedUnit, Unit
 
 _GRACE_S = 60.0
 """Time for starting a process, in addition to the limit of its work."""
@@ -47,16 +53,7 @@ def segment_in_isolation(work: Work, unit: Unit) -> None:
         pieces = [_segment(work, replica, Unit(unit.shard, (block,))) for block in unit.blocks]
     finally:
         replica.close()
-    work.finish(
-        SegmentedUnit(
-            unit,
-            tuple(piece.blocks[0] for piece in pieces),
-            windows=sum(piece.windows for piece in pieces),
-            read_s=sum(piece.read_s for piece in pieces),
-            segment_s=sum(piece.segment_s for piece in pieces),
-            retries=sum(piece.retries for piece in pieces),
-        )
-    )
+    _finish(work, SegmentedUnit.joined(unit, pieces))
 
 
 def _segment(work: Work, replica: IsolatedReplica, piece: Unit) -> SegmentedUnit:
@@ -65,16 +62,33 @@ def _segment(work: Work, replica: IsolatedReplica, piece: Unit) -> SegmentedUnit
     reader = ray.remote(max_retries=0, max_calls=1, memory=work.need.reader_bytes)(read_with_limits)
     read = result_or_failure(work, block, "read", lambda: reader.remote(work, piece))
     if isinstance(read, Failure):
-        return _failed(piece, read)
+        return SegmentedUnit.failed(piece, read)
     if isinstance(read.blocks[0], Failure):
-        return _failed(piece, read.blocks[0])
+        return SegmentedUnit.failed(piece, read.blocks[0])
     segmented = result_or_failure(work, block, "segment", lambda: replica.segment(read))
-    return _failed(piece, segmented) if isinstance(segmented, Failure) else segmented
+    return SegmentedUnit.failed(piece, segmented) if isinstance(segmented, Failure) else segmented
 
 
-def _failed(piece: Unit, failure: Failure) -> SegmentedUnit:
-    blocks: tuple[Stitched | Failure, ...] = (failure,)
-    return SegmentedUnit(piece, blocks, windows=0, read_s=0.0, segment_s=0.0, retries=0)
+def _finish(work: Work, segmented: SegmentedUnit) -> None:
+    """Write the unit's file, without the blocks that end a process alone."""
+    task = ray.remote(max_retries=0, max_calls=1, memory=work.need.writer_bytes)
+    finish, try_finish = task(finish_with_limits), task(try_finish_with_limits)
+    end = _attempt(work, "finish", lambda: finish.remote(work, segmented))
+    if not isinstance(end, _Death):
+        return
+    blocks = []
+    for piece in segmented.pieces():
+        (block,), (result,) = piece.unit.blocks, piece.blocks
+        alone = result_or_failure(work, block, "finish", partial(try_finish.remote, work, piece))
+        blocks.append(alone if isinstance(alone, Failure) else result)
+    left = replace(segmented, blocks=tuple(blocks))
+    end = _attempt(work, "finish", lambda: finish.remote(work, left))
+    if isinstance(end, _Death):
+        url = segmented.unit.blocks[0].scene.url
+        raise UnfinishedError(
+            f"{url}: the process that makes its unit's file {end.what}; the same command resumes"
+            " the run"
+        )
 
 
 def result_or_failure(work: Work, block: Block, stage: str, start: Callable[[], Any]) -> Any:
@@ -129,12 +143,11 @@ def _death_of_task(stage: str, error: RayTaskError) -> _Death:
     cause = error.cause
     if isinstance(cause, SwathError):
         raise cause from error
-    why = one_line(cause)
     if isinstance(cause, MemoryError):
-        return _Death("memory", f"took more memory than it may: {why}")
+        return _Death("memory", f"took more memory than it may: {one_line(cause)}")
     # Whatever is wrong with pixels is in their Failure; an exception is the device's.
     raise UnfinishedError(
-        f"{stage} fails with {type(cause).__name__}: {why}; the same command resumes the run"
+        f"{stage} fails with {root_cause(error)}; the same command resumes the run"
     ) from error
 
 

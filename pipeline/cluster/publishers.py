@@ -18,7 +18,7 @@ from pipeline.cluster.ray_errors import root_cause, swath_error_in
 from pipeline.errors import LOG, UnfinishedError
 from pipeline.output.publishing import delete_leftovers
 from pipeline.output.shard import Shard
-from pipeline.stages import PublishedShard, Work
+from pipeline.stages import ShardResult, Work
 
 ATTEMPTS = 3
 """Attempts at a shard whose process or node is lost each time. We retry, not Ray: what the dead
@@ -30,8 +30,11 @@ paths. Its memory is requested in full."""
 CANCEL_S = 10.0
 """Time for a canceled task to delete what it was writing; then its process is killed."""
 
+Publish = Callable[[Work, Shard], ShardResult]
+"""What a task does."""
 
-def publish_shard(work: Work, shard: Shard) -> PublishedShard:
+
+def publish_shard(work: Work, shard: Shard) -> ShardResult:
     """Publish a shard. Lists of processes show the task under this name."""
     return work.publish(shard)
 
@@ -39,8 +42,7 @@ def publish_shard(work: Work, shard: Shard) -> PublishedShard:
 class Publishers:
     """The tasks of one run. Shards may be handed over at any time; tasks run inside `at_work`."""
 
-    def __init__(self, work: Work, publish: Callable[[Work, Shard], PublishedShard]) -> None:
-        """publish: what a task does."""
+    def __init__(self, work: Work, publish: Publish) -> None:
         self._work = work
         self._max_running = work.budget.publishers
         self._waiting: dict[str, Shard] = {}
@@ -64,17 +66,18 @@ class Publishers:
     def start(self, shard: Shard) -> None:
         self._waiting[shard.shard_id] = shard
 
-    def advance(self) -> list[PublishedShard]:
-        """Return what was published since the last call, then start what may start.
+    def advance(self) -> list[ShardResult]:
+        """Return the results of the tasks that ended since the last call, then start what may
+        start.
 
         Raises UnfinishedError if a shard cannot be published, and UsageError, as publishing does.
         """
         results = []
         for ref in self._wait_for(len(self._running), timeout_s=0.0):
             shard = self._running.pop(ref)
-            published = self._result(ref, shard)
-            if published:
-                results.append(published)
+            result = self._result(ref, shard)
+            if result:
+                results.append(result)
             else:
                 self._waiting[shard.shard_id] = shard
         if self._at_work:
@@ -117,12 +120,12 @@ class Publishers:
         ended, _ = ray.wait(list(self._running), num_returns=count, timeout=timeout_s)
         return list(ended)
 
-    def _result(self, ref: Any, shard: Shard) -> PublishedShard | None:
+    def _result(self, ref: Any, shard: Shard) -> ShardResult | None:
         """The result of an ended task; None if its process or node was lost. Raises as
         `advance`."""
         where = f"{self._work.output}: shard {shard.shard_id}"
         try:
-            published: PublishedShard = ray.get(ref)
+            result: ShardResult = ray.get(ref)
         except RayTaskError as error:
             swath_error = swath_error_in(error)
             if swath_error is not None:
@@ -142,4 +145,4 @@ class Publishers:
             LOG.warning("%s was lost while it was being published; retrying it", where)
             delete_leftovers(self._work.out, shard)
             return None
-        return published
+        return result

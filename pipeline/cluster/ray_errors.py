@@ -6,15 +6,19 @@ Does not know which units they cost: the next round sees to those.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray.exceptions import RayActorError, RayTaskError
 
+from pipeline.cluster.passed_error import PassedError
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
 
 _SWATH_ERRORS = (UnfinishedError, UsageError, CheckpointError)
 _EXECUTOR_LOG = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
+_RAISED = re.compile(r"(?:\w+\.)*(\w+(?:Error|Exception|Interrupt): .*)")
+"""The last line of a traceback: the name of an error after those of its modules, and its text."""
 STALLED_UNITS = 8
 """Units whose store did not answer after which a round is given up: patience ran out for each."""
 
@@ -90,10 +94,13 @@ def root_cause(error: BaseException) -> str:
         return swath_error.cause if isinstance(swath_error, TransientError) else str(swath_error)
     while (deeper := _next_in_chain(error)) is not None:
         error = deeper
+    if isinstance(error, PassedError):
+        return error.text
     lines = str(error).strip().splitlines() or ["no details"]
     # Ray gives the cause of a dead actor as text, a traceback: its last line says what was raised.
-    what = lines[-1] if isinstance(error, RayActorError) else lines[0]
-    return f"{type(error).__name__}: {what.strip()[:300]}"
+    what = lines[-1 if isinstance(error, RayActorError) else 0].strip()[:300]
+    raised = _RAISED.fullmatch(what)
+    return raised[1] if raised else f"{type(error).__name__}: {what}"
 
 
 def _given_up(error: Exception, first_reason: str) -> UnfinishedError:

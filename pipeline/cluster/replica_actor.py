@@ -17,6 +17,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 
 from pipeline.cluster.metrics import GpuMemoryGauge
 from pipeline.cluster.packing import pack, unpack
+from pipeline.cluster.passed_error import passing_errors
 from pipeline.errors import LOG, SwathError, TransientError, UnfinishedError, one_line
 from pipeline.processes.limits import process_limits
 from pipeline.stages import Work
@@ -51,22 +52,24 @@ class SegmentStage:
     def __call__(self, batch: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
         if self._work.out_of_time:
             return
-        row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
+        with passing_errors():
+            row = pack(self.segment(unpack(batch["head"][0], batch["data"][0])))
         yield {"head": np.array([row["head"]], dtype=object), "data": row["data"][None]}
 
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         if self._refusal:
             raise self._refusal
-        with (
-            process_limits(self._work.unit_timeout_s),
-            exit_on_gpu_error(self._work.job.device),
-        ):
-            segmented = self._replica.segment(read)
+        with process_limits(self._work.unit_timeout_s):
+            segmented = self._work.segment(self._compute, read)
         self._gpu_memory.record(segmented.gpu)
         # Retries while loading are counted with the first unit.
         before, self._retries_before = self._retries_before, retries_so_far()
         retries = segmented.retries + self._retries_before - before
         return replace(segmented, retries=retries, brightness=read.brightness)
+
+    def _compute(self, read: ReadUnit) -> SegmentedUnit:
+        with exit_on_gpu_error(self._work.job.device):
+            return self._replica.segment(read)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import Datasink, WriteResult
 
 from pipeline.cluster.packing import Row, pack, unpack
-from pipeline.cluster.publishers import publish_shard
+from pipeline.cluster.passed_error import passing_errors
+from pipeline.cluster.publishers import Publish, publish_shard
 from pipeline.cluster.replica_actor import SegmentStage
-from pipeline.output.shard import Shard
 from pipeline.processes.limits import process_limits
-from pipeline.stages import PublishedShard, Work
+from pipeline.stages import Work, finish_unit
 from pipeline.storage.retry import retries_so_far
 from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 
@@ -74,7 +74,8 @@ class ReadStage:
     def __call__(self, row: Row) -> list[Row]:
         if self._work.out_of_time:
             return []
-        return [pack(self.read(pickle.loads(row["unit"])))]
+        with passing_errors():
+            return [pack(self.read(pickle.loads(row["unit"])))]
 
     def read(self, unit: Unit) -> ReadUnit:
         return read_with_limits(self._work, unit)
@@ -84,6 +85,18 @@ def read_with_limits(work: Work, unit: Unit) -> ReadUnit:
     """Raises MemoryError if the unit takes far more memory than predicted."""
     with process_limits(work.unit_timeout_s, 2 * work.need.reader_bytes + _SPARE_BYTES):
         return work.read(unit)
+
+
+def finish_with_limits(work: Work, segmented: SegmentedUnit) -> None:
+    """See `Work.finish`."""
+    with process_limits(work.unit_timeout_s):
+        work.finish(segmented)
+
+
+def try_finish_with_limits(work: Work, segmented: SegmentedUnit) -> None:
+    """Make the unit's file, and write nothing."""
+    with process_limits(work.unit_timeout_s):
+        finish_unit(segmented)
 
 
 class UnitSink(Datasink[int]):
@@ -103,12 +116,12 @@ class UnitSink(Datasink[int]):
                 continue  # the time was up before this unit's turn
             batch = BlockAccessor.for_block(block).to_numpy(["head", "data"])
             for head, data in zip(batch["head"], batch["data"], strict=True):
-                self.finish(unpack(head, data))
+                with passing_errors():
+                    self.finish(unpack(head, data))
         return retries_so_far() - before
 
     def finish(self, segmented: SegmentedUnit) -> None:
-        with process_limits(self._work.unit_timeout_s):
-            self._work.finish(segmented)
+        finish_with_limits(self._work, segmented)
 
     def on_write_complete(self, write_result: WriteResult[int]) -> None:
         self.retries = int(sum(write_result.write_returns))
@@ -122,7 +135,7 @@ class Stages:
     read: type[ReadStage] = ReadStage
     segment: type[SegmentStage] = SegmentStage
     sink: type[UnitSink] = UnitSink
-    publish: Callable[[Work, Shard], PublishedShard] = publish_shard
+    publish: Publish = publish_shard
 
 
 STAGES = Stages()

@@ -16,6 +16,7 @@ ray_runner.py imports Ray.
     tracker.py         unit files as they appear, complete shards to publish, progress
     tally.py           the sums over the units that a run computed
     bottleneck.py      what limited the speed of a run, and what would relieve it
+    warning_notes.py   warnings of a run, collected for its receipt
     run_start.py       when a run started, the name of its records, its deadline
     receipt_writer.py  the receipt of a run, however it ends; inputs without an outcome
 """

@@ -29,6 +29,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
+from pipeline.unit import Unit
 from segformer import ModelConfig, read_checkpoint
 from segformer.folding import folded_bytes
 
@@ -62,6 +63,8 @@ class Preparation:
     """The division of memory for the shards that are not published yet."""
     quarantine: Quarantine
     """The failures in this driver's share."""
+    damaged: list[Unit]
+    """Units with a damaged file, which a run deletes."""
     stop_reason: str | None
     """Why the plan must not be carried out: too many inputs have failed. None: it may be."""
     notes: tuple[str, ...]
@@ -109,6 +112,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
         new=plan[len(record.shards) :],
         budget=budget_memory(workload, open_units),
         quarantine=_quarantine(shards, record, survey, execution),
+        damaged=record.damaged,
         stop_reason=_quarantine(plan, record, survey, execution).too_many(),
         notes=(
             *config.notes,

@@ -39,6 +39,8 @@ class Quarantine:
     """scene_id -> its first failure."""
     pixels: int = 0
     """Planned pixels that were not segmented."""
+    _counted: set[tuple[str, str | None]] = field(default_factory=set)
+    """scene_id and window of each failure: a unit may be computed twice."""
 
     @classmethod
     def of(
@@ -55,7 +57,9 @@ class Quarantine:
         """Count failures, of which an input may have several."""
         for failure in failures:
             self.failures.setdefault(failure.scene_id, failure)
-            self.pixels += failure.pixels
+            if (failure.scene_id, failure.window) not in self._counted:
+                self._counted.add((failure.scene_id, failure.window))
+                self.pixels += failure.pixels
 
     def too_many(self) -> str | None:
         """Why the run should stop, as a sentence without its full stop; None: it may continue."""

@@ -12,6 +12,7 @@ from pipeline.driver.bottleneck import Bottleneck
 from pipeline.driver.preparation import Preparation
 from pipeline.driver.run_start import RunStart
 from pipeline.driver.tracker import Tracker
+from pipeline.driver.warning_notes import WarningNotes
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UnseenError, UsageError
 from pipeline.estimate import cost_of, per_1000_km2
 from pipeline.output.layout import Output
@@ -33,6 +34,7 @@ class ReceiptWriter:
     preparation: Preparation
     tracker: Tracker
     start: RunStart
+    said: WarningNotes
 
     @contextmanager
     def write_on_error(self) -> Iterator[None]:
@@ -46,6 +48,7 @@ class ReceiptWriter:
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
+            self.tracker.warn_of_brightness()
             with suppress(SwathError, OSError):
                 self._write_early(_reason(error))
             if isinstance(error, UnseenError):
@@ -126,7 +129,7 @@ class ReceiptWriter:
             retries=self._retries(),
             **self._speed(seconds, startup_s, replicas),
             pixels_without_area=results.pixels_without_area,
-            notes=(*tracker.notes, *filter(None, [tally.brightness.warning])),
+            notes=(*tracker.notes, *self.said.notes),
         )
 
     def _retries(self) -> int:

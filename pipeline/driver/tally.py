@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pipeline.imagery.brightness import BrightnessTally
 from pipeline.planning.workload import grid_windows
 from pipeline.settings import Settings
-from pipeline.stages import PublishedShard
 from pipeline.unit import Unit, UnitOutcome
 
 
@@ -61,8 +60,3 @@ class Tally:
         if outcome.gpu_busy is not None:
             self.gpu_s += outcome.segment_s
             self.gpu_busy_s += outcome.segment_s * outcome.gpu_busy
-
-    def add_published(self, shard: PublishedShard) -> None:
-        """Count a shard that this run published."""
-        self.publish_s += shard.seconds
-        self.retries += shard.retries

@@ -7,6 +7,7 @@ this process or in others is not for this room to know.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,16 +15,18 @@ from pipeline.driver.quarantine import Quarantine, remedy
 from pipeline.driver.tally import Tally
 from pipeline.errors import LOG, UnfinishedError
 from pipeline.imagery.brightness import BrightnessTally
-from pipeline.output.layout import Output
-from pipeline.output.outcomes import failures_in, outcome_of
+from pipeline.output.layout import Output, delete_unit, unit_path
+from pipeline.output.outcomes import DamagedUnitError, failures_in, outcome_of, warn_of_damage
 from pipeline.output.publishing import empty_work_folder
 from pipeline.output.replacement import delete_replaced_rows
 from pipeline.output.shard import Shard
 from pipeline.progress import Progress
-from pipeline.stages import PublishedShard
+from pipeline.stages import ShardResult, UnpublishedShard
 from pipeline.unit import Unit, UnitOutcome
 
 OnProgress = Callable[[Progress], None]
+HEALINGS = 2
+"""How often a run computes a unit again whose file turns out to be damaged."""
 
 
 class Publisher(Protocol):
@@ -32,9 +35,10 @@ class Publisher(Protocol):
     def start(self, shard: Shard) -> None:
         """Accept a shard whose units all have an outcome; publish it now or later."""
 
-    def advance(self) -> list[PublishedShard]:
-        """The shards published since the last call, with the retries of other processes than this
-        one. Raises the error of a shard that cannot be published."""
+    def advance(self) -> list[ShardResult]:
+        """The shards published since the last call, and those that need units computed again, with
+        the retries of other processes than this one. Raises the error of a shard that cannot be
+        published."""
 
 
 class Tracker:
@@ -73,6 +77,8 @@ class Tracker:
         """The ids of those that were handed to the publisher."""
         self._done: dict[str, set[str]] = {}
         """shard_id -> ids of the units that have an outcome."""
+        self._damages: Counter[str] = Counter()
+        """unit_id -> how often its file was damaged in this run."""
         self._total_px = sum(shard.pixels for shard in shards)
         self._total_units = self.units_to_compute
         self._done_px = self._done_units = 0
@@ -105,7 +111,8 @@ class Tracker:
     def poll(self) -> None:
         """Count new outcomes, hand complete shards to the publisher, and report progress.
 
-        Raises UnfinishedError if more inputs failed than allowed; what has been computed is kept.
+        Raises UnfinishedError if more inputs failed than allowed, or if a unit's file is damaged
+        again and again; what has been computed is kept.
         """
         at_work = self._output.store.list("work")  # one request, however many shards are open
         for shard_id, shard in self._open.items():
@@ -117,14 +124,23 @@ class Tracker:
             if complete and shard_id not in self._publishing:
                 self._publishing.add(shard_id)
                 self._publisher.start(shard)
-        for published in self._publisher.advance():
-            del self._open[published.shard_id]
-            self.tally.add_published(published)
+        for result in self._publisher.advance():
+            self.tally.retries += result.retries
+            if isinstance(result, UnpublishedShard):
+                self._reopen(result)
+                continue
+            del self._open[result.shard_id]
+            self.tally.publish_s += result.seconds
+            self._quarantine.add(result.failures)
         self._on_progress(self._progress())
 
     def close(self) -> None:
         """Call once when the runner has stopped, and every publication with it."""
         self._clean()
+        self.warn_of_brightness()
+
+    def warn_of_brightness(self) -> None:
+        """Call once when no more units will come."""
         self._warn_once(self.tally.brightness.warning)
 
     def _progress(self) -> Progress:
@@ -173,11 +189,41 @@ class Tracker:
             return
         new = self._appeared(shard) - done
         for unit in shard.units if new else ():
-            if unit.unit_id in new:
+            if unit.unit_id not in new:
+                continue
+            try:
                 outcome = outcome_of(self._output, unit)
-                self._count(unit, outcome)
-                self._quarantine.add(failures_in(outcome, shard))
-        done |= new
+            except DamagedUnitError as error:
+                self._heal(unit, str(error))
+                continue
+            except FileNotFoundError:  # somebody has deleted it since it was listed
+                continue
+            done.add(unit.unit_id)
+            self._count(unit, outcome)
+            self._quarantine.add(failures_in(outcome, shard))
+
+    def _reopen(self, shard: UnpublishedShard) -> None:
+        """Open the units of a shard whose files turned out to be damaged."""
+        self._publishing.remove(shard.shard_id)
+        for unit in self._open[shard.shard_id].units:
+            if unit.unit_id in shard.damages:
+                self._heal(unit, shard.damages[unit.unit_id])
+                self._done[shard.shard_id].discard(unit.unit_id)
+                self._done_px -= unit.pixels
+                self._done_units -= 1
+                self.units_to_compute += 1
+
+    def _heal(self, unit: Unit, why: str) -> None:
+        """Delete a unit's damaged file, so that it is computed again."""
+        self._damages[unit.unit_id] += 1
+        if self._damages[unit.unit_id] > HEALINGS:
+            raise UnfinishedError(
+                f"{self._output.store.root}/{unit_path(unit)}: is damaged whenever it has been"
+                f" written ({why}); check the disk or the store. What is done is kept, the same"
+                " command resumes the run"
+            )
+        warn_of_damage(self._output, unit, why)
+        delete_unit(self._output.store, unit)
 
     def _count(self, unit: Unit, outcome: UnitOutcome) -> None:
         if self.first_unit_s is None:

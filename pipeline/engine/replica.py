@@ -17,7 +17,7 @@ from pipeline.engine.device import GpuMonitor
 from pipeline.engine.forward import GPU_SHARE, Forward
 from pipeline.engine.open_block import OpenBlock, Scaling, Window
 from pipeline.engine.stitcher import Stitcher, blend_on
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, one_line
 from pipeline.failure import Failure
 from pipeline.grid import WindowGrid
 from pipeline.job import Job
@@ -74,15 +74,18 @@ class Replica:
     def segment(self, read: ReadUnit) -> SegmentedUnit:
         """Class ids for every block that has pixels; non-finite logits fail their block.
 
-        Raises UsageError if a GPU's memory is too short; it names a batch that fits.
+        Raises UsageError if a GPU's memory is too short, which names a batch that fits, and
+        MemoryError if the host's is.
         """
         started = time.perf_counter()
         segmented = None
         try:
             segmented = self._segment(read, self._batch)
         except (MemoryError, RuntimeError) as error:
-            if self._gpu is None or not self._is_short(error):
-                raise  # other processes may have taken the host's: the unit is retried in isolation
+            if not self._is_short(error):
+                raise
+            if self._gpu is None:  # other processes may have taken it: the unit is tried in pieces
+                raise MemoryError(one_line(error)) from error
         if segmented is None:  # the error is gone, and with it what it kept of the GPU's memory
             raise UsageError(self._too_large(read, self._batch))
         seconds = time.perf_counter() - started

@@ -5,6 +5,7 @@ computes what.
 
 The folder and its records:
     layout.py       Output: what is where in an OUT, and how records are read and written
+    records.py      records as JSON, and what is said of damaged ones
     locks.py        hold_share: one driver at a time, or several that share an output
     shard.py        Shard, Head: a part of the plan, published and committed at once
     commit.py       Commit: the record that makes a shard count as published
@@ -30,6 +31,7 @@ From class ids to tables:
     spool.py        masks on local disk until their turn comes
     hilbert.py      the order of tiles in a table
     scene_rows.py   a scene's rows of scenes and statistics
+    scene_tables.py the tables scenes and statistics of a shard
 
 Back from the tables:
     query.py        query, open_output: SQL

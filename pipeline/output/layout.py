@@ -24,15 +24,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Self
 
-from pipeline.errors import UsageError
+from pipeline.errors import LOG, UsageError
 from pipeline.job import Job
 from pipeline.output.classes import classes_file
 from pipeline.output.commit import Commit
 from pipeline.output.locks import is_lock
+from pipeline.output.records import RESTORE, decode, encode
 from pipeline.output.shard import Head, Shard
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.storage.schemes import open_store
@@ -93,7 +93,7 @@ class Output:
         """Create a new output. Raises UsageError if another run has created it meanwhile."""
         store = open_store(url, access)
         store.write("classes.parquet", classes_file(job))
-        if not store.create("job.json", _encode(job.to_json())):
+        if not store.create("job.json", encode(job.to_json())):
             raise UsageError(f"{url}: another run has just created it; wait until that ends")
         return cls(store, job)
 
@@ -107,11 +107,11 @@ class Output:
         return self.read_shards(self._ids("plan"))
 
     def read_shards(self, shard_ids: Sequence[str]) -> Iterator[Shard]:
-        """These shards of the plan. Raises UsageError if this version cannot read one."""
+        """These shards of the plan. Raises UsageError if one is damaged, or this version cannot
+        read it."""
         paths = [f"plan/{shard_id}.json" for shard_id in shard_ids]
         for path, data in zip(paths, self.store.read_all(paths), strict=True):
-            with _of_this_version(f"{self.store.root}/{path}"):
-                yield Shard.from_json(json.loads(data))
+            yield decode(data, Shard.from_json, f"{self.store.root}/{path}", RESTORE)
 
     def heads(self) -> list[Head]:
         """The heads of all shards of the plan, in order."""
@@ -132,16 +132,19 @@ class Output:
             known[shard.shard_id] = shard.head
         heads = self._heads(known)
         if heads != list(indexed.values()):  # also if a crash prevented it last time
-            self.store.write("plan.json", _encode({"shards": [head.to_json() for head in heads]}))
+            self.store.write("plan.json", encode({"shards": [head.to_json() for head in heads]}))
 
     def _indexed(self) -> dict[str, Head]:
-        """The heads in plan.json, by shard_id."""
+        """The heads in plan.json, by shard_id: none if it is damaged, for plan/ has all of them."""
         try:
             data = self.store.read("plan.json")
         except FileNotFoundError:
             return {}
-        with _of_this_version(f"{self.store.root}/plan.json"):
-            heads = [Head.from_json(fields) for fields in json.loads(data)["shards"]]
+        try:
+            heads = decode(data, _heads_in, f"{self.store.root}/plan.json", "plan/ is read instead")
+        except UsageError as error:
+            LOG.warning("%s", error)
+            return {}
         return {head.shard_id: head for head in heads}
 
     def _heads(self, known: Mapping[str, Head]) -> list[Head]:
@@ -156,12 +159,14 @@ class Output:
 
     def commit(self, commit: Commit) -> None:
         """Make a shard count as published; does nothing if it does already."""
-        self.store.create(commit_path(commit.shard_id), _encode(commit.to_json()))
+        self.store.create(commit_path(commit.shard_id), encode(commit.to_json()))
 
     def commits(self) -> Iterator[Commit]:
-        """The commits of all published shards."""
+        """The commits of all published shards. Raises UsageError as `read_shards`."""
         paths = [commit_path(shard_id) for shard_id in self._ids("commits")]
-        return map(Commit.from_json, map(json.loads, self.store.read_all(paths)))
+        remedy = "delete it, and `swath run` computes and publishes its shard again"
+        for path, data in zip(paths, self.store.read_all(paths), strict=True):
+            yield decode(data, Commit.from_json, f"{self.store.root}/{path}", remedy)
 
     def open_table(self, table: str, shard_id: str) -> BinaryIO:
         """A published table's file. Raises UsageError if it is gone."""
@@ -192,16 +197,21 @@ class Output:
         return self.unit_files(shard_id).done
 
     def write_receipt(self, name: str, receipt: dict[str, Any]) -> None:
-        self.store.create(f"runs/{name}.json", _encode(receipt))
+        self.store.create(f"runs/{name}.json", encode(receipt))
 
     def runs(self) -> dict[str, dict[str, Any] | None]:
         """The receipts of all runs by name, oldest first; None for a run that left a job file when
-        it started, and no receipt."""
+        it started and no receipt, or a damaged one."""
         names = self.store.list("runs")
         ended = [name.removesuffix(".json") for name in names if name.endswith(".json")]
         started = [name.removesuffix(".toml") for name in names if name.endswith(".toml")]
-        records = self.store.read_all([f"runs/{name}.json" for name in ended])
-        receipts = dict(zip(ended, map(json.loads, records), strict=True))
+        paths = [f"runs/{name}.json" for name in ended]
+        receipts = {}
+        for name, path, data in zip(ended, paths, self.store.read_all(paths), strict=True):
+            try:
+                receipts[name] = decode(data, dict, f"{self.store.root}/{path}", "it is left out")
+            except UsageError as error:
+                LOG.warning("%s", error)
         return {name: receipts.get(name) for name in sorted({*ended, *started})}
 
 
@@ -217,6 +227,12 @@ def write_unit(store: Store, unit: Unit, data: bytes, *, failed: bool) -> None:
     store.write(unit_path(unit), data)
 
 
+def delete_unit(store: Store, unit: Unit) -> None:
+    """Delete a unit's file and its marker: the unit is open again."""
+    store.delete(unit_path(unit))
+    store.delete(f"work/{unit.shard}/{unit.unit_id}.{FAILED}")
+
+
 def commit_path(shard_id: str) -> str:
     return f"commits/{shard_id}.json"
 
@@ -226,21 +242,8 @@ def table_path(table: str, shard_id: str) -> str:
 
 
 def _read_job(store: Store, url: str) -> Job:
-    with _of_this_version(f"{url}/job.json"):
-        return Job.from_json(json.loads(store.read("job.json")))
+    return decode(store.read("job.json"), Job.from_json, f"{url}/job.json", RESTORE)
 
 
-@contextmanager
-def _of_this_version(place: str) -> Iterator[None]:
-    """Turns an error while a record is decoded into a UsageError that names its place."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{place}: not readable by this version of Swath ({error!r}); continue with the version"
-            " that wrote it, or name a new --output"
-        ) from error
-
-
-def _encode(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=1) + "\n").encode()
+def _heads_in(record: dict[str, Any]) -> list[Head]:
+    return [Head.from_json(fields) for fields in record["shards"]]

@@ -9,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from pipeline.errors import UnfinishedError, one_line
+import pyarrow as pa
+
+from pipeline.errors import LOG, UnfinishedError, one_line
 from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, unit_path
@@ -19,10 +21,15 @@ from pipeline.unit import Unit, UnitOutcome
 
 T = TypeVar("T")
 
-_DAMAGE = (OSError, ValueError, KeyError, TypeError)
-"""Errors of pyarrow and of `UnitOutcome.from_json` for a file that is not a unit's."""
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, pa.ArrowException)
+"""Errors of reading a file that is not a unit's: pyarrow's, and of `UnitOutcome.from_json`."""
 _FOOTER_BYTES = 1 << 16
 """A unit's footer has 7 kB, and 2 kB more for each 256 mask tiles or a few failures."""
+
+
+class DamagedUnitError(UnfinishedError):
+    """A unit's file is cut, empty or garbage: the unit is to be computed again. The message says
+    what is wrong with the file."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,10 @@ class Outcomes:
 def outcome_of(output: Output, unit: Unit) -> UnitOutcome:
     """The outcome in a unit's file, read in one request unless its footer is unusually long.
 
-    Raises UnfinishedError if the file is damaged.
+    Raises DamagedUnitError, and FileNotFoundError if the file is gone.
     """
     path = unit_path(unit)
-    with suppress(*_DAMAGE):
+    with suppress(*DAMAGE):
         return _read_outcome(io.BytesIO(output.store.tail(path, _FOOTER_BYTES)))
     return read_unit_file(output, path, _read_outcome)
 
@@ -55,11 +62,12 @@ def _read_outcome(file: BinaryIO) -> UnitOutcome:
 
 
 def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> T:
-    """The result of `read` on a unit's file. Raises UnfinishedError if the file is damaged."""
+    """The result of `read` on a unit's file. Raises DamagedUnitError, and FileNotFoundError if the
+    file is gone."""
     try:
         with output.store.open(path) as file:
             return read(file)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's, not pyarrow's
     # A task that Ray repeated may have replaced the file between two ranges. Read at once, it is
@@ -67,12 +75,19 @@ def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
     data = output.store.read(path)
     try:
         return read(io.BytesIO(data))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         why = one_line(error, type(error).__name__)
-        raise UnfinishedError(
-            f"{output.store.root}/{path}: is damaged ({len(data)} bytes: {why}); delete it, and the"
-            " same command computes its unit again"
-        ) from error
+        raise DamagedUnitError(f"{len(data)} bytes: {why}") from error
+
+
+def warn_of_damage(output: Output, unit: Unit, why: str) -> None:
+    """Tell the user that a unit's file is damaged: nothing is to be done about it."""
+    LOG.warning(
+        "%s/%s: is damaged (%s); its unit is computed again",
+        output.store.root,
+        unit_path(unit),
+        why,
+    )
 
 
 def failures_in(record: UnitOutcome | Commit, shard: Shard) -> list[Failure]:

@@ -7,12 +7,13 @@ paths.
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.output.schemas import MASKS
+from pipeline.output.schemas import MASKS, UNIT
 from pipeline.settings import ROW_GROUP_ROWS
 
 _UNIT_KEY = b"swath"
@@ -25,7 +26,7 @@ class Writer:
         """outcome: kept in the footer of a unit's file."""
         metadata = geo_metadata(schema)
         if outcome is not None:
-            metadata[_UNIT_KEY] = json.dumps(outcome).encode()
+            metadata[_UNIT_KEY] = _with_checksum(json.dumps(outcome).encode())
         self._schema = schema.with_metadata(metadata or None)
         # Masks and geometries neither repeat nor sort: dictionaries and statistics only cost.
         plain = [name for name in schema.names if name not in ("mask", "geometry")]
@@ -36,6 +37,7 @@ class Writer:
             compression="zstd",
             use_dictionary=[name for name in leaves if _is_text(schema, name)],
             write_statistics=leaves,
+            write_page_checksum=outcome is not None,  # a unit's file is computed again if need be
         )
 
     def write(self, table: pa.Table) -> None:
@@ -55,10 +57,31 @@ def write_table(file: BinaryIO, table: pa.Table, outcome: dict[str, Any] | None 
 
 
 def read_outcome(file: BinaryIO) -> dict[str, Any]:
-    """The outcome with which a unit's file was written; reads the footer only."""
-    metadata = pq.ParquetFile(file).schema_arrow.metadata
-    outcome: dict[str, Any] = json.loads(metadata[_UNIT_KEY])
+    """The outcome with which a unit's file was written; reads the footer only. Raises ValueError or
+    an error of pyarrow if the footer is not what was written."""
+    return _outcome_in(pq.ParquetFile(file).schema_arrow)
+
+
+def read_unit(file: BinaryIO) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows and the outcome of a unit's file. Raises ValueError or an error of pyarrow if the
+    file is not what was written."""
+    table = pq.read_table(file, page_checksum_verification=True)
+    if not table.schema.equals(UNIT):
+        raise ValueError("the columns are not those of a unit")
+    return table, _outcome_in(table.schema)
+
+
+def _outcome_in(schema: pa.Schema) -> dict[str, Any]:
+    checksum, _, text = schema.metadata[_UNIT_KEY].partition(b" ")
+    if _with_checksum(text) != checksum + b" " + text:
+        raise ValueError("the outcome is not what its checksum says")
+    outcome: dict[str, Any] = json.loads(text)
     return outcome
+
+
+def _with_checksum(text: bytes) -> bytes:
+    """Parquet has checksums for pages, but none for its footer."""
+    return b"%08x " % zlib.crc32(text) + text
 
 
 def geo_metadata(schema: pa.Schema) -> dict[bytes, bytes]:

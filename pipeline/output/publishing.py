@@ -5,81 +5,93 @@ Can be repeated from any point: the same rows go under the same names.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 
 from pipeline.errors import UsageError
 from pipeline.failure import Failure
 from pipeline.output.commit import Commit
 from pipeline.output.layout import Output, commit_path, table_path
-from pipeline.output.outcomes import failures_in, outcome_of, statuses
+from pipeline.output.outcomes import failures_in
 from pipeline.output.parquet import write_table
 from pipeline.output.replacement import delete_replaced_rows
-from pipeline.output.scene_rows import rejected_row, scene_row, statistics_rows
-from pipeline.output.schemas import QUARANTINE, SCENES, SHARD_TABLES, STATISTICS
+from pipeline.output.scene_tables import scene_tables
+from pipeline.output.schemas import QUARANTINE, SHARD_TABLES
 from pipeline.output.shard import Shard
 from pipeline.output.spool import Spool
 from pipeline.output.tables import table_of
-from pipeline.output.tiles import Tile, read_tiles, write_masks
+from pipeline.output.tiles import ShardUnits, read_units, write_masks
 from pipeline.unit import UnitOutcome
 
 
-def publish(output: Output, shard: Shard) -> None:
+@dataclass(frozen=True)
+class Publication:
+    """What became of publishing a shard."""
+
+    failures: tuple[Failure, ...] = ()
+    """The blocks of scenes whose rows could not be made."""
+    damages: Mapping[str, str] = field(default_factory=dict)
+    """unit_id -> what is wrong with the unit's file. If there is one, nothing was written."""
+
+
+def publish(output: Output, shard: Shard) -> Publication:
     """Write the shard's tables, commit it, and empty its work folder.
 
     Never call it at once for two shards that both replace rows of others. Raises UnfinishedError if
     the disk on which masks are put in order is full.
     """
+    publication = Publication()
     # A commit means that whoever made it was killed before it emptied the folder.
-    if not output.store.exists(commit_path(shard.shard_id)):
+    if not _is_committed(output, shard):
         with Spool(output.store.scratch) as spool:
-            _write_and_commit(output, shard, spool)
+            units = read_units(output, shard, spool)
+            if not units.damages:
+                publication = _write_and_commit(output, shard, units, spool)
+            elif not _is_committed(output, shard):  # another process, which deleted these files
+                return Publication(damages=units.damages)
     empty_work_folder(output, shard.shard_id)
+    return publication
 
 
-def _write_and_commit(output: Output, shard: Shard, spool: Spool) -> None:
-    outcomes = [outcome_of(output, unit) for unit in shard.units]
+def _is_committed(output: Output, shard: Shard) -> bool:
+    return output.store.exists(commit_path(shard.shard_id))
+
+
+def _write_and_commit(output: Output, shard: Shard, units: ShardUnits, spool: Spool) -> Publication:
     failures = [rejected.failure for rejected in shard.rejected]
-    failures += [failure for outcome in outcomes for failure in failures_in(outcome, shard)]
-    status_of = statuses(shard, failures)
-    tiles = read_tiles(output, shard, spool)
-    tiles_of = _by_scene(tiles)
-
-    names = output.job.class_names
-    scenes = [scene_row(s, status_of[s.scene_id], tiles_of[s.scene_id]) for s in shard.scenes]
-    scenes += [rejected_row(rejected.failure) for rejected in shard.rejected]
-    statistics = [
-        row for s in shard.scenes for row in statistics_rows(s, names, tiles_of[s.scene_id])
-    ]
+    failures += [failure for outcome in units.outcomes for failure in failures_in(outcome, shard)]
+    tables = scene_tables(shard, failures, units.tiles, output.job.class_names)
+    failures += tables.failures
+    left_out = {failure.scene_id for failure in tables.failures}
+    tiles = [tile for tile in units.tiles if tile.scene_id not in left_out]
     # Everything that this shard's tables need is in memory or in the spool: old rows may go.
     delete_replaced_rows(output, shard)
     write_masks(output, shard.shard_id, tiles, spool)
-    for name, rows, schema in (
-        ("statistics", statistics, STATISTICS),
-        ("scenes", scenes, SCENES),
-        ("quarantine", [failure.to_json() for failure in failures], QUARANTINE),
+    for name, table in (
+        ("statistics", tables.statistics),
+        ("scenes", tables.scenes),
+        ("quarantine", table_of([failure.to_json() for failure in failures], QUARANTINE)),
     ):
         with output.store.writing(table_path(name, shard.shard_id)) as file:
-            write_table(file, table_of(rows, schema))
-    output.commit(commit_of(shard, failures, outcomes))
+            write_table(file, table)
+    output.commit(commit_of(shard, failures, units.outcomes, left_out))
+    return Publication(tables.failures)
 
 
-def _by_scene(tiles: Iterable[Tile]) -> dict[str, list[Tile]]:
-    """Each scene's tiles, row by row."""
-    tiles_of: dict[str, list[Tile]] = defaultdict(list)
-    for tile in tiles:
-        tiles_of[tile.scene_id].append(tile)
-    for scene_tiles in tiles_of.values():
-        scene_tiles.sort(key=lambda tile: (tile.tile_row, tile.tile_col))
-    return tiles_of
-
-
-def commit_of(shard: Shard, failures: Sequence[Failure], outcomes: Iterable[UnitOutcome]) -> Commit:
-    """The record of a published shard."""
+def commit_of(
+    shard: Shard,
+    failures: Sequence[Failure],
+    outcomes: Iterable[UnitOutcome],
+    left_out: Collection[str] = (),
+) -> Commit:
+    """The record of a published shard. left_out: scene_ids of scenes without masks."""
     without_area: Counter[str] = Counter()
     for outcome in outcomes:
         without_area.update(outcome.pixels_without_area)
+    for scene_id in left_out:
+        without_area.pop(scene_id, None)
     return Commit(
         shard_id=shard.shard_id,
         units=len(shard.units),

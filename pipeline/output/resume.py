@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.errors import UnfinishedError
 from pipeline.failure import Failure
 from pipeline.output.layout import Output, UnitFiles
-from pipeline.output.outcomes import failures_in, outcome_of
+from pipeline.output.outcomes import DamagedUnitError, failures_in, outcome_of, warn_of_damage
 from pipeline.output.replacement import current_shards
 from pipeline.output.shard import Shard
 from pipeline.share import ALL_SHARDS, Share
@@ -26,19 +26,22 @@ class OutputRecord:
     """Those in the plan (rejected inputs), in unit files that are not published, and in commits."""
     waiting: set[str]
     """scene_ids with blocks that have no outcome yet."""
+    damaged: list[Unit]
+    """Units whose files are damaged, as far as these were opened."""
 
 
 def read_record(output: Output | None, share: Share = ALL_SHARDS) -> OutputRecord:
     """Read the whole plan, and the outcomes of the shards of a share; an empty record for None.
 
-    Raises UnfinishedError if a unit's file is damaged, or gone since it was listed.
+    Raises UnfinishedError if a unit's file is gone since it was listed, UsageError if a record is
+    damaged.
     """
     if output is None:
-        return OutputRecord([], [], set())
+        return OutputRecord([], [], set(), [])
     # Before the commits: a shard published meanwhile then counts as published, not as open.
     listings = {shard_id: output.unit_files(shard_id) for shard_id in output.shards_at_work()}
     commits = {commit.shard_id: commit for commit in output.commits()}
-    record = OutputRecord(current_shards(list(output.shards()), commits.keys()), [], set())
+    record = OutputRecord(current_shards(list(output.shards()), commits.keys()), [], set(), [])
     for shard in record.shards:
         if not in_share(shard, share):
             continue
@@ -48,38 +51,57 @@ def read_record(output: Output | None, share: Share = ALL_SHARDS) -> OutputRecor
             continue
         files = listings.get(shard.shard_id, UnitFiles(set(), set()))
         try:
-            record.failures += unpublished_failures(output, shard, files)
+            marked = read_marked(output, shard, files)
         except FileNotFoundError as error:
             raise UnfinishedError(
                 f"{output.store.root}: a run has published shard {shard.shard_id} meanwhile; ask"
                 " again"
             ) from error
+        record.failures += marked.failures
+        record.damaged += marked.damaged
         for unit in shard.units:
-            if unit.unit_id not in files.done:
+            if unit.unit_id not in files.done or unit in marked.damaged:
                 record.waiting |= {block.scene.scene_id for block in unit.blocks}
     return record
 
 
-def unpublished_failures(
-    output: Output, shard: Shard, files: UnitFiles, *, skip_unreadable: bool = False
-) -> list[Failure]:
-    """The failures in the unit files of an open shard; opens only the files that are marked.
+@dataclass(frozen=True)
+class MarkedUnits:
+    """What is in the unit files of an open shard that are marked as containing failures."""
 
-    Raises UnfinishedError if one is damaged, FileNotFoundError if it is gone meanwhile, unless
-    unreadable ones are to be skipped.
+    failures: list[Failure]
+    damaged: list[Unit]
+    """The units whose files are damaged."""
+
+
+def read_marked(
+    output: Output, shard: Shard, files: UnitFiles, *, skip_gone: bool = False
+) -> MarkedUnits:
+    """Open the unit files of an open shard that are marked, and no others. The user is told of
+    damaged ones.
+
+    Raises FileNotFoundError for a file that is gone meanwhile, unless these are to be skipped.
     """
 
-    def failures_of(unit: Unit) -> list[Failure]:
+    def failures_of(unit: Unit) -> list[Failure] | None:
+        """The failures in a unit's file; None if it is damaged."""
         try:
             return failures_in(outcome_of(output, unit), shard)
-        except (FileNotFoundError, UnfinishedError):
-            if skip_unreadable:
+        except DamagedUnitError as error:
+            warn_of_damage(output, unit, str(error))
+            return None
+        except FileNotFoundError:
+            if skip_gone:
                 return []
             raise
 
     units = [unit for unit in shard.units if unit.unit_id in files.failed]
     with ThreadPoolExecutor(THREADS) as pool:
-        return [failure for failures in pool.map(failures_of, units) for failure in failures]
+        read = list(zip(units, pool.map(failures_of, units), strict=True))
+    return MarkedUnits(
+        [failure for _, failures in read for failure in failures or ()],
+        [unit for unit, failures in read if failures is None],
+    )
 
 
 def in_share(shard: Shard, share: Share) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.failure import Failure
 from pipeline.output.mask_rows import mean_confidence, place_columns
 from pipeline.output.schemas import SCENES
 from pipeline.output.tiles import Tile
@@ -34,10 +33,11 @@ def scene_row(scene: Scene, status: str, tiles: Sequence[Tile]) -> dict[str, Any
     }
 
 
-def rejected_row(failure: Failure) -> dict[str, Any]:
-    """The row of `scenes` of an input whose header could not be read."""
+def bare_row(scene_id: str, url: str) -> dict[str, Any]:
+    """The row of `scenes` of an input whose header could not be read, or whose row could not be
+    made."""
     row: dict[str, Any] = dict.fromkeys(SCENES.names)
-    return {**row, "scene_id": failure.scene_id, "url": failure.url, "status": "quarantined"}
+    return {**row, "scene_id": scene_id, "url": url, "status": "quarantined"}
 
 
 def statistics_rows(

@@ -13,7 +13,7 @@ from pipeline.output.column import described, without_metadata
 _NO_CRS = "the scene has no CRS"
 _NO_SAMPLE = "no sampled pixel has the class"
 _NO_PLACE = "the scene has no CRS, or all of it is outside the CRS's domain"
-_NO_HEADER = "the header could not be read"
+_NO_HEADER = "the header could not be read, or the scene failed in stage `publish`"
 
 _SCENE_ID = described(
     "scene_id", pa.string(), "The scene: the path of its file below the INPUT it was found in."
@@ -192,7 +192,12 @@ QUARANTINE = pa.schema(
     [
         _SCENE_ID,
         described("url", pa.string(), "The file's path or URL."),
-        described("stage", pa.string(), "What failed: `describe` (the header), `read`, `segment`."),
+        described(
+            "stage",
+            pa.string(),
+            "What failed: `describe` (the header), `read`, `segment`, `finish` (the rows of mask"
+            " tiles), `publish` (the rows of the scene, whose masks are left out).",
+        ),
         described(
             "window",
             pa.string(),

@@ -16,7 +16,7 @@ from pipeline.output.layout import Output, UnitFiles
 from pipeline.output.locks import active_drivers
 from pipeline.output.outcomes import failures_in
 from pipeline.output.replacement import replaced_scenes, without_scenes
-from pipeline.output.resume import unpublished_failures
+from pipeline.output.resume import read_marked
 from pipeline.output.shard import Head, Shard
 from pipeline.receipt import Status
 from pipeline.storage.access import DEFAULT_ACCESS, Access
@@ -108,15 +108,16 @@ def _open(out: Output, head: Head, shard: Shard | None, files: UnitFiles | None)
     head = shard.head if shard else head
     if shard is None or files is None:
         return _Part(head, failures=head.rejected)
-    units = [unit for unit in shard.units if unit.unit_id in files.done]
-    # A file that was published meanwhile is gone; the next run reports a damaged one.
-    failures = unpublished_failures(out, shard, files, skip_unreadable=True)
+    # A file that was published meanwhile is gone.
+    marked = read_marked(out, shard, files, skip_gone=True)
+    damaged = {unit.unit_id for unit in marked.damaged}
+    units = [unit for unit in shard.units if unit.unit_id in files.done - damaged]
     return _Part(
         head,
         done_units=len(units),
         done_px=sum(unit.pixels for unit in units),
-        failures=head.rejected + len(failures),
-        quarantined_px=_pixels(failures),
+        failures=head.rejected + len(marked.failures),
+        quarantined_px=_pixels(marked.failures),
     )
 
 

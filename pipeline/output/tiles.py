@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.output.hilbert import hilbert
 from pipeline.output.layout import Output, table_path, unit_path
-from pipeline.output.outcomes import read_unit_file
-from pipeline.output.parquet import Writer
+from pipeline.output.outcomes import DamagedUnitError, read_unit_file
+from pipeline.output.parquet import Writer, read_unit
 from pipeline.output.schemas import MASKS
 from pipeline.output.shard import Shard
 from pipeline.output.spool import Spool, Spooled
 from pipeline.settings import ROW_GROUP_ROWS
+from pipeline.unit import UnitOutcome
 
 _FIELDS = [
     *("scene_id", "tile_row", "tile_col", "valid_pixels"),
@@ -51,18 +51,41 @@ class Tile:
     mask: Spooled
 
 
-def read_tiles(output: Output, shard: Shard, spool: Spool) -> list[Tile]:
-    """Every mask tile of the shard's scenes, in the order of the table; puts their masks into the
-    spool."""
-    tiles = []
+@dataclass(frozen=True)
+class ShardUnits:
+    """The contents of a shard's unit files."""
+
+    outcomes: list[UnitOutcome]
+    tiles: list[Tile]
+    """Every mask tile of the shard's scenes, in the order of the table."""
+    damages: dict[str, str]
+    """unit_id -> what is wrong with the unit's file, for those that are damaged or gone."""
+
+
+def read_units(output: Output, shard: Shard, spool: Spool) -> ShardUnits:
+    """Read each of the shard's unit files once; puts the masks into the spool."""
+    outcomes: list[UnitOutcome] = []
+    tiles: list[Tile] = []
+    damages: dict[str, str] = {}
     for unit in shard.units:
-        table = read_unit_file(output, unit_path(unit), pq.read_table)
+        try:
+            table, outcome = read_unit_file(output, unit_path(unit), _table_and_outcome)
+        except (DamagedUnitError, FileNotFoundError) as error:
+            gone = isinstance(error, FileNotFoundError)
+            damages[unit.unit_id] = "the file is gone" if gone else str(error)
+            continue
+        outcomes.append(outcome)
         masks, unit_rows = table["mask"], table.drop_columns(["mask"])
         for row, fields in enumerate(unit_rows.select(_FIELDS).to_pylist()):
             if fields["scene_id"] in shard.scene_ids:  # else a later shard has planned it again
                 mask = spool.put(masks[row].as_buffer())
                 tiles.append(Tile(**fields, unit_rows=unit_rows, row=row, mask=mask))
-    return _in_order(tiles)
+    return ShardUnits(outcomes, _in_order(tiles), damages)
+
+
+def _table_and_outcome(file: BinaryIO) -> tuple[pa.Table, UnitOutcome]:
+    table, outcome = read_unit(file)
+    return table, UnitOutcome.from_json(outcome)
 
 
 def _in_order(tiles: list[Tile]) -> list[Tile]:

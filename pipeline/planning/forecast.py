@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 from pipeline.earth.area import CellAreas
 from pipeline.estimate import Estimate, Rate, cost_of, per_1000_km2
@@ -14,6 +16,7 @@ from pipeline.planning.workload import Workload
 from pipeline.processes.host import available_cores
 from pipeline.scene import Scene
 from pipeline.unit import Block
+from pipeline.verdict import Foreign, attempt
 
 REPLICAS_CORE_FRACTION = 0.92
 """The largest fraction of a core that replicas get if they use all cores of this machine: the
@@ -43,7 +46,8 @@ def estimate(
     units = [unit for shard in shards for unit in shard.units]
     blocks = [block for unit in units for block in unit.blocks]
     scenes = list({block.scene.scene_id: block.scene for block in blocks}.values())
-    pixels, km2 = sum(block.core.pixels for block in blocks), _km2(blocks)
+    pixels, areas = sum(block.core.pixels for block in blocks), _Areas.of(scenes)
+    km2 = areas.km2(blocks)
     rate = pricing.rate or Rate(workload.window_s)
     windows_per_unit = (sum(map(workload.windows, unit.blocks)) for unit in units)
     windows = busiest_replica_windows(windows_per_unit, workload.machine.required_replicas)
@@ -70,7 +74,7 @@ def estimate(
         replicas=workload.machine.required_replicas,
         device=workload.machine.device,
         batch=workload.settings.batch or 0,
-        notes=tuple(_notes(scenes, workload.settings.window)),
+        notes=(*areas.notes(), *_notes(scenes, workload.settings.window)),
         rate=rate,
         cost=money,
         cost_per_1000_km2=per_1000_km2(money, km2),
@@ -93,16 +97,49 @@ def busiest_replica_windows(windows_per_unit: Iterable[int], replicas: int) -> i
     return max(replica_windows)
 
 
-def _km2(blocks: Sequence[Block]) -> float | None:
-    """The area of the blocks; None if there are blocks, but none with a CRS."""
-    placed = [block for block in blocks if block.scene.crs]
-    if blocks and not placed:
-        return None
-    px_m2 = {}
-    for scene in {block.scene.scene_id: block.scene for block in placed}.values():
-        cells = CellAreas(scene.crs or "", scene.transform, scene.width, scene.height)
-        px_m2[scene.scene_id] = cells.total_m2() / scene.pixels
-    return sum(px_m2[block.scene.scene_id] * block.core.pixels for block in placed) / 1e6
+@dataclass(frozen=True)
+class _Areas:
+    """The areas of scenes, as far as they can be computed."""
+
+    px_m2: dict[str, float]
+    """scene_id -> the mean area of a pixel, for scenes with a CRS."""
+    errors: dict[str, Foreign]
+    """scene_id -> why there is none: a run will fail there, too."""
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene]) -> Self:
+        areas = cls({}, {})
+        for scene in scenes:
+            if scene.crs is None:
+                continue
+            total_m2 = attempt(partial(_total_m2, scene, scene.crs))
+            if isinstance(total_m2, Foreign):
+                areas.errors[scene.scene_id] = total_m2
+            else:
+                areas.px_m2[scene.scene_id] = total_m2 / scene.pixels
+        return areas
+
+    def km2(self, blocks: Sequence[Block]) -> float | None:
+        """The area of the blocks; None if there are blocks, but none with an area."""
+        placed = [block for block in blocks if block.scene.scene_id in self.px_m2]
+        if blocks and not placed:
+            return None
+        return sum(self.px_m2[b.scene.scene_id] * b.core.pixels for b in placed) / 1e6
+
+    def notes(self) -> Iterator[str]:
+        """A note on scenes whose area cannot be computed."""
+        if self.errors:
+            scene_id, error = next(iter(self.errors.items()))
+            count = len(self.errors)
+            scenes = "1 scene cannot" if count == 1 else f"{count:,} scenes cannot"
+            yield (
+                f"the area of {scenes} be computed, first {scene_id} ({error}): a run would leave"
+                " such blocks in quarantine"
+            )
+
+
+def _total_m2(scene: Scene, crs: str) -> float:
+    return CellAreas(crs, scene.transform, scene.width, scene.height).total_m2()
 
 
 def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""A lock in an object store: a file with a heartbeat, so that one process at a time holds a name.
+"""A lock in an object store, or on a disk without locks: a file with a heartbeat, so that one
+process at a time holds a name.
 
 A courtesy: correctness rests on idempotent units and create-only commits. So a clock that nobody
 shares is good enough, and a race that lets two waiting runs win together is left alone.
@@ -65,7 +66,7 @@ def hold_lease(store: LeaseStore, name: str, patient: bool = False) -> Iterator[
     finally:
         ended.set()
         heart.join(BEAT_S)  # it may be waiting for a store that does not answer
-        with suppress(SwathError, FileNotFoundError):
+        with suppress(SwathError, OSError):
             if _owner(store.read(name)) == record["owner"]:
                 store.delete(name)
 
@@ -113,7 +114,7 @@ def _beat(store: LeaseStore, name: str, record: dict[str, str], ended: threading
     beat = 0
     while not ended.wait(BEAT_S):
         beat += 1
-        with suppress(SwathError):  # the store does not answer: the next beat may come through
+        with suppress(SwathError, OSError):  # the next beat may come through
             try:
                 if _owner(store.read(name)) != record["owner"] or ended.is_set():
                     return  # another run has taken over: the lock belongs to it

@@ -58,7 +58,8 @@ def segment_samples(
         if len(samples) == count:
             break
         read = segmentation.read(Unit("sample", (block,)))
-        (pixels,), (result,) = read.blocks, replica.segment(read).blocks
+        (pixels,) = read.blocks
+        (result,) = segmentation.segment(replica.segment, read).blocks
         if isinstance(result, Failure):
             failures.append(result)
         elif isinstance(pixels, Pixels) and result.samples_TK.any():

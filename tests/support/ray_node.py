@@ -32,12 +32,15 @@ class Node:
 
 
 @contextmanager
-def running(folder: Path, cpus: int, agent_port: int | None = None) -> Iterator[Node]:
+def running(
+    folder: Path, cpus: int, agent_port: int | None = None, programs: Path | None = None
+) -> Iterator[Node]:
     """A node whose ports listen on loopback only, which Ray does if
-    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is 0."""
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER is 0. programs: a folder to be first on its PATH."""
     variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     environment = {**variables, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment["PATH"] = os.pathsep.join([str(programs), *path] if programs else path)
     gcs, dashboard, agent = free_port(), free_port(), agent_port or free_port()
     command = [*s3_server.dying_with_parent(), "ray", "start", "--head", "--block"]
     command += ["--disable-usage-stats", f"--num-cpus={cpus}", "--memory=6000000000"]
