@@ -95,9 +95,7 @@ def parse_crs(crs: str) -> EllipsoidCrs:
     unit = horizontal.axis_info[0].unit_conversion_factor
     transformer = None
     if not geographic:
-        transformer = pyproj.Transformer.from_crs(
-            horizontal, base, always_xy=True, only_best=False
-        )
+        transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True, only_best=False)
     return EllipsoidCrs(
         transformer=transformer,
         angle_rad=base.axis_info[0].unit_conversion_factor,

@@ -17,7 +17,19 @@ the variables to find them. See `pipeline.imagery.gdal`."""
 
 _DECIDING = (
     *("GDAL_", "GTIFF_", "TIFF_", "JPEG_", "JP2", "JXL_", "VRT_", "RAW_"),
-    *("BSB_", "DTED_", "ECW_", "GRIB_", "HFA_", "MRF_", "NITF_", "PDF_", "PDS_", "PDS4_", "RPFTOC_"),
+    *(
+        "BSB_",
+        "DTED_",
+        "ECW_",
+        "GRIB_",
+        "HFA_",
+        "MRF_",
+        "NITF_",
+        "PDF_",
+        "PDS_",
+        "PDS4_",
+        "RPFTOC_",
+    ),
     *("CENTER_LONG", "CONVERT_YCBCR_TO_RGB", "ESRI_XML_PAM", "GMLJP2OVERRIDE", "REPORT_COMPD_CS"),
     *("USE_RRD", "USE_TILE_AS_BLOCK", "OGR_", "OSR_", "PROJ_"),
     *("DNNL_", "ONEDNN_", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
