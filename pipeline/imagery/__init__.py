@@ -9,6 +9,7 @@ It does not know the network, how scenes are divided into units, or what is done
     image_files.py    the image files in a folder or glob: suffixes, side-cars, versions (ETag)
     header_pool.py    many headers at once, in processes that may crash
     header.py         the header of an image file as a Scene: size, time of acquisition, strips
+    band_files.py     scenes of one file per band, and how to stack them
     bands.py          --bands: which band feeds which channel; the type of their values
     georeference.py   CRS, transform and world files
     plausibility.py   whether a file can hold what its header claims

@@ -12,6 +12,7 @@ from rasterio.enums import ColorInterp
 
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
+from pipeline.imagery.band_files import check_not_one_of_several
 from pipeline.imagery.bands import choose_bands, dtype_of
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.imagery.georeference import crs_on_earth, transform_of, world_file_transform
@@ -76,6 +77,8 @@ def _scene(
     access: Access,
 ) -> Scene:
     _check_is_image(src, file.url)
+    if settings.bands is None:
+        check_not_one_of_several(src, file.url, channels, access)
     bands = choose_bands(src, file.url, settings.bands, channels)
     dtype = dtype_of(src, file.url, bands, settings.scale)
     transform = transform_of(src, file.url)
