@@ -39,14 +39,13 @@ import os
 from importlib import import_module
 from typing import Any
 
+from pipeline.processes.variables import settle_variables
+
 # A thread of Ray Data that outlives its cluster, as after Ctrl-C, would start a new cluster.
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
-# Formats that are a few lines of text that name a server or other files: an archive could hide them
-# under any name, and reading it would make us send requests.
-os.environ.setdefault(
-    "GDAL_SKIP", "DAAS EEDA EEDAI ESRIC GTI HTTP MRF PLMOSAIC STACIT STACTA WCS WMS WMTS"
-)
+# In every process, before GDAL, PROJ and torch start.
+settle_variables()
 
 _MODULES = {
     "plan": "api",

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -106,13 +107,12 @@ class JobFile:
         what `call_store` raises."""
         fs, path = access.filesystem(url)
         try:
-            text = bytes(call_store(url, lambda: fs.cat_file(path), access.patience_s)).decode()
+            data = bytes(call_store(url, lambda: fs.cat_file(path), access.patience_s))
         except FileNotFoundError as error:
             raise UsageError(f"--job {url}: no such file") from error
         except DeniedError as error:
             raise UsageError(f"--job {error}; name a TOML file that can be read") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"--job {url}: not a text file in UTF-8") from error
+        text = _decoded(url, data)
         file = cls(url, text, _parse(url, text))
         file._check()
         folder = access.absolute(url).rpartition("/")[0]
@@ -164,6 +164,17 @@ class JobFile:
                 Access(((name, value),))
             except UsageError as error:
                 raise UsageError(f"{self.place(*keys, name)}: {error}") from error
+
+
+def _decoded(url: str, data: bytes) -> str:
+    """The text, without Windows' byte order mark. Raises UsageError if it is not in UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
+        kind = "a text file in UTF-16, as PowerShell's > writes"
+        raise UsageError(f"--job {url}: {kind}; save it as UTF-8: Set-Content -Encoding utf8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--job {url}: not a text file in UTF-8; save it as UTF-8") from error
 
 
 def _holds(table: Any, keys: Sequence[str]) -> bool:

@@ -8,12 +8,15 @@ text of one file, misses the constants and functions that come from other files.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +105,32 @@ def cache_folder(
 
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def settle_triton_cache() -> None:
+    """Have Triton keep its kernels in a folder of this process if it cannot write to its own:
+    without one, it compiles nothing. It takes along what it can read there, which an image may have
+    brought."""
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~/")
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path(home, ".triton", "cache"))
+    if _can_write(folder):
+        return
+    other = tempfile.mkdtemp(prefix="swath-triton-")
+    atexit.register(shutil.rmtree, other, ignore_errors=True)
+    with suppress(OSError, shutil.Error):
+        shutil.copytree(folder, other, dirs_exist_ok=True)
+    os.environ["TRITON_CACHE_DIR"] = other
+
+
+def _can_write(folder: Path) -> bool:
+    if folder.parts[0] == "~":  # there is no home
+        return False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _key(function: Call, types: str, options: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -16,6 +18,7 @@ from segformer.code_sources import sources_and_constants
 from segformer.compiled import Compiled, cache_folder
 from segformer.operations import cpu_loops
 
+ROOT = Path(__file__).parent.parent
 SOURCES = {
     "__init__": "",
     "numbers": "SCALE, TABLE = 2.0, (1, 2.5)\nOTHER = 1",
@@ -34,6 +37,28 @@ SOURCES = {
     ),
     "neighbour": "def unrelated(): ...",
 }
+KERNEL = """
+import sys
+from segformer.compiled import settle_triton_cache
+
+settle_triton_cache()
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@triton.jit
+def add_one(values, n: tl.constexpr):
+    at = values + tl.arange(0, n)
+    tl.store(at, tl.load(at) + 1)
+
+
+source = ASTSource(add_one, {"values": "*fp32", "n": "constexpr"}, constexprs={(1,): 64})
+triton.compile(source, target=GPUTarget("cuda", 90, 32))
+print(triton.knobs.cache.dir)
+"""
+"""A script that compiles a kernel."""
 Rewrite = Callable[[str, str, str], Path]
 
 
@@ -132,3 +157,41 @@ def test_the_networks_loops_depend_on_their_files_and_constants() -> None:
     files, constants = sources_and_constants(cpu_loops.add_norm["float32"]._function)
     assert {"cpu_loops.py", "pointers.py"} <= {Path(file).name for file in files}
     assert any("_ONE" in constant for constant in constants)
+
+
+def test_functions_are_compiled_without_a_folder_to_keep_them_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    pair = Ab(np.zeros(1), np.ones(1))
+    Compiled(add_b)("float64", pair)
+    assert pair.a == [1]
+    with pytest.raises(OSError, match="Not a directory"), cache_folder(add_b, "float64"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "kept"),
+    [
+        ({"HOME": "/proc/nonexistent"}, False),
+        ({"HOME": "~"}, False),  # what Python makes of a home that nobody knows
+        ({"HOME": "{folder}"}, True),
+        ({"HOME": "/proc/nonexistent", "TRITON_CACHE_DIR": "{folder}/cache"}, True),
+    ],
+)
+def test_triton_compiles_without_a_home_folder(
+    tmp_path: Path, variables: dict[str, str], kept: bool
+) -> None:
+    """For a GPU that need not be there."""
+    pytest.importorskip("triton")
+    script = tmp_path / "kernel.py"
+    script.write_text(KERNEL)
+    given = {name: value.format(folder=tmp_path) for name, value in variables.items()}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **given}
+    done = subprocess.run(
+        [sys.executable, script], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    folder = Path(done.stdout.strip())
+    assert folder.is_relative_to(tmp_path) == kept
+    assert folder.exists() == kept  # its own folder goes with the process
+    assert list(tmp_path.glob("~*")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from dataclasses import fields
@@ -86,6 +87,38 @@ def test_a_job_file_replaces_arguments_and_options(job: Path) -> None:
     )
     assert (parameters["window"], parameters["stride"], parameters["bands"]) == (64, 384, (3, 2, 1))
     assert parameters["storage_options"] == '{"anon": true}'
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_job_file_may_be_saved_on_windows(job: Path, mark: bytes, end: str) -> None:
+    expected = parse("--job", str(job))
+    job.write_bytes(mark + JOB.replace("\n", end).encode())
+    assert parse("--job", str(job)) == expected
+    job.write_bytes(mark + JOB.replace("\n", end).replace("64", "'x'").encode())
+    with pytest.raises(UsageError, match="line 9: window must be a whole number"):
+        JobFile.read(str(job), DEFAULT_ACCESS)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "remedy"),
+    [
+        ("utf-16", "UTF-16, as PowerShell's > writes; save it as UTF-8"),
+        ("utf-16-le", "UTF-16, as PowerShell's > writes; save it as UTF-8"),
+        ("utf-16-be", "UTF-16, as PowerShell's > writes; save it as UTF-8"),
+        ("utf-32", "UTF-16, as PowerShell's > writes; save it as UTF-8"),
+        ("latin-1", "not a text file in UTF-8; save it as UTF-8"),
+    ],
+)
+def test_a_job_file_in_another_encoding_is_refused_with_the_remedy(
+    job: Path, encoding: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job.write_bytes(JOB.replace("a comment", "für alle").encode(encoding))
+    assert exit_code_of("run", "--job", job) == 2
+    stderr = capsys.readouterr().err
+    assert_one_error_line(stderr)
+    assert f"--job {job}: " in stderr
+    assert remedy in stderr
 
 
 def test_the_command_line_takes_precedence_over_the_job_file(job: Path) -> None:

@@ -45,7 +45,16 @@ def starting_variables() -> dict[str, str]:
         # Ray ends processes that had nothing to do for a second, and starting another one took up
         # to 12 s on a loaded machine: replicas waited for reads that waited for a process.
         "RAY_idle_worker_killing_time_threshold_ms": str(IDLE_S * 1000),
+        **_temporary_folder(),
     }
+
+
+def _temporary_folder() -> dict[str, str]:
+    """Python's own choice if TMPDIR names no folder that can be written to: Ray insists on it."""
+    folder = os.environ.get("TMPDIR")
+    if not folder or os.access(folder, os.W_OK | os.X_OK):
+        return {}
+    return {"RAY_TMPDIR": tempfile.gettempdir()}
 
 
 @contextmanager

@@ -124,8 +124,11 @@ def _resolve(address: str | None) -> str | None:
 
 
 def _why_not_started(error: Exception) -> str:
-    why = one_line(error, "")
-    remedy = "; name a shorter folder by RAY_TMPDIR" if "AF_UNIX" in why else ""
+    why, remedy = one_line(error, ""), ""
+    if "AF_UNIX" in why:
+        remedy = "; name a shorter folder by RAY_TMPDIR"
+    elif isinstance(error, OSError):
+        remedy = "; name a folder that can be written to by RAY_TMPDIR"
     return f"Ray cannot be started on this machine: {why}{remedy}"
 
 

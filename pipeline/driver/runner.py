@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.driver.local import LocalRunner
 from pipeline.driver.tracker import OnProgress, Publisher, Tracker
+from pipeline.errors import UsageError
 from pipeline.stages import Work
 
 if TYPE_CHECKING:
@@ -33,9 +35,17 @@ class Runner(Protocol):
 
 
 def choose_runner(work: Work, address: str | None, stages: Stages | None = None) -> Runner:
-    """The local runner if one process does everything, else Ray's. stages: see `RayRunner`."""
+    """The local runner if one process does everything, else Ray's. stages: see `RayRunner`.
+
+    Raises UsageError if Ray cannot be imported by this Python.
+    """
     if not work.budget.tasks:
         return LocalRunner(work)
+    if sys.flags.optimize > 1:  # ray/data/_internal/util.py completes them
+        raise UsageError(
+            "Ray Data needs the docstrings that PYTHONOPTIMIZE=2 or python -OO removes: unset it,"
+            " or add --runner local"
+        )
     from pipeline.driver.ray_runner import RayRunner  # noqa: PLC0415  Ray takes seconds to load
 
     return RayRunner(work, address, stages)

@@ -10,15 +10,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pyproj
+import pyproj.datadir
 import pyproj.network
 
 WGS84_A_M = 6378137.0
 WGS84_F = 1 / 298.257223563
+PROJ_DATA = Path(pyproj.__file__).parent / "proj_dir" / "share" / "proj"
+"""The folder of pyproj's own data, next to its code. Some builds (conda, Debian) have none there,
+and look where their makers have them look."""
 WRAPPED_M = 1000.0
 """A point that returns from the ellipsoid farther away than this was outside the domain."""
+
+if PROJ_DATA.is_dir():
+    pyproj.datadir.set_data_dir(PROJ_DATA)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def parse_crs(crs: str) -> EllipsoidCrs:
     unit = horizontal.axis_info[0].unit_conversion_factor
     transformer = None
     if not geographic:
-        transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True)
+        transformer = pyproj.Transformer.from_crs(horizontal, base, always_xy=True, only_best=False)
     return EllipsoidCrs(
         transformer=transformer,
         angle_rad=base.axis_info[0].unit_conversion_factor,

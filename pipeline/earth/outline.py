@@ -38,7 +38,10 @@ def _plane_of(
             x, y = base.transformer.transform(lon, lat, direction="INVERSE")
             if np.isfinite(x + y).all() and np.ptp(x) + np.ptp(y) < 1e-3:
                 poles.append((sign * 90.0, float(x[0]), float(y[0])))
-    return base, pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True), poles
+    # Not the best operation alone, which might need a grid that is not there: PROJ's own default,
+    # unless a variable says otherwise.
+    to_lonlat = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True, only_best=False)
+    return base, to_lonlat, poles
 
 
 class Plane:

@@ -17,6 +17,7 @@ import torch
 from pipeline.engine.window_cutter import Cutter, HeldPixels, HostCutter, WindowPixels
 from pipeline.settings import Settings
 from segformer import SegFormer
+from segformer.compiled import settle_triton_cache
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -133,6 +134,7 @@ def _set_up(device: str, sharing: int) -> None:
         torch.set_num_threads(1)
         tune_malloc()
     else:
+        settle_triton_cache()
         torch.cuda.set_per_process_memory_fraction(GPU_SHARE / sharing)
         # float32 means float32, and no kernel is chosen by timing
         torch.backends.cudnn.allow_tf32 = False

@@ -9,6 +9,7 @@ It does not know the network, how scenes are divided into units, or what is done
     image_files.py    the image files in a folder or glob: suffixes, side-cars, versions (ETag)
     header_pool.py    many headers at once, in processes that may crash
     header.py         the header of an image file as a Scene: size, time of acquisition, strips
+    band_files.py     scenes of one file per band, and how to stack them
     encoding.py       how stored values become the network's: what the header says of it
     bands.py          --bands: which band feeds which channel; the type of their values
     alpha.py          whether a band that GDAL calls alpha is one, judged by a sample

@@ -6,6 +6,7 @@ Knows no file and no scene.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import rasterio
+from rasterio.env import GDALDataFinder, PROJDataFinder, set_proj_data_search_path, setenv
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.session import DummySession
 
+from pipeline.processes.variables import DATA, remove_variables
 from pipeline.settings import GDAL_CACHE_BYTES
 
 GDAL_OPTIONS: dict[str, Any] = {
@@ -29,7 +32,24 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
     # GDAL 3.10's fast path for whole PNG images returns uninitialized rows for a truncated file.
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+    # GDAL's defaults, for a process in which somebody else has chosen otherwise.
+    "GDAL_JPEG_TO_RGB": "YES",
+    "GDAL_PAM_ENABLED": "YES",
+    "GTIFF_HONOUR_NEGATIVE_SCALEY": "NO",
+    "GTIFF_IGNORE_READ_ERRORS": "NO",
+    "GTIFF_POINT_GEO_IGNORE": "NO",
+    "JPEG_READ_MASK": "YES",
 }
+
+_GDAL_DATA: str | None = GDALDataFinder().search_wheel()
+_PROJ_DATA: str | None = PROJDataFinder().search_wheel()
+"""The folders of rasterio's own data, next to its code; None in a build that has none: then it
+looks where its makers have it look, variables included."""
+
+if _GDAL_DATA and _PROJ_DATA:
+    # rasterio would prefer these folders, and load what it finds as a driver.
+    remove_variables(DATA)
+    os.environ["GDAL_DRIVER_PATH"] = "disable"
 
 _THREAD = threading.local()
 
@@ -64,6 +84,11 @@ def gdal_env() -> Iterator[list[str]]:
         # An explicit session: if AWS_* variables are set, rasterio would otherwise make one with
         # boto3 for each file (8 ms of CPU, measured), and GDAL itself never contacts a store.
         with rasterio.Env(session=DummySession(), **GDAL_OPTIONS):
+            # Here, because entering an Env takes them from the variables, which a script that calls
+            # Swath may have set by now; inside an Env of its own they are not taken at all.
+            if _GDAL_DATA and _PROJ_DATA:
+                setenv(GDAL_DATA=_GDAL_DATA)
+                set_proj_data_search_path(_PROJ_DATA)
             yield messages
     finally:
         _THREAD.warnings = outer

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.alpha import judge_alpha
+from pipeline.imagery.band_files import check_not_one_of_several
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.imagery.encoding import encoding_of
 from pipeline.imagery.georeference import crs_on_earth, transform_of, world_file_transform
@@ -76,6 +77,8 @@ def _scene(
     access: Access,
 ) -> Scene:
     _check_is_image(src, file.url)
+    if settings.bands is None:
+        check_not_one_of_several(src, file.url, channels, access)
     alpha = judge_alpha(src, file, settings, access)
     encoding = encoding_of(src, file.url, settings, channels, alpha.is_data)
     transform = transform_of(src, file.url)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, UsageError
 from pipeline.scene import RASTER
 
 
@@ -31,6 +33,18 @@ class InputFile:
 def escape_non_utf8(name: str) -> str:
     """The name with every byte that is not UTF-8 written as \\xNN, for tables and records."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def check_encoding(files: Iterable[InputFile]) -> None:
+    """Raises UsageError if this Python reads names in another encoding than UTF-8, and the name of
+    a file would suffer."""
+    encoding = sys.getfilesystemencoding()
+    for file in files:
+        if encoding != "utf-8" and not file.url.isascii():
+            raise UsageError(
+                f"{escape_non_utf8(file.url)}: Python reads names of files as {encoding} here, by"
+                " the locale or PYTHONUTF8: set PYTHONUTF8=1"
+            )
 
 
 def header_error(url: str, reason: str) -> InputError:

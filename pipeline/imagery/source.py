@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.imagery.header_pool import Described, OnDescribed
-from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.input_file import InputFile, check_encoding
 from pipeline.imagery.raster import RasterSource
 from pipeline.scene import RASTER, Rect, Scene
 from pipeline.settings import Settings
@@ -81,8 +81,8 @@ def source_of(scene: Scene) -> Source:
 def find_inputs(inputs: Sequence[str], access: Access) -> list[InputFile]:
     """The files that the INPUTs name, sorted by scene id.
 
-    Raises UsageError for an INPUT that names nothing, two files with one scene id, and one file
-    with two.
+    Raises UsageError for an INPUT that names nothing, two files with one scene id, one file with
+    two, and a name that this Python misreads.
     """
     by_id: dict[str, InputFile] = {}
     by_url: dict[str, InputFile] = {}
@@ -101,6 +101,7 @@ def find_inputs(inputs: Sequence[str], access: Access) -> list[InputFile]:
                     f"{file.url} is named twice, as scene {other.scene_id!r} and as"
                     f" {file.scene_id!r}: give INPUTs that do not overlap"
                 )
+    check_encoding(by_id.values())
     return [by_id[scene_id] for scene_id in sorted(by_id)]
 
 

@@ -31,9 +31,14 @@ class Spool:
     """A nameless file of compressed masks."""
 
     def __init__(self, folder: str | None) -> None:
-        """folder: where the file is; None: the folder for temporary files, which TMPDIR names."""
-        self._folder = folder or tempfile.gettempdir()
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - __exit__ closes it
+        """folder: where the file is; None: the folder for temporary files, which TMPDIR names.
+        Raises UnfinishedError if no file can be created there."""
+        self._folder = folder or "a temporary file"
+        try:
+            self._folder = folder or tempfile.gettempdir()
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - __exit__ closes it
+        except OSError as error:
+            raise self._unfinished(error) from error
         self._end = 0
 
     def __enter__(self) -> Spool:
@@ -59,11 +64,7 @@ class Spool:
             self._file.write(compressed)
             self._file.flush()
         except OSError as error:
-            raise UnfinishedError(
-                f"{self._folder}: {error.strerror}, while masks are put in order there; free some"
-                " space (if OUT is in an object store, TMPDIR can name another folder), and run the"
-                " same command again"
-            ) from error
+            raise self._unfinished(error) from error
         spooled = Spooled(self._end, compressed.size, mask.size)
         self._end += compressed.size
         return spooled
@@ -74,3 +75,10 @@ class Spool:
         compressed = self._file.read(spooled.size)
         mask: bytes = pa.decompress(compressed, spooled.mask_size, codec=_CODEC, asbytes=True)
         return mask
+
+    def _unfinished(self, error: OSError) -> UnfinishedError:
+        return UnfinishedError(
+            f"{self._folder}: {error.strerror}, while masks are put in order there; free some"
+            " space (if OUT is in an object store, TMPDIR can name another folder), and run the"
+            " same command again"
+        )

@@ -65,7 +65,7 @@ class Access:
         if not text:
             return cls()
         try:
-            options = json.loads(text)
+            options = json.loads(text.removeprefix("\ufeff"))  # of a file that Notepad saved
         except ValueError as error:
             raise UsageError(f"--storage-options: not JSON ({error}); {_NEEDED}") from error
         if not isinstance(options, dict):
