@@ -10,10 +10,15 @@ It does not know the network, how scenes are divided into units, or what is done
     header_pool.py    many headers at once, in processes that may crash
     header.py         the header of an image file as a Scene: size, time of acquisition, strips
     bands.py          --bands: which band feeds which channel; the type of their values
-    georeference.py   CRS, transform and world files
+    place.py          CRS and transform, or why there are none
+    georeference.py   transforms and world files
+    contents.py       what else a file holds: pages, further images, an orientation
+    jpeg_header.py    harmless faults that cameras leave in JPEG headers
+    storage_tiles.py  what is decoded at once
     plausibility.py   whether a file can hold what its header claims
     pixels.py         rectangles of pixels, and the valid mask (nodata, alpha, NaN)
     dataset.py        opens a file with rasterio and tells a bad file from a bad store
+    damage.py         which of GDAL's warnings say that pixels may be wrong
     opener.py         remote files for GDAL, by range requests
     gdal.py           GDAL's options, cache and warnings
     brightness.py     whether scaled values are as bright as the network expects

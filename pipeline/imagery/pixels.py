@@ -49,7 +49,7 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pi
         return values, _valid(src, scene, distinct, values, window)
 
     try:
-        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, read)
+        values, valid_HW = read_dataset(scene.url, scene.sidecars, access, read, scene.mended)
     except RASTER_ERRORS as error:
         raise InputError(
             f"{scene.url}: window {rect} cannot be read: {root_cause(error, scene.url)}; replace"

@@ -47,6 +47,9 @@ _PUBLISHED = 2
 """Copies of a unit's class ids while its masks are written to the spool."""
 _ROW_GROUP_COPIES = 6
 """Copies of a row group of masks until it is written."""
+_STORAGE_COPIES = 2.4
+"""Copies of a storage tile while GDAL reads from it: decoded with all its bands, one of its bands,
+and as it is stored. Measured with three bands: 2.33 if they do not compress, else 1.33."""
 _TILE_BYTES = 2_000
 """The row of a mask tile as Python objects, without its classes."""
 _TILE_CLASS_BYTES = 700
@@ -78,10 +81,8 @@ class MemoryNeed:
             return cls(0, 0, 0, 0, 0, 0, 0)
         weights = workload.network.weights_bytes
         row = max(map(workload.row_bytes, units))
-        read, segment = (
-            GDAL_CACHE_BYTES + 2 * row,
-            max(segmenting_bytes(workload, unit) for unit in units),
-        )
+        read = GDAL_CACHE_BYTES + max(reading_bytes(workload, unit) for unit in units)
+        segment = max(segmenting_bytes(workload, unit) for unit in units)
         write = max(_writing_bytes(workload, unit) for unit in units)
         plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(workload, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
@@ -103,6 +104,13 @@ class MemoryNeed:
     def task_bytes(self) -> int:
         """Peak of a process that reads or writes: Ray uses the same one for both."""
         return max(self.reader_bytes, self.writer_bytes)
+
+
+def reading_bytes(workload: Workload, unit: Unit) -> int:
+    """What reading a unit takes beside GDAL's cache: its pixels and a copy of them, and the largest
+    storage tile that they are read from."""
+    storage_bytes = max(block.scene.storage_bytes for block in unit.blocks)
+    return 2 * workload.row_bytes(unit) + math.ceil(_STORAGE_COPIES * storage_bytes)
 
 
 def segmenting_bytes(workload: Workload, unit: Unit) -> int:
