@@ -42,7 +42,8 @@ DOUBTS: dict[str, Wording] = {
     "no_transform": Wording(
         "has a CRS but no transform",
         "have a CRS but no transform",
-        "no areas and no geometry; gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT gives it one",
+        "no areas and no geometry; gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT gives it"
+        " one",
     ),
     "control_points": Wording(
         "is placed by control points or the like, not by a transform",

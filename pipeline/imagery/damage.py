@@ -1,4 +1,4 @@
-"""Which of GDAL's warnings say that pixels may be wrong.
+"""GDAL's warnings, and whether they say that pixels may be wrong.
 
 libtiff carries on without a tag that it cannot read. Where the tag is one of those that pixels are
 made from, they come out wrong, or as 0 where it takes storage tiles for missing ones, and nothing
@@ -29,20 +29,48 @@ _UNREADABLE = re.compile(
     re.IGNORECASE,
 )
 _INDEX = frozenset(
-    ("StripOffsets", "StripByteCounts", "TileOffsets", "TileByteCounts")
-    + ("_TIFFPartialReadStripArray",)
+    [
+        "StripOffsets",
+        "StripByteCounts",
+        "TileOffsets",
+        "TileByteCounts",
+        "_TIFFPartialReadStripArray",
+    ]
 )
-_PIXELS = _INDEX | frozenset(
-    ("ImageWidth", "ImageLength", "ImageDepth", "TileWidth", "TileLength", "TileDepth")
-    + ("RowsPerStrip", "PlanarConfiguration", "SamplesPerPixel", "BitsPerSample", "SampleFormat")
-    + ("DataType", "Matteing", "ExtraSamples", "FillOrder", "PhotometricInterpretation")
-    + ("Compression", "Predictor", "JPEGTables", "LercParameters")
-    + ("JpegProc", "JpegInterchangeFormat", "JpegInterchangeFormatLength", "JpegRestartInterval")
-    + ("JpegQTables", "JpegDcTables", "JpegAcTables")
-    # Which pixels are valid; the role, scale and offset of bands.
-    + ("GDALNoDataValue", "GDALMetadata")
+_PIXELS = _INDEX.union(
+    [
+        "ImageWidth",
+        "ImageLength",
+        "ImageDepth",
+        "TileWidth",
+        "TileLength",
+        "TileDepth",
+        "RowsPerStrip",
+        "PlanarConfiguration",
+        "SamplesPerPixel",
+        "BitsPerSample",
+        "SampleFormat",
+        "DataType",
+        "Matteing",
+        "ExtraSamples",
+        "FillOrder",
+        "PhotometricInterpretation",
+        "Compression",
+        "Predictor",
+        "LercParameters",
+        "JPEGTables",
+        "JpegProc",
+        "JpegInterchangeFormat",
+        "JpegInterchangeFormatLength",
+        "JpegRestartInterval",
+        "JpegQTables",
+        "JpegDcTables",
+        "JpegAcTables",
+        "GDALNoDataValue",
+        "GDALMetadata",
+    ]
 )
-"""libtiff's names of the tags that pixels and their validity are made from."""
+"""libtiff's names of the tags that pixels, their validity and the roles of bands are made from."""
 _COLORS = {
     "YCbCr": ("YCbCrCoefficients", "YCbCrSubsampling", "ReferenceBlackWhite"),
     "CIELAB": ("WhitePoint",),
@@ -57,10 +85,11 @@ def damage(src: Any, warnings: Sequence[str]) -> str | None:
     wrong, in one line; None: none does."""
     for warning in warnings:
         if _DECODERS.search(warning) or any(_is_of_pixels(src, tag) for tag in _tags(warning)):
+            text = one_line(warning.removeprefix("CPLE_AppDefined:"), "")
             if any("is greater than filesize" in other for other in warnings):
                 # A count that no file has, which libtiff calls a lack of memory.
-                warning = warning.replace("Out of memory reading", "Unable to read all")
-            return one_line(warning.removeprefix("CPLE_AppDefined:"), "")
+                text = text.replace("Out of memory reading", "Unable to read all")
+            return text
     return None
 
 

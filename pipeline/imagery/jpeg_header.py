@@ -2,8 +2,8 @@
 pixel is there, and how many more images follow.
 
 libjpeg reports only the first fault of an image, so a file with a harmless one cannot be read with
-warnings allowed: the next could be damage. Instead the harmless ones are mended in what GDAL gets to
-see, and all others stay errors. A fault is harmless if no pixel can depend on it:
+warnings allowed: the next could be damage. Instead the harmless ones are mended in what GDAL gets
+to see, and all others stay errors. A fault is harmless if no pixel can depend on it:
 
 - Stray bytes between two segments, which decoders skip, up to 15: the segments that decide pixels
   are longer, except for DRI, without which the restart markers in the data are errors. They become
@@ -148,7 +148,7 @@ class _Walk:
             raise _UnusualError
 
     def _scan(self, at: int, size: int, body: bytes) -> None:
-        """Check that every table of the scan is defined; mend the parameters of a sequential one."""
+        """Check that every table of the scan is defined; mend its parameters, if sequential."""
         count = body[0]
         _require(bool(self.process) and size == 4 + 2 * count)
         first, last, bits = body[1 + 2 * count :]
