@@ -99,6 +99,10 @@ class Scene:
     """Whether a band that GDAL calls alpha is data (near infrared), so that it masks nothing."""
     storage_bytes: int = 0
     """The size of the largest storage tile or strip, decoded; 0: not known (other sources)."""
+    storage_px: tuple[int, int] = (0, 0)
+    """Height and width of the storage tiles or strips; (0, 0): not known."""
+    mended: bool = False
+    """Whether harmless faults in the header of a JPEG are mended when reading."""
     doubts: tuple[Doubt, ...] = ()
     """What a user should look at."""
 

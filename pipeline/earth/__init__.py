@@ -4,6 +4,7 @@ Computes from a CRS, a transform and rectangles; does not know scenes' files, cl
 
 crs.py        parse_crs: a CRS as the way to longitude and latitude on its own ellipsoid
 area.py       CellAreas: the area of each pixel, m2
+pixel_size.py larger_than_earth: whether a pixel is
 footprint.py  footprints: the polygons of pixel rectangles, as WKB
 outline.py    Outline: one difficult rectangle, near a pole or beyond the domain of its CRS
 rings.py      rings of vertices: densified edges, the dateline, polygons

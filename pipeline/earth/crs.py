@@ -22,11 +22,23 @@ WGS84_F = 1 / 298.257223563
 PROJ_DATA = Path(pyproj.__file__).parent / "proj_dir" / "share" / "proj"
 """The folder of pyproj's own data, next to its code. Some builds (conda, Debian) have none there,
 and look where their makers have them look."""
+BODY_TOLERANCE = 0.01
+"""The relative difference of semi-major axes from which on an ellipsoid is not the Earth's: its own
+differ by 0.3 %, and the next body, Venus, by 5 %."""
 WRAPPED_M = 1000.0
 """A point that returns from the ellipsoid farther away than this was outside the domain."""
 
 if PROJ_DATA.is_dir():
     pyproj.datadir.set_data_dir(PROJ_DATA)
+
+
+class OtherBodyError(ValueError):
+    """A CRS of another celestial body than the Earth."""
+
+    def __init__(self, body: str) -> None:
+        super().__init__(f"is a CRS of {body}, not of the Earth")
+        self.body = body
+        """Its name, if the CRS has one, and its size."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,17 @@ class EllipsoidCrs:
     """The square of the ellipsoid's eccentricity; again that of WGS 84 for spheres."""
     cylindrical: bool
     """Whether every x is a meridian, so that the CRS continues beyond the dateline."""
+    to_crs84: pyproj.Transformer
+    """The conversion of the coordinates to OGC:CRS84, which may shift the datum."""
+
+    @property
+    def world(self) -> tuple[float, float]:
+        """The extent of the Earth in x and y, in the unit of the coordinates: a turn and half a
+        turn, or the equator's length in both, as in Mercator."""
+        if self.transformer is None:
+            return 2 * math.pi / self.angle_rad, math.pi / self.angle_rad
+        equator = 2 * math.pi * self.a_m / self.unit_m
+        return equator, equator
 
     def lonlat(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longitudes and latitudes in radians, NaN for points that have none."""
@@ -73,16 +96,27 @@ class EllipsoidCrs:
 @lru_cache(maxsize=256)
 def parse_crs(crs: str) -> EllipsoidCrs:
     """The CRS for text that CRS.from_user_input takes. Raises ValueError if pyproj does not know it
-    or it has no place on Earth."""
+    or it has no place on Earth, OtherBodyError if it is that of another body."""
     pyproj.network.set_network_enabled(False)
     try:
-        horizontal = pyproj.CRS.from_user_input(crs)
+        return _ellipsoid_crs(crs, pyproj.CRS.from_user_input(crs))
     except pyproj.exceptions.CRSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"crs {crs!r}: pyproj does not know it ({reason})") from error
-    if horizontal.is_compound:
-        horizontal = horizontal.sub_crs_list[0]
-    horizontal = (horizontal.source_crs or horizontal) if horizontal.is_bound else horizontal
+        raise ValueError(f"crs {crs!r}: pyproj does not know it ({_reason(error)})") from error
+    except pyproj.exceptions.ProjError as error:
+        raise ValueError(f"crs {crs!r}: pyproj cannot convert it ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _ellipsoid_crs(crs: str, parsed: pyproj.CRS) -> EllipsoidCrs:
+    horizontal = parsed
+    while horizontal.is_compound or horizontal.is_bound:
+        inner = horizontal.source_crs if horizontal.is_bound else horizontal.sub_crs_list[0]
+        if inner is None:
+            break
+        horizontal = inner
     geographic = horizontal.is_geographic and not horizontal.is_derived
     base = horizontal if geographic else horizontal.source_crs
     if base is None or not base.is_geographic or horizontal.ellipsoid is None:
@@ -91,6 +125,8 @@ def parse_crs(crs: str) -> EllipsoidCrs:
             " give the raster a geographic or projected CRS"
         )
     a_m, inverse_f = horizontal.ellipsoid.semi_major_metre, horizontal.ellipsoid.inverse_flattening
+    if not abs(a_m / WGS84_A_M - 1) <= BODY_TOLERANCE:
+        raise OtherBodyError(_body(horizontal, a_m))
     a_m, f = (a_m, 1 / inverse_f) if inverse_f else (WGS84_A_M, WGS84_F)
     unit = horizontal.axis_info[0].unit_conversion_factor
     transformer = None
@@ -103,7 +139,18 @@ def parse_crs(crs: str) -> EllipsoidCrs:
         a_m=a_m,
         e2=f * (2 - f),
         cylindrical=transformer is not None and _meridians_are_columns(transformer, unit),
+        # Not the best operation alone, which might need a grid that is not there: PROJ's own
+        # default, unless a variable says otherwise.
+        to_crs84=pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True, only_best=False),
     )
+
+
+def _body(crs: pyproj.CRS, a_m: float) -> str:
+    """The body of a CRS, as its datum or its ellipsoid calls it: `Mars (2015) - Sphere, of radius
+    3,396.2 km`."""
+    names = [part.name for part in (crs.datum, crs.ellipsoid) if part is not None]
+    name = next((name for name in names if name.lower() not in ("", "unknown")), "an unnamed body")
+    return f"{name}, of radius {a_m / 1000:,.1f} km"
 
 
 def _meridians_are_columns(transformer: pyproj.Transformer, unit: float) -> bool:

@@ -77,7 +77,7 @@ def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
     raw = np.column_stack(plane.places(corners.reshape(-1, 2))) * to_deg
     parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
     ring = np.concatenate(parts)
-    lon, lat = plane.transformer.transform(*(ring / to_deg).T)
+    lon, lat = plane.crs.to_crs84.transform(*(ring / to_deg).T)
     # The transformer may wrap; the grid's own longitudes continue beyond 180.
     lon = rounded_lon(ring[:, 0] + wrapped_180(lon - ring[:, 0]))
     sizes = [len(part) for part in parts]

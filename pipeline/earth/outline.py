@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import pyproj
 import shapely
 
 from pipeline.earth.crs import EllipsoidCrs, parse_crs
@@ -27,9 +26,8 @@ CLIP_STEPS = 32
 @lru_cache(maxsize=256)
 def _plane_of(
     crs: str,
-) -> tuple[EllipsoidCrs, pyproj.Transformer, list[tuple[float, float, float]]]:
-    """The CRS, its transformer to OGC:CRS84, and latitude, x, y of the poles that are points of its
-    plane."""
+) -> tuple[EllipsoidCrs, list[tuple[float, float, float]]]:
+    """The CRS, and latitude, x, y of the poles that are points of its plane."""
     base, poles = parse_crs(crs), []
     if base.transformer is not None and not base.cylindrical:
         quarter = np.pi / 2 / base.angle_rad
@@ -38,10 +36,7 @@ def _plane_of(
             x, y = base.transformer.transform(lon, lat, direction="INVERSE")
             if np.isfinite(x + y).all() and np.ptp(x) + np.ptp(y) < 1e-3:
                 poles.append((sign * 90.0, float(x[0]), float(y[0])))
-    # Not the best operation alone, which might need a grid that is not there: PROJ's own default,
-    # unless a variable says otherwise.
-    to_lonlat = pyproj.Transformer.from_crs(crs, "OGC:CRS84", always_xy=True, only_best=False)
-    return base, to_lonlat, poles
+    return base, poles
 
 
 class Plane:
@@ -50,8 +45,7 @@ class Plane:
 
     def __init__(self, crs: str, transform: Affine6) -> None:
         """Raises ValueError if the CRS has no place on Earth."""
-        self.crs, self.transformer, poles = _plane_of(crs)
-        """The transformer goes from the CRS to OGC:CRS84."""
+        self.crs, poles = _plane_of(crs)
         self._transform = transform
         a, b, c, d, e, f = transform
         self._pixel, det = np.hypot(a, d), a * e - b * d
@@ -68,7 +62,7 @@ class Plane:
 
     def lonlat(self, points: np.ndarray) -> np.ndarray:
         """The points' longitudes and latitudes (2, k), degrees."""
-        return np.stack(self.transformer.transform(*self.places(points)))
+        return np.stack(self.crs.to_crs84.transform(*self.places(points)))
 
     def inside(self, points: np.ndarray) -> np.ndarray:
         """bool (k,): whether each point is in the CRS's domain."""

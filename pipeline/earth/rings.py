@@ -19,6 +19,9 @@ MAX_ROUNDS = 20
 """The largest number of times that an edge is halved."""
 SNAP_DEG = 1e-9
 """Longitudes this near to a multiple of 180 degrees are set to it."""
+MAX_TURNS = 16
+"""A shape that spans more turns of the globe than any map does is replaced by the band between its
+latitudes, rather than cut at each of them."""
 LON_STEPS = 2.0**40
 """Longitudes are multiples of 2**-40 degrees (0.1 micrometers), so that +-360 is exact."""
 
@@ -116,6 +119,9 @@ def polygons(rings: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 
 def _cut(shape: shapely.Geometry, turns: int) -> shapely.Geometry:
     """A shape that spans several turns, moved into the first one part by part."""
+    if turns > MAX_TURNS:
+        _, south, _, north = shape.bounds
+        return shapely.box(-180, south, 180, north)
     pieces = []
     for turn in range(turns):
         piece = shape.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90))

@@ -15,11 +15,16 @@ It does not know the network, how scenes are divided into units, or what is done
     alpha.py          whether a band that GDAL calls alpha is one, judged by a sample
     color_table.py    color tables: which band has one, and its colors
     scaling.py        a file's own scale and offset, and --scale file
-    georeference.py   CRS, transform and world files
+    place.py          CRS and transform, or why there are none
+    georeference.py   transforms and world files
+    contents.py       what else a file holds: pages, further images, an orientation
+    jpeg_header.py    harmless faults that cameras leave in JPEG headers
+    storage_tiles.py  what is decoded at once
     plausibility.py   whether a file can hold what its header claims
     pixels.py         rectangles of pixels, and the valid mask (nodata, alpha, NaN)
     decoding.py       stored values as the scene says: color table, bits, negative, scale
     dataset.py        opens a file with rasterio and tells a bad file from a bad store
+    damage.py         which of GDAL's warnings say that pixels may be wrong
     opener.py         remote files for GDAL, by range requests
     gdal.py           GDAL's options, cache and warnings
     brightness.py     whether scaled values are as bright as the network expects

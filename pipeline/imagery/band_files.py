@@ -38,7 +38,9 @@ def check_not_one_of_several(src: Any, url: str, channels: int, access: Access) 
         return
     folder, slash, name = url.rpartition("/")
     band = next(iter(reversed(list(_BAND.finditer(name)))), None)
-    for names in _stacks(name, band, channels) if band else ():
+    if band is None:
+        return
+    for names in _stacks(name, band, channels):
         files = [other for other in names if _exists(f"{folder}{slash}{other}", access)]
         if len(files) >= channels:
             raise UsageError(

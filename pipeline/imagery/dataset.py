@@ -16,7 +16,9 @@ from rasterio._err import CPLE_BaseError, CPLE_OutOfMemoryError
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
 
 from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError, one_line
+from pipeline.imagery.damage import damage
 from pipeline.imagery.gdal import gdal_env
+from pipeline.imagery.jpeg_header import jpeg_patches
 from pipeline.imagery.opener import ImageOpener
 from pipeline.storage.access import Access
 
@@ -25,9 +27,6 @@ T = TypeVar("T")
 RASTER_ERRORS = (RasterioError, CRSError, CPLE_BaseError, OSError)
 """The errors that rasterio raises for a file that is at fault."""
 
-# Inside a TIFF, libtiff turns the damage that GDAL_ERROR_ON_LIBJPEG_WARNING is for into a mere
-# warning. If the index of tiles has the wrong length, it takes every tile for a missing one.
-_DAMAGE = re.compile(r"corrupt jpeg|premature end|incorrect count for", re.IGNORECASE)
 # The words of GDAL, which also has a class for it, and of libtiff, which has none.
 _NO_MEMORY = re.compile(
     r"out of memory|(can ?not|failed to|unable to|could not) allocate|no space for ", re.IGNORECASE
@@ -36,23 +35,27 @@ _LEADING_PATH = re.compile(r"^'[^']*' ")
 
 
 def read_dataset(
-    url: str, sidecars: Sequence[str], access: Access, read: Callable[[Any, list[str]], T]
+    url: str,
+    sidecars: Sequence[str],
+    access: Access,
+    read: Callable[[Any, list[str]], T],
+    mended: bool = False,
 ) -> T:
     """The result of `read`, called with the open rasterio dataset and the list that receives GDAL's
-    warnings.
+    warnings. mended: whether the harmless faults of a JPEG header are mended.
 
     Raises what `read` raises, and one of RASTER_ERRORS if the file is at fault, which is certain
     only once its bytes have arrived whole. Raises MemoryError if GDAL had no memory, TransientError
     if the bytes did not arrive and may later, UnfinishedError if the store refuses us and not just
     this file.
     """
-    if "://" not in url:
+    if "://" not in url and not mended:
         try:
             return _open_and_read(url, read)
         except RASTER_ERRORS as error:
             # GDAL does not distinguish a bad file from a bad disk. Python does: read it again.
             _check_memory(error)
-    opener = ImageOpener(url, sidecars, access)
+    opener = ImageOpener(url, sidecars, access, jpeg_patches if mended else None)
     try:
         result = _open_and_read(opener.path, read, opener=opener)
     except (*RASTER_ERRORS, InputError) as error:
@@ -77,15 +80,13 @@ def root_cause(error: BaseException, url: str) -> str:
 
 
 def _open_and_read(path: str, read: Callable[[Any, list[str]], T], **open_options: Any) -> T:
-    with gdal_env() as warnings:
-        with rasterio.open(path, **open_options) as src:
-            if src.driver == "VRT" and not path.lower().endswith(".vrt"):
-                # Text that names other files: welcome only if its name says so.
-                raise RasterioIOError("is a virtual raster under another name; call it .vrt")
-            result = read(src, warnings)
-        for warning in warnings:
-            if _DAMAGE.search(warning):
-                raise RasterioIOError(one_line(warning.removeprefix("CPLE_AppDefined:"), ""))
+    with gdal_env() as warnings, rasterio.open(path, **open_options) as src:
+        if src.driver == "VRT" and not path.lower().endswith(".vrt"):
+            # Text that names other files: welcome only if its name says so.
+            raise RasterioIOError("is a virtual raster under another name; call it .vrt")
+        result = read(src, warnings)
+        if reason := damage(src, warnings):
+            raise RasterioIOError(reason)
     return result
 
 

@@ -1,14 +1,10 @@
-"""The place of an image file on Earth: its transform (or that of a world file) and its CRS."""
+"""The transform of an image file: its own, or that of a world file."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from rasterio.crs import CRS
-from rasterio.enums import WktVersion
-
-from pipeline.earth.crs import parse_crs
 from pipeline.imagery.input_file import InputFile, header_error
 from pipeline.imagery.opener import read_beside
 from pipeline.scene import IDENTITY, Affine6
@@ -41,27 +37,3 @@ def world_file_transform(file: InputFile, access: Access) -> Affine6:
     except ValueError as error:
         raise header_error(file.url, f"its world file {names[0]} holds no six numbers") from error
     return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
-
-
-def crs_on_earth(crs: CRS | None) -> str | None:
-    """The CRS as in Scene; None also for local, geocentric and vertical systems, which give neither
-    area nor place."""
-    name = _crs_name(crs)
-    if name is None:
-        return None
-    try:
-        parse_crs(name)
-    except ValueError:
-        return None
-    return name
-
-
-def _crs_name(crs: CRS | None) -> str | None:
-    """The CRS as CRS.from_user_input takes it: an authority code if it says exactly the same, else
-    WKT."""
-    if not crs:
-        return None
-    code = crs.to_authority(confidence_threshold=100)
-    if code is not None and CRS.from_authority(*code) == crs:
-        return ":".join(code)
-    return str(crs.to_wkt(version=WktVersion.WKT2_2019))

@@ -13,12 +13,14 @@ from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.alpha import judge_alpha
 from pipeline.imagery.band_files import check_not_one_of_several
+from pipeline.imagery.contents import contents_doubts, jpeg_header_of
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.imagery.encoding import encoding_of
-from pipeline.imagery.georeference import crs_on_earth, transform_of, world_file_transform
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
+from pipeline.imagery.place import place_of
 from pipeline.imagery.plausibility import implausibility
-from pipeline.scene import IDENTITY, Scene
+from pipeline.imagery.storage_tiles import is_striped, storage_tile
+from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 
@@ -65,7 +67,9 @@ def describe(
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
         reason = root_cause(error, url)
-        raise header_error(url, f"cannot be opened as an image: {reason}") from error
+        raise header_error(
+            url, f"cannot be opened as an image: {reason}; replace the file or leave it out"
+        ) from error
 
 
 def _scene(
@@ -81,12 +85,12 @@ def _scene(
         check_not_one_of_several(src, file.url, channels, access)
     alpha = judge_alpha(src, file, settings, access)
     encoding = encoding_of(src, file.url, settings, channels, alpha.is_data)
-    transform = transform_of(src, file.url)
     reason = implausibility(src, warnings, encoding.dtype, file.size_bytes)
     if reason:
         raise header_error(file.url, f"{reason}; its header is damaged: replace it or leave it out")
-    if transform == IDENTITY:
-        transform = world_file_transform(file, access)
+    place = place_of(src, file, access)
+    jpeg = jpeg_header_of(src, file.url, access)
+    storage_px, storage_bytes = storage_tile(src, encoding.dtype)
     return Scene(
         scene_id=file.scene_id,
         url=file.url,
@@ -97,11 +101,10 @@ def _scene(
         bands=encoding.bands,
         dtype=encoding.dtype,
         nodata=settings.nodata,
-        # A CRS without a transform places nothing: areas would be nonsense.
-        crs=None if transform == IDENTITY else crs_on_earth(src.crs),
-        transform=transform,
+        crs=place.crs,
+        transform=place.transform,
         datetime=_datetime(src),
-        striped=_is_striped(src),
+        striped=is_striped(src),
         source=file.source,
         palette=encoding.palette,
         negative=encoding.negative,
@@ -109,7 +112,15 @@ def _scene(
         scales=encoding.scales,
         offsets=encoding.offsets,
         alpha_is_data=alpha.is_data,
-        doubts=(*alpha.doubts, *encoding.doubts),
+        storage_px=storage_px,
+        storage_bytes=storage_bytes,
+        mended=bool(jpeg.patches),
+        doubts=(
+            *place.doubts,
+            *alpha.doubts,
+            *encoding.doubts,
+            *contents_doubts(src, file.url, jpeg, access),
+        ),
     )
 
 
@@ -142,10 +153,3 @@ def _datetime(src: Any) -> str | None:
 def _exif_time(text: str) -> datetime:
     # TIFF 6.0, page 31, and EXIF 2.3 agree on this form.
     return datetime.strptime(text, "%Y:%m:%d %H:%M:%S")
-
-
-def _is_striped(src: Any) -> bool:
-    """Whether a part of a row costs a whole row: strips, and formats decoded as a whole."""
-    if src.driver == "JP2OpenJPEG":
-        return False
-    return bool(src.block_shapes[0][1] >= src.width)

@@ -19,14 +19,25 @@ from pipeline.storage.range_file import RangeFile, StoredFile
 
 T = TypeVar("T")
 
+Patches = tuple[tuple[int, bytes], ...]
+"""Offsets, and the bytes to put over those of a file."""
+
 
 class ImageOpener(FileContainer):
     """A file and its side-cars for `rasterio.open(path, opener=...)`, which sees no other file."""
 
-    def __init__(self, url: str, sidecars: Sequence[str], access: Access) -> None:
-        """sidecars: names of files in the same folder that start as the file's own name does."""
+    def __init__(
+        self,
+        url: str,
+        sidecars: Sequence[str],
+        access: Access,
+        find_patches: Callable[[RangeFile], Patches] | None = None,
+    ) -> None:
+        """sidecars: names of files in the same folder that start as the file's own name does;
+        find_patches: finds what GDAL gets to see instead of some bytes of the image file."""
         self.error: Exception | None = None
         """The first error while bytes were fetched; whoever reads must check it."""
+        self._find_patches = find_patches
         fs, path = access.filesystem(url)
         name = path.rpartition("/")[2]
         stem, dot, suffix = name.rpartition(".")
@@ -42,7 +53,10 @@ class ImageOpener(FileContainer):
     def open(self, path: str, mode: str = "rb", **_: Any) -> RangeFile:
         if path not in self._files or "r" not in mode:
             raise FileNotFoundError(path)
-        return RangeFile(partial(self._fetch, self._files[path]), self.size(path))
+        fetch, size = partial(self._fetch, self._files[path]), self.size(path)
+        if self._find_patches and path == self.path:
+            fetch = partial(_fetch_patched, fetch, self._find_patches(RangeFile(fetch, size)))
+        return RangeFile(fetch, size)
 
     def isfile(self, path: str) -> bool:
         return path in self._files
@@ -79,12 +93,31 @@ class ImageOpener(FileContainer):
             return default
 
 
+def open_image(url: str, access: Access) -> RangeFile:
+    """The file's bytes, for whoever looks at more than GDAL tells. Raises what `StoredFile`
+    raises."""
+    return StoredFile(*access.filesystem(url), url, access.patience_s).open()
+
+
 def read_beside(url: str, name: str, access: Access) -> bytes:
     """The contents of the file called `name` in the folder of `url`. Raises FileNotFoundError, and
     what `storage_errors` makes of other errors."""
     fs, path = access.filesystem(url)
     with StoredFile(fs, _beside(path, name), _beside(url, name), access.patience_s).open() as file:
         return file.read()
+
+
+def _fetch_patched(
+    fetch: Callable[[int, int], bytes], patches: Patches, start: int, end: int
+) -> bytes:
+    """The bytes that `fetch` returns, [start, end) or the whole file, with the patches."""
+    data = bytearray(fetch(start, end))
+    origin = start if len(data) <= end - start else 0
+    for at, patch in patches:
+        for offset, value in enumerate(patch, at - origin):
+            if 0 <= offset < len(data):
+                data[offset] = value
+    return bytes(data)
 
 
 def _beside(path: str, name: str) -> str:

@@ -56,7 +56,7 @@ def read_pixels(scene: Scene, rect: Rect, access: Access = DEFAULT_ACCESS) -> Pi
         return decode(src, scene, stored_BHW, _valid(src, scene, bands, stored_BHW, window))
 
     try:
-        values_CHW, valid_HW = read_dataset(scene.url, scene.sidecars, access, read)
+        values_CHW, valid_HW = read_dataset(scene.url, scene.sidecars, access, read, scene.mended)
     except RASTER_ERRORS as error:
         raise InputError(
             f"{scene.url}: window {rect} cannot be read: {root_cause(error, scene.url)}; replace"

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.imagery.damage import is_index_damage
+
 MAX_EXPANSION = 2600
 """Decoded bytes per stored byte, at most, in the codecs that have such a bound: 2,558 in LZW (12
 bits for 3,837 bytes), 1,032 in deflate, 512 in JPEG, 64 in PackBits."""
@@ -30,7 +32,7 @@ def implausibility(src: Any, warnings: list[str], dtype: str, size_bytes: int | 
         # Makes GDAL read the index of storage tiles; the item is None if the tile is missing.
         first_tile_bytes = int(src.get_tag_item("BLOCK_SIZE_0_0", "TIFF", bidx=1) or 0)
         # GDAL carries on without the index, and takes every tile for a missing one: pixels of 0.
-        if any("Incorrect count for" in warning for warning in warnings):
+        if any(map(is_index_damage, warnings)):
             return (
                 f"claims {src.width}x{src.height} px, which its index of storage tiles is not for"
             )

@@ -18,7 +18,17 @@ from pipeline.unit import Block, Unit
 
 FORMAT = 2
 """The version of a shard's record. With 1, unit files with failures had no marker."""
-_REPEATED = ("width", "height", "bands", "dtype", "crs", "datetime", "source", "doubts")
+_REPEATED = (
+    "width",
+    "height",
+    "bands",
+    "dtype",
+    "crs",
+    "datetime",
+    "source",
+    "storage_px",
+    "doubts",
+)
 """Fields in which many scenes are equal. No floats: -0.0 and 0.0 are equal, but not the same."""
 
 

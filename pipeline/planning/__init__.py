@@ -6,6 +6,7 @@ Pure arithmetic over headers: knows neither files nor Ray, and reads no pixels.
     machine.py        the device, the number of replicas and of tasks that a run uses
     memory_need.py    the peak memory of each kind of process
     memory_budget.py  how many processes fit into the machine's memory, or the refusal
+    core_size.py      the size of a scene's blocks; storage tiles that are larger
     planner.py        scenes to blocks, units and shards; the default batch
     forecast.py       hours, cost and the other numbers of an Estimate
 """

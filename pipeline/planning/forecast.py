@@ -143,7 +143,7 @@ def _total_m2(scene: Scene, crs: str) -> float:
 
 
 def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:
-    """Notes on scenes smaller than the window, and on scenes without a CRS."""
+    """A note on scenes smaller than the window."""
     small = [scene for scene in scenes if min(scene.width, scene.height) < window]
     if small:
         filled = sum(min(s.width, window) * min(s.height, window) for s in small)
@@ -152,10 +152,4 @@ def _notes(scenes: Sequence[Scene], window: int) -> Iterator[str]:
             f"{len(small)} of {len(scenes)} scenes are smaller than the window of {window} px"
             f" ({small[0].scene_id}: {small[0].width} x {small[0].height}); they are filled, and"
             f" {waste:.0%} of their windows is filling: a smaller --window wastes less"
-        )
-    bare = [scene.scene_id for scene in scenes if scene.crs is None]
-    if bare:
-        yield (
-            f"{len(bare)} of {len(scenes)} scenes have no CRS on Earth, the first {bare[0]}: no"
-            " areas, no geometry"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 from pipeline.planning.machine import IO_CPUS, MIN_TASKS, TASK_CPUS, Machine, ray_cpus
-from pipeline.planning.memory_need import MemoryNeed, segmenting_bytes
+from pipeline.planning.memory_need import MemoryNeed, reading_bytes, segmenting_bytes
 from pipeline.planning.workload import Workload
 from pipeline.unit import Unit
 
@@ -155,7 +155,7 @@ def budget_memory(
     if budget is not None:
         return budget
     largest = max(
-        units, key=lambda unit: 2 * workload.row_bytes(unit) + segmenting_bytes(workload, unit)
+        units, key=lambda unit: reading_bytes(workload, unit) + segmenting_bytes(workload, unit)
     )
     block = largest.blocks[0]
     raise UsageError(

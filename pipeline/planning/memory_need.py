@@ -47,6 +47,9 @@ _PUBLISHED = 2
 """Copies of a unit's class ids while its masks are written to the spool."""
 _ROW_GROUP_COPIES = 6
 """Copies of a row group of masks until it is written."""
+_STORAGE_COPIES = 2.4
+"""Copies of a storage tile while GDAL reads from it: decoded with all its bands, one of its bands,
+and as it is stored. Measured with three bands: 2.33 if they do not compress, else 1.33."""
 _TILE_BYTES = 2_000
 """The row of a mask tile as Python objects, without its classes."""
 _TILE_CLASS_BYTES = 700
@@ -78,7 +81,7 @@ class MemoryNeed:
             return cls(0, 0, 0, 0, 0, 0, 0)
         weights = workload.network.weights_bytes
         row = max(map(workload.row_bytes, units))
-        read = GDAL_CACHE_BYTES + max(_reading_bytes(workload, unit) for unit in units)
+        read = GDAL_CACHE_BYTES + max(reading_bytes(workload, unit) for unit in units)
         segment = max(segmenting_bytes(workload, unit) for unit in units)
         write = max(_writing_bytes(workload, unit) for unit in units)
         plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(workload, units))
@@ -103,6 +106,14 @@ class MemoryNeed:
         return max(self.reader_bytes, self.writer_bytes)
 
 
+def reading_bytes(workload: Workload, unit: Unit) -> int:
+    """What reading a unit takes beside GDAL's cache: its pixels, a copy of them or the stored values
+    that they are made from, and the largest storage tile that they are read from."""
+    row = workload.row_bytes(unit)
+    storage_bytes = max(block.scene.storage_bytes for block in unit.blocks)
+    return row + max(row, workload.stored_bytes(unit)) + math.ceil(_STORAGE_COPIES * storage_bytes)
+
+
 def segmenting_bytes(workload: Workload, unit: Unit) -> int:
     """A replica's peak beside its weights: the unit's ids, twice because they are packed for the
     writer, and what computes them, unless that is on a GPU."""
@@ -122,12 +133,6 @@ def _blending_bytes(workload: Workload, block: Block) -> int:
     axes_px = block.core.width + block.core.height
     px_bytes = groups * (2 * _SPAN_BYTES // stride + _SPAN_PX_BYTES)
     return _BLEND_BYTES + sums_bytes + axes_px * px_bytes
-
-
-def _reading_bytes(workload: Workload, unit: Unit) -> int:
-    """A unit's pixels, and a copy of them or the stored values that they are made from."""
-    row = workload.row_bytes(unit)
-    return row + max(row, workload.stored_bytes(unit))
 
 
 def _writing_bytes(workload: Workload, unit: Unit) -> int:

@@ -3,7 +3,6 @@ nothing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from pipeline.errors import UsageError
 from pipeline.failure import Rejected
 from pipeline.grid import cores
 from pipeline.output.shard import Shard
+from pipeline.planning.core_size import MAX_UNIT_PX, Target, core_size, with_storage_doubt
 from pipeline.planning.memory_budget import MemoryBudget, budget_memory
 from pipeline.planning.memory_need import MemoryNeed
 from pipeline.planning.workload import Workload
@@ -28,8 +28,6 @@ BLOCKS_PER_REPLICA = 4
 it more than their balance is worth."""
 MIN_WINDOWS = 4
 """The smallest number of windows in a unit."""
-MAX_UNIT_PX = 150_000_000
-"""The largest number of pixels in a unit."""
 MAX_UNITS = 1_000_000
 """The largest number of units in a job: some 8 Tpx with MiT-B0 on CPUs, 150 Tpx on GPUs. The plan
 would have a gigabyte."""
@@ -45,16 +43,6 @@ SHARD_TILES = 20_000
 each tile in memory."""
 BATCH = {"cpu": 1, "cuda": 32}
 """Default number of windows per forward pass. On a CPU one window already fills the cache."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """How many windows a unit should have."""
-
-    bundle: float
-    """Windows of a unit of several small scenes."""
-    block: float
-    """Windows of a unit of one block."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,10 @@ class Planner:
     ) -> Iterator[Shard]:
         target = self._target(sum(self.workload.grid(scene).count for scene in scenes))
         self._check_count(scenes, target)
+        scenes = [
+            with_storage_doubt(self.workload, scene, self._core_size(scene, target))
+            for scene in scenes
+        ]
         unassigned = tuple(rejected)  # the first shard records them
         for number, members in enumerate(self._group_scenes(scenes, target), first):
             shard_id = f"{number:06d}"
@@ -107,7 +99,8 @@ class Planner:
         halo = (settings.window - 1) // settings.stride
         balanced = (2 * halo * windows_per_replica) ** (2 / 3)
         block = min(balanced, windows_per_replica / BLOCKS_PER_REPLICA)
-        return Target(*(max(min(n, limit), MIN_WINDOWS) for n in (bundle, max(bundle, block))))
+        bundle, block = (max(min(n, limit), MIN_WINDOWS) for n in (bundle, max(bundle, block)))
+        return Target(bundle, block, windows_per_replica)
 
     def _group_scenes(self, scenes: Sequence[Scene], target: Target) -> Iterator[list[Scene]]:
         """The scenes of each shard."""
@@ -172,23 +165,7 @@ class Planner:
         """Width and height in pixels of the cores that a scene is divided into."""
         if self.execution.block:
             return self.execution.block, self.execution.block
-        if self.workload.grid(scene).count <= 1.5 * target.block:
-            return scene.width, scene.height
-        step, target_px = self._step(), target.block * self.workload.settings.stride**2
-        if scene.striped:
-            height = max(1, round(target_px / scene.width / step)) * step
-            return scene.width, height
-        edge = max(1, round(math.sqrt(target_px) / step)) * step
-        return edge, edge
-
-    def _step(self) -> int:
-        """The edge of a core in pixels is a multiple of this: of the mask tile, and of the stride
-        unless that makes it too large. It is at least four strides: in smaller cores more than half
-        the windows would be computed twice."""
-        stride = self.workload.settings.stride
-        common = math.lcm(MASK_TILE_PX, stride)
-        step = common if common <= 4 * MASK_TILE_PX else MASK_TILE_PX
-        return step * max(1, math.ceil(4 * stride / step))
+        return core_size(self.workload, scene, target)
 
     def _check_count(self, scenes: Sequence[Scene], target: Target) -> None:
         """Raises UsageError if the scenes would be too many units."""
@@ -205,8 +182,14 @@ class Planner:
             )
 
     def _remedy(self, scenes: Sequence[Scene], units: Sequence[Unit]) -> str:
-        """What to change so that the units fit into memory: the largest block that fits, otherwise
-        the largest number of replicas, otherwise both."""
+        """What to change so that the units fit into memory: storage tiles that do not, the largest
+        block that fits, otherwise the largest number of replicas, otherwise both."""
+        if culprit := self._culprit(scenes):
+            return (
+                f"{culprit.url} is stored in parts of {culprit.storage_bytes / 1e9:.1f} GB, and a"
+                " part is decoded as a whole: convert it, e.g."
+                " gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT"
+            )
         replicas = self.workload.machine.required_replicas
         edge = max(max(b.core.width, b.core.height) for unit in units for b in unit.blocks)
         smaller = (edge - 1) // MASK_TILE_PX
@@ -218,6 +201,13 @@ class Planner:
             return f"use --block {block * MASK_TILE_PX} --replicas 1"
         local = "--runner local, " if self._fits_locally(units) else ""
         return f"use {local}a smaller --window or --batch, or a machine with more memory"
+
+    def _culprit(self, scenes: Sequence[Scene]) -> Scene | None:
+        """The scene with the largest storage tiles, if all would fit with small ones."""
+        small = [replace(scene, storage_bytes=0) for scene in scenes]
+        if self._fits(small, self.execution.block, self.workload.machine.required_replicas):
+            return max(scenes, key=lambda scene: scene.storage_bytes)
+        return None
 
     def _fits_locally(self, units: Sequence[Unit]) -> bool:
         """Whether the units would fit into the only process of the local runner; False if that is

@@ -116,8 +116,8 @@ def _notes_on_left_out(contents: Contents) -> Iterable[str]:
     )
     if contents.layers:
         yield (
-            f"layers beside the network ({', '.join(contents.layers[:_GROUPS_SHOWN])}): if pixels or"
-            " logits passed through them in training, the masks are wrong"
+            f"layers beside the network ({', '.join(contents.layers[:_GROUPS_SHOWN])}): if pixels"
+            " or logits passed through them in training, the masks are wrong"
         )
     statistics = [n for names in groups.values() for n in names if _INPUT_STATISTICS.search(n)]
     if statistics:
