@@ -115,9 +115,10 @@ def _notes_on_left_out(contents: Contents) -> Iterable[str]:
         f" {', '.join(shown[:_GROUPS_SHOWN])}{more}"
     )
     if contents.layers:
+        layers = ", ".join(contents.layers[:_GROUPS_SHOWN])
         yield (
-            f"layers beside the network ({', '.join(contents.layers[:_GROUPS_SHOWN])}): if pixels"
-            " or logits passed through them in training, the masks are wrong"
+            f"layers beside the network ({layers}): if pixels or logits passed through them in"
+            " training, the masks are wrong"
         )
     statistics = [n for names in groups.values() for n in names if _INPUT_STATISTICS.search(n)]
     if statistics:
