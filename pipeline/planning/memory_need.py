@@ -107,8 +107,8 @@ class MemoryNeed:
 
 
 def reading_bytes(workload: Workload, unit: Unit) -> int:
-    """What reading a unit takes beside GDAL's cache: its pixels, a copy of them or the stored values
-    that they are made from, and the largest storage tile that they are read from."""
+    """What reading a unit takes beside GDAL's cache: its pixels, a copy of them or the stored
+    values that they are made from, and the largest storage tile that they are read from."""
     row = workload.row_bytes(unit)
     storage_bytes = max(block.scene.storage_bytes for block in unit.blocks)
     return row + max(row, workload.stored_bytes(unit)) + math.ceil(_STORAGE_COPIES * storage_bytes)
