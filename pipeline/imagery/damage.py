@@ -25,7 +25,7 @@ _UNREADABLE = re.compile(
     r"|io error during reading of|out of memory reading of|sanity check on size of"
     r'|different values per sample for) "([^"]+)"'
     r"|invalid data type for tag (\w+)"
-    r"|^\S*(_TIFFPartialReadStripArray):",
+    r"|(_TIFFPartialReadStripArray):",
     re.IGNORECASE,
 )
 _INDEX = frozenset(

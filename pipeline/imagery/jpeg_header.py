@@ -9,6 +9,7 @@ to see, and all others stay errors. A fault is harmless if no pixel can depend o
   are longer, except for DRI, without which the restart markers in the data are errors. They become
   fill bytes (ITU T.81, B.1.1.2), so that nothing moves.
 - Parameters of a sequential scan other than 0, 63, 0, 0, which decoders ignore (B.2.3).
+- An unknown version of JFIF.
 
 Only a header that is otherwise complete is mended: every segment as long as its contents, every
 table of the scan defined, no arithmetic coding.
@@ -33,6 +34,7 @@ _PARAMETERLESS = (0x01, *range(0xD0, 0xD8))
 """TEM and restart markers."""
 _SKIPPED = (0xDC, *range(0xE0, 0xF0), 0xFE)
 """DNL, application segments and comments."""
+_JFIF, _JFIF_VERSIONS = b"JFIF\0", (1, 2)
 _MPF = b"MPF\0"
 _MPF_ENTRIES = 0xB002
 _LARGE_THUMBNAILS = (0x010001, 0x010002)
@@ -130,9 +132,12 @@ class _Walk:
             _require(len(self.quantization) == body[5])
         elif marker == _DQT:
             for start in _steps(body, lambda at: 1 + 64 * (1 + (body[at] >> 4))):
+                _require(body[start] >> 4 > 0 or 0 not in body[start + 1 : start + 65])
                 self.tables.add(("Q", body[start] & 15))
         elif marker == _DHT:
             for start in _steps(body, lambda at: 17 + sum(body[at + 1 : at + 17])):
+                symbols = body[start + 17 : start + 17 + sum(body[start + 1 : start + 17])]
+                _require(len(set(symbols)) == len(symbols))
                 self.tables.add(("AC" if body[start] >> 4 else "DC", body[start] & 15))
         elif marker == _DRI:
             _require(size == 2)
@@ -140,7 +145,11 @@ class _Walk:
             self._scan(at, size, body)
         elif marker in _SKIPPED:
             _require(not body.startswith(b"Adobe") or size == 12)
-            _require(not body.startswith(b"JFIF\0") or size == 14 + 3 * body[12] * body[13])
+            if body.startswith(_JFIF):
+                _require(size == 14 + 3 * body[12] * body[13])
+                if body[5] not in _JFIF_VERSIONS:
+                    self.patches.append((at + 5, bytes(_JFIF_VERSIONS[:1])))
+                    self.faults.append(f"JFIF version {body[5]}")
             if body.startswith(_MPF):
                 with suppress(struct.error):
                     self.more_images = _more_images(body[len(_MPF) :])
@@ -148,19 +157,26 @@ class _Walk:
             raise _UnusualError
 
     def _scan(self, at: int, size: int, body: bytes) -> None:
-        """Check that every table of the scan is defined; mend its parameters, if sequential."""
+        """Check that every table of the scan is defined; mend its parameters, if sequential.
+
+        These are mended only in a scan of all components that uses every table, and whose data do
+        not start with 0: a run of zeros over a part of the header would change more than them.
+        """
         count = body[0]
         _require(bool(self.process) and size == 4 + 2 * count)
         first, last, bits = body[1 + 2 * count :]
         sequential = self.process in _SEQUENTIAL
+        used = set()
         for component, selectors in zip(body[1:-3:2], body[2:-3:2], strict=True):
-            needed = {("Q", self.quantization.get(component, -1))}
+            used.add(("Q", self.quantization.get(component, -1)))
             if sequential or first == 0:
-                needed.add(("DC", selectors >> 4))
+                used.add(("DC", selectors >> 4))
             if sequential or first > 0:
-                needed.add(("AC", selectors & 15))
-            _require(needed <= self.tables)
+                used.add(("AC", selectors & 15))
+        _require(used <= self.tables)
         if sequential and (first, last, bits) != (0, 63, 0):
+            _require(count == len(self.quantization) and used == self.tables)
+            _require(self._read(at + size, 1) != b"\0")
             self.patches.append((at + 1 + 2 * count, bytes((0, 63, 0))))
             self.faults.append(f"scan parameters {first}, {last}, {bits} instead of 0, 63, 0")
 
