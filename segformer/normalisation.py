@@ -100,8 +100,7 @@ class Normalisation:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any], num_channels: int) -> Self:
-        """Make one from the parsed `preprocessor_config.json`. Raises CheckpointError that names
-        the field to correct."""
+        """Read the parsed `preprocessor_config.json`. Raises CheckpointError, naming the field."""
         rescale = 1.0
         if _flag(fields, "do_rescale"):
             (rescale,) = _numbers("rescale_factor", fields.get("rescale_factor", 1 / 255), 1)
@@ -123,8 +122,7 @@ class Normalisation:
 
     @property
     def is_of_stored_values(self) -> bool:
-        """Whether mean and std are of larger values than rescaling leaves: those of a network that
-        was trained on raw numbers of more than 8 bits."""
+        """Whether mean and std are those of raw numbers of more than 8 bits."""
         return _fault(self.rescale, self.mean, self.std) is not None
 
     def to_json(self) -> dict[str, Any]:
