@@ -12,6 +12,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 import pipeline.planning.planner
+from pipeline.doubt import Doubt
 from pipeline.failure import Failure, Rejected
 from pipeline.output.shard import Shard
 from pipeline.planning.machine import Machine
@@ -42,6 +43,9 @@ def scenes(draw: st.DrawFn, max_scenes: int = 10) -> list[Scene]:
             transform=(10.0, 0.0, 5e5, 0.0, -10.0, 5e6),
             datetime=None,
             striped=draw(st.booleans()),
+            storage_bytes=draw(st.sampled_from([0, 10**6, 10**9])),
+            storage_px=(draw(sides), draw(sides)),
+            doubts=draw(st.sampled_from([(), (Doubt("pages", "2 more pages"),)])),
         )
         for number in range(draw(st.integers(1, max_scenes)))
     ]
@@ -99,7 +103,11 @@ def test_every_plan_covers_every_scene_once_and_survives_json(
     event(f"{min(len(shards), 3)} shards or more")
 
     assert [shard.shard_id for shard in shards] == [f"{first + n:06d}" for n in range(len(shards))]
-    assert [scene for shard in shards for scene in shard.scenes] == archive
+    planned = [scene for shard in shards for scene in shard.scenes]
+    assert [
+        replace(s, doubts=s.doubts[: len(a.doubts)]) for s, a in zip(planned, archive, strict=True)
+    ] == archive
+    assert {doubt.kind for scene in planned for doubt in scene.doubts} <= {"pages", "storage_tiles"}
     assert sum(len(shard.rejected) for shard in shards) == bad
     ids = Counter(unit.unit_id for unit in units)
     assert set(ids.values()) == {1}
@@ -158,6 +166,7 @@ def test_the_block_size_balances_halos_against_waiting_for_the_last_unit(
     """For one scene, no other square block that gives each replica a few units is much faster."""
     fields = dict.fromkeys(Scene.__dataclass_fields__)
     sized = {"scene_id": "a.tif", "bands": (1, 2, 3), "dtype": "uint8", "striped": False}
+    sized |= {"storage_px": (256, 256), "storage_bytes": 256 * 256 * 3}
     scene = Scene(**{**fields, **sized, "width": side, "height": side})  # type: ignore[arg-type]
     network = Network(classes=5, gflop_per_window=8.2, weights_bytes=10**7, bytes_per_px=300)
     machine = Machine("cpu", replicas, PLENTY, tasks=2)
