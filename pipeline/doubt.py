@@ -27,7 +27,13 @@ class Wording(NamedTuple):
     """What a user can do, as a clause."""
 
 
-DOUBTS: dict[str, Wording] = {}
+DOUBTS: dict[str, Wording] = {
+    "side_car": Wording(
+        "has a file beside it that says nothing",
+        "have files beside them that say nothing",
+        "it is as if that file were not there: replace it or delete it",
+    ),
+}
 """The kinds of doubt."""
 
 

@@ -14,12 +14,16 @@ from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.bands import choose_bands, dtype_of
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
-from pipeline.imagery.georeference import crs_on_earth, transform_of, world_file_transform
+from pipeline.imagery.georeference import crs_on_earth, placed
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
+from pipeline.imagery.mask_file import check_mask
+from pipeline.imagery.other_formats import missing_driver
+from pipeline.imagery.outage import check_input_is_there
 from pipeline.imagery.plausibility import implausibility
 from pipeline.scene import IDENTITY, Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS, Access
+from pipeline.storage.local_tree import is_special
 
 _ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME"))
 """GDAL's domain and name of the tags that say when the picture was taken."""
@@ -50,8 +54,8 @@ def describe(
 ) -> Scene:
     """The scene in the file, with the bands that feed the network's `channels` input channels.
 
-    Raises InputError(stage="describe") for what is wrong with this file, and UsageError if an
-    option (--bands, --scale) is missing or does not fit it.
+    Raises InputError(stage="describe") for what is wrong with this file, UsageError if an option
+    (--bands, --scale) is missing or does not fit it, and UnfinishedError if its INPUT is gone.
     """
     url = file.url
     if escape_non_utf8(url) != url:
@@ -60,9 +64,14 @@ def describe(
     def read(src: Any, warnings: list[str]) -> Scene:
         return _scene(src, warnings, file, settings, channels, access)
 
+    if "://" not in url and is_special(url):
+        raise header_error(url, "is a pipe, a socket or a device, not a file")
     try:
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
+        check_input_is_there(url, file.scene_id)
+        if format_without_driver := missing_driver(url):
+            raise header_error(url, format_without_driver) from error
         reason = root_cause(error, url)
         raise header_error(url, f"cannot be opened as an image: {reason}") from error
 
@@ -78,12 +87,12 @@ def _scene(
     _check_is_image(src, file.url)
     bands = choose_bands(src, file.url, settings.bands, channels)
     dtype = dtype_of(src, file.url, bands, settings.scale)
-    transform = transform_of(src, file.url)
+    transform, doubts = placed(src, file, access)
     reason = implausibility(src, warnings, dtype, file.size_bytes)
     if reason:
         raise header_error(file.url, f"{reason}; its header is damaged: replace it or leave it out")
-    if transform == IDENTITY:
-        transform = world_file_transform(file, access)
+    if settings.nodata is None:  # else the file's own mask is ignored
+        doubts += check_mask(file, src.width, src.height, access)
     return Scene(
         scene_id=file.scene_id,
         url=file.url,
@@ -101,6 +110,7 @@ def _scene(
         striped=_is_striped(src),
         alpha=tuple(b for b in bands if src.colorinterp[b - 1] == ColorInterp.alpha),
         source=file.source,
+        doubts=(*file.doubts, *doubts),
     )
 
 

@@ -7,6 +7,7 @@ store.py         Store: the interface of a folder whose files appear whole or no
 local_store.py   LocalStore: a folder on local disk, with fsync, rename and flock
 object_store.py  ObjectStore: a folder in S3 and its like, with PUT and multipart uploads
 schemes.py       open_store: the Store for a path or URL
+local_tree.py    files_below: local files, links followed; links that lead nowhere
 range_file.py    StoredFile, RangeFile: one file read in ranges, with read-ahead and a cache
 retry.py         call_store: calls retried while they fail transiently, and the count of retries
 errors.py        storage_errors: errors of stores translated into ours, with a remedy
