@@ -1,4 +1,4 @@
-"""Which bytes an input is: one answer for the survey, for runs and for side-cars.
+"""The identity of an input's bytes: one answer for the survey, for runs and for side-cars.
 
 A link is what it leads to. Knows names, sizes, times and ETags as a store gives them, and reads no
 file but an `.aux.xml`.

@@ -22,12 +22,10 @@ def check_input_is_there(url: str, scene_id: str) -> None:
             if any(entries):
                 return
         why = "the folder is empty now"
-    except PermissionError:
-        return
-    except OSError as error:
+    except FileNotFoundError:
         why = "there is no such folder any more"
-        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            why = str(error.strerror)
+    except OSError:  # it is there
+        return
     raise UnfinishedError(
         f"{root}: {why}, as after its disk was unmounted, so no input in it is quarantined; mount"
         " it again: the same command resumes the run"

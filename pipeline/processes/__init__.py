@@ -8,5 +8,5 @@ limits.py         process_limits: a time limit and a memory limit for work in th
 sandbox.py        run_in_sandbox: a function over many items in worker processes that may die
 worker.py         serve: the worker process of the sandbox
 fresh_process.py  run_in_fresh_process: a single call in a new process
-endpoint.py       check_listening: whether anybody listens at a host and port
+endpoint.py       check_listening, is_loopback: a host and port, and who listens there
 """
