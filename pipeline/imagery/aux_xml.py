@@ -1,8 +1,9 @@
 """What an `.aux.xml` side-car (GDAL's "PAM") decides about an image.
 
-QGIS and `gdalinfo -stats` leave statistics in such a file beside every image that is looked at.
-Only what decides pixels, validity, place or time is identity: of the elements that GDAL 3.10's
-gdalpamdataset.cpp and gdalpamrasterband.cpp know, those named here.
+QGIS and `gdalinfo -stats` leave statistics in such a file beside every image that is looked at, and
+GDAL adds what it knows of the image itself: its compression, its EXIF. Only what decides pixels,
+validity or place is identity: of the elements that GDAL 3.10's gdalpamdataset.cpp and
+gdalpamrasterband.cpp know, those named here.
 """
 
 from __future__ import annotations
@@ -19,15 +20,10 @@ _DECISIVE = frozenset(
     }
 )
 """Elements that decide the place of an image or the meaning of its values."""
-_DECISIVE_DOMAINS = frozenset({"IMAGE_STRUCTURE", "IMAGERY", "GEOLOCATION", "RPC", "xml:ESRI"})
-"""Domains of metadata that do: bits per value and signs, the time, the georeference."""
-_DECISIVE_KEYS = frozenset(
-    {
-        *("NODATA_VALUES", "AREA_OR_POINT", "ACQUISITIONDATETIME"),
-        *("EXIF_DateTimeOriginal", "TIFFTAG_DATETIME"),
-    }
-)
-"""Keys that do in any other domain."""
+_DECISIVE_DOMAIN = "xml:ESRI"
+"""The domain of metadata that does: ArcGIS's georeference, from which GDAL takes the other two."""
+_DECISIVE_KEY = "NODATA_VALUES"
+"""The key that does in the domain without a name: nodata for all bands together."""
 _NUMBERED = ("PAMRasterBand", "Subdataset")
 """Elements that say what those inside them are about."""
 
@@ -61,12 +57,12 @@ class _Decisive:
 
     def __init__(self) -> None:
         self._kept: list[str] = []
-        self._text = ""
-        """The text since the last tag."""
+        self._text: list[str] = []
+        """The text since the last tag, in pieces."""
         self._owners: list[str] = []
         """The numbered elements around the present one."""
-        self._domains: list[bool] = []
-        """For each open `Metadata`, whether its domain is decisive."""
+        self._domain = ""
+        """The domain of the last `Metadata`: there is none inside another that matters."""
         self._depth = 0
         """Open elements of the decisive one, itself included; 0 outside."""
 
@@ -75,38 +71,35 @@ class _Decisive:
         if tag in _NUMBERED:
             self._owners.append(_start(tag, attributes))
         if tag == "Metadata":
-            self._domains.append(attributes.get("domain", "") in _DECISIVE_DOMAINS)
+            self._domain = attributes.get("domain", "")
         if self._depth:
             self._depth += 1
         elif self._is_decisive(tag, attributes):
             self._depth = 1
             self._kept += self._owners
-            if tag == "MDI":
-                self._kept.append("<Metadata>")
         if self._depth:
             self._kept.append(_start(tag, attributes))
 
     def _is_decisive(self, tag: str, attributes: dict[str, str]) -> bool:
         if tag == "Metadata":
-            return self._domains[-1]
-        return tag in _DECISIVE or (tag == "MDI" and attributes.get("key") in _DECISIVE_KEYS)
+            return self._domain == _DECISIVE_DOMAIN
+        if tag == "MDI":
+            return not self._domain and attributes.get("key") == _DECISIVE_KEY
+        return tag in _DECISIVE
 
     def data(self, text: str) -> None:
         if self._depth:
-            self._text += text
+            self._text.append(text)
 
     def _keep_text(self) -> None:
-        if self._text:
-            self._kept.append(self._text.strip())
-            self._text = ""
+        self._kept.append("".join(self._text).strip())
+        self._text.clear()
 
     def end(self, tag: str) -> None:
         self._keep_text()
         if self._depth:
             self._depth -= 1
             self._kept.append(f"</{tag}>")
-        if tag == "Metadata" and self._domains:
-            self._domains.pop()
         if tag in _NUMBERED:
             self._owners.pop()
 

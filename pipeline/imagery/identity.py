@@ -122,10 +122,19 @@ class Files:
         if not is_aux(base) or size is None or size > MAX_BYTES:
             return _version(known), None
         try:
-            data = call_store(name, lambda: bytes(self.fs.cat_file(name)), self.patience_s)
+            data = self._read(name, size)
         except DeniedError:
             return _version(known), Doubt("side_car", f"{base}: it cannot be read")
         return _aux_version(base, data)
+
+    def _read(self, name: str, size: int) -> bytes:
+        """The first `size` bytes of a file, in one request: without an end, s3fs asks for the size
+        again."""
+
+        def attempt() -> bytes:
+            return bytes(self.fs.cat_file(name, start=0, end=size))
+
+        return call_store(name, attempt, self.patience_s) if size else b""
 
     def _known(self, name: str, info: Info | None) -> Info:
         """The record of a file, asked for unless a listing has told it. (A page of links tells no

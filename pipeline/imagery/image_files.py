@@ -15,7 +15,12 @@ from pipeline.errors import UsageError
 from pipeline.imagery.identity import Files, Info
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.other_formats import hint_at_others
-from pipeline.imagery.sidecars import has_sidecar_name, is_aux, sidecar_names
+from pipeline.imagery.sidecars import (
+    has_sidecar_name,
+    is_aux,
+    sidecar_names,
+    usual_sidecar_names,
+)
 from pipeline.storage.access import Access
 from pipeline.storage.local_tree import dead_link, files_below, is_folder, matching_files
 from pipeline.storage.retry import call_store
@@ -101,12 +106,13 @@ def _tree(files: Files, path: str) -> _Listing:
 
 
 def _is_image(files: Files, name: str) -> bool:
-    """Whether a folder's file is taken for an image by its name. So is a link without a suffix that
-    leads nowhere: it may have led to a folder of images."""
+    """Whether a folder's file is taken for an image by its name. So is a link that leads nowhere
+    and may have led to a folder of images: one without a suffix, or with a number for one."""
     suffix = PurePosixPath(name).suffix.lower()
-    if suffix:
-        return suffix in IMAGE_SUFFIXES
-    return files.is_local and os.path.islink(name) and not os.path.exists(name)
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    may_be_folder = not suffix or suffix[1:].isdigit()
+    return may_be_folder and files.is_local and os.path.islink(name) and not os.path.exists(name)
 
 
 def _single_file(files: Files, path: str) -> _Listing:
@@ -118,11 +124,11 @@ def _single_file(files: Files, path: str) -> _Listing:
             info = files.info(path)
         except FileNotFoundError:
             return {}
-        return {path: info, **files.beside(sidecar_names(path))}
+        return {path: info, **files.beside(usual_sidecar_names(path))}
     if not files.fs.exists(path):
         return {}
     if not hasattr(files.fs, "call_s3"):
-        return {path: files.info(path), **files.beside(sidecar_names(path))}
+        return {path: files.info(path), **files.beside(usual_sidecar_names(path))}
     folder, _, name = path.rpartition("/")
     prefix = name.rpartition(".")[0] or name
     # One request lists all names with this prefix.

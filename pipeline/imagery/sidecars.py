@@ -14,20 +14,43 @@ def sidecar_names(name: str) -> list[str]:
     """The names, or paths, of the files that may add to the image of this name or path.
 
     Masks and `.aux.xml` as GDAL 3.10 spells them; world files, which are read here, also beside an
-    image whose name differs from theirs in case.
+    image whose name differs from theirs in case. The usual ones come first.
     """
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.rpartition(".")
-    names = [f"{base}.msk", f"{base}.MSK", f"{base}.aux.xml"]
-    if stem and suffix:
-        endings = (f"{suffix[0]}{suffix[-1]}w", f"{suffix}w", "wld")
-        names += [
+    base = name.rpartition("/")[2]
+    folder, stem, suffix = name[: -len(base)], *_split(base)
+    rare = [f"{base}.MSK"]
+    if suffix:
+        rare += [
             f"{spelled}.{cased}"
             for spelled in (stem, stem.lower(), stem.upper())
-            for ending in endings
+            for ending in _world_endings(suffix)
             for cased in (ending.lower(), ending.upper())
         ]
-    return [f"{folder}{slash}{other}" for other in dict.fromkeys(names)]
+    return list(dict.fromkeys([*usual_sidecar_names(name), *(f"{folder}{n}" for n in rare)]))
+
+
+def usual_sidecar_names(name: str) -> list[str]:
+    """Those of the names that are not spelled in another case than the image's own, for stores that
+    have to be asked for each."""
+    base = name.rpartition("/")[2]
+    folder, stem, suffix = name[: -len(base)], *_split(base)
+    names = [f"{base}.msk", f"{base}.aux.xml"]
+    if suffix:
+        names += [f"{stem}.{ending}" for ending in _world_endings(suffix)]
+    return [f"{folder}{other}" for other in names]
+
+
+def _split(base: str) -> tuple[str, str]:
+    """A name as its stem and its suffix; the latter is empty if it has no stem."""
+    stem, _, suffix = base.rpartition(".")
+    return (stem, suffix) if stem else (base, "")
+
+
+def _world_endings(suffix: str) -> tuple[str, str, str]:
+    """The endings of a world file, in the order in which GDAL tries them."""
+    wld = "WLD" if suffix.isupper() else "wld"
+    w = wld[0]
+    return f"{suffix[0]}{suffix[-1]}{w}", f"{suffix}{w}", wld
 
 
 def is_mask(name: str) -> bool:

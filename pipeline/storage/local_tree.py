@@ -50,11 +50,8 @@ def files_below(root: str, max_depth: int | None = None, hidden: bool = False) -
             elif max_depth is None or len(above) + 1 < max_depth:
                 waiting.append((entry.path, (*above, place)))
     if denied:
-        LOG.warning(
-            "%s: permission denied: what is in this folder is left out%s",
-            denied[0],
-            f", and so are {len(denied) - 1:,} more folders" if len(denied) > 1 else "",
-        )
+        more = f" (and {len(denied) - 1:,} more)" if len(denied) > 1 else ""
+        LOG.warning("%s%s: permission denied: what is in there is left out", denied[0], more)
     return sorted(files)
 
 
