@@ -125,7 +125,7 @@ def storage_error(url: str, error: BaseException) -> SwathError:
     if _is_transient(error, code):
         answered = code in _TRANSIENT_CODES
         what = "the store fails" if answered else "the store does not answer; check the endpoint"
-        if code == "ClientProxyConnectionError":
+        if code in ("ClientProxyConnectionError", "ProxyConnectionError"):
             what = "the proxy does not answer; check https_proxy, http_proxy and no_proxy"
         elif isinstance(error, OSError) and error.errno and not answered:
             what = error.strerror or what

@@ -27,8 +27,8 @@ class Server(ThreadingHTTPServer):
         """Names whose bodies are answered with a 500, and whose heads are served."""
         self.unavailable: set[str] = set()
         """Names whose every request is answered with a 503."""
-        self.forbidden: set[str] = set()
-        """Names whose every request is answered with a 403."""
+        self.refused: dict[str, int] = {}
+        """The status that answers every request for a name."""
         self.answers_everything = False
         """Whether a page of text is sent for names that do not exist, with a 200."""
         self.requests: list[str] = []
@@ -57,8 +57,8 @@ class Handler(BaseHTTPRequestHandler):
         if path.name in self.server.unavailable or (body and path.name in self.server.broken):
             self.send_error(503 if path.name in self.server.unavailable else 500)
             return
-        if path.name in self.server.forbidden:
-            self.send_error(403)
+        if path.name in self.server.refused:
+            self.send_error(self.server.refused[path.name])
             return
         if not path.is_file() and not self.server.answers_everything:
             self.send_error(404)
