@@ -26,7 +26,7 @@ from ray.util.state.exception import RayStateApiException
 
 from jobs.cluster_job import Job
 from pipeline.errors import LOG, UnfinishedError, UsageError
-from pipeline.processes.endpoint import KNOCK_S, check_listening
+from pipeline.processes.endpoint import KNOCK_S, check_listening, is_loopback
 
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """The variables in which Ray's own commands look for the address, in this order. (There they take
@@ -49,6 +49,10 @@ class Dashboard:
             handler.setLevel(logging.ERROR)
         # Otherwise Ray would prefer the variables to what its caller says.
         os.environ[VARIABLES[0]] = self.address
+        if is_loopback(self.address):  # Ray's client has no switch for proxies
+            exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+            hosts = [exempt, urlsplit(self.address).hostname]
+            os.environ["no_proxy"] = ",".join(filter(None, hosts))
         # As Ray's head does by itself: an existing token is used.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         with self._asking():

@@ -132,6 +132,11 @@ DOUBTS: dict[str, Wording] = {
         "each is decoded as a whole for every block that it touches;"
         " gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN OUT makes reading faster",
     ),
+    "side_car": Wording(
+        "has a file beside it that says nothing",
+        "have files beside them that say nothing",
+        "it is as if that file were not there: replace it or delete it",
+    ),
 }
 """The kinds of doubt, in the order of their notes."""
 

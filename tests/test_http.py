@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,68 +14,10 @@ from pipeline.settings import Execution, Settings
 from pipeline.storage.access import Access
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, rows
+from tests.support.web_server import Server, serving
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
 LOCAL = Execution(runner="local")
-
-
-class Server(ThreadingHTTPServer):
-    """Serves a folder; every `fails_every`-th answer is a 503."""
-
-    def __init__(self, folder: Path, *, ranges: bool = True, fails_every: int = 0) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.ranges, self.fails_every = folder, ranges, fails_every
-        self.sends_lengths = True
-        self.broken: set[str] = set()
-        """Names whose bodies are answered with a 500, and whose heads are served."""
-        self.unavailable: set[str] = set()
-        """Names whose every request is answered with a 503."""
-        self.requests: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        byte_range = self.headers.get("Range", "")
-        self.server.requests.append(f"{self.command} {self.path} {byte_range}")
-        path = self.server.folder / self.path.strip("/")
-        if self.server.fails_every and len(self.server.requests) % self.server.fails_every == 0:
-            self.send_error(503)
-            return
-        if path.name in self.server.unavailable or (body and path.name in self.server.broken):
-            self.send_error(503 if path.name in self.server.unavailable else 500)
-            return
-        if not path.is_file():
-            self.send_error(404)
-            return
-        data = path.read_bytes()
-        if byte_range and self.server.ranges:
-            start, end = (int(number) for number in byte_range.removeprefix("bytes=").split("-"))
-            self.send_response(206)
-            if self.server.sends_lengths:
-                self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
-            data = data[start : end + 1]
-        else:
-            self.send_response(200)
-        if self.server.sends_lengths:
-            self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -102,18 +40,6 @@ def server(request: pytest.FixtureRequest, archive: Path) -> Iterator[Server]:
 def plain_server(archive: Path) -> Iterator[Server]:
     with serving(Server(archive)) as server:
         yield server
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_the_rows_are_those_of_the_file_on_disk(

@@ -92,6 +92,29 @@ def test_files_that_look_unchanged_are_retried_only_on_request(
     assert receipt.units_computed == 0
 
 
+def test_a_quarantined_file_that_is_gone_keeps_its_row_and_the_note_says_so(
+    small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    segment(broken, small_checkpoint, out)
+    for name in ("text.tif", "bad.tif"):
+        (broken / name).unlink()
+    put(broken / "sub" / "torn.tif", contents["tall"], unseen=True)
+    receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
+    assert receipt.notes == (
+        "1 input is planned again: it failed, or changed before its turn",
+        "--retry-quarantined: 2 inputs in quarantine are not among these INPUTs and their rows"
+        f" stay, first {broken}/bad.tif: put it back or name it, or start a new --output"
+        " without it",
+    )
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 2)
+    put(broken / "bad.tif", contents["good1"])
+    receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
+    assert "1 input in quarantine is not among these INPUTs and its row stays" in receipt.notes[-1]
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (3, 1)
+    assert segment(broken, small_checkpoint, out).notes == ()
+
+
 def test_a_file_that_stays_broken_has_one_row_however_often_it_is_retried(
     small_checkpoint: str, contents: dict[str, bytes], broken: Path, tmp_path: Path
 ) -> None:

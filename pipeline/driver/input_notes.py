@@ -41,6 +41,16 @@ def notes_on(
             "is planned again: it failed, or changed before its turn",
             "are planned again: they failed, or changed before their turn",
         )
+    if changes.gone:
+        missing = count_inputs(
+            len(changes.gone),
+            "in quarantine is not among these INPUTs and its row stays",
+            "in quarantine are not among these INPUTs and their rows stay",
+        )
+        yield (
+            f"--retry-quarantined: {missing}, first {changes.gone[0]}: put it back or name it, or"
+            " start a new --output without it"
+        )
     if nothing_to_retry:
         yield "--retry-quarantined: none of these inputs is in quarantine"
 

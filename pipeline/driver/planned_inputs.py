@@ -71,11 +71,16 @@ class InputChanges:
     """URLs of files that have changed since they were planned, and keep their outcome."""
     retries: dict[str, tuple[str, ...]]
     """scene_id -> shards of the earlier tries, for files that are planned again."""
+    gone: list[str]
+    """URLs of failed inputs that these INPUTs no longer name, if failed ones are to be retried."""
 
 
 def compare_inputs(files: Sequence[InputFile], planned: PlannedInputs) -> InputChanges:
     """Compare files with a plan. Raises UsageError if a file bears the scene id of another one."""
     to_plan, changed, retries = [], [], {}
+    urls = {escape_non_utf8(file.url) for file in files}
+    failed = planned.failed if planned.retry else ()
+    gone = sorted(planned.urls[key] for key in failed if planned.urls[key] not in urls)
     for file in files:
         known = planned.by_url.get(escape_non_utf8(file.url))
         if known is None:
@@ -92,4 +97,4 @@ def compare_inputs(files: Sequence[InputFile], planned: PlannedInputs) -> InputC
             retries[known.scene_id] = known.shard_ids
         elif file.version != known.version:
             changed.append(file.url)
-    return InputChanges(to_plan, changed, retries)
+    return InputChanges(to_plan, changed, retries, gone)

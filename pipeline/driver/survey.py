@@ -67,7 +67,7 @@ def survey_inputs(
     if planned.closed:
         unplanned = tuple(escape_non_utf8(file.url) for file in changes.to_plan)
     if unplanned:
-        changes = InputChanges([], changes.changed, {})
+        changes = InputChanges([], changes.changed, {}, changes.gone)
     described = describe_inputs(
         changes.to_plan, settings, channels, access, on_described or (lambda _done, _total: None)
     )
@@ -78,7 +78,7 @@ def survey_inputs(
     left_open = {file.scene_id for file, _ in described.unavailable}
     retries = {key: ids for key, ids in changes.retries.items() if key not in left_open}
     changes = replace(changes, retries=retries)
-    nothing_to_retry = planned.retry and not unplanned and not retries
+    nothing_to_retry = planned.retry and not unplanned and not retries and not changes.gone
     return Survey(
         inputs=len(files),
         scenes=scenes,

@@ -6,7 +6,12 @@ It does not know the network, how scenes are divided into units, or what is done
     input_file.py     InputFile: a file that an INPUT names, before its header is read
     source.py         the Source protocol, SOURCES by name, and finding and describing by them
     raster.py         image files as a source; checks that a file is still the version planned
-    image_files.py    the image files in a folder or glob: suffixes, side-cars, versions (ETag)
+    image_files.py    the image files in a folder or glob: suffixes, links, hidden files
+    other_formats.py  rasters that a folder is not searched for; formats without a driver
+    sidecars.py       the names of side-cars: masks, .aux.xml, world files
+    identity.py       which bytes a file and its side-cars are: versions (ETag, size and time)
+    aux_xml.py        what an .aux.xml decides, and that statistics are not part of it
+    outage.py         whether an INPUT is gone as a whole: no input's fault
     header_pool.py    many headers at once, in processes that may crash
     header.py         the header of an image file as a Scene: size, time of acquisition, strips
     band_files.py     scenes of one file per band, and how to stack them
@@ -16,7 +21,9 @@ It does not know the network, how scenes are divided into units, or what is done
     color_table.py    color tables: which band has one, and its colors
     scaling.py        a file's own scale and offset, and --scale file
     place.py          CRS and transform, or why there are none
-    georeference.py   transforms and world files
+    georeference.py   the transform in a file or beside it
+    world_file.py     the transform in a world file
+    mask_file.py      whether the mask beside an image can be what it claims
     contents.py       what else a file holds: pages, further images, an orientation
     jpeg_header.py    harmless faults that cameras leave in JPEG headers
     storage_tiles.py  what is decoded at once

@@ -21,6 +21,7 @@ from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.jpeg_header import jpeg_patches
 from pipeline.imagery.opener import ImageOpener
 from pipeline.storage.access import Access
+from pipeline.storage.local_tree import dead_link
 
 T = TypeVar("T")
 
@@ -40,16 +41,20 @@ def read_dataset(
     access: Access,
     read: Callable[[Any, list[str]], T],
     mended: bool = False,
+    only_sidecars: bool = False,
 ) -> T:
     """The result of `read`, called with the open rasterio dataset and the list that receives GDAL's
-    warnings. mended: whether the harmless faults of a JPEG header are mended.
+    warnings.
+
+    mended: whether the harmless faults of a JPEG header are mended; only_sidecars: whether GDAL
+    sees no file beside it but `sidecars` on local disk, either.
 
     Raises what `read` raises, and one of RASTER_ERRORS if the file is at fault, which is certain
     only once its bytes have arrived whole. Raises MemoryError if GDAL had no memory, TransientError
     if the bytes did not arrive and may later, UnfinishedError if the store refuses us and not just
     this file.
     """
-    if "://" not in url and not mended:
+    if "://" not in url and not mended and not only_sidecars:
         try:
             return _open_and_read(url, read)
         except RASTER_ERRORS as error:
@@ -68,6 +73,8 @@ def read_dataset(
 
 def root_cause(error: BaseException, url: str) -> str:
     """The reason of an error, in one line: GDAL's own words if rasterio's error points to them."""
+    if "://" not in url and (why := dead_link(url)):
+        return why
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if os.path.isfile(url) and os.path.getsize(url) == 0:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import partial
 from typing import Any
 
+from pipeline.doubt import Doubt
+from pipeline.errors import DeniedError
+from pipeline.imagery.dataset import read_dataset
 from pipeline.imagery.input_file import InputFile, header_error
 from pipeline.imagery.opener import read_beside
+from pipeline.imagery.sidecars import is_aux, is_world_file
+from pipeline.imagery.world_file import MAX_BYTES, parse_world_file
 from pipeline.scene import IDENTITY, Affine6
 from pipeline.storage.access import Access
 
@@ -22,18 +29,44 @@ def transform_of(src: Any, url: str) -> Affine6:
     return (a, b, c, d, e, f)
 
 
-def world_file_transform(file: InputFile, access: Access) -> Affine6:
-    """The transform in the image's world file, which GDAL cannot read through Python; IDENTITY if
-    there is none. Raises InputError for a damaged world file.
+def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Doubt, ...]]:
+    """The transform of the open dataset of a file, else that of its world file, IDENTITY if there
+    is neither; and which world files say nothing.
 
-    It has six lines: x then y of the column step, of the row step, and of the center of the first
-    pixel.
+    Raises what `transform_of` and `read_dataset` raise.
     """
-    names = [name for name in file.sidecars if name.lower().endswith(("w", ".wld"))]
-    if not names:
-        return IDENTITY
-    try:
-        a, d, b, e, x, y = (float(line) for line in read_beside(file.url, names[0], access).split())
-    except ValueError as error:
-        raise header_error(file.url, f"its world file {names[0]} holds no six numbers") from error
-    return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+    names = [name for name in file.sidecars if is_world_file(name)]
+    if names and not _has_tab(file.url):
+        # On local disk, GDAL has looked at them, too.
+        aux = [name for name in file.sidecars if is_aux(name)]
+        transform = read_dataset(
+            file.url, aux, access, partial(_own_transform, file.url), only_sidecars=True
+        )
+    else:
+        transform = transform_of(src, file.url)
+    if transform != IDENTITY:
+        return transform, ()
+    doubts = []
+    for name in names:
+        try:
+            data = read_beside(file.url, name, access, MAX_BYTES)
+        except (FileNotFoundError, DeniedError):
+            doubts.append(Doubt("side_car", f"{name}: it cannot be read"))
+            continue
+        parsed = parse_world_file(data)
+        if parsed is not None:
+            return parsed, ()
+        doubts.append(Doubt("side_car", f"{name}: it holds no six numbers"))
+    return IDENTITY, tuple(doubts)
+
+
+def _own_transform(url: str, src: Any, warnings: list[str]) -> Affine6:
+    del warnings
+    return transform_of(src, url)
+
+
+def _has_tab(url: str) -> bool:
+    """Whether an image on local disk has a MapInfo file beside it, which takes precedence over a
+    world file, and which only GDAL can read."""
+    stem = url.rpartition(".")[0]
+    return "://" not in url and any(os.path.exists(f"{stem}.{end}") for end in ("tab", "TAB"))

@@ -17,12 +17,16 @@ from pipeline.imagery.contents import contents_doubts, jpeg_header_of
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.imagery.encoding import encoding_of
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
+from pipeline.imagery.mask_file import check_mask
+from pipeline.imagery.other_formats import missing_driver
+from pipeline.imagery.outage import check_input_is_there
 from pipeline.imagery.place import place_of
 from pipeline.imagery.plausibility import implausibility
 from pipeline.imagery.storage_tiles import is_striped, storage_tile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS, Access
+from pipeline.storage.local_tree import is_special
 
 _ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME"))
 """GDAL's domain and name of the tags that say when the picture was taken."""
@@ -53,8 +57,8 @@ def describe(
 ) -> Scene:
     """The scene in the file, with the bands that feed the network's `channels` input channels.
 
-    Raises InputError(stage="describe") for what is wrong with this file, and UsageError if an
-    option (--bands, --scale) is missing or does not fit it.
+    Raises InputError(stage="describe") for what is wrong with this file, UsageError if an option
+    (--bands, --scale) is missing or does not fit it, and UnfinishedError if its INPUT is gone.
     """
     url = file.url
     if escape_non_utf8(url) != url:
@@ -63,9 +67,14 @@ def describe(
     def read(src: Any, warnings: list[str]) -> Scene:
         return _scene(src, warnings, file, settings, channels, access)
 
+    if "://" not in url and is_special(url):
+        raise header_error(url, "is a pipe, a socket or a device, not a file")
     try:
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
+        check_input_is_there(url, file.scene_id)
+        if format_without_driver := missing_driver(url):
+            raise header_error(url, format_without_driver) from error
         reason = root_cause(error, url)
         raise header_error(
             url, f"cannot be opened as an image: {reason}; replace the file or leave it out"
@@ -91,6 +100,8 @@ def _scene(
     place = place_of(src, file, access)
     jpeg = jpeg_header_of(src, file.url, access)
     storage_px, storage_bytes = storage_tile(src, encoding.dtype)
+    # With --nodata, the file's own mask is ignored.
+    mask_doubts = check_mask(file, src.shape, access) if settings.nodata is None else ()
     return Scene(
         scene_id=file.scene_id,
         url=file.url,
@@ -116,7 +127,9 @@ def _scene(
         storage_bytes=storage_bytes,
         mended=bool(jpeg.patches),
         doubts=(
+            *file.doubts,
             *place.doubts,
+            *mask_doubts,
             *alpha.doubts,
             *encoding.doubts,
             *contents_doubts(src, file.url, jpeg, access),

@@ -1,171 +1,200 @@
-"""The image files that an INPUT names (a file, a folder or a glob), their side-cars and versions.
+"""The image files that an INPUT names (a file, a folder or a glob), with their side-cars.
 
-Knows names, sizes and times as a store lists them, and reads no byte of any file.
+Knows names; what the bytes of a file are is for `pipeline.imagery.identity` to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from glob import has_magic
 from pathlib import PurePosixPath
-from typing import Any
 
-from pipeline.errors import DeniedError, UsageError
+from pipeline.errors import UsageError
+from pipeline.imagery.identity import Files, Info
 from pipeline.imagery.input_file import InputFile
-from pipeline.storage.access import Access, FileSystem
+from pipeline.imagery.other_formats import hint_at_others
+from pipeline.imagery.sidecars import (
+    has_sidecar_name,
+    is_aux,
+    sidecar_names,
+    usual_sidecar_names,
+)
+from pipeline.storage.access import Access
+from pipeline.storage.local_tree import dead_link, files_below, is_folder, matching_files
 from pipeline.storage.retry import call_store
+from pipeline.storage.store import THREADS
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2")
 """The suffixes that a folder is searched for; a file given by name may have any."""
 
-_Info = dict[str, Any]
-"""fsspec's record of a file: name, type, size, mtime or ETag."""
+_Listing = dict[str, Info | None]
+"""Files by their paths; None: known by name alone."""
 
 
 def find_image_files(location: str, access: Access) -> list[InputFile]:
     """The image files that one INPUT names (a file, a folder or a glob).
 
-    Raises UsageError for a path that does not exist, and for a folder or glob without an image.
+    Links are followed, those to folders, too; a link that leads nowhere is found like the image
+    that it names. Files and folders whose names start with a dot are left out unless INPUT itself
+    names them. Raises UsageError for a path that does not exist, and for a folder or glob without
+    an image.
     """
-
-    def attempt() -> list[InputFile]:
-        return _find(location, *access.filesystem(location), access.patience_s)
-
-    return call_store(location, attempt, access.patience_s)
+    files = Files.of(location, access)
+    return call_store(location, lambda: _find(location, files), files.patience_s)
 
 
-def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:
-    """The current version of a file and its side-cars, as in InputFile.
-
-    Raises FileNotFoundError; TransientError and UsageError if the store does not say.
-    """
-    fs, path = access.filesystem(url)
-    folder = path.rpartition("/")[0]
-
-    def attempt() -> str:
-        return _version([fs.info(path), *(fs.info(f"{folder}/{name}") for name in sidecars)])
-
-    return call_store(url, attempt, access.patience_s)
-
-
-def _find(location: str, fs: FileSystem, path: str, patience_s: float) -> list[InputFile]:
-    listing: dict[str, _Info] = {}
-    if has_magic(path) and not fs.exists(path):
+def _find(location: str, files: Files) -> list[InputFile]:
+    path = files.path
+    root = path.rstrip("/")
+    if has_magic(path) and not files.fs.exists(path):
         root = _parent_without_magic(path)
-        infos = fs.glob(path, detail=True)
-        names = [name for name, info in infos.items() if info["type"] == "file"]
-        for folder in {name.rpartition("/")[0] for name in names}:
-            listing |= {info["name"]: info for info in fs.ls(folder, detail=True)}
-    elif _is_folder(fs, path):
-        root = path.rstrip("/")
-        listing = fs.find(path, detail=True)
-        images = (name for name in listing if name.lower().endswith(IMAGE_SUFFIXES))
-        names = [name for name in images if not _is_hidden(name, root)]
-    elif _exists(fs, path, patience_s):
-        root = path.rpartition("/")[0]
-        names = [path]
-        listing = _list_beside(fs, path, patience_s)
+        names, listing = _matches(location, files, root)
+    elif _is_folder(files, path):
+        listing = _tree(files, path)
+        names = [n for n in listing if _is_image(files, n) and not _is_hidden(n, root)]
+    elif listing := _single_file(files, path):
+        root, names = path.rpartition("/")[0], [path]
     else:
-        _check_bucket(fs, path)
-        raise UsageError(f"{location}: no such file or folder; check the path")
+        _check_bucket(files, path)
+        raise UsageError(f"{location}: {_why_missing(files)}")
     if not names:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise UsageError(
-            f"{location}: holds no raster file ({suffixes}); name another folder or glob"
+        raise UsageError(f"{location}: {_why_nothing(location, listing)}")
+    return _input_files(files, names, root, listing)
+
+
+def _matches(location: str, files: Files, root: str) -> tuple[list[str], _Listing]:
+    """The files that a glob matches, and those beside them. Hidden ones match a glob that asks for
+    them, side-cars one that matches nothing else."""
+    pattern = files.path
+    hidden = _is_hidden(pattern, root)
+    try:
+        names, listing = (
+            _local_matches(files, root, hidden) if files.is_local else _remote_matches(files)
         )
-    by_lower_case = {name.lower(): name for name in listing}
-    return [_input_file(name, root, fs, listing, by_lower_case) for name in names]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{location}: there is no folder {root}; check the path") from error
+    except ValueError as error:  # fsspec's, of a pattern
+        raise UsageError(f"{location}: {error}") from error
+    names = [name for name in names if hidden or not _is_hidden(name, root)]
+    return [name for name in names if not has_sidecar_name(name)] or names, listing
 
 
-def _input_file(
-    name: str, root: str, fs: FileSystem, listing: dict[str, _Info], by_lower_case: dict[str, str]
-) -> InputFile:
-    candidates = _sidecar_names(name.lower())
-    sidecars = [by_lower_case[other] for other in candidates if other in by_lower_case]
-    # A page of links tells no sizes.
-    infos = [
-        listing[file] if listing[file].get("size") is not None else fs.info(file)
-        for file in (name, *sidecars)
-    ]
-    return InputFile(
-        scene_id=name[len(root) :].lstrip("/"),
-        url=fs.unstrip_protocol(name).removeprefix("file://"),
-        version=_version(infos),
-        sidecars=tuple(sidecar.rpartition("/")[2] for sidecar in sidecars),
-        size_bytes=infos[0]["size"],
-    )
+def _local_matches(files: Files, root: str, hidden: bool) -> tuple[list[str], _Listing]:
+    if why := dead_link(root):
+        raise UsageError(f"{files.path}: {why}; check the path, and that its disk is mounted")
+    names, listing = matching_files(files.path, root, hidden)
+    return names, dict.fromkeys(listing)
 
 
-def _sidecar_names(name: str) -> Iterator[str]:
-    """The names that files beside an image may have if they decide its pixels or its place."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.rpartition(".")
-    prefix = f"{folder}{slash}"
-    yield from (f"{prefix}{base}.msk", f"{prefix}{base}.aux.xml")
-    if stem:
-        world = (f"{suffix[:1]}{suffix[-1:]}w", f"{suffix}w", "wld", "aux.xml")
-        yield from (f"{prefix}{stem}.{ending}" for ending in world)
+def _remote_matches(files: Files) -> tuple[list[str], _Listing]:
+    infos = files.fs.glob(files.path, detail=True)
+    names = [name for name, info in infos.items() if info["type"] == "file"]
+    listing: _Listing = {}
+    for folder in {name.rpartition("/")[0] for name in names}:
+        listing |= {info["name"]: info for info in files.fs.ls(folder, detail=True)}
+    return names, listing
 
 
-def _list_beside(fs: FileSystem, path: str, patience_s: float) -> dict[str, _Info]:
-    """The file, and those in its folder whose names start as its own does."""
-    if hasattr(fs, "call_s3"):  # one request lists all names with this prefix
-        folder, _, name = path.rpartition("/")
-        prefix = name.rpartition(".")[0] or name
-        listing: dict[str, _Info] = fs.find(folder, prefix=prefix, maxdepth=1, detail=True)
-        return {path: fs.info(path)} | listing
-    listing = {}
-    for name in (path, *_sidecar_names(path)):
-        # A refused file is treated as absent; a store that fails says nothing about absence.
-        with suppress(FileNotFoundError, DeniedError):
-            listing[name] = _info(fs, name, patience_s)
+def _tree(files: Files, path: str) -> _Listing:
+    """All files below a folder, on local disk without hidden ones."""
+    if files.is_local:
+        return dict.fromkeys(files_below(path.rstrip("/") or "/"))
+    listing: _Listing = files.fs.find(path, detail=True)
     return listing
 
 
-def _exists(fs: FileSystem, path: str, patience_s: float) -> bool:
-    # Over HTTP, fsspec would take a server that fails for one that has no such file.
-    if not path.startswith(("http://", "https://")):
-        return bool(fs.exists(path))
-    try:
-        return bool(_info(fs, path, patience_s))
-    except FileNotFoundError:
-        return False
+def _is_image(files: Files, name: str) -> bool:
+    """Whether a folder's file is taken for an image by its name. So is a link that leads nowhere
+    and may have led to a folder of images: one without a suffix, or with a number for one."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        return True
+    may_be_folder = not suffix or suffix[1:].isdigit()
+    return may_be_folder and files.is_local and os.path.islink(name) and not os.path.exists(name)
 
 
-def _info(fs: FileSystem, path: str, patience_s: float) -> _Info:
-    return call_store(path, lambda: dict(fs.info(path)), patience_s)
+def _single_file(files: Files, path: str) -> _Listing:
+    """The file, and those beside it that may add to it; empty if there is none."""
+    if files.is_local:
+        return files.beside([path, *sidecar_names(path)]) if os.path.exists(path) else {}
+    if files.is_web:  # fsspec's `exists` takes a server that fails for one without such a file
+        try:
+            info = files.info(path)
+        except FileNotFoundError:
+            return {}
+        return {path: info, **files.beside(usual_sidecar_names(path))}
+    if not files.fs.exists(path):
+        return {}
+    if not hasattr(files.fs, "call_s3"):
+        return {path: files.info(path), **files.beside(usual_sidecar_names(path))}
+    folder, _, name = path.rpartition("/")
+    prefix = name.rpartition(".")[0] or name
+    # One request lists all names with this prefix.
+    listing: _Listing = files.fs.find(folder, prefix=prefix, maxdepth=1, detail=True)
+    return {path: files.info(path)} | listing
 
 
-def _is_folder(fs: FileSystem, path: str) -> bool:
+def _input_files(
+    files: Files, names: Sequence[str], root: str, listing: _Listing
+) -> list[InputFile]:
+    def input_file(name: str) -> InputFile:
+        identity = files.identity(name, listing)
+        return InputFile(
+            scene_id=name[len(root) :].lstrip("/"),
+            url=files.fs.unstrip_protocol(name).removeprefix("file://"),
+            version=identity.version,
+            sidecars=identity.sidecars,
+            size_bytes=identity.size_bytes,
+            doubts=identity.doubts,
+        )
+
+    if files.is_local or not any(map(is_aux, listing)):
+        return [input_file(name) for name in names]
+    with ThreadPoolExecutor(THREADS) as pool:  # each `.aux.xml` is a request
+        return list(pool.map(input_file, names))
+
+
+def _why_missing(files: Files) -> str:
+    """Why there is neither a file nor a folder at a path, and what to do about it."""
+    if not files.is_local:
+        return "no such file or folder; check the path"
+    why = dead_link(files.path) or "no such file or folder"
+    return f"{why}; check the path, and that its disk is mounted"
+
+
+def _why_nothing(location: str, listing: _Listing) -> str:
+    """Why a folder or glob names no image, and what to do about it."""
+    if has_magic(location):
+        return "matches no file; name another folder or glob"
+    if not listing:
+        return "holds no file; name another folder or glob, or see that its disk is mounted"
+    hint = hint_at_others(listing, location) or "name another folder or glob"
+    return f"holds no raster file ({', '.join(IMAGE_SUFFIXES)}); {hint}"
+
+
+def _is_folder(files: Files, path: str) -> bool:
+    if files.is_local:
+        return is_folder(path)
     # To answer this over HTTP, fsspec would load a whole file and look for links in it.
-    if path.startswith(("http://", "https://")) and PurePosixPath(path).suffix:
-        return path.endswith("/") and bool(fs.isdir(path))
-    return bool(fs.isdir(path))
+    if files.is_web and PurePosixPath(path).suffix:
+        return path.endswith("/") and bool(files.fs.isdir(path))
+    return bool(files.fs.isdir(path))
 
 
-def _check_bucket(fs: FileSystem, path: str) -> None:
+def _check_bucket(files: Files, path: str) -> None:
     """Let the store raise its error if it is the bucket that does not exist."""
-    if hasattr(fs, "call_s3"):
-        fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)
+    if hasattr(files.fs, "call_s3"):
+        files.fs.call_s3("list_objects_v2", Bucket=path.partition("/")[0], MaxKeys=1)
 
 
 def _is_hidden(name: str, root: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(name[len(root) :]).parts)
+    """Whether a part of a path below `root` starts with a dot."""
+    return any(part.startswith(".") for part in name[len(root) :].split("/"))
 
 
 def _parent_without_magic(path: str) -> str:
     parts = path.split("/")
     first_magic = next(i for i, part in enumerate(parts) if has_magic(part))
     return "/".join(parts[:first_magic])
-
-
-def _version(infos: Sequence[_Info]) -> str:
-    return " ".join(map(_version_of_one, infos))
-
-
-def _version_of_one(info: _Info) -> str:
-    etag = info.get("ETag") or info.get("etag")
-    if etag:
-        return str(etag).strip('"')
-    return f"{info['size']}-{info.get('mtime') or info.get('Last-Modified', '')}"

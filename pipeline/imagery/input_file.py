@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pipeline.doubt import Doubt
 from pipeline.errors import InputError, UsageError
 from pipeline.scene import RASTER
 
@@ -21,11 +22,13 @@ class InputFile:
     """An absolute path, or a URL that fsspec knows."""
     version: str
     """The identity of the bytes: the ETag, or size and modification time, of the file and of its
-    side-cars. Another version is another scene."""
+    side-cars; of an `.aux.xml`, a hash of what it decides. Another version is another scene."""
     sidecars: tuple[str, ...] = ()
     """Names of files in the same folder that add to it: a mask, a georeference."""
     size_bytes: int | None = None
     """The size of the file without its side-cars; None: its server does not say."""
+    doubts: tuple[Doubt, ...] = ()
+    """What is doubtful about its side-cars."""
     source: str = RASTER
     """The source that describes and reads it: a name in `pipeline.imagery.source.SOURCES`."""
 

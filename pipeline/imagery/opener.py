@@ -47,7 +47,7 @@ class ImageOpener(FileContainer):
         for sidecar in sidecars:
             prefix, alias = (name, self.path) if sidecar.startswith(name) else (stem, "image")
             self._files[f"{alias}{sidecar[len(prefix) :]}"] = StoredFile(
-                fs, _beside(path, sidecar), _beside(url, sidecar), access.patience_s
+                fs, beside(path, sidecar), beside(url, sidecar), access.patience_s
             )
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> RangeFile:
@@ -99,12 +99,14 @@ def open_image(url: str, access: Access) -> RangeFile:
     return StoredFile(*access.filesystem(url), url, access.patience_s).open()
 
 
-def read_beside(url: str, name: str, access: Access) -> bytes:
-    """The contents of the file called `name` in the folder of `url`. Raises FileNotFoundError, and
-    what `storage_errors` makes of other errors."""
+def read_beside(url: str, name: str, access: Access, max_bytes: int) -> bytes:
+    """The contents of the file called `name` in the folder of `url`, at most its first bytes.
+
+    Raises FileNotFoundError, and what `storage_errors` makes of other errors.
+    """
     fs, path = access.filesystem(url)
-    with StoredFile(fs, _beside(path, name), _beside(url, name), access.patience_s).open() as file:
-        return file.read()
+    with StoredFile(fs, beside(path, name), beside(url, name), access.patience_s).open() as file:
+        return file.read(max_bytes)
 
 
 def _fetch_patched(
@@ -120,6 +122,6 @@ def _fetch_patched(
     return bytes(data)
 
 
-def _beside(path: str, name: str) -> str:
+def beside(path: str, name: str) -> str:
     """The path or URL of the file called `name` in the folder of `path`."""
     return f"{path.rpartition('/')[0]}/{name}"

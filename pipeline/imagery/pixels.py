@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from pipeline.errors import InputError
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
 from pipeline.imagery.decoding import decode, stored_bands
+from pipeline.imagery.mask_file import mask_of
 from pipeline.scene import Rect, Scene
 from pipeline.storage.access import DEFAULT_ACCESS, Access
 from pipeline.unit import Pixels
@@ -95,7 +97,7 @@ def _valid(
         masked = [b for b, f in zip(bands, flags, strict=True) if MaskFlags.per_dataset in f]
         if masked:
             # One mask for all bands: GDAL would decode it again for each.
-            shared = src.read_masks(masked[0], window=window) != 0
+            shared = _read_mask(src, scene, masked[0], window)
         elif all(MaskFlags.all_valid in f for f in flags):
             shared = np.ones(values.shape[1:], dtype=bool)
     is_float = values.dtype.kind == "f"
@@ -113,7 +115,7 @@ def _valid(
         elif band_flags == [MaskFlags.all_valid]:
             band_valid = np.ones(plane.shape, dtype=bool)
         else:
-            band_valid = src.read_masks(band, window=window) != 0
+            band_valid = _read_mask(src, scene, band, window)
         valid |= band_valid & np.isfinite(plane) if is_float else band_valid
     return valid
 
@@ -124,6 +126,18 @@ def _mask_flags(src: Any, scene: Scene, band: int) -> list[MaskFlags]:
     if scene.alpha_is_data and MaskFlags.alpha in flags:  # only for want of a mask and of nodata
         return [MaskFlags.all_valid]
     return flags
+
+
+def _read_mask(src: Any, scene: Scene, band: int, window: Window) -> np.ndarray:
+    """bool HW, True = data, as GDAL says for one band."""
+    try:
+        mask: np.ndarray = src.read_masks(band, window=window) != 0
+    except RasterioIOError as error:
+        name = mask_of(scene.sidecars)
+        if name is None:
+            raise
+        raise RasterioIOError(f"its mask {name}: {root_cause(error, scene.url)}") from None
+    return mask
 
 
 def _exact(dtype: np.dtype, nodata: float) -> bool:

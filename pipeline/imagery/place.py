@@ -18,7 +18,7 @@ from pipeline.doubt import Doubt
 from pipeline.earth.crs import OtherBodyError
 from pipeline.earth.pixel_size import larger_than_earth
 from pipeline.errors import one_line
-from pipeline.imagery.georeference import transform_of, world_file_transform
+from pipeline.imagery.georeference import placed
 from pipeline.imagery.input_file import InputFile, header_error
 from pipeline.scene import IDENTITY, Affine6
 from pipeline.storage.access import Access
@@ -34,17 +34,15 @@ class Place:
     transform: Affine6
     """The file's own, or that of its world file; IDENTITY if there is none."""
     doubts: tuple[Doubt, ...]
-    """Why there is no CRS."""
+    """Why there is no place, and which world files say nothing."""
 
 
 def place_of(src: Any, file: InputFile, access: Access) -> Place:
     """The place of the open rasterio dataset. Raises InputError for a transform that maps pixels to
     no area, or to one that is larger than the Earth."""
-    transform = transform_of(src, file.url)
+    transform, doubts = placed(src, file, access)
     if transform == IDENTITY:
-        transform = world_file_transform(file, access)
-    if transform == IDENTITY:
-        return Place(None, transform, tuple(_without_transform(src)))
+        return Place(None, transform, (*doubts, *_without_transform(src)))
     if not src.crs:
         return Place(None, transform, (Doubt("no_crs", "no CRS"),))
     try:

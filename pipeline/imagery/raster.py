@@ -8,8 +8,10 @@ from functools import partial
 from pipeline.errors import DeniedError, InputError
 from pipeline.imagery.header import describe_or_failure
 from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
-from pipeline.imagery.image_files import find_image_files, version_of
+from pipeline.imagery.identity import version_of
+from pipeline.imagery.image_files import find_image_files
 from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.outage import check_input_is_there
 from pipeline.imagery.pixels import read_pixels
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
@@ -45,8 +47,11 @@ class RasterSource:
         try:
             version = version_of(scene.url, scene.sidecars, access)
         except (FileNotFoundError, DeniedError) as error:
+            check_input_is_there(scene.url, scene.scene_id)
+            beside = f" (or its {' or '.join(scene.sidecars)} did)" if scene.sidecars else ""
             raise InputError(
-                f"{scene.url}: vanished after it was planned, or is refused now; put it back",
+                f"{scene.url}: vanished{beside} after it was planned, or is refused now; put it"
+                " back",
                 url=scene.url,
                 stage="read",
             ) from error

@@ -30,8 +30,9 @@ class Source(Protocol):
     def find(self, location: str, access: Access) -> Sequence[InputFile]:
         """Return one InputFile for each future scene that an INPUT names.
 
-        Later runs recognize what is planned by the file's url and version; its `source` is the
-        source that describes and reads it. Raises UsageError for an INPUT that names nothing.
+        Later runs recognize what is planned by the file's url and version, which `check_unchanged`
+        compares, too; its `source` is the source that describes and reads it. Raises UsageError for
+        an INPUT that names nothing.
         """
 
     def describe(
@@ -60,7 +61,11 @@ class Source(Protocol):
 
     def check_unchanged(self, scene: Scene, access: Access) -> None:
         """Raises InputError(stage="read") if a file of the scene is gone or is not the version
-        that was planned, TransientError if its store does not answer."""
+        that was planned, UnfinishedError if the INPUT that named it is gone as a whole (a disk that
+        was unmounted), TransientError if its store does not answer.
+
+        What decides no row, such as statistics that others leave beside a file, is no change.
+        """
 
 
 SOURCES: dict[str, Source] = {RASTER: RasterSource()}

@@ -9,5 +9,5 @@ sandbox.py        run_in_sandbox: a function over many items in worker processes
 worker.py         serve: the worker process of the sandbox
 fresh_process.py  run_in_fresh_process: a single call in a new process
 variables.py      settle_variables: no environment variable decides rows
-endpoint.py       check_listening: whether anybody listens at a host and port
+endpoint.py       check_listening, is_loopback: a host and port, and who listens there
 """

@@ -1,8 +1,9 @@
-"""Whether anybody listens at a host and port. Does not know what is said there."""
+"""Where a host and port are, and whether anybody listens there. Does not know what is said."""
 
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -18,6 +19,15 @@ def host_and_port(address: str) -> tuple[str, int | None]:
         return parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return "", None
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the host of a URL or of `host:port` is this machine, by its name or number alone."""
+    host = host_and_port(address)[0]
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761
 
 
 def check_listening(address: str) -> None:

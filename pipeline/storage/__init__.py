@@ -10,6 +10,7 @@ create_only.py   a file that appears only if there is none: by a hard link, or w
 file_lock.py     a lock on local disk: the kernel's (flock)
 object_store.py  ObjectStore: a folder in S3 and its like, with PUT and multipart uploads
 schemes.py       open_store: the Store for a path or URL
+local_tree.py    files_below: local files, links followed; links that lead nowhere
 range_file.py    StoredFile, RangeFile: one file read in ranges, with read-ahead and a cache
 retry.py         call_store: calls retried while they fail transiently, and the count of retries
 errors.py        storage_errors: errors of stores translated into ours, with a remedy

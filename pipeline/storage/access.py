@@ -15,14 +15,17 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
+from urllib.request import getproxies
 
 import fsspec
 from fsspec import AbstractFileSystem as FileSystem
 
 from pipeline.errors import UsageError
+from pipeline.processes.endpoint import is_loopback
 from pipeline.storage.retry import PATIENCE_S
 
 _S3 = ("s3", "s3a")
+_WEB = ("http", "https")
 _SECRET_WORDS = ("key", "secret", "token", "pass", "sas", "credential", "authorization")
 _SECRET_QUERIES = ("sig", "signature", "token", "key", "secret", "password", "credential")
 _NEEDED = """a JSON object is needed, in quotes for the shell: '{"anon": true}'"""
@@ -115,6 +118,9 @@ class Access:
         if protocol in _S3:
             _check_known(dict(self.options))
             return {**self._s3(), **dict(self.options)}
+        if protocol in _WEB and getproxies() and not is_loopback(url):
+            # aiohttp's name for: by the proxy of https_proxy and the like, unless no_proxy says no.
+            return {"client_kwargs": {"trust_env": True}, **dict(self.options)}
         return {} if protocol == "file" else dict(self.options)
 
     def _s3(self) -> dict[str, Any]:
@@ -123,7 +129,10 @@ class Access:
             "read_timeout": _READ_S,
             "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
         }
-        if self._endpoint():  # servers other than Amazon's reject the newer checksums
+        endpoint = self._endpoint()
+        if endpoint and is_loopback(endpoint):
+            config["proxies"] = {}  # those of the environment would look for it on their machine
+        if endpoint:  # servers other than Amazon's reject the newer checksums
             config["request_checksum_calculation"] = "when_required"
             config["response_checksum_validation"] = "when_required"
         # Two parts of 50 MB in flight, not ten.

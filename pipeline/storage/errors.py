@@ -55,6 +55,13 @@ _REFUSALS = {
     "ProfileNotFound": "there is no such profile; check AWS_PROFILE",
 }
 """What to tell the user about an error code that no retry cures."""
+_REFUSALS_OF_WEB_SERVERS = {
+    "401": "its server wants a login; download it and name the copy",
+    "403": "its server refuses to give it; check the URL, or download it and name the copy",
+    "407": "the proxy wants a login; name it as http://USER:PASSWORD@HOST:PORT in https_proxy or"
+    " http_proxy",
+}
+"""The same for http:// and https://, where there are no credentials to check."""
 
 _CODES_OF_ONE_FILE = ("AccessDenied", "InvalidObjectState", "401", "403", "404", "410")
 """Refusals that say nothing about other files."""
@@ -87,7 +94,7 @@ def storage_errors(url: str) -> Iterator[None]:
         # fsspec raises FileNotFoundError whatever a web server fails to say about a file.
         if cause is not None and is_storage_error(cause) and _code(cause) not in _MISSING:
             translated = storage_error(url, cause)
-            if isinstance(translated, (TransientError, DeniedError)):
+            if isinstance(translated, (TransientError, UsageError)):
                 raise translated from cause
         raise
     except FileExistsError:
@@ -108,9 +115,9 @@ def storage_error(url: str, error: BaseException) -> SwathError:
     """The error of ours for a store's. Its text is not quoted, only its code, which carries no
     credential."""
     code = _code(error)
-    if code in _REFUSALS:
+    if refusal := _refusal(url, error, code):
         kind = DeniedError if code in _CODES_OF_ONE_FILE else UsageError
-        return kind(f"{url}: {_REFUSALS[code]} ({code})")
+        return kind(f"{url}: {refusal} ({code})")
     if isinstance(error, PermissionError):
         return DeniedError(f"{url}: permission denied ({code})")
     if isinstance(error, OSError) and error.errno in _ERRNOS_OF_ONE_FILE:
@@ -118,12 +125,23 @@ def storage_error(url: str, error: BaseException) -> SwathError:
     if _is_transient(error, code):
         answered = code in _TRANSIENT_CODES
         what = "the store fails" if answered else "the store does not answer; check the endpoint"
-        if isinstance(error, OSError) and error.errno and not answered:
+        if code in ("ClientProxyConnectionError", "ProxyConnectionError"):
+            what = "the proxy does not answer; check https_proxy, http_proxy and no_proxy"
+        elif isinstance(error, OSError) and error.errno and not answered:
             what = error.strerror or what
         return TransientError(f"{url}: {what} ({code})")
     if isinstance(error, OSError) and not _response(error):
         return UnfinishedError(f"{url}: {error.strerror or code}")
     return UnfinishedError(f"{url}: the store failed ({code}); the same command resumes the run")
+
+
+def _refusal(url: str, error: BaseException, code: str) -> str | None:
+    """What the user can do about a code that no retry cures; None for any other."""
+    if type(error).__name__ == "ClientHttpProxyError" and code in _CODES_OF_ONE_FILE:
+        return "the proxy refuses to fetch it; check https_proxy and no_proxy"
+    if url.startswith(("http://", "https://")) and code in _REFUSALS_OF_WEB_SERVERS:
+        return _REFUSALS_OF_WEB_SERVERS[code]
+    return _REFUSALS.get(code)
 
 
 def _is_transient(error: BaseException, code: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import InputError
 from pipeline.failure import Failure, Rejected
 from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
-from pipeline.imagery.image_files import version_of
+from pipeline.imagery.identity import version_of
 from pipeline.imagery.input_file import InputFile
 from pipeline.scene import IDENTITY, Rect, Scene
 from pipeline.settings import Settings

@@ -15,7 +15,7 @@ class Entry(NamedTuple):
 
     tag: int
     type: int
-    count: int
+    values: int
     value: bytes
 
 

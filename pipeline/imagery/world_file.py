@@ -1,0 +1,46 @@
+"""The transform in a world file.
+
+GDAL reads world files on local disk alone, and by itself: where that matters, an image is opened so
+that GDAL does not see them, and what is in them is decided here, on disk and elsewhere alike.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from pipeline.scene import Affine6
+
+MAX_BYTES = 1 << 16
+"""A world file has some 100 bytes: no more than this is read of one."""
+_NUMBER = re.compile(r"[+-]?(\d++[.,]?+\d*+|[.,]\d++)([eE][+-]?\d++)?+(?![.,]?\d)")
+"""A number with a decimal point or comma, but not both: 1,000.5 may be a thousand, or one."""
+
+
+def parse_world_file(data: bytes) -> Affine6 | None:
+    """The transform that a world file of these bytes gives, None if it has no six numbers that map
+    pixels to an area.
+
+    It has six lines: x then y of the column step, of the row step, and of the center of the first
+    pixel. As in GDAL, a number may have a decimal comma, what follows it in its line counts for
+    nothing, and neither do empty lines and more than six. Besides, six numbers in a line are read,
+    and a byte order mark is passed over.
+    """
+    text = data.decode(
+        "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace"
+    )
+    lines = [line for line in text.splitlines() if line.strip()]
+    fields = lines if len(lines) >= 6 else text.split()
+    numbers = [_number(field) for field in fields[:6]]
+    if len(numbers) < 6 or not all(map(math.isfinite, numbers)):
+        return None
+    a, d, b, e, x, y = numbers
+    if a * e - b * d == 0:
+        return None
+    return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+
+
+def _number(field: str) -> float:
+    """The number at the start of a line; NaN if there is none."""
+    match = _NUMBER.match(field.strip())
+    return float(match[0].rstrip(",").replace(",", ".")) if match else math.nan
