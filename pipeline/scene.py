@@ -89,8 +89,8 @@ class Scene:
     negative: bool = False
     """Whether the largest stored value is black (TIFF's MINISWHITE): values are inverted."""
     bits: int | None = None
-    """The number of bits that a stored value has if its type, an unsigned one, could hold more;
-    fewer than 8 are stretched to 0 to 255, unless `scales` apply."""
+    """The number of bits that a stored value has if its type could hold more; fewer than 8 are
+    stretched to 0 to 255. None: as many as its type has, or `scales` apply."""
     scales: tuple[float, ...] = ()
     """The file's own scale of each channel, applied when reading (--scale file); empty: none is."""
     offsets: tuple[float, ...] = ()

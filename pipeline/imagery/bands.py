@@ -19,14 +19,18 @@ _INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow)
 
 
 def choose_bands(
-    colors: Sequence[ColorInterp], url: str, requested: tuple[int, ...] | None, channels: int
+    colors: Sequence[ColorInterp],
+    url: str,
+    requested: tuple[int, ...] | None,
+    channels: int,
+    expanded: bool = False,
 ) -> tuple[int, ...]:
     """The band of each channel, 1-based: as requested by --bands, else by color, else the first
     ones that are not alpha.
 
-    colors: that of each band, of the expanded image if there is a color table. Raises UsageError if
-    the bands do not fit the network or the file, InputError for a band of indices into a color
-    table beside other bands, and for inks.
+    colors: that of each band; expanded: whether they are those that a color table makes. Raises
+    UsageError if the bands do not fit the network or the file, InputError for a band of indices
+    into a color table beside other bands, and for inks.
     """
     not_alpha = [i for i, c in enumerate(colors, start=1) if c != ColorInterp.alpha] or [1]
     last = len(not_alpha) - 1
@@ -38,7 +42,9 @@ def choose_bands(
         bands = tuple(colors.index(color) + 1 for color in RGB)
     else:
         bands = tuple(not_alpha[:channels])
-        _check_count(colors, url, len(bands), channels, example)
+        if len(bands) < channels:
+            alpha = len(colors) - len(bands)
+            raise _too_few(url, len(bands), alpha, channels, example, expanded)
         _check_inks(colors, url, channels, example)
     for band in bands:
         if colors[band - 1] == ColorInterp.palette:
@@ -107,18 +113,16 @@ def _check_requested(
         )
 
 
-def _check_count(
-    colors: Sequence[ColorInterp], url: str, count: int, channels: int, example: str
-) -> None:
-    if count == channels:
-        return
-    alpha = remedy = ""
-    if len(colors) > count:
-        alpha = f" and {len(colors) - count} alpha"
-        remedy = " say --alpha data if that is none, or"
-    raise UsageError(
-        f"{url}: has {_count(count, 'band')}{alpha}, but the network has"
-        f" {_count(channels, 'channel')}:{remedy} name one band per channel, e.g. {example}"
+def _too_few(
+    url: str, bands: int, alpha: int, channels: int, example: str, expanded: bool
+) -> UsageError:
+    """The error of a file with fewer bands than the network has channels, beside those of alpha."""
+    counted = _count(bands, "band") + (f" and {alpha} alpha" if alpha else "")
+    counted += " by its color table" if expanded else ""
+    remedy = "say --alpha data if that is none, or " if alpha and not expanded else ""
+    return UsageError(
+        f"{url}: has {counted}, but the network has {_count(channels, 'channel')}:"
+        f" {remedy}name one band per channel, e.g. {example}"
     )
 
 

@@ -63,14 +63,14 @@ def encoding_of(
     if negative:
         negative, doubt = _negative(dtype, scaled=bool(scales))
         doubts.append(doubt)
-    bits = _bits(src, url, bands, dtype)
+    bits = None if scales else _bits(src, url, bands, dtype)
     return Encoding(bands, dtype, False, negative, bits, scales, offsets, tuple(doubts))
 
 
 def _of_color_table(
     src: Any, url: str, index_bands: tuple[int, ...], settings: Settings, channels: int
 ) -> Encoding:
-    bands = choose_bands(EXPANDED, url, settings.bands, channels)
+    bands = choose_bands(EXPANDED, url, settings.bands, channels, expanded=True)
     dtype = dtype_of(src, url, index_bands[:1], settings.scale, palette=True)
     table = color_table(src, index_bands[0])
     if table is None:
