@@ -6,5 +6,7 @@ crs.py        parse_crs: a CRS as the way to longitude and latitude on its own e
 area.py       CellAreas: the area of each pixel, m2
 footprint.py  footprints: the polygons of pixel rectangles, as WKB
 outline.py    Outline: one difficult rectangle, near a pole or beyond the domain of its CRS
+equal_area.py Grid, plane: points of many grids in one equal-area plane
+overlap.py    overlap: which of many grids cover the same ground, estimated
 rings.py      rings of vertices: densified edges, the dateline, polygons
 """
