@@ -7,6 +7,7 @@ ray_runner.py imports Ray.
     survey.py          INPUTs to scenes: the headers of what is not planned yet
     planned_inputs.py  which INPUTs are new, changed since they were planned, or to be retried
     input_notes.py     notes on INPUTs: nodata values, changed files
+    overlap_note.py    a note on scenes that cover the same ground
     batch.py           the batch of a new job, tried first if memory limits it
     plan_notes.py      what swath plan notes: OUT, too many failures, several runs
     quarantine.py      how many inputs may fail before a run stops, what failures have in common

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.checkpoint import call_on_checkpoint
 from pipeline.doubt import doubt_notes
+from pipeline.driver.overlap_note import overlap_note
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.survey import Survey, survey_inputs
@@ -118,6 +119,7 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
             *config.notes,
             *survey.notes,
             *_doubts(shards),
+            *overlap_note(scene for shard in shards for scene in shard.scenes),
             *_share_note(share, plan, shards),
         ),
     )
