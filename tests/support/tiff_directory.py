@@ -15,8 +15,10 @@ class Entry(NamedTuple):
 
     tag: int
     type: int
-    values: int
+    number: int
+    """The number of values."""
     value: bytes
+    """The values, as they are stored."""
 
 
 def directory_of(data: bytes) -> list[Entry]:
