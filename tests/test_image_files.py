@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.api import plan, run
 from pipeline.errors import UsageError
+from pipeline.imagery.header import describe
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.other_formats import missing_driver
 from pipeline.imagery.source import find_inputs
@@ -52,6 +53,14 @@ def test_linked_files_and_folders_have_the_rows_of_what_they_lead_to(
     assert differences(direct, out, "masks", "statistics") == []
     again = run([str(staged)], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert (again.units_computed, again.notes) == (0, ())
+
+
+def test_a_target_may_have_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
+    odd = write_scene(tmp_path / "a.tif", 30, 20).rename(tmp_path / os.fsdecode(b"\xff.tif"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.tif").symlink_to(odd)
+    (file,) = found(tmp_path / "in").values()
+    assert describe(file, SETTINGS, 3).width == 30
 
 
 def test_folder_glob_and_name_agree_about_a_link(staged: Path) -> None:
@@ -98,20 +107,22 @@ def test_links_that_lead_nowhere_are_quarantined_with_link_and_target(
     (staged / "gone.tif").symlink_to("../real/gone.tif")
     (staged / "circle.tif").symlink_to("other.tif")
     (staged / "other.tif").symlink_to("circle.tif")
+    (staged / "odd.tif").symlink_to(os.fsdecode(b"two\nlines, and no UTF-8: \xff"))
     (staged / "2021.05").symlink_to("../real/2021.05")  # perhaps a folder of images
     (staged / "readme.txt").symlink_to("nothing")  # certainly none
     out = tmp_path / "out"
     receipt = run([str(staged)], small_checkpoint, str(out), SETTINGS, LOCAL)
-    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 4)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 5)
     said = {row["scene_id"]: row["message"] for row in rows(out, "quarantine").to_pylist()}
     real = tmp_path / "real"
     assert f"it is a link to {real}/gone.tif, which does not exist" in said["gone.tif"]
     assert f"it is a link to {real}/2021.05, which does not exist" in said["2021.05"]
+    assert "two\\nlines, and no UTF-8: \\xff, which does not exist" in said["odd.tif"]
     assert "it is a link to other.tif, which leads in a circle" in said["circle.tif"]
     # Once they lead somewhere, the same command computes them.
     write_scene(tmp_path / "real" / "gone.tif", 60, 50)
     receipt = run([str(staged)], small_checkpoint, str(out), SETTINGS, LOCAL)
-    assert (receipt.scenes_done, receipt.scenes_quarantined) == (3, 3)
+    assert (receipt.scenes_done, receipt.scenes_quarantined) == (3, 4)
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "glob", "on the way"])

@@ -371,6 +371,18 @@ def test_a_mapinfo_file_still_gives_place_and_crs(tmp_path: Path) -> None:
     assert "UTM zone 33N" in str(scene.crs)
 
 
+def test_a_format_of_several_files_keeps_its_place(tmp_path: Path) -> None:
+    """Its header file is unknown to whoever opens the image without world files."""
+    path = write_raster(tmp_path / "a.bil", noise(3, 40, 50), driver="EHdr")
+    for name in tmp_path.glob("*.aux.xml"):
+        name.unlink()
+    (tmp_path / "a.blw").write_text("\n".join(SIX))
+    (file,) = found(path)
+    assert file.sidecars == ("a.blw",)
+    with rasterio.open(path) as src:
+        assert describe(file, Settings(), 3).transform == tuple(src.transform)[:6] != IDENTITY
+
+
 # ---- damaged side-cars ----------------------------------------------------------------------
 
 

@@ -119,6 +119,23 @@ def test_headers_are_not_blamed_either(archive: Path) -> None:
     assert describe_inputs(files, SETTINGS, 3, DEFAULT_ACCESS, lambda _done, _total: None).results
 
 
+def test_a_linked_folder_may_be_a_disk_of_its_own(
+    small_checkpoint: str, archive: Path, tmp_path: Path
+) -> None:
+    disk = (archive / "sub").rename(tmp_path / "disk")
+    (archive / "sub").symlink_to(disk)
+    write_scene(archive / "z.tif", 100, 80)
+
+    def disturb(progress: Progress) -> None:
+        if progress.done_units == 0 and any(disk.iterdir()):
+            empty(disk)
+
+    out = tmp_path / "out"
+    with pytest.raises(UnfinishedError, match=rf"^{archive}/sub: the folder is empty now"):
+        run([str(archive)], small_checkpoint, str(out), SETTINGS, LOCAL, on_progress=disturb)
+    assert receipts(out)[-1]["failures"] == []
+
+
 def test_a_single_file_that_vanishes_is_that_file_s_fault(
     small_checkpoint: str, archive: Path, tmp_path: Path
 ) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from functools import partial
 from typing import Any
 
 from pipeline.doubt import Doubt
 from pipeline.errors import DeniedError
-from pipeline.imagery.dataset import read_dataset
+from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset
 from pipeline.imagery.input_file import InputFile, header_error
 from pipeline.imagery.opener import read_beside
 from pipeline.imagery.sidecars import is_aux, is_world_file
@@ -37,11 +36,7 @@ def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Do
     """
     names = [name for name in file.sidecars if is_world_file(name)]
     if names and not _has_tab(file.url):
-        # On local disk, GDAL has looked at them, too.
-        aux = [name for name in file.sidecars if is_aux(name)]
-        transform = read_dataset(
-            file.url, aux, access, partial(_own_transform, file.url), only_sidecars=True
-        )
+        transform = _transform_without_world_files(src, file, access)
     else:
         transform = transform_of(src, file.url)
     if transform != IDENTITY:
@@ -60,9 +55,18 @@ def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Do
     return IDENTITY, tuple(doubts)
 
 
-def _own_transform(url: str, src: Any, warnings: list[str]) -> Affine6:
-    del warnings
-    return transform_of(src, url)
+def _transform_without_world_files(src: Any, file: InputFile, access: Access) -> Affine6:
+    """The transform of the image itself or of its `.aux.xml`: on local disk, GDAL has looked at the
+    world files, too."""
+
+    def read(alone: Any, _: list[str]) -> Affine6:
+        return transform_of(alone, file.url)
+
+    aux = [name for name in file.sidecars if is_aux(name)]
+    try:
+        return read_dataset(file.url, aux, access, read, only_sidecars=True)
+    except RASTER_ERRORS:  # of a format that consists of several files
+        return transform_of(src, file.url)
 
 
 def _has_tab(url: str) -> bool:

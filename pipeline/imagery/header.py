@@ -6,6 +6,8 @@ found nor how scenes are divided.
 
 from __future__ import annotations
 
+import os
+import stat
 from datetime import datetime
 from typing import Any
 
@@ -26,12 +28,15 @@ from pipeline.imagery.storage_tiles import is_striped, storage_tile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS, Access
-from pipeline.storage.local_tree import is_special
+from pipeline.storage.local_tree import dead_link
 
 _ACQUIRED_TAGS = (("IMAGERY", "ACQUISITIONDATETIME"), (None, "ACQUISITIONDATETIME"))
 """GDAL's domain and name of the tags that say when the picture was taken."""
 _WRITTEN_TAGS = ((None, "EXIF_DateTimeOriginal"), (None, "TIFFTAG_DATETIME"))
 """GDAL's domain and name of the tags that may only say when the file was written."""
+
+_UNKNOWN_FORMAT = "not recognized as being in a supported file format"
+"""GDAL's words for a file that no driver takes."""
 
 
 def describe_or_failure(
@@ -67,15 +72,14 @@ def describe(
     def read(src: Any, warnings: list[str]) -> Scene:
         return _scene(src, warnings, file, settings, channels, access)
 
-    if "://" not in url and is_special(url):
-        raise header_error(url, "is a pipe, a socket or a device, not a file")
+    _check_path(file)
     try:
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
         check_input_is_there(url, file.scene_id)
-        if format_without_driver := missing_driver(url):
-            raise header_error(url, format_without_driver) from error
         reason = root_cause(error, url)
+        if _UNKNOWN_FORMAT in reason and (remedy := missing_driver(url)):
+            raise header_error(url, remedy) from error
         raise header_error(
             url, f"cannot be opened as an image: {reason}; replace the file or leave it out"
         ) from error
@@ -135,6 +139,23 @@ def _scene(
             *contents_doubts(src, file.url, jpeg, access),
         ),
     )
+
+
+def _check_path(file: InputFile) -> None:
+    """Raise InputError for a local path that GDAL had better not see: a link that leads nowhere,
+    whose target's name it may be unable to quote, or a pipe, which it would wait for."""
+    url = file.url
+    if "://" in url:
+        return
+    try:
+        mode = os.stat(url).st_mode
+    except OSError as error:
+        check_input_is_there(url, file.scene_id)
+        if why := dead_link(url):
+            raise header_error(url, f"cannot be opened as an image: {why}") from error
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise header_error(url, "is a pipe, a socket or a device, not a file")
 
 
 def _check_is_image(src: Any, url: str) -> None:

@@ -72,16 +72,24 @@ def dead_link(path: str) -> str | None:
     for link in _ways_to(path):
         if not os.path.islink(link):
             continue
-        subject = "it" if link == path else link
+        subject = "it" if link == path else _readable(link)
         try:
             os.stat(link)
         except FileNotFoundError:
-            return f"{subject} is a link to {os.path.realpath(link)}, which does not exist"
+            return (
+                f"{subject} is a link to {_readable(os.path.realpath(link))}, which does not exist"
+            )
         except OSError as error:
             if error.errno == errno.ELOOP:
-                return f"{subject} is a link to {os.readlink(link)}, which leads in a circle"
+                target = _readable(os.readlink(link))
+                return f"{subject} is a link to {target}, which leads in a circle"
             return None
     return None
+
+
+def _readable(path: str) -> str:
+    """A path as a part of one line of UTF-8: links may lead to names that are neither."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n")
 
 
 def is_folder(path: str) -> bool:
@@ -92,15 +100,6 @@ def is_folder(path: str) -> bool:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
             return False
         raise
-
-
-def is_special(path: str) -> bool:
-    """Whether a local path is a pipe, a socket or a device: reading it may never end."""
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _ways_to(path: str) -> Iterator[str]:
