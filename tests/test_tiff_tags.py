@@ -190,3 +190,22 @@ def test_a_count_that_no_file_has_is_damage_and_no_lack_of_memory(tmp_path: Path
     path.write_bytes(with_entry(data, Entry(42113, ASCII, 10**9, b"\0\0\0\1" * 2)))
     with pytest.raises(InputError, match='Unable to read all of "GDALNoDataValue"'):
         pixels_of(path)
+
+
+def test_a_message_of_gdal_that_is_not_utf_8_is_kept_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """rasterio cannot log it: `Didn't find expected '=' for value of attribute '\\xff'`."""
+    path = tmp_path / "a.tif"
+    data = write(path)
+    text = b"<GDALMetadata \xff>\0"
+    path.write_bytes(with_entry(data, Entry(42112, ASCII, len(text), text)))
+    warnings: list[str] = []
+
+    def read(src: Any, messages: list[str]) -> None:
+        src.tags()
+        warnings.extend(messages)
+
+    read_dataset(str(path), (), DEFAULT_ACCESS, read)
+    assert any("attribute '\\xff'" in warning for warning in warnings)
+    assert capfd.readouterr() == ("", "")

@@ -3,7 +3,8 @@
     python -m bench.promises.mutations --work FOLDER [--seeds FOLDER] [--count 1000] [--runner ray]
 
 Each job has damaged files beside a dozen sound ones, whose rows must be those of a run without the
-damaged files. `--seeds` names a folder of real rasters to damage as well. The output of a job with
+damaged files. `--seeds` names a folder of real rasters to damage as well. Quarantined files of
+which rasterio reads every value and mask of the sound one are listed. The output of a job with
 problems is kept in FOLDER. The last line is one JSON document. Exit code 1: there were problems.
 """
 
@@ -23,8 +24,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from pipeline.processes.sandbox import Limits, Returned, run_in_sandbox
 from tests.support.checkpoints import save_small
-from tests.support.damaged_files import FORMATS, write_good, write_mutants
+from tests.support.damaged_files import FORMATS, has_all_pixels, write_good, write_mutants
 from tests.support.outputs import rows
 
 OPTIONS = ["--window", "64", "--stride", "48", "--scale", "0.0039"]
@@ -76,6 +78,7 @@ def campaign(
     run([str(calm), *command, "--output", str(work / "calm")])
     outcomes: dict[str, Counter[str]] = {}
     errors: Counter[str] = Counter()
+    whole: list[str] = []
     problems: list[str] = []
     costs: list[dict[str, Any]] = []
     for number in range(jobs):
@@ -93,6 +96,7 @@ def campaign(
             failures = rows(out, "quarantine").to_pylist()
             distinct = {(f["scene_id"], f"{f['stage']}: {f['error']}") for f in failures}
             errors.update(error for _, error in distinct)
+            whole += quarantined_whole(folder, sound, failures)
             shutil.rmtree(folder)
             shutil.rmtree(out)
         problems += [f"job {number}: {text}" for text in job_problems]
@@ -110,6 +114,7 @@ def campaign(
         "sound": sorted(path.name for _, path in sound),
         "outcomes": {name: dict(counts) for name, counts in sorted(outcomes.items())},
         "quarantined_for": dict(errors.most_common()),
+        "quarantined_with_all_pixels": whole,
         "jobs": costs,
         "problems": problems,
     }
@@ -144,6 +149,21 @@ def check(
         if not actual.equals(expected):
             job_problems.append(f"{table}: rows of sound files differ")
     return job_problems
+
+
+def quarantined_whole(
+    folder: Path, sound: list[tuple[str, Path]], failures: list[dict[str, Any]]
+) -> list[str]:
+    """The messages of the files that are quarantined although rasterio reads all of them."""
+    messages = {failure["scene_id"]: failure["message"] for failure in failures}
+    pairs = [(sound[int(name[:4]) % len(sound)][1], folder / name) for name in messages]
+    limits = Limits(processes=1, threads=1, item_s=60, memory_bytes=2 * 10**9)
+    outcomes = run_in_sandbox(has_all_pixels, pairs, limits)
+    return [
+        messages[pairs[index][1].name]
+        for index, outcome in outcomes
+        if isinstance(outcome, Returned) and outcome.value
+    ]
 
 
 def run(arguments: list[str]) -> dict[str, Any]:

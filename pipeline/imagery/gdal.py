@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -67,6 +68,28 @@ class _CollectWarnings(logging.Filter):
 
 for _name in ("rasterio._env", "rasterio._err", "rasterio._vsiopener"):
     logging.getLogger(_name).addFilter(_CollectWarnings())
+
+
+# A message of GDAL that is not UTF-8, such as one that quotes a damaged file, cannot be logged by
+# rasterio: Python would print the error by both of these hooks, and the message would be lost.
+_report, _report_unraisable = sys.excepthook, sys.unraisablehook
+
+
+def _except_undecodable(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if getattr(_THREAD, "warnings", None) is None or not isinstance(error, UnicodeDecodeError):
+        _report(kind, error, trace)
+
+
+def _collect_undecodable(unraisable: Any) -> None:
+    messages: list[str] | None = getattr(_THREAD, "warnings", None)
+    error = unraisable.exc_value
+    if messages is None or not isinstance(error, UnicodeDecodeError):
+        _report_unraisable(unraisable)
+    else:
+        messages.append(error.object.decode("utf-8", "backslashreplace"))
+
+
+sys.excepthook, sys.unraisablehook = _except_undecodable, _collect_undecodable
 
 
 # Images without CRS and transform are welcome here. For the whole process: warnings.catch_warnings

@@ -121,10 +121,21 @@ MUTATIONS: dict[str, tuple[int, Mutation]] = {
 """Name -> weight and function; half of the mutations hit only the header."""
 
 
+def has_all_pixels(pair: tuple[Path, Path]) -> bool:
+    """Whether rasterio, by its own settings, reads from the second file every value and mask of the
+    first one."""
+    with rasterio.open(pair[0]) as sound, rasterio.open(pair[1]) as damaged:
+        if (sound.shape, sound.dtypes) != (damaged.shape, damaged.dtypes):
+            return False
+        same = np.array_equal(sound.read(), damaged.read())
+        return bool(same and np.array_equal(sound.read_masks(), damaged.read_masks()))
+
+
 def write_mutants(
     folder: Path, count: int, sound: list[tuple[str, Path]], rng: random.Random
 ) -> dict[str, tuple[str, str]]:
-    """Write `count` mutants of the sound files, (format, path), in turn.
+    """Write `count` mutants of the sound files, (format, path), in turn: the one numbered N is of
+    `sound[N % len(sound)]`.
 
     Returns file name -> format and mutation.
     """
