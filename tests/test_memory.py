@@ -280,7 +280,7 @@ def test_stored_values_count_while_they_are_decoded() -> None:
         """Bytes to read per pixel, those handed on, and those of reading beside GDAL's cache."""
         changed = replace(plain, **changes)
         unit = Unit("0", (Block(changed, changed.rect),))
-        reading = memory_need._reading_bytes(workload, unit)
+        reading = memory_need.reading_bytes(workload, unit)
         sizes = workload.stored_bytes(unit), workload.row_bytes(unit), reading
         return tuple(size // pixels for size in sizes)
 
