@@ -23,6 +23,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.storage.store import Store
 from pipeline.unit import Unit
 from tests.support.archives import write_scene
+from tests.support.broken_inputs import put
 from tests.support.commands import Swath
 from tests.support.outputs import differences, files, read, receipts, stray_files
 
@@ -316,3 +317,25 @@ def test_a_version_that_cannot_be_read_is_no_damage(
     (out / "commits" / "000000.json").write_text('{"shard": "000000"}')
     with pytest.raises(UsageError, match=r"000000\.json: not readable by this version of Swath"):
         segment(archive, small_checkpoint, out)
+
+
+def test_a_damaged_published_table_stays_an_error(
+    small_checkpoint: str, contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    """It is read when rows of a retried input are to be deleted."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    put(folder / "a.tif", contents["good0"])
+    put(folder / "b.tif", contents["bad0"])
+    segment(folder, small_checkpoint, out)
+    put(folder / "b.tif", contents["good1"])
+    table = out / "quarantine" / "000000.parquet"
+    whole = table.read_bytes()
+    table.write_bytes(whole[:-50])
+    for _ in range(2):
+        with pytest.raises(UnfinishedError) as raised:
+            segment(folder, small_checkpoint, out)
+        assert f"{table}: this published table is damaged" in str(raised.value)
+    table.write_bytes(whole)
+    assert segment(folder, small_checkpoint, out).scenes_done == 2
+    segment(folder, small_checkpoint, tmp_path / "fresh")
+    assert differences(tmp_path / "fresh", out) == []

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.layout import Output, table_path
+from pipeline.output.mask_table import damage_as_usage_error
 from pipeline.output.parquet import Writer
 from pipeline.output.schemas import SHARD_TABLES
 from pipeline.output.shard import Head, Shard
@@ -97,8 +98,9 @@ def delete_replaced_rows(output: Output, shard: Shard) -> None:
 
 
 def _delete_rows(output: Output, table: str, shard_id: str, scene_ids: pa.Array) -> None:
+    """Raises UsageError if the table is damaged."""
     path, schema = table_path(table, shard_id), SHARD_TABLES[table]
-    with output.store.open(path) as file:
+    with damage_as_usage_error(output, table, shard_id), output.store.open(path) as file:
         ids = pq.read_table(file, columns=["scene_id"])["scene_id"]
         if not pc.any(pc.is_in(ids, scene_ids)).as_py():
             return
