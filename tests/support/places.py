@@ -77,7 +77,7 @@ def describe_places(folder: Path) -> dict[str, Any]:
 
 def _taken(scene: Scene) -> list[Any]:
     pixels = SOURCES[scene.source].read(scene, scene.rect, DEFAULT_ACCESS)
-    parts = [_hash(pixels.values_CHW), _hash(pixels.valid_HW)]
+    parts: list[Any] = [_hash(pixels.values_CHW), _hash(pixels.valid_HW)]
     if scene.crs:
         areas = CellAreas(scene.crs, scene.transform, scene.width, scene.height)
         (outline,) = footprints(scene.crs, scene.transform, [scene.rect])
