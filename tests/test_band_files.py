@@ -119,6 +119,9 @@ def test_a_bucket_is_asked_for_the_files_too(tmp_path: Path, s3_folder: str) -> 
     for path in write(tmp_path, "T33UUP_{}.tif", "B02 B03 B04"):
         fs.pipe_file(f"{root}/{path.name}", path.read_bytes())
     file = InputFile("T33UUP_B03.tif", f"{s3_folder}/T33UUP_B03.tif", "v1")
-    stack = "-separate T33UUP.vrt T33UUP_B04.tif T33UUP_B03.tif T33UUP_B02.tif,"
+    stack = (
+        "-separate T33UUP.vrt T33UUP_B04.tif T33UUP_B03.tif T33UUP_B02.tif"
+        " && gdal_translate T33UUP.vrt T33UUP.tif, and name"
+    )
     with pytest.raises(UsageError, match=stack):
         describe(file, Settings(), 3)

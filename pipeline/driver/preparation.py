@@ -117,9 +117,9 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
         stop_reason=_quarantine(plan, record, survey, execution).too_many(),
         notes=(
             *config.notes,
+            *overlap_note(scene for shard in shards for scene in shard.scenes),
             *survey.notes,
             *_doubts(shards),
-            *overlap_note(scene for shard in shards for scene in shard.scenes),
             *_share_note(share, plan, shards),
         ),
     )

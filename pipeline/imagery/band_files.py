@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from rasterio.enums import ColorInterp
@@ -37,16 +38,18 @@ def check_not_one_of_several(src: Any, url: str, channels: int, access: Access) 
     if src.count > 1 or channels == 1 or src.colorinterp[0] == ColorInterp.palette:
         return
     folder, slash, name = url.rpartition("/")
-    band = next(iter(reversed(list(_BAND.finditer(name)))), None)
-    if band is None:
+    bands = list(_BAND.finditer(name))
+    if not bands:
         return
+    band = bands[-1]
     for names in _stacks(name, band, channels):
-        files = [other for other in names if _exists(f"{folder}{slash}{other}", access)]
-        if len(files) >= channels:
+        there = (other for other in names if _exists(f"{folder}{slash}{other}", access))
+        files = list(islice(there, channels))
+        if len(files) == channels:
             raise UsageError(
                 f"{url}: has 1 band, but the network has {channels} channels, and the other bands"
                 " are files of their own: stack them in the order of the channels, e.g."
-                f" {_command(name, band, files[:channels])}, and name the result as INPUT"
+                f" {_command(url, band, files)}, and name the result as INPUT"
             )
 
 
@@ -83,8 +86,11 @@ def _exists(url: str, access: Access) -> bool:
     return False
 
 
-def _command(name: str, band: re.Match[str], files: Sequence[str]) -> str:
+def _command(url: str, band: re.Match[str], files: Sequence[str]) -> str:
     """The command that makes one file of these."""
-    stem = _with(name, band, "").rpartition(".")[0]
+    stem = _with(url.rpartition("/")[2], band, "").rpartition(".")[0]
     stem = re.sub(r"([._-])[._-]+", r"\1", stem).strip("._-") or "stacked"
-    return shlex.join(["gdalbuildvrt", "-separate", f"{stem}.vrt", *files])
+    command = shlex.join(["gdalbuildvrt", "-separate", f"{stem}.vrt", *files])
+    if "://" in url:  # a remote file is read without any other
+        command += " && " + shlex.join(["gdal_translate", f"{stem}.vrt", f"{stem}.tif"])
+    return command
