@@ -22,7 +22,7 @@ from pipeline.scene import Rect, Scene
 from pipeline.settings import Execution, Settings
 from tests.support.archives import picture, write_scene
 from tests.support.outputs import differences
-from tests.support.rasters import TILES, noise, scene_of, write_raster
+from tests.support.rasters import TILES, doubts_beside_place, noise, scene_of, write_raster
 
 PLAIN = Settings()
 LARGE: dict[str, Any] = {**TILES, "compress": "deflate"}
@@ -150,7 +150,9 @@ def test_only_a_fourth_band_of_8_bits_is_judged(tmp_path: Path) -> None:
     colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
     five = write_raster(tmp_path / "c.tif", soft, colours=[*colors, ColorInterp.alpha])
     scene = scene_of(five, PLAIN)
-    assert [tuple(doubt) for doubt in scene.doubts] == [("alpha_unused", "band 5 of 5")]
+    assert [tuple(doubt) for doubt in doubts_beside_place(scene)] == [
+        ("alpha_unused", "band 5 of 5")
+    ]
     assert scene_of(five, Settings(nodata=0)).doubts == ()
     fourth = write_raster(tmp_path / "d.tif", soft, photometric="rgb", alpha="yes")
     with rasterio.open(fourth) as src:
@@ -289,10 +291,10 @@ def test_a_storage_tile_that_is_too_large_is_not_decoded(tmp_path: Path) -> None
     with rasterio.open(path, "w", driver="GTiff", **shape, **options):
         pass
     scene = scene_of(path, PLAIN)
-    assert [tuple(doubt) for doubt in scene.doubts] == [
+    assert [tuple(doubt) for doubt in doubts_beside_place(scene)] == [
         ("alpha_is_band", "band 4, whose values cannot be sampled")
     ]
-    assert not scene_of(path, Settings(alpha="data")).doubts
+    assert not doubts_beside_place(scene_of(path, Settings(alpha="data")))
 
 
 @pytest.mark.parametrize(

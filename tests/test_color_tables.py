@@ -22,7 +22,7 @@ from tests.support.encoded import (
     write_vrt,
     write_with_table,
 )
-from tests.support.rasters import TILES, scene_of, write_raster
+from tests.support.rasters import TILES, doubts_beside_place, scene_of, write_raster
 
 ALPHA = Settings(alpha="band")
 """Settings for expanded images: their alpha is never judged."""
@@ -231,7 +231,7 @@ def test_the_first_picture_of_an_animation_is_read_and_the_others_noted(tmp_path
     with rasterio.open(tmp_path / "a.gif") as src:
         assert src.count == 3
     scene = scene_of(tmp_path / "a.gif", Settings())
-    assert scene.doubts == (Doubt("frames", "3 images"),)
+    assert doubts_beside_place(scene) == (Doubt("frames", "3 images"),)
     np.testing.assert_array_equal(
         read_pixels(scene, scene.rect).values_CHW,
         np.asarray(first.convert("RGB")).transpose(2, 0, 1),

@@ -188,8 +188,8 @@ def test_the_program_ends_with_1_if_something_differs(
     for code in (0, 1):
         command = ["corpus", str(tmp_path / "in"), "--lines", str(tmp_path / "lines.jsonl")]
         monkeypatch.setattr(sys, "argv", command)
-        if code:  # a pixel around the Earth has no area
-            write_raster(path, noise(3, 9, 9), crs="EPSG:4326", transform=from_origin(0, 0, 1e6, 1))
+        if code:  # by its corners, a pixel around the Earth has another area
+            write_raster(path, noise(3, 9, 9), crs="EPSG:4326", transform=from_origin(0, 0, 360, 1))
         with pytest.raises(SystemExit) as ended:
             corpus.main()
         captured = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_the_program_ends_with_1_if_something_differs(
         (line,) = (tmp_path / "lines.jsonl").read_text().splitlines()
         assert json.loads(line)["verdict"] == ["agrees", "disagrees"][code]
         assert ended.value.code == code
-        assert ("DIFFERS  a.tif: a pixel goes around" in captured.err) == bool(code)
+        assert ("DIFFERS  a.tif: pixel 0,0: " in captured.err) == bool(code)
         assert list(summary["disagreements"]) == ["a.tif"] * code
 
 

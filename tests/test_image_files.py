@@ -52,7 +52,7 @@ def test_linked_files_and_folders_have_the_rows_of_what_they_lead_to(
     run([str(tmp_path / "real")], small_checkpoint, str(direct), SETTINGS, LOCAL)
     assert differences(direct, out, "masks", "statistics") == []
     again = run([str(staged)], small_checkpoint, str(out), SETTINGS, LOCAL)
-    assert (again.units_computed, again.notes) == (0, ())
+    assert (again.units_computed, again.notes) == (0, receipt.notes)
 
 
 def test_a_target_may_have_a_name_that_is_no_utf_8(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_target_that_changes_is_a_change(
     arguments = [str(staged)], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL
     run(*arguments)
     write_scene(tmp_path / "real" / "a.tif", 100, 80, seed=3)
-    (note,) = run(*arguments).notes
+    (note,) = (note for note in run(*arguments).notes if "changed" in note)
     assert f"1 input has changed since it was planned, first {staged}/a.tif" in note
 
 

@@ -14,7 +14,7 @@ from pipeline.api import plan, run
 from pipeline.imagery.brightness import BrightnessTally, range_warning
 from pipeline.job import Job
 from pipeline.settings import Execution, Settings, Trial
-from segformer import Normalisation, mit_config
+from segformer import Normalisation, load_model, mit_config
 from tests.support.archives import picture, write_scene
 from tests.support.checkpoints import SMALL, random_checkpoint, save_checkpoint
 
@@ -88,11 +88,11 @@ def test_a_network_trained_on_digital_numbers_is_warned_of_reflectances(tmp_path
         estimate = plan(*arguments, settings, LOCAL, trial=trial)
         return "\n".join(receipt.notes), "\n".join(estimate.notes)
 
-    for text in notes(RAW.rescale):
+    for text in notes(load_model(folder).normalisation.rescale):
         assert "values" not in text
     with Image.open(io.BytesIO((tmp_path / "pictures" / "sample-001.png").read_bytes())) as image:
         shown = np.asarray(image)[:, :300]
     white = (numbers.transpose(1, 2, 0) / 255 / 15.5 * 255).clip(0, 255)
     assert np.abs(shown - white).max() < 1
     for text in notes(0.0001):
-        assert "but the network expects -3.1 to 15.5: check --scale" in text
+        assert "but the network expects -790 to 3.95e+03: check --scale" in text

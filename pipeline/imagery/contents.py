@@ -20,7 +20,6 @@ from pipeline.storage.range_file import RangeFile
 
 _UPRIGHT = ("", "1")
 _CODESTREAM = b"jp2c"
-_GIF_IMAGE, _GIF_EXTENSION = 0x2C, 0x21
 
 
 def jpeg_header_of(src: Any, url: str, access: Access) -> JpegHeader:
@@ -48,14 +47,14 @@ def contents_doubts(src: Any, url: str, jpeg: JpegHeader, access: Access) -> Ite
 
 
 def _more_images(driver: str, url: str, access: Access) -> int:
-    """The images after the first one in a file whose format has no index of them."""
-    count = {"JP2OpenJPEG": _codestreams, "GIF": _gif_images, "BIGGIF": _gif_images}.get(driver)
-    if count is None:
+    """The images after the first one in a file whose format has no index of them. Those of a GIF
+    are bands to GDAL."""
+    if driver != "JP2OpenJPEG":
         return 0
     with open_image(url, access) as file:
         try:
-            return max(0, count(file) - 1)
-        except (struct.error, IndexError):  # cut, or another format in its place
+            return max(0, _codestreams(file) - 1)
+        except struct.error:  # cut, or another format in its place
             return 0
 
 
@@ -71,27 +70,6 @@ def _codestreams(file: RangeFile) -> int:
         count += kind == _CODESTREAM
         at = at + size if size >= 8 else end
     return count
-
-
-def _gif_images(file: RangeFile) -> int:
-    """The number of images in a GIF file."""
-    data = file.read()
-    at, count = 13 + _gif_colors(data[10]), 0
-    while data[at] in (_GIF_IMAGE, _GIF_EXTENSION):
-        if data[at] == _GIF_IMAGE:
-            count += 1
-            at += 11 + _gif_colors(data[at + 9])
-        else:
-            at += 2
-        while data[at]:  # blocks of data, each with its size before it
-            at += data[at] + 1
-        at += 1
-    return count
-
-
-def _gif_colors(flags: int) -> int:
-    """The size of the color table that these flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import Affine
 
+from pipeline.doubt import Doubt
 from pipeline.imagery.header import describe
 from pipeline.imagery.input_file import InputFile
 from pipeline.scene import Scene
@@ -22,6 +23,11 @@ TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
 def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
     """The scene of a file whose header is read in this process."""
     return describe(InputFile(path.name, str(path), "v1"), settings, channels)
+
+
+def doubts_beside_place(scene: Scene) -> tuple[Doubt, ...]:
+    """The scene's doubts, without those about its place on Earth."""
+    return tuple(doubt for doubt in scene.doubts if doubt.kind not in ("unplaced", "no_crs"))
 
 
 def write_raster(path: Path, values_CHW: np.ndarray, **options: Any) -> Path:
