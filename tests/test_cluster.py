@@ -50,7 +50,7 @@ for token in tokens:
     except UsageError as error:
         print(error)
 """
-TOO_LONG = """
+START = """
 from pipeline.cluster.session import connected
 from pipeline.errors import UnfinishedError
 
@@ -197,9 +197,19 @@ def test_a_temporary_folder_too_long_for_rays_sockets_is_refused_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
-    (message,) = python(TOO_LONG).stdout.splitlines()
+    (message,) = python(START).stdout.splitlines()
     assert message.startswith("Ray cannot be started on this machine: ")
     assert message.endswith("; name a shorter folder by RAY_TMPDIR")
+
+
+@pytest.mark.ray
+def test_a_temporary_folder_that_cannot_be_written_to_is_refused_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/proc/nonexistent")
+    (message,) = python(START).stdout.splitlines()
+    assert message.startswith("Ray cannot be started on this machine: ")
+    assert message.endswith("; name a folder that can be written to by RAY_TMPDIR")
 
 
 def test_other_messages_during_rays_greeting_are_passed_on() -> None:

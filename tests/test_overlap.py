@@ -152,11 +152,15 @@ def test_too_many_pairs_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -
     crowd = tiling(12, 100, 2000)
     whole = overlap(crowd)
     assert (whole.count, whole.at_least) == (144, False)
-    monkeypatch.setattr(overlap_module, "MAX_PAIRS", 300)
+    monkeypatch.setattr(overlap_module, "MAX_PAIRS", 2000)
+    monkeypatch.setattr(overlap_module, "CHUNK_PAIRS", 200)
     part = overlap(crowd)
     assert part.at_least
     assert 0 < part.count <= 144
     assert part.share == pytest.approx(whole.share, abs=0.1)
+    monkeypatch.undo()
+    monkeypatch.setattr(overlap_module, "MAX_GRIDS", 100)
+    assert (overlap(crowd).count, overlap(crowd).at_least) == (100, True)
 
 
 def scenes(tmp_path: Path, *days: str | None) -> list[Scene]:

@@ -19,6 +19,7 @@ from pipeline.output.hilbert import hilbert
 from pipeline.output.layout import Output
 from pipeline.output.publishing import publish
 from pipeline.output.query import query
+from pipeline.output.spool import Spool
 from pipeline.settings import Execution, Settings
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, files, stray_files
@@ -110,3 +111,8 @@ def test_repeating_a_publication_only_deletes_leftover_unit_files(
     publish(output, shard)
     assert stray_files(out) == []
     assert all((out / name).stat().st_mtime_ns == before[name] for name in files(out))
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_written_to_is_named() -> None:
+    with pytest.raises(UnfinishedError, match=r"^/proc/nonexistent: .*TMPDIR can name another"):
+        Spool("/proc/nonexistent")

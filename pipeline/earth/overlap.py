@@ -26,12 +26,14 @@ ALIGNED = 0.01
 EDGE_POINTS = 4
 """Vertices for each edge."""
 SAME = 1e-9
-"""Outlines whose vertices agree to this, on a globe of radius 1 (6 mm), are one outline: a time
+"""Outlines whose corners agree to this, on a globe of radius 1 (6 mm), are one outline: a time
 series has thousands of the same."""
 POINTS = 4096
 """Points at which grids are counted: the share of the area errs by less than 2 %."""
-CHUNK = 256
-"""Outlines or points that are compared at once."""
+CHUNK, CHUNK_PAIRS = 256, 100_000
+"""Outlines or points that are compared at once, and pairs: each takes half a kilobyte."""
+MAX_GRIDS = 100_000
+"""Grids that are compared, the first ones: each takes two kilobytes."""
 MAX_PAIRS, MAX_INTERSECTED = 1_000_000, 50_000
 """Pairs that are looked at, and those of other directions, which take longer. More are only met
 where nearly all grids overlap."""
@@ -67,6 +69,7 @@ class _Pairs(NamedTuple):
 
 def overlap(grids: Sequence[Grid]) -> Overlap:
     """The overlap of the grids. Those without a place on Earth overlap none."""
+    whole, grids = len(grids) <= MAX_GRIDS, grids[:MAX_GRIDS]
     across, down = _ring()
     lon, lat = lonlat(grids, np.tile(across, (len(grids), 1)), np.tile(down, (len(grids), 1)))
     numbers = np.flatnonzero(np.isfinite(lon + lat).all(axis=1))
@@ -75,7 +78,7 @@ def overlap(grids: Sequence[Grid]) -> Overlap:
     south = lat[numbers].mean(axis=1, keepdims=True) < 0
     rings = plane(lon[numbers], lat[numbers], south)
     _, members, shape_of, counts = np.unique(
-        np.round(rings / SAME).reshape(len(rings), -1),
+        np.round(rings[:, ::EDGE_POINTS] / SAME).reshape(len(rings), -1),
         axis=0,
         return_index=True,
         return_inverse=True,
@@ -95,7 +98,7 @@ def overlap(grids: Sequence[Grid]) -> Overlap:
     points = plane(*lonlat([grids[i] for i in numbers[at]], u, v), south[at])[:, 0]
     return Overlap(
         count=int(counts[met].sum()),
-        at_least=not pairs.complete,
+        at_least=not (pairs.complete and whole),
         share=_share_again(tree, counts, points, areas[shape_of[at]]),
         area=float(areas @ counts),
         first=_first(numbers, shape_of, pairs),
@@ -138,7 +141,7 @@ def _pairs(tree: shapely.STRtree, corners: np.ndarray, shapes: np.ndarray) -> _P
 def _next_chunk(shapes: int, chunk: int = 0, hits: int = 0) -> int:
     """As many shapes or points as may be compared at once, after so many that had so many hits; at
     first as if each might hit all."""
-    most = MAX_PAIRS * chunk // (hits + 1) if chunk else MAX_PAIRS // shapes
+    most = CHUNK_PAIRS * chunk // (hits + 1) if chunk else CHUNK_PAIRS // shapes
     return min(CHUNK, max(1, most))
 
 

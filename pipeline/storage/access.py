@@ -99,11 +99,17 @@ class Access:
         return fs, str(kind._strip_protocol(url))
 
     def absolute(self, url: str) -> str:
-        """A local path made absolute, with `~` expanded; a URL unchanged."""
+        """A local path made absolute, with `~` expanded; a URL unchanged. Raises UsageError for an
+        empty path, and for `~` if there is no home folder."""
         if not url.strip():
             raise UsageError("an empty path; is a shell variable unset?")
         url = url.removeprefix("file://")
-        return url if "://" in url else os.path.abspath(os.path.expanduser(url))
+        if "://" in url:
+            return url
+        path = os.path.expanduser(url)
+        if path.partition("/")[0] == "~":  # the user has no entry in passwd, and HOME is not set
+            raise UsageError(f"{url}: there is no home folder here; write the whole path")
+        return os.path.abspath(path)
 
     def recordable(self, url: str) -> str:
         """The absolute path or URL, for records. Raises UsageError if it contains a credential."""

@@ -74,7 +74,8 @@ def write_traps(folder: Path) -> Path:
         file.descriptions = ("latitude_offset", "longitude_offset")
         file.units = ("arc-second", "arc-second")
     (folder / "drivers" / "gdal_NONE.so").write_bytes(b"not a library")
-    (folder / ".gdal" / "gdalrc").write_text("[configoptions]\nGTIFF_POINT_GEO_IGNORE=TRUE\n")
+    options = "GTIFF_POINT_GEO_IGNORE=TRUE\nGTIFF_REPORT_COMPD_CS=NO\n"
+    (folder / ".gdal" / "gdalrc").write_text(f"[configoptions]\n{options}")
     return folder
 
 
