@@ -135,7 +135,7 @@ DOUBTS: dict[str, Wording] = {
     "side_car": Wording(
         "has a file beside it that says nothing",
         "have files beside them that say nothing",
-        "it is as if that file were not there: replace it or delete it",
+        "such a file counts as absent; replace it or delete it",
     ),
 }
 """The kinds of doubt, in the order of their notes."""

@@ -514,6 +514,6 @@ def test_notes_name_the_side_car(tmp_path: Path, small_checkpoint: str) -> None:
     assert receipt.scenes_done == 2
     assert (
         "2 inputs have files beside them that say nothing, first"
-        f" {tmp_path}/in/a.png (a.pgw: it holds no six numbers): it is as if that file were not"
-        " there: replace it or delete it"
+        f" {tmp_path}/in/a.png (a.pgw: it holds no six numbers): such a file counts as absent;"
+        " replace it or delete it"
     ) in receipt.notes
