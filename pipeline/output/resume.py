@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.errors import UnfinishedError
 from pipeline.failure import Failure
@@ -26,7 +26,7 @@ class OutputRecord:
     """Those in the plan (rejected inputs), in unit files that are not published, and in commits."""
     waiting: set[str]
     """scene_ids with blocks that have no outcome yet."""
-    damaged: list[Unit]
+    damaged: list[Unit] = field(default_factory=list)
     """Units whose files are damaged, as far as these were opened."""
 
 
@@ -37,11 +37,11 @@ def read_record(output: Output | None, share: Share = ALL_SHARDS) -> OutputRecor
     damaged.
     """
     if output is None:
-        return OutputRecord([], [], set(), [])
+        return OutputRecord([], [], set())
     # Before the commits: a shard published meanwhile then counts as published, not as open.
     listings = {shard_id: output.unit_files(shard_id) for shard_id in output.shards_at_work()}
     commits = {commit.shard_id: commit for commit in output.commits()}
-    record = OutputRecord(current_shards(list(output.shards()), commits.keys()), [], set(), [])
+    record = OutputRecord(current_shards(list(output.shards()), commits.keys()), [], set())
     for shard in record.shards:
         if not in_share(shard, share):
             continue
