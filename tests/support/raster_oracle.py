@@ -110,7 +110,9 @@ def read_by_pillow(path: Path, header: Header) -> np.ndarray | None:
                 if image.size != (header.width, header.height):
                     return None
                 if header.table is not None:
-                    return _rgba(image) if image.mode in ("1", "P") else None
+                    # GDAL rounds the 16 bits of a TIFF's colors, and Pillow cuts them.
+                    known = ("1",) if header.driver == "GTiff" else ("1", "P")
+                    return _rgba(image) if image.mode in known else None
                 is_gray = image.mode in ("1", "L") and header.dtypes == ("uint8",)
                 return np.asarray(image.convert("L"))[None] if is_gray else None
     except Exception:  # noqa: BLE001  Pillow raises many kinds for files that it does not know
@@ -147,11 +149,13 @@ def _bits(src: Any, band: int) -> int:
 
 
 def _color_table(src: Any, color_bands: tuple[int, ...], negative: bool) -> np.ndarray | None:
-    """The table of the only band that is not alpha. GDAL gives negatives one that inverts them."""
-    if negative or len(color_bands) != 1:
+    """The table of the only band that is not alpha. GDAL gives negatives one that inverts them, and
+    calls only those of one bit indices."""
+    if len(color_bands) != 1:
         return None
     (band,) = color_bands
-    if src.colorinterp[band - 1] not in (ColorInterp.palette, ColorInterp.undefined):
+    color = src.colorinterp[band - 1]
+    if color != ColorInterp.palette and (negative or color != ColorInterp.undefined):
         return None
     try:
         entries = src.colormap(band)
