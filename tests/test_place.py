@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -175,17 +174,6 @@ def test_a_pixel_larger_than_the_earth_is_refused(tmp_path: Path, name: str) -> 
     ) as caught:
         scene_of(path)
     assert caught.value.stage == "describe"
-
-
-@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32633", "EPSG:3413"])
-def test_the_largest_pixels_that_are_accepted_are_finished_fast(crs: str) -> None:
-    """A tile and a scene that go around the Earth hundreds of times."""
-    width, height = parse_crs(crs).world
-    grid: Affine6 = (width, 0, -width / 2, 0, -height, height / 2)
-    started = time.process_time()
-    outlines = footprints(crs, grid, [Rect(0, 0, 512, 512), Rect(0, 0, 60_000, 512)])
-    assert len(outlines) == 2
-    assert time.process_time() - started < 5
 
 
 def test_a_band_around_the_earth_many_times_is_the_band_between_its_latitudes() -> None:

@@ -25,6 +25,9 @@ from pipeline.earth.rings import (
 )
 from pipeline.scene import Affine6, Rect
 
+MAX_LON = 1e12
+"""Longitudes beyond this, in degrees, are no place."""
+
 
 @dataclass(frozen=True)
 class Footprint:
@@ -78,6 +81,8 @@ def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
     parts = [_between_poles(ring) for ring in raw.reshape(corners.shape)]
     ring = np.concatenate(parts)
     lon, lat = plane.crs.to_crs84.transform(*(ring / to_deg).T)
+    known = np.isfinite(lon) & np.isfinite(lat)  # a datum shift may end beyond its own area
+    lon, lat = np.where(known, lon, ring[:, 0]), np.where(known, lat, ring[:, 1])
     # The transformer may wrap; the grid's own longitudes continue beyond 180.
     lon = rounded_lon(ring[:, 0] + wrapped_180(lon - ring[:, 0]))
     sizes = [len(part) for part in parts]
@@ -90,6 +95,8 @@ def _geographic(plane: Plane, corners: np.ndarray) -> np.ndarray:
 
 def _between_poles(ring: np.ndarray) -> np.ndarray:
     """The part of a ring between latitudes -90 and 90; may be empty."""
+    if not np.abs(ring[:, 0]).max() <= MAX_LON:
+        return ring[:0]
     if ring[:, 1].min() >= -90 and ring[:, 1].max() <= 90:
         return ring
     left, right = ring[:, 0].min(), ring[:, 0].max()
@@ -108,6 +115,8 @@ def _projected(plane: Plane, corners: np.ndarray) -> np.ndarray:
     rings = {}
     for number in numbers:
         part = slice(*np.searchsorted(ring, (number, number + 1)))
+        if part.stop - part.start < 3:  # corners in the domain that have no place in OGC:CRS84
+            continue
         turns, lon = unwrapped(vertices[part, 2])
         if turns == 0:
             rings[number] = lon, vertices[part, 3]

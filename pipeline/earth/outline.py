@@ -119,6 +119,8 @@ class Outline:
     def _traced(self, ring: np.ndarray) -> shapely.Geometry:
         start = self._start(ring)
         vertices, _ = densified(start, np.zeros(len(start), np.intp), self._plane.lonlat)
+        if len(vertices) < 3:
+            return shapely.MultiPolygon()
         points, lon, lat = vertices[:, :2], vertices[:, 2], vertices[:, 3]
         for pole_lat, at in self._poles:
             lat[self._near(points, at, 4)] = pole_lat
@@ -159,6 +161,8 @@ class Outline:
     def _split(self, pole: np.ndarray, points: np.ndarray) -> np.ndarray:
         """The points with three vertices near the pole instead of those that are on it."""
         near = self._near(points, pole)
+        if near.all():  # the domain is a speck in the rect
+            return points
         far = np.roll(points, -int(np.argmax(near & ~np.roll(near, 1))), axis=0)[near.sum() :]
         ways = np.stack([far[-1], self._centre, far[0]]) - pole
         ways *= 2 * POLE_TOLERANCE * self._side_px / np.hypot(*ways.T)[:, None]

@@ -17,11 +17,17 @@ TOLERANCE = 5e-5
 ring."""
 MAX_ROUNDS = 20
 """The largest number of times that an edge is halved."""
+MAX_VERTICES = 10_000
+"""From this number of vertices on, the edges of a ring are not halved: coordinates beyond the
+domain of a CRS may be chaos. World maps take up to 5,000."""
 SNAP_DEG = 1e-9
 """Longitudes this near to a multiple of 180 degrees are set to it."""
 MAX_TURNS = 16
 """A shape that spans more turns of the globe than any map does is replaced by the band between its
 latitudes, rather than cut at each of them."""
+MAX_TANGLED = 300
+"""The largest number of vertices of a ring whose crossings with itself are resolved, which takes up
+to 0.2 s; of a longer one the box is taken."""
 LON_STEPS = 2.0**40
 """Longitudes are multiples of 2**-40 degrees (0.1 micrometers), so that +-360 is exact."""
 
@@ -50,6 +56,7 @@ def densified(
         shrink = np.cos(np.radians(lat))
         cross = np.abs(east * (lat - start[:, 3]) - north * wrapped_180(lon - start[:, 2])) * shrink
         bent = cross > tolerance[ring[active]] * np.hypot(east * shrink, north)
+        bent &= np.bincount(ring)[ring[active]] < MAX_VERTICES
         if not bent.any():
             break
         places = active[bent] + 1
@@ -111,10 +118,17 @@ def polygons(rings: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     indices = np.repeat(np.arange(len(rings)), [len(lon) for lon, _ in rings])
     shapes = shapely.polygons(shapely.linearrings(np.hstack(lon_lat).T, indices=indices))
     for k in np.flatnonzero(~shapely.is_valid(shapes)):
-        shapes[k] = polygonal_part(shapely.make_valid(shapes[k]))
+        shapes[k] = polygonal_part(_untangled(shapes[k]))
     for k in np.flatnonzero(np.less(first, last)):
         shapes[k] = _cut(shapes[k], last[k] - first[k] + 1)
     return shapes
+
+
+def _untangled(shape: shapely.Geometry) -> shapely.Geometry:
+    """A valid shape for a ring that crosses itself, as one far beyond the domain of its CRS may."""
+    if shapely.get_num_coordinates(shape) > MAX_TANGLED:
+        return shapely.box(*shape.bounds)
+    return shapely.make_valid(shape, method="structure", keep_collapsed=False)
 
 
 def _cut(shape: shapely.Geometry, turns: int) -> shapely.Geometry:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.doubt import Doubt
+from pipeline.imagery.dataset import read_bytes
 from pipeline.imagery.jpeg_header import JpegHeader, read_jpeg_header
-from pipeline.imagery.opener import open_image
 from pipeline.storage.access import Access
 from pipeline.storage.range_file import RangeFile
 
@@ -26,8 +26,7 @@ def jpeg_header_of(src: Any, url: str, access: Access) -> JpegHeader:
     """The header of a JPEG file; an empty one for other formats."""
     if src.driver != "JPEG":
         return JpegHeader()
-    with open_image(url, access) as file:
-        return read_jpeg_header(file)
+    return read_bytes(url, access, read_jpeg_header)
 
 
 def contents_doubts(src: Any, url: str, jpeg: JpegHeader, access: Access) -> Iterator[Doubt]:
@@ -51,11 +50,10 @@ def _more_images(driver: str, url: str, access: Access) -> int:
     are bands to GDAL."""
     if driver != "JP2OpenJPEG":
         return 0
-    with open_image(url, access) as file:
-        try:
-            return max(0, _codestreams(file) - 1)
-        except struct.error:  # cut, or another format in its place
-            return 0
+    try:
+        return max(0, read_bytes(url, access, _codestreams) - 1)
+    except struct.error:  # cut, or another format in its place
+        return 0
 
 
 def _codestreams(file: RangeFile) -> int:

@@ -19,9 +19,10 @@ from pipeline.errors import DeniedError, InputError, UnfinishedError, UsageError
 from pipeline.imagery.damage import damage
 from pipeline.imagery.gdal import gdal_env
 from pipeline.imagery.jpeg_header import jpeg_patches
-from pipeline.imagery.opener import ImageOpener
+from pipeline.imagery.opener import ImageOpener, open_image
 from pipeline.storage.access import Access
 from pipeline.storage.local_tree import dead_link
+from pipeline.storage.range_file import RangeFile
 
 T = TypeVar("T")
 
@@ -69,6 +70,19 @@ def read_dataset(
         raise error
     _check_delivery(opener.error)
     return result
+
+
+def read_bytes(url: str, access: Access, read: Callable[[RangeFile], T]) -> T:
+    """The result of `read`, called with the open file, for whoever looks at more than GDAL tells.
+
+    Raises what `read_dataset` raises if the bytes do not arrive.
+    """
+    try:
+        with open_image(url, access) as file:
+            return read(file)
+    except UsageError as error:
+        _check_delivery(error)
+        raise
 
 
 def root_cause(error: BaseException, url: str) -> str:

@@ -94,8 +94,7 @@ class ImageOpener(FileContainer):
 
 
 def open_image(url: str, access: Access) -> RangeFile:
-    """The file's bytes, for whoever looks at more than GDAL tells. Raises what `StoredFile`
-    raises."""
+    """The image file, opened. Raises what `StoredFile` raises."""
     return StoredFile(*access.filesystem(url), url, access.patience_s).open()
 
 
