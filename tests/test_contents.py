@@ -15,14 +15,11 @@ from PIL import Image
 
 from pipeline.api import plan, run
 from pipeline.doubt import Doubt
-from pipeline.imagery.contents import contents_doubts
 from pipeline.imagery.header import describe
 from pipeline.imagery.input_file import InputFile
-from pipeline.imagery.jpeg_header import JpegHeader
 from pipeline.imagery.pixels import read_pixels
 from pipeline.scene import Scene
 from pipeline.settings import Execution, Settings
-from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.jpegs import encoded, picture_HWC, with_previews
 from tests.support.rasters import TILES, noise, scene_of, write_raster
 
@@ -89,16 +86,6 @@ def test_what_is_left_out_is_said_wherever_the_file_is(tmp_path: Path, name: str
         assert doubts(describe(file, Settings(), channels=3)) == expected
     finally:
         fs.rm(f"/{name}")
-
-
-@pytest.mark.parametrize("name", ["a.gif", "one.gif"])
-def test_the_frames_of_a_gif_are_counted(tmp_path: Path, name: str) -> None:
-    frames = [PICTURE.rotate(angle) for angle in (90, 180, 270)] if name == "a.gif" else []
-    path = tmp_path / name
-    path.write_bytes(saved("GIF", save_all=True, append_images=frames))
-    expected = [Doubt("images", "3 more images")] if frames else []
-    with rasterio.open(path) as src:
-        assert [*contents_doubts(src, str(path), JpegHeader(), DEFAULT_ACCESS)] == expected
 
 
 def test_overviews_and_masks_are_no_pages(tmp_path: Path) -> None:

@@ -96,7 +96,9 @@ def test_an_alpha_band_fed_to_the_network_is_noted(small_checkpoint: str, tmp_pa
         (note,) = (note for note in notes if "alpha to the network" in note)
         assert note.startswith("2 inputs feed a band that they call alpha to the network, first")
         assert "1.png (band 4)" in note
-    assert not any("alpha to the network" in note for note in plan(*arguments, SETTINGS, LOCAL).notes)
+    assert not any(
+        "alpha to the network" in note for note in plan(*arguments, SETTINGS, LOCAL).notes
+    )
 
 
 def test_a_nodata_value_outside_the_type_of_the_pixels_is_noted(

@@ -1,14 +1,12 @@
 """What else an image file holds beside the image that is segmented: pages, subdatasets, further
 images, an orientation. All of it is left out, and said.
 
-Reads what GDAL has read already, and a few bytes of the formats whose further images GDAL does not
-count.
+Reads what GDAL has read already, and a few bytes of JPEG and JPEG 2000 files, whose further images
+GDAL does not count.
 """
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +18,6 @@ from pipeline.storage.range_file import RangeFile
 
 _UPRIGHT = ("", "1")
 _CODESTREAM = b"jp2c"
-_GIF_IMAGE, _GIF_EXTENSION = 0x2C, 0x21
 
 
 def jpeg_header_of(src: Any, url: str, access: Access) -> JpegHeader:
@@ -42,54 +39,26 @@ def contents_doubts(src: Any, url: str, jpeg: JpegHeader, access: Access) -> Ite
             yield Doubt("pages", _count(subdatasets - 1, "more page"))
         else:
             yield Doubt("subdatasets", _count(subdatasets, "subdataset"))
-    if more := jpeg.more_images or _more_images(src.driver, url, access):
+    more = jpeg.more_images
+    if src.driver == "JP2OpenJPEG":
+        more = max(0, read_bytes(url, access, _codestreams) - 1)
+    if more:
         yield Doubt("images", _count(more, "more image"))
-
-
-def _more_images(driver: str, url: str, access: Access) -> int:
-    """The images after the first one in a file whose format has no index of them."""
-    count = {"JP2OpenJPEG": _codestreams, "GIF": _gif_images, "BIGGIF": _gif_images}.get(driver)
-    if count is None:
-        return 0
-    try:
-        return max(0, read_bytes(url, access, count) - 1)
-    except (struct.error, IndexError):  # cut, or another format in its place
-        return 0
 
 
 def _codestreams(file: RangeFile) -> int:
     """The number of codestreams in a JPEG 2000 file (ISO 15444-1, annex I)."""
-    end, at, count = file.seek(0, os.SEEK_END), 0, 0
-    while at < end:
+    at, count = 0, 0
+    while True:
         file.seek(at)
         header = file.read(16)
-        size, kind = struct.unpack_from(">I4s", header)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if size == 1:
-            (size,) = struct.unpack_from(">Q", header, 8)
+            size = int.from_bytes(header[8:], "big")
         count += kind == _CODESTREAM
-        at = at + size if size >= 8 else end
-    return count
-
-
-def _gif_images(file: RangeFile) -> int:
-    """The number of images in a GIF file."""
-    data = file.read()
-    at, count = 13 + _gif_colors(data[10]), 0
-    while data[at] in (_GIF_IMAGE, _GIF_EXTENSION):
-        if data[at] == _GIF_IMAGE:
-            count += 1
-            at += 11 + _gif_colors(data[at + 9])
-        else:
-            at += 2
-        while data[at]:  # blocks of data, each with its size before it
-            at += data[at] + 1
-        at += 1
-    return count
-
-
-def _gif_colors(flags: int) -> int:
-    """The size of the color table that these flags announce."""
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+        if size < 8:  # up to the end of the file
+            return count
+        at += size
 
 
 def _count(number: int, noun: str) -> str:
