@@ -16,7 +16,10 @@ from rasterio.transform import Affine
 from pipeline.errors import InputError
 from pipeline.imagery.dataset import read_dataset
 from pipeline.imagery.gdal import gdal_env
+from pipeline.imagery.header import describe
 from pipeline.imagery.pixels import read_pixels
+from pipeline.imagery.source import find_inputs
+from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Pixels
 from tests.support.rasters import noise, scene_of, write_raster
@@ -188,13 +191,15 @@ def test_a_mask_beside_an_image_may_be_damaged(tmp_path: Path) -> None:
     write_raster(path, noise(3, 70, 60), **options)
     mask = tmp_path / "a.jp2.msk"
     write_raster(mask, (noise(1, 70, 60) > 99).astype("uint8") * 255, **FLAT)
-    with rasterio.open(mask, "r+") as file:
-        file.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    with rasterio.open(mask, "r+") as out:
+        out.update_tags(INTERNAL_MASK_FLAGS_1=2)
     data = mask.read_bytes()
-    assert not pixels_of(path).valid_HW.all()
+    (file,) = find_inputs([str(path)], DEFAULT_ACCESS)
+    scene = describe(file, Settings(), channels=3)
+    assert not read_pixels(scene, scene.rect).valid_HW.all()
     mask.write_bytes(with_entry(data, Entry(273, DOUBLE, 3, bytes(24))))
     with pytest.raises(InputError, match="StripOffsets"):
-        pixels_of(path)
+        read_pixels(scene, scene.rect)
 
 
 def test_a_fax_that_is_cut_is_damage(tmp_path: Path) -> None:
