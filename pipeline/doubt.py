@@ -72,19 +72,19 @@ DOUBTS: dict[str, Wording] = {
     "unplaced": Wording(
         "has no place on Earth",
         "have no place on Earth",
-        "no areas and no geometry; a world file and gdal_translate -a_srs EPSG:CODE IN OUT give it"
-        " one",
+        "no areas and no geometry; gdal_translate -a_srs EPSG:CODE -a_ullr LEFT TOP RIGHT BOTTOM"
+        " IN OUT places an image",
     ),
     "no_crs": Wording(
         "has a transform but no CRS",
         "have a transform but no CRS",
-        "no areas and no geometry; gdal_translate -a_srs EPSG:CODE IN OUT gives it one",
+        "no areas and no geometry; gdal_translate -a_srs EPSG:CODE IN OUT sets the CRS",
     ),
     "no_transform": Wording(
         "has a CRS but no transform",
         "have a CRS but no transform",
-        "no areas and no geometry; gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT gives it"
-        " one",
+        "no areas and no geometry; gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT sets the"
+        " transform",
     ),
     "control_points": Wording(
         "is placed by control points or the like, not by a transform",

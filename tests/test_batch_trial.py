@@ -111,6 +111,7 @@ def scarce_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", limited)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scarce_memory")
 def test_the_batch_found_is_recorded_and_not_tried_again(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +132,7 @@ def test_the_batch_found_is_recorded_and_not_tried_again(
     assert len(receipts(out)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scarce_memory")
 def test_a_sample_of_plan_has_the_batch_that_a_run_would_have(
     archive: str, small_checkpoint: str, tmp_path: Path
@@ -250,6 +252,7 @@ def test_the_batch_of_a_cluster_is_tried_by_a_task_on_it(
         )
 
 
+@pytest.mark.slow
 def test_a_trial_waits_for_a_busy_gpu_but_not_for_ever(
     gpu_cluster: str,
     small_checkpoint: str,

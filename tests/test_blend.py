@@ -169,6 +169,7 @@ def test_a_loop_works_without_a_cache_folder(
     assert files_below(tmp_path) == [tmp_path / "file"]
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> None:
     program = "from tests.test_blend import run_compiled_loop; assert run_compiled_loop()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

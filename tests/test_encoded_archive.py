@@ -57,7 +57,9 @@ def oracle(
     [
         pytest.param(replace(LOCAL, block=512), id="blocks"),
         pytest.param(LOCAL, id="planned"),
-        pytest.param(Execution(replicas=1, block=1024), id="ray", marks=pytest.mark.ray),
+        pytest.param(
+            Execution(replicas=1, block=1024), id="ray", marks=[pytest.mark.ray, pytest.mark.slow]
+        ),
     ],
 )
 def test_the_rows_are_those_of_plain_files(

@@ -135,6 +135,7 @@ def command(places: Path, checkpoint: str, out: Path, *options: str) -> list[str
     return [*words, "--output", str(out), *OPTIONS, *options]
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_same_rows_in_all_environments_together(
     places: Path, traps: Path, small_checkpoint: str, output: Path, tmp_path: Path
 ) -> None:

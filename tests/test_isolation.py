@@ -112,7 +112,7 @@ def test_a_process_that_ends_at_its_time_limit_is_a_timeout_not_a_crash(
 def test_a_file_that_vanished_meanwhile_is_named_as_the_cause(
     job: tuple[Work, Unit], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "in" / "a.tif").unlink()
+    (tmp_path / "in" / "a.tif").rename(tmp_path / "in" / "b.tif")  # not an empty, unmounted folder
     failure = failure_on(job, monkeypatch, ray.exceptions.WorkerCrashedError())
     assert "vanished after it was planned" in failure.message
 

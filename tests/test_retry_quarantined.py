@@ -101,18 +101,20 @@ def test_a_quarantined_file_that_is_gone_keeps_its_row_and_the_note_says_so(
         (broken / name).unlink()
     put(broken / "sub" / "torn.tif", contents["tall"], unseen=True)
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-    assert receipt.notes == (
-        "1 input is planned again: it failed, or changed before its turn",
+    assert "1 input is planned again: it failed, or changed before its turn" in receipt.notes
+    assert (
         "--retry-quarantined: 2 inputs in quarantine are not among these INPUTs and their rows"
         f" stay, first {broken}/bad.tif: put it back or name it, or start a new --output"
-        " without it",
-    )
+        " without it"
+    ) in receipt.notes
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (2, 2)
     put(broken / "bad.tif", contents["good1"])
     receipt = segment(broken, small_checkpoint, out, retry_quarantined=True)
-    assert "1 input in quarantine is not among these INPUTs and its row stays" in receipt.notes[-1]
+    assert "1 input in quarantine is not among these INPUTs and its row stays" in "".join(
+        receipt.notes
+    )
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (3, 1)
-    assert segment(broken, small_checkpoint, out).notes == ()
+    assert "quarantine" not in "".join(segment(broken, small_checkpoint, out).notes)
 
 
 def test_a_file_that_stays_broken_has_one_row_however_often_it_is_retried(

@@ -15,7 +15,11 @@ from rasterio.transform import Affine
 
 from pipeline.errors import InputError
 from pipeline.imagery.dataset import read_dataset
+from pipeline.imagery.gdal import gdal_env
+from pipeline.imagery.header import describe
 from pipeline.imagery.pixels import read_pixels
+from pipeline.imagery.source import find_inputs
+from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.unit import Pixels
 from tests.support.rasters import noise, scene_of, write_raster
@@ -161,6 +165,41 @@ def test_a_mask_that_is_taken_for_a_page_is_damage(tmp_path: Path) -> None:
     path.write_bytes(data.replace(mask_type, struct.pack("<HHII", 254, LONG, 0, 4)))
     with pytest.raises(InputError, match="SubfileType"):
         pixels_of(path)
+
+
+def test_the_tiff_that_places_a_jpeg_2000_has_no_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "a.jp2"
+    options = {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
+    data = write_raster(path, noise(3, 70, 60), **options).read_bytes()
+    (tmp_path / "a.jp2.aux.xml").unlink(missing_ok=True)
+    expected = pixels_of(path)
+    at = data.index(b"II*\0")
+    box = data[at:]
+    (byte_counts,) = (e for e in directory_of(box) if e.tag == 279)
+    entry = struct.pack("<HHI", 279, byte_counts.type, byte_counts.number)
+    assert box.count(entry) == 1
+    path.write_bytes(data[:at] + box.replace(entry, struct.pack("<HHI", 279, FLOAT, 1)))
+    with gdal_env() as warnings, rasterio.open(path) as src:
+        assert src.read().any()
+        assert any("StripByteCounts" in warning for warning in warnings)
+    assert_equal(pixels_of(path), expected)
+
+
+def test_a_mask_beside_an_image_may_be_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.jp2"
+    options = {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
+    write_raster(path, noise(3, 70, 60), **options)
+    mask = tmp_path / "a.jp2.msk"
+    write_raster(mask, (noise(1, 70, 60) > 99).astype("uint8") * 255, **FLAT)
+    with rasterio.open(mask, "r+") as out:
+        out.update_tags(INTERNAL_MASK_FLAGS_1=2)
+    data = mask.read_bytes()
+    (file,) = find_inputs([str(path)], DEFAULT_ACCESS)
+    scene = describe(file, Settings(), channels=3)
+    assert not read_pixels(scene, scene.rect).valid_HW.all()
+    mask.write_bytes(with_entry(data, Entry(273, DOUBLE, 3, bytes(24))))
+    with pytest.raises(InputError, match="StripOffsets"):
+        read_pixels(scene, scene.rect)
 
 
 def test_a_fax_that_is_cut_is_damage(tmp_path: Path) -> None:

@@ -1,14 +1,12 @@
 """What else an image file holds beside the image that is segmented: pages, subdatasets, further
 images, an orientation. All of it is left out, and said.
 
-Reads what GDAL has read already, and a few bytes of the formats whose further images GDAL does not
-count.
+Reads what GDAL has read already, and a few bytes of JPEG and JPEG 2000 files, whose further images
+GDAL does not count.
 """
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,33 +39,26 @@ def contents_doubts(src: Any, url: str, jpeg: JpegHeader, access: Access) -> Ite
             yield Doubt("pages", _count(subdatasets - 1, "more page"))
         else:
             yield Doubt("subdatasets", _count(subdatasets, "subdataset"))
-    if more := jpeg.more_images or _more_images(src.driver, url, access):
+    more = jpeg.more_images
+    if src.driver == "JP2OpenJPEG":
+        more = max(0, read_bytes(url, access, _codestreams) - 1)
+    if more:
         yield Doubt("images", _count(more, "more image"))
-
-
-def _more_images(driver: str, url: str, access: Access) -> int:
-    """The images after the first one in a file whose format has no index of them. Those of a GIF
-    are bands to GDAL."""
-    if driver != "JP2OpenJPEG":
-        return 0
-    try:
-        return max(0, read_bytes(url, access, _codestreams) - 1)
-    except struct.error:  # cut, or another format in its place
-        return 0
 
 
 def _codestreams(file: RangeFile) -> int:
     """The number of codestreams in a JPEG 2000 file (ISO 15444-1, annex I)."""
-    end, at, count = file.seek(0, os.SEEK_END), 0, 0
-    while at < end:
+    at, count = 0, 0
+    while True:
         file.seek(at)
         header = file.read(16)
-        size, kind = struct.unpack_from(">I4s", header)
+        size, kind = int.from_bytes(header[:4], "big"), header[4:8]
         if size == 1:
-            (size,) = struct.unpack_from(">Q", header, 8)
+            size = int.from_bytes(header[8:], "big")
         count += kind == _CODESTREAM
-        at = at + size if size >= 8 else end
-    return count
+        if size < 8:  # up to the end of the file
+            return count
+        at += size
 
 
 def _count(number: int, noun: str) -> str:

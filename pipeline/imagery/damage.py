@@ -84,6 +84,8 @@ def damage(src: Any, warnings: Sequence[str]) -> str | None:
     """The first of GDAL's warnings about the open rasterio dataset that says that a pixel may be
     wrong, in one line; None: none does."""
     for warning in warnings:
+        if src.driver == "JP2OpenJPEG" and ".msk" not in warning:
+            continue  # its place is in a TIFF inside the file, and its pixels in none
         if _DECODERS.search(warning) or any(_is_of_pixels(src, tag) for tag in _tags(warning)):
             text = one_line(warning.removeprefix("CPLE_AppDefined:"), "")
             if any("is greater than filesize" in other for other in warnings):

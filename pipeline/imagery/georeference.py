@@ -23,7 +23,9 @@ def transform_of(src: Any, url: str) -> Affine6:
     a, b, c, d, e, f = (float(value) for value in tuple(src.transform)[:6])
     if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
         raise header_error(
-            url, f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area"
+            url,
+            f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area; correct it, e.g."
+            " gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT",
         )
     return (a, b, c, d, e, f)
 
