@@ -212,12 +212,6 @@ def four_bits(path: Path, **options: Any) -> None:
     write_raster(path, noise(1, 60, 70) % 16, NBITS=4, **options)
 
 
-def table_of_4(path: Path) -> None:
-    image = Image.fromarray(noise(60, 70) % 4)
-    image.putpalette([0, 0, 0, 255, 0, 9, 0, 255, 0, 7, 8, 255])
-    image.save(path)
-
-
 @pytest.mark.parametrize(
     "write",
     [
@@ -226,7 +220,6 @@ def table_of_4(path: Path) -> None:
         four_bits,
         lambda path: four_bits(path, photometric="MINISWHITE"),
         lambda path: write_raster(path, noise(1, 60, 70), photometric="MINISWHITE"),
-        table_of_4,
     ],
 )
 def test_expansions_by_rasterios_header_are_pillows(

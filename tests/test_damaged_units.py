@@ -165,6 +165,7 @@ def test_a_damaged_file_with_failures_is_open_again(
     small_checkpoint: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
     swath: Swath,
 ) -> None:
     """Files that are marked as containing failures are read when a run starts, and by status."""
@@ -185,6 +186,7 @@ def test_a_damaged_file_with_failures_is_open_again(
     (note,) = (note for note in receipt.notes if "damaged" in note)
     assert str(damaged) in note
     assert differences(calm, out) == []
+    capsys.readouterr()  # what has been said so far
     code, _, stderr = swath("status", out)
     assert (code, stderr) == (0, "")
 

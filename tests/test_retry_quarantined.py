@@ -114,7 +114,7 @@ def test_a_quarantined_file_that_is_gone_keeps_its_row_and_the_note_says_so(
         receipt.notes
     )
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (3, 1)
-    assert "quarantine" not in "".join(segment(broken, small_checkpoint, out).notes)
+    assert "in quarantine" not in "".join(segment(broken, small_checkpoint, out).notes)
 
 
 def test_a_file_that_stays_broken_has_one_row_however_often_it_is_retried(

@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import pipeline.driver.survey
 import pipeline.imagery.header_pool
@@ -168,8 +169,9 @@ def workers_of(parent: int) -> list[int]:
 
 
 def test_ctrl_c_while_describing_stops_the_workers(small_checkpoint: str, tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "never.tif")  # nothing writes to it, so that opening it blocks for ever
-    command = [sys.executable, "-m", "jobs.cli", "plan", str(tmp_path / "never.tif")]
+    Image.new("RGB", (64, 64)).save(tmp_path / "never.png")
+    os.mkfifo(tmp_path / "never.pgw")  # nothing writes to it, so that opening it blocks for ever
+    command = [sys.executable, "-m", "jobs.cli", "plan", str(tmp_path / "never.png")]
     process = subprocess.Popen(
         [*command, "--checkpoint", small_checkpoint],
         stderr=subprocess.PIPE,
