@@ -29,13 +29,13 @@ class Wording(NamedTuple):
 
 DOUBTS: dict[str, Wording] = {
     "alpha_is_data": Wording(
-        "has a band 4 that GDAL calls alpha and that is taken for data (near infrared?)",
-        "have a band 4 that GDAL calls alpha and that is taken for data (near infrared?)",
+        "has a band that GDAL calls alpha and that is taken for data, such as near infrared",
+        "have a band that GDAL calls alpha and that is taken for data, such as near infrared",
         "it masks nothing; --alpha band takes it for alpha",
     ),
     "alpha_is_band": Wording(
-        "has an alpha band that may be data and is taken for alpha",
-        "have an alpha band that may be data and is taken for alpha",
+        "has a band that GDAL calls alpha and that is taken for alpha",
+        "have a band that GDAL calls alpha and that is taken for alpha",
         "where it is 0 there is no data; --alpha data takes it for data, such as near infrared",
     ),
     "alpha_fed": Wording(
@@ -64,6 +64,11 @@ DOUBTS: dict[str, Wording] = {
         "say that 0 is white (MINISWHITE) and are read as stored",
         "a negative --scale inverts values",
     ),
+    "nodata_type": Wording(
+        "holds a type that cannot have the value of --nodata",
+        "hold a type that cannot have the value of --nodata",
+        "--nodata marks none of its pixels as missing, and what the file says of nodata is ignored",
+    ),
     "scale": Wording(
         "states another scale than the one that is applied",
         "state another scale than the one that is applied",
@@ -74,6 +79,16 @@ DOUBTS: dict[str, Wording] = {
         "have no place on Earth",
         "no areas and no geometry; gdal_translate -a_srs EPSG:CODE -a_ullr LEFT TOP RIGHT BOTTOM"
         " IN OUT places an image",
+    ),
+    "no_area": Wording(
+        "has a transform under which pixels have no area",
+        "have a transform under which pixels have no area",
+        "it counts as absent; correct it, e.g. gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT",
+    ),
+    "no_xml": Wording(
+        "has an .aux.xml that is no XML",
+        "have an .aux.xml that is no XML",
+        "what GDAL takes from it is not known: replace it or delete it",
     ),
     "no_crs": Wording(
         "has a transform but no CRS",
@@ -99,7 +114,7 @@ DOUBTS: dict[str, Wording] = {
     "other_body": Wording(
         "is an image of another body than the Earth",
         "are images of another body than the Earth",
-        "no areas and no geometry",
+        "no areas and no geometry, which are of the Earth only; masks and counts are whole",
     ),
     "mended": Wording(
         "is a JPEG with a fault in its header that concerns no pixel",

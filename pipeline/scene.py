@@ -73,9 +73,10 @@ class Scene:
     """--nodata, which overrides the file's own nodata value; None: the file's own mask applies."""
     crs: str | None
     """As CRS.from_user_input takes it: an authority code on exact match, else WKT; None: the file
-    has none."""
+    has none, or none that with its transform gives a place on Earth."""
     transform: Affine6
-    """The way from pixels to coordinates of the CRS; the identity if the file has none."""
+    """The way from pixels to coordinates of the CRS, of the file or its world file; the identity if
+    neither has one."""
     datetime: str | None
     """When the image was taken, else when the file was written, as the file says; None: it says
     neither."""

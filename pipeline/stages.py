@@ -96,7 +96,7 @@ class Segmentation:
         blocks = tuple(
             try_block(block, "read", partial(self._pixels, block)) for block in unit.blocks
         )
-        brightness = self._brightness(unit, blocks)
+        brightness = self.brightness(unit, blocks)
         seconds, retries = time.perf_counter() - started, retries_so_far() - tries
         return ReadUnit(unit, blocks, seconds, retries, brightness)
 
@@ -148,8 +148,8 @@ class Segmentation:
         source.check_unchanged(scene, self.access)
         return pixels
 
-    def _brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> ValueRange | None:
-        """The range of the pixels that --scale is for."""
+    def brightness(self, unit: Unit, blocks: Sequence[Pixels | Failure]) -> ValueRange | None:
+        """The range of the pixels of a unit's blocks that --scale is for; None: there are none."""
         settings = self.job.settings
         if settings.scale is None:
             return None

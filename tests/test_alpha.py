@@ -13,6 +13,7 @@ import rasterio.shutil
 from rasterio.enums import ColorInterp, Resampling
 
 from pipeline.api import plan, run
+from pipeline.doubt import Doubt
 from pipeline.errors import UsageError
 from pipeline.imagery import alpha
 from pipeline.imagery.header import describe
@@ -129,7 +130,10 @@ def test_the_option_decides_without_looking(tmp_path: Path) -> None:
             masked = src.dataset_mask() != 0
         assert not masked.all()
         scene = scene_of(path, Settings(alpha="data", scale=0.1), channels)
-        assert (scene.bands, scene.doubts) == (tuple(range(1, channels + 1)), ())
+        assert scene.bands == tuple(range(1, channels + 1))
+        assert [d for d in scene.doubts if d.kind.startswith("alpha")] == [
+            Doubt("alpha_is_data", f"band {channels}, by --alpha data")
+        ]
         assert read_pixels(scene, scene.rect).valid_HW.all()
         scene = scene_of(path, Settings(alpha="band", scale=0.1), channels - 1)
         assert (scene.bands, scene.doubts) == (tuple(range(1, channels)), ())
@@ -294,7 +298,9 @@ def test_a_storage_tile_that_is_too_large_is_not_decoded(tmp_path: Path) -> None
     assert [tuple(doubt) for doubt in doubts_beside_place(scene)] == [
         ("alpha_is_band", "band 4, whose values cannot be sampled")
     ]
-    assert not doubts_beside_place(scene_of(path, Settings(alpha="data")))
+    assert doubts_beside_place(scene_of(path, Settings(alpha="data"))) == (
+        Doubt("alpha_is_data", "band 4, by --alpha data"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,7 +349,7 @@ def test_near_infrared_gives_the_rows_of_a_file_without_it(
     four = run(*arguments("four"), settings, execution)
     (note,) = set(four.notes) - set(three.notes)
     assert note in planned.notes
-    assert note.startswith("1 input has a band 4 that GDAL calls alpha and that is taken for data")
+    assert note.startswith("1 input has a band that GDAL calls alpha and that is taken for data")
     assert "a.tif (band 4: " in note
     assert note.endswith("it masks nothing; --alpha band takes it for alpha")
     assert differences(tmp_path / "out-four", tmp_path / "out-three", "masks", "statistics") == []

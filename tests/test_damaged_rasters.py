@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import struct
@@ -23,7 +24,7 @@ from pipeline.imagery.header import describe_or_failure
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.pixels import read_pixels
 from pipeline.processes.limits import process_limits
-from pipeline.scene import Rect
+from pipeline.scene import IDENTITY, Rect
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
 from tests.support.rasters import TILES, noise, scene_of, write_raster
@@ -79,10 +80,17 @@ def test_a_container_of_subdatasets_is_refused_with_a_remedy(tmp_path: Path) -> 
     assert caught.value.stage == "describe"
 
 
-def test_a_singular_transform_is_refused(tmp_path: Path) -> None:
-    path = write_raster(tmp_path / "a.tif", noise(3, 8, 8), transform=Affine(1, 2, 0, 2, 4, 0))
-    with pytest.raises(InputError, match="maps pixels to no area"):
-        scene_of(path)
+@pytest.mark.parametrize(
+    "transform", [Affine(1, 2, 0, 2, 4, 0), Affine(10, 0, 5e5, 0, -10, math.nan)]
+)
+def test_a_transform_without_areas_costs_the_place_and_no_pixel(
+    tmp_path: Path, transform: Affine
+) -> None:
+    values = noise(3, 8, 8)
+    scene = scene_of(write_raster(tmp_path / "a.tif", values, transform=transform))
+    assert (scene.crs, scene.transform) == (None, IDENTITY)
+    assert [doubt.kind for doubt in scene.doubts] == ["no_area", "no_transform"]
+    assert (read_pixels(scene, scene.rect).values_CHW == values).all()
 
 
 DAMAGED: dict[str, dict[str, Any]] = {

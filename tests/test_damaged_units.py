@@ -122,7 +122,9 @@ def test_damaged_unit_files_are_computed_again(
     for name in names:
         assert (f"{out}/{name}: is damaged (" in caplog.text) == (name in damaged)
     (note,) = (note for note in receipt.notes if "damaged" in note)
-    assert note.endswith("); its unit is computed again (the first of 7 such)")
+    assert note.endswith(
+        "); its unit is open again, and `swath run` computes it (the first of 7 such)"
+    )
     assert list(receipts(out)[-1]["notes"]) == list(receipt.notes)
 
 

@@ -75,7 +75,8 @@ def test_the_rows_are_those_of_plain_files(
     assert differences(oracle, out, "masks", "statistics") == []
     notes = [note for note in receipt.notes if note.startswith("1 input ")]
     assert [note.partition(", first ")[0] for note in notes] == [
-        "1 input has a band 4 that GDAL calls alpha and that is taken for data (near infrared?)",
+        "1 input has a band that GDAL calls alpha and that is taken for data, such as near"
+        " infrared",
         "1 input says that 0 is white (MINISWHITE) and is inverted",
     ]
     again = run([str(archives[0])], small_checkpoint, str(out), SETTINGS, execution)

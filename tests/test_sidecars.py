@@ -350,7 +350,9 @@ def test_a_world_file_is_asked_last_and_the_next_one_if_it_says_nothing(
     urls = (image, f"{server.url}/a.png")
     for url in urls:
         assert described(url).transform == PLACED
-        assert doubts_beside_place(described(url)) == ()
+        assert doubts_beside_place(described(url)) == (
+            Doubt("side_car", "a.pgw: it holds no six numbers"),
+        )
     write_aux(image, "<GeoTransform>7,1,0,8,0,-1</GeoTransform>")
     for url in urls:
         assert described(url).transform == (1.0, 0.0, 7.0, 0.0, -1.0, 8.0)
@@ -471,7 +473,7 @@ def test_a_damaged_aux_xml_is_doubted_and_costs_no_image(
     for url in (image, f"{server.url}/a.png"):
         scene = described(url)
         ((kind, detail),) = doubts_beside_place(scene)
-        assert kind == "side_car"
+        assert kind == ("no_xml" if content.strip() else "side_car")
         assert detail.startswith("a.png.aux.xml: it is ")
         assert read_pixels(scene, scene.rect).valid_HW.all()
 
@@ -517,3 +519,20 @@ def test_notes_name_the_side_car(tmp_path: Path, small_checkpoint: str) -> None:
         f" {tmp_path}/in/a.png (a.pgw: it holds no six numbers): such a file counts as absent;"
         " replace it or delete it"
     ) in receipt.notes
+
+
+def test_an_aux_xml_that_decides_nothing_changes_no_tag_that_is_read(
+    server: Server, tmp_path: Path
+) -> None:
+    image = write_image(tmp_path / "in" / "a.png")
+    urls = (str(image), f"{server.url}/a.png")
+    before = [described(url) for url in urls]
+    (tmp_path / "in" / "a.png.aux.xml").write_text(
+        '<PAMDataset><Metadata domain="IMAGE_STRUCTURE"><MDI key="MINISWHITE">YES</MDI></Metadata>'
+        '<Metadata><MDI key="TIFFTAG_DATETIME">2011:01:02 03:04:05</MDI></Metadata>'
+        '<PAMRasterBand band="1"><Metadata domain="IMAGE_STRUCTURE"><MDI key="NBITS">4</MDI>'
+        "</Metadata></PAMRasterBand></PAMDataset>"
+    )
+    with rasterio.open(image) as src:
+        assert src.tags(1, ns="IMAGE_STRUCTURE")["NBITS"] == "4"
+    assert [described(url) for url in urls] == before

@@ -6,7 +6,7 @@ ray_runner.py imports Ray.
     preparation.py     a Request settled before the first byte is written: job, plan, memory
     survey.py          INPUTs to scenes: the headers of what is not planned yet
     planned_inputs.py  which INPUTs are new, changed since they were planned, or to be retried
-    input_notes.py     notes on INPUTs: nodata values, changed files
+    input_notes.py     notes on INPUTs: unavailable, changed, planned again, gone
     overlap_note.py    a note on scenes that cover the same ground
     batch.py           the batch of a new job, tried first if memory limits it
     plan_notes.py      what swath plan notes: OUT, too many failures, several runs

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
+from collections.abc import Iterator
 
 from pipeline.driver.planned_inputs import InputChanges
 from pipeline.imagery.header_pool import Described
-from pipeline.scene import Scene
 
 
-def notes_on(
-    scenes: Sequence[Scene], described: Described, changes: InputChanges, nothing_to_retry: bool
-) -> Iterator[str]:
-    """Notes on the scenes to plan, and on inputs that are unavailable, changed or planned again.
+def notes_on(described: Described, changes: InputChanges, nothing_to_retry: bool) -> Iterator[str]:
+    """Notes on inputs that are unavailable, changed or planned again.
 
     nothing_to_retry: whether --retry-quarantined was given, and nothing is planned again.
     """
@@ -24,7 +19,6 @@ def notes_on(
             f"{open_inputs}; unavailable from the store, the first:"
             f" {described.unavailable[0][1].cause}; the same command tries again"
         )
-    yield from _nodata_note(scenes)
     if changes.changed:
         changed = count_inputs(
             len(changes.changed),
@@ -58,23 +52,3 @@ def notes_on(
 def count_inputs(count: int, one: str, several: str) -> str:
     """`1 input ...` or `5 inputs ...`, with the predicate for that number."""
     return f"{count:,} input {one}" if count == 1 else f"{count:,} inputs {several}"
-
-
-def _nodata_note(scenes: Sequence[Scene]) -> Iterator[str]:
-    """A note on scenes whose type cannot hold --nodata: all of their pixels will be valid."""
-    without = [scene for scene in scenes if not _can_hold(scene.dtype, scene.nodata)]
-    if without:
-        first = without[0]
-        yield (
-            f"{count_inputs(len(without), 'holds', 'hold')} a type that has no {first.nodata:g},"
-            f" first {first.url} ({first.dtype}): --nodata marks none of its pixels as missing, and"
-            " what the file says of nodata is ignored"
-        )
-
-
-def _can_hold(dtype: str, nodata: float | None) -> bool:
-    """Whether a pixel of this type can have the nodata value."""
-    if nodata is None or np.dtype(dtype).kind not in "iu":
-        return True
-    limits = np.iinfo(dtype)
-    return float(nodata).is_integer() and limits.min <= nodata <= limits.max

@@ -83,10 +83,16 @@ def _read(work: Work, unit: Unit) -> ReadUnit:
     except MemoryError:
         pass
     blocks: list[Pixels | Failure] = []
+    read_s, retries = 0.0, 0
     for block in unit.blocks:
         read = _alone(work, block, "read", partial(work.read, Unit(unit.shard, (block,))))
-        blocks.append(read if isinstance(read, Failure) else read.blocks[0])
-    return ReadUnit(unit, tuple(blocks), read_s=0.0)
+        if isinstance(read, Failure):
+            blocks.append(read)
+            continue
+        blocks += read.blocks
+        read_s += read.read_s
+        retries += read.retries
+    return ReadUnit(unit, tuple(blocks), read_s, retries, work.brightness(unit, blocks))
 
 
 def _segment(work: Work, replica: Replica, read: ReadUnit) -> SegmentedUnit:

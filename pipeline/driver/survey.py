@@ -87,7 +87,7 @@ def survey_inputs(
         unavailable=tuple(escape_non_utf8(file.url) for file, _ in described.unavailable),
         unplanned=unplanned,
         header_retries=described.retries,
-        notes=tuple(notes_on(scenes, described, changes, nothing_to_retry)),
+        notes=tuple(notes_on(described, changes, nothing_to_retry)),
     )
 
 

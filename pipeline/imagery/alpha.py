@@ -61,7 +61,9 @@ def judge_alpha(src: Any, file: InputFile, settings: Settings, access: Access) -
     if ColorInterp.alpha not in colors:
         return Verdict(False)
     if settings.alpha is not None:
-        return Verdict(settings.alpha == "data")
+        band = colors.index(ColorInterp.alpha) + 1
+        detail = f"band {band}, by --alpha {settings.alpha}"
+        return Verdict(settings.alpha == "data", (Doubt(f"alpha_is_{settings.alpha}", detail),))
     is_fourth = len(colors) >= _BAND and colors[_BAND - 1] == ColorInterp.alpha
     if not is_fourth or src.dtypes[_BAND - 1] != "uint8":
         return Verdict(False)

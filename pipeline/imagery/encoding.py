@@ -6,6 +6,7 @@ Knows --bands and --scale; reads no pixel.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,3 +138,12 @@ def _alpha_doubts(
     if ColorInterp.alpha not in colors or is_masked:
         return []
     return [Doubt("alpha_unused", f"band {colors.index(ColorInterp.alpha) + 1} of {src.count}")]
+
+
+def nodata_doubt(dtype: str, nodata: float | None) -> Iterator[Doubt]:
+    """The doubt about a type that cannot hold --nodata: all pixels will be valid."""
+    if nodata is None or np.dtype(dtype).kind not in "iu":
+        return
+    limits = np.iinfo(dtype)
+    if not float(nodata).is_integer() or not limits.min <= nodata <= limits.max:
+        yield Doubt("nodata_type", f"{dtype} has no {nodata:g}")

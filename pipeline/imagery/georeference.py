@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.doubt import Doubt
 from pipeline.errors import DeniedError
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset
-from pipeline.imagery.input_file import InputFile, header_error
+from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.opener import read_beside
 from pipeline.imagery.sidecars import is_aux, is_world_file
 from pipeline.imagery.world_file import MAX_BYTES, parse_world_file
@@ -17,33 +17,23 @@ from pipeline.scene import IDENTITY, Affine6
 from pipeline.storage.access import Access
 
 
-def transform_of(src: Any, url: str) -> Affine6:
-    """The file's own transform, IDENTITY if it has none. Raises InputError for one that maps pixels
-    to no area."""
-    a, b, c, d, e, f = (float(value) for value in tuple(src.transform)[:6])
-    if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
-        raise header_error(
-            url,
-            f"its transform ({a}, {b}, {c}, {d}, {e}, {f}) maps pixels to no area; correct it, e.g."
-            " gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT",
-        )
-    return (a, b, c, d, e, f)
-
-
 def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Doubt, ...]]:
     """The transform of the open dataset of a file, else that of its world file, IDENTITY if there
-    is neither; and which world files say nothing.
+    is neither; and which of them say nothing.
 
-    Raises what `transform_of` and `read_dataset` raise.
+    Raises what `read_dataset` raises.
     """
     names = [name for name in file.sidecars if is_world_file(name)]
     if names and not _has_tab(file.url):
         transform = _transform_without_world_files(src, file, access)
     else:
-        transform = transform_of(src, file.url)
+        transform = _own_transform(src)
+    doubts = []
+    if not _has_area(transform):
+        doubts.append(Doubt("no_area", f"({', '.join(f'{value:g}' for value in transform)})"))
+        transform = IDENTITY
     if transform != IDENTITY:
         return transform, ()
-    doubts = []
     for name in names:
         try:
             data = read_beside(file.url, name, access, MAX_BYTES)
@@ -52,7 +42,7 @@ def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Do
             continue
         parsed = parse_world_file(data)
         if parsed is not None:
-            return parsed, ()
+            return parsed, tuple(doubts)
         doubts.append(Doubt("side_car", f"{name}: it holds no six numbers"))
     return IDENTITY, tuple(doubts)
 
@@ -62,13 +52,25 @@ def _transform_without_world_files(src: Any, file: InputFile, access: Access) ->
     world files, too."""
 
     def read(alone: Any, _: list[str]) -> Affine6:
-        return transform_of(alone, file.url)
+        return _own_transform(alone)
 
     aux = [name for name in file.sidecars if is_aux(name)]
     try:
         return read_dataset(file.url, aux, access, read, only_sidecars=True)
     except RASTER_ERRORS:  # of a format that consists of several files
-        return transform_of(src, file.url)
+        return _own_transform(src)
+
+
+def _own_transform(src: Any) -> Affine6:
+    """The transform of the open dataset, IDENTITY if it has none."""
+    a, b, c, d, e, f = (float(value) for value in tuple(src.transform)[:6])
+    return (a, b, c, d, e, f)
+
+
+def _has_area(transform: Affine6) -> bool:
+    """Whether a pixel has an area under the transform, which a damaged one may not give it."""
+    a, b, _, d, e, _ = transform
+    return all(map(math.isfinite, transform)) and a * e - b * d != 0
 
 
 def _has_tab(url: str) -> bool:

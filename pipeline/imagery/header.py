@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.imagery.alpha import judge_alpha
 from pipeline.imagery.band_files import check_not_one_of_several
 from pipeline.imagery.contents import contents_doubts, jpeg_header_of
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
-from pipeline.imagery.encoding import encoding_of
+from pipeline.imagery.encoding import encoding_of, nodata_doubt
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
 from pipeline.imagery.mask_file import check_mask
 from pipeline.imagery.other_formats import missing_driver
@@ -73,6 +74,9 @@ def describe(
         return _scene(src, warnings, file, settings, channels, access)
 
     _check_path(file)
+    if _has_inert_aux(file):
+        with suppress(*RASTER_ERRORS):  # of a format that consists of several files
+            return read_dataset(url, file.sidecars, access, read, only_sidecars=True)
     try:
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
@@ -136,8 +140,21 @@ def _scene(
             *mask_doubts,
             *alpha.doubts,
             *encoding.doubts,
+            *nodata_doubt(encoding.dtype, settings.nodata),
             *contents_doubts(src, file.url, jpeg, access),
         ),
+    )
+
+
+def _has_inert_aux(file: InputFile) -> bool:
+    """Whether an `.aux.xml` on local disk decides nothing. GDAL must not see it, for it may repeat
+    or contradict the image's bits and times, and nobody would notice if it changes."""
+    name = f"{file.url}.aux.xml"
+    return (
+        "://" not in name
+        and not file.url.lower().endswith(".vrt")
+        and os.path.basename(name) not in file.sidecars
+        and os.path.exists(name)
     )
 
 
@@ -155,7 +172,7 @@ def _check_path(file: InputFile) -> None:
             raise header_error(url, f"cannot be opened as an image: {why}") from error
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise header_error(url, "is a pipe, a socket or a device, not a file")
+        raise header_error(url, "is a pipe, a socket or a device, not a file; leave it out")
 
 
 def _check_is_image(src: Any, url: str) -> None:
@@ -167,9 +184,11 @@ def _check_is_image(src: Any, url: str) -> None:
                 f"holds {len(names)} subdatasets and no bands of its own; extract one first,"
                 f" e.g. gdal_translate '{names[0]}' out.tif",
             )
-        raise header_error(url, "has no bands")
+        raise header_error(url, "has no bands; replace the file or leave it out")
     if src.width < 1 or src.height < 1:
-        raise header_error(url, f"is an image of {src.width}x{src.height} px")
+        raise header_error(
+            url, f"is an image of {src.width}x{src.height} px; replace the file or leave it out"
+        )
 
 
 def _datetime(src: Any) -> str | None:

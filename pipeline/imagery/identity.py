@@ -124,7 +124,7 @@ class Files:
         try:
             data = self._read(name, size)
         except DeniedError:
-            return _version(known), Doubt("side_car", f"{base}: it cannot be read")
+            return None, Doubt("side_car", f"{base}: it cannot be read")
         return _aux_version(base, data)
 
     def _read(self, name: str, size: int) -> bytes:
@@ -167,7 +167,7 @@ def _aux_version(base: str, data: bytes) -> tuple[str | None, Doubt | None]:
     try:
         return decisive_version(data), None
     except ValueError as error:
-        return whole_version(data), Doubt("side_car", f"{base}: it is {error}")
+        return whole_version(data), Doubt("no_xml", f"{base}: it is {error}")
 
 
 def _version(info: Info | None) -> str:

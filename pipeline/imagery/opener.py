@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from rasterio.abc import FileContainer
 
+from pipeline.imagery.sidecars import is_world_file
 from pipeline.storage.access import Access
 from pipeline.storage.range_file import RangeFile, StoredFile
 
@@ -24,7 +25,8 @@ Patches = tuple[tuple[int, bytes], ...]
 
 
 class ImageOpener(FileContainer):
-    """A file and its side-cars for `rasterio.open(path, opener=...)`, which sees no other file."""
+    """A file, its mask and its `.aux.xml` for `rasterio.open(path, opener=...)`, which sees nothing
+    else. World files are for `pipeline.imagery.georeference` to read."""
 
     def __init__(
         self,
@@ -38,6 +40,7 @@ class ImageOpener(FileContainer):
         self.error: Exception | None = None
         """The first error while bytes were fetched; whoever reads must check it."""
         self._find_patches = find_patches
+        self._patches: Patches | None = None
         fs, path = access.filesystem(url)
         name = path.rpartition("/")[2]
         stem, dot, suffix = name.rpartition(".")
@@ -45,6 +48,8 @@ class ImageOpener(FileContainer):
         self.path = f"image{dot}{suffix}" if stem else "image"
         self._files = {self.path: StoredFile(fs, path, url, access.patience_s)}
         for sidecar in sidecars:
+            if is_world_file(sidecar):
+                continue
             prefix, alias = (name, self.path) if sidecar.startswith(name) else (stem, "image")
             self._files[f"{alias}{sidecar[len(prefix) :]}"] = StoredFile(
                 fs, beside(path, sidecar), beside(url, sidecar), access.patience_s
@@ -55,7 +60,9 @@ class ImageOpener(FileContainer):
             raise FileNotFoundError(path)
         fetch, size = partial(self._fetch, self._files[path]), self.size(path)
         if self._find_patches and path == self.path:
-            fetch = partial(_fetch_patched, fetch, self._find_patches(RangeFile(fetch, size)))
+            if self._patches is None:
+                self._patches = self._find_patches(RangeFile(fetch, size))
+            fetch = partial(_fetch_patched, fetch, self._patches)
         return RangeFile(fetch, size)
 
     def isfile(self, path: str) -> bool:

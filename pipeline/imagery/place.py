@@ -34,31 +34,31 @@ class Place:
     transform: Affine6
     """The file's own, or that of its world file; IDENTITY if there is none."""
     doubts: tuple[Doubt, ...]
-    """Why there is no place, and which world files say nothing."""
+    """Why there is no place, and which transforms and world files say nothing."""
 
 
 def place_of(src: Any, file: InputFile, access: Access) -> Place:
-    """The place of the open rasterio dataset. Raises InputError for a transform that maps pixels to
-    no area, or to one that is larger than the Earth."""
+    """The place of the open rasterio dataset. Raises InputError for pixels that are larger than the
+    Earth, and what `placed` raises."""
     transform, doubts = placed(src, file, access)
     if transform == IDENTITY:
         return Place(None, transform, (*doubts, *_without_transform(src)))
     if not src.crs:
-        return Place(None, transform, (Doubt("no_crs", "no CRS"),))
+        return Place(None, transform, (*doubts, Doubt("no_crs", "no CRS")))
     try:
         name = _crs_name(src.crs)
         size = larger_than_earth(name, transform)
     except OtherBodyError as error:
-        return Place(None, transform, (Doubt("other_body", error.body),))
+        return Place(None, transform, (*doubts, Doubt("other_body", error.body)))
     except (ValueError, CRSError) as error:
-        return Place(None, transform, (Doubt("unusable_crs", one_line(error)),))
+        return Place(None, transform, (*doubts, Doubt("unusable_crs", one_line(error))))
     if size:
         raise header_error(
             file.url,
             f"its pixels are {size}; its transform is damaged or in another unit: correct it, e.g."
             " gdal_translate -a_ullr LEFT TOP RIGHT BOTTOM IN OUT",
         )
-    return Place(name, transform, ())
+    return Place(name, transform, doubts)
 
 
 def _without_transform(src: Any) -> Iterator[Doubt]:

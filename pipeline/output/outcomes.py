@@ -81,9 +81,9 @@ def read_unit_file(output: Output, path: str, read: Callable[[BinaryIO], T]) -> 
 
 
 def warn_of_damage(output: Output, unit: Unit, why: str) -> None:
-    """Tell the user that a unit's file is damaged: nothing is to be done about it."""
+    """Tell the user that a unit's file is damaged: a run computes the unit again by itself."""
     LOG.warning(
-        "%s/%s: is damaged (%s); its unit is computed again",
+        "%s/%s: is damaged (%s); its unit is open again, and `swath run` computes it",
         output.store.root,
         unit_path(unit),
         why,

@@ -22,7 +22,9 @@ TILES = {"tiled": True, "blockxsize": 256, "blockysize": 256}
 
 def scene_of(path: Path, settings: Settings = SCALED, channels: int = 3) -> Scene:
     """The scene of a file whose header is read in this process."""
-    return describe(InputFile(path.name, str(path), "v1"), settings, channels)
+    aux = path.with_name(f"{path.name}.aux.xml")  # GDAL writes one for what a format cannot hold
+    sidecars = (aux.name,) if aux.exists() else ()
+    return describe(InputFile(path.name, str(path), "v1", sidecars), settings, channels)
 
 
 def doubts_beside_place(scene: Scene) -> tuple[Doubt, ...]:
