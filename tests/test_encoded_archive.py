@@ -92,9 +92,12 @@ def test_a_plan_says_what_a_run_says(archives: tuple[Path, Path], small_checkpoi
         f" {path} (uint8): if that is wrong, correct the tag: tiffset -s 262 1 FILE"
     )
     infrared = [str(archives[0] / "infrared.tif")]
-    for settings, noted in ((SETTINGS, True), (replace(SETTINGS, alpha="data"), False)):
+    for settings, why in (
+        (SETTINGS, "of a sample is neither 0 nor 255"),
+        (replace(SETTINGS, alpha="data"), "band 4, by --alpha data"),
+    ):
         notes = plan(infrared, small_checkpoint, settings, LOCAL).notes
-        assert any("alpha" in note for note in notes) == noted
+        assert any("is taken for data" in note and why in note for note in notes)
 
 
 def test_a_single_gray_scene_of_each_kind_is_like_its_plain_file(
