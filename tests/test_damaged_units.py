@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline.stages
@@ -244,6 +245,23 @@ def test_a_unit_file_that_is_replaced_while_it_is_read_is_read_again(
     first_then_whole = iter([whole[:-3], whole])
     monkeypatch.setattr(out.store, "open", lambda _: io.BytesIO(next(first_then_whole)))
     assert read_unit_file(out, path, read_outcome)["failures"] == []
+
+
+def test_a_unit_file_of_an_earlier_swath_has_no_checksum_and_is_no_damage(
+    archive: Path, small_checkpoint: str, tmp_path: Path
+) -> None:
+    stop_before_the_end(archive, small_checkpoint, tmp_path / "out", units=1)
+    (path,) = unit_files(tmp_path / "out")
+    with Output.open(str(tmp_path / "out")).store.open(path) as file:
+        table, outcome = read_unit(file)
+    earlier = io.BytesIO()
+    bare = {b"swath": json.dumps(outcome).encode()}
+    pq.write_table(table.replace_schema_metadata(bare), earlier)
+    assert read_outcome(earlier) == outcome
+    truncated = {b"swath": json.dumps(outcome).encode()[:-9]}
+    pq.write_table(table.replace_schema_metadata(truncated), earlier)
+    with pytest.raises(ValueError, match=r"Expecting|delimiter|Unterminated"):
+        read_outcome(earlier)
 
 
 RECORDS = pytest.mark.parametrize("damage", [b"", b'{"shard": "00', b"\0" * 40, b"\xff\xfe{}"])

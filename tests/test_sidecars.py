@@ -3,6 +3,7 @@ alike."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pipeline.settings import Execution, Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support import s3_server
 from tests.support.archives import write_scene
+from tests.support.jpegs import encoded, with_scan_parameters
 from tests.support.outputs import differences
 from tests.support.rasters import doubts_beside_place, noise, write_raster
 from tests.support.sidecars import PLACE, nodata_of, statistics_of, write_aux
@@ -536,3 +538,20 @@ def test_an_aux_xml_that_decides_nothing_changes_no_tag_that_is_read(
     with rasterio.open(image) as src:
         assert src.tags(1, ns="IMAGE_STRUCTURE")["NBITS"] == "4"
     assert [described(url) for url in urls] == before
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_world_file_that_is_refused_costs_the_place_and_no_pixel(
+    server: Server, tmp_path: Path, mended: bool
+) -> None:
+    data = encoded()
+    (tmp_path / "in" / "a.jpg").write_bytes(with_scan_parameters(data, 0, 0, 0) if mended else data)
+    (tmp_path / "in" / "a.jgw").write_text("\n".join(SIX))
+    (file,) = found(f"{server.url}/a.jpg")
+    assert file.sidecars == ("a.jgw",)
+    server.refused["a.jgw"] = 403
+    scene = describe(file, Settings(), 3)
+    assert (scene.transform, scene.mended) == (IDENTITY, mended)
+    assert Doubt("side_car", "a.jgw: it cannot be read") in scene.doubts
+    with rasterio.open(io.BytesIO(data)) as src:
+        np.testing.assert_array_equal(read_pixels(scene, scene.rect).values_CHW, src.read())

@@ -184,6 +184,9 @@ def _area_differences(src: Any, scene: Scene, report: dict[str, Any]) -> Iterato
         if scene.crs is not None:
             report["decided"].append("placed by a world file")
         return
+    if any(doubt.kind == "no_area" for doubt in scene.doubts):
+        report["decided"].append("its transform counts as absent")
+        return
     theirs: PixelAreas | None = None
     with suppress(Exception):  # what pyproj does not know has no area by pyproj
         theirs = PixelAreas(src.crs.to_wkt(), tuple(src.transform)[:6])
