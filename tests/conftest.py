@@ -19,6 +19,7 @@ from tests.support import s3_server  # noqa: E402
 from tests.support.checkpoints import random_checkpoint, save_checkpoint, save_small  # noqa: E402
 from tests.support.commands import Swath, exit_code_of  # noqa: E402
 from tests.support.poor_file_system import mounted  # noqa: E402
+from tests.support.web_server import Server, serving  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,14 @@ def swath(capsys: pytest.CaptureFixture[str]) -> Swath:
         return code, captured.out, captured.err
 
     return run_command
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Serves the folder `in` of the test."""
+    (tmp_path / "in").mkdir()
+    with serving(Server(tmp_path / "in")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,42 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import rasterio
+from PIL import Image
+
+from pipeline.imagery.header import describe
+from pipeline.imagery.input_file import InputFile
+from pipeline.imagery.source import find_inputs
+from pipeline.scene import Scene
+from pipeline.settings import Settings
+from pipeline.storage.access import DEFAULT_ACCESS
+from tests.support.rasters import noise
 
 PLACE = "<SRS>EPSG:32633</SRS><GeoTransform>500000,10,0,5000000,0,-10</GeoTransform>"
 """What an `.aux.xml` says of the place of an image."""
+PLACED = (10.0, 0.0, 499995.0, 0.0, -10.0, 5000005.0)
+"""The transform of SIX."""
+SIX = ("10", "0", "0", "-10", "500000", "5000000")
+"""The lines of a world file."""
+
+
+def found(*inputs: Path | str) -> list[InputFile]:
+    """The files that INPUTs name, with their side-cars."""
+    return find_inputs([str(one) for one in inputs], DEFAULT_ACCESS)
+
+
+def described(url: Path | str) -> Scene:
+    """The scene of one image, with its side-cars."""
+    (file,) = found(url)
+    return describe(file, Settings(), 3)
+
+
+def write_image(path: Path) -> Path:
+    """Write an image without a place, in the format of its suffix, as people's programs do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(noise(40, 50, 3)).save(path)
+    return path
 
 
 def write_aux(image: Path, decisive: str = "", bands: str = "") -> Path:
@@ -39,3 +71,16 @@ def statistics_of(image: Path, scratch: Path) -> bytes:
     content = (scratch / aux.name).read_bytes()
     assert b"STATISTICS_MEAN" in content
     return content
+
+
+def mask_file(width: int, height: int, **tags: object) -> bytes:
+    """A mask as GDAL writes it beside an image, the left column invalid."""
+    mask = np.full((1, height, width), 255, np.uint8)
+    mask[:, :, 0] = 0
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=width, height=height, count=1, dtype="uint8", compress="deflate"
+        ) as out:
+            out.write(mask)
+            out.update_tags(**{"INTERNAL_MASK_FLAGS_1": 2, **tags})
+        return bytes(memory.read())
