@@ -336,18 +336,18 @@ def test_a_query_loads_neither_torch_nor_ray(finished: Finished) -> None:
     ids=str,
 )
 def test_an_input_or_output_that_cannot_be_used_is_refused_in_one_line(
-    small_checkpoint: str, tmp_path: Path, arguments: list[str], code: int, message: str
+    swath: Swath,
+    small_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
     write_scene(tmp_path / "IN" / "a.tif", 60, 50)
-    words = [*arguments, "--checkpoint", small_checkpoint]
-    done = subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    assert_one_error_line(done.stderr)
-    assert message in done.stderr
+    monkeypatch.chdir(tmp_path)
+    ended, _, stderr = swath(*arguments, "--checkpoint", small_checkpoint)
+    assert ended == code, stderr
+    assert_one_error_line(stderr)
+    assert message in stderr
     assert not (tmp_path / "OUT").exists()

@@ -15,12 +15,9 @@ from tests.support.archives import write_scene
 from tests.support.outputs import outcomes, stray_files
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize(
-    "runner", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.slow
 def test_a_signal_stops_a_run_which_says_how_to_resume(
     small_checkpoint: str, tmp_path: Path, runner: str, number: signal.Signals
 ) -> None:

@@ -77,6 +77,7 @@ def through(proxy: Proxy, store: Store, patience_s: float) -> Store:
     return open_store(store.root, access)
 
 
+@pytest.mark.slow
 def test_a_heartbeat_survives_an_outage_of_the_store(
     proxies: tuple[Proxy, Proxy], store: Store
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_heartbeat_survives_an_outage_of_the_store(
     assert not store.exists("lock.json")
 
 
+@pytest.mark.slow
 def test_a_second_run_does_not_take_an_outage_for_a_death(
     proxies: tuple[Proxy, Proxy], store: Store
 ) -> None:

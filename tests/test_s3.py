@@ -91,7 +91,9 @@ def download(url: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("runner", ["local", pytest.param("ray", marks=pytest.mark.ray)])
+@pytest.mark.parametrize(
+    "runner", ["local", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+)
 def test_a_run_on_s3_has_the_rows_of_the_run_on_disk(
     on_disk: Path, remote: str, s3_folder: str, tmp_path: Path, runner: str, archive: Path
 ) -> None:
@@ -287,6 +289,7 @@ def reader(s3: s3_server.Server) -> Iterator[s3_server.Credentials]:
     s3.set_policy("tests", None)
 
 
+@pytest.mark.slow
 def test_a_read_only_bucket_holds_inputs_but_no_output(
     s3: s3_server.Server,
     remote: str,

@@ -110,6 +110,7 @@ def segment(archive: Path, checkpoint: str, out: Place, share: Share, **options:
     return run([str(archive)], checkpoint, str(out), SETTINGS, execution)
 
 
+@pytest.mark.slow
 def test_drivers_one_after_the_other_leave_the_rows_of_one(
     archive: Path, small_checkpoint: str, one_driver: Path, tmp_path: Path
 ) -> None:
