@@ -32,7 +32,7 @@ It does not know the network, how scenes are divided into units, or what is done
     decoding.py       stored values as the scene says: color table, bits, negative, scale
     dataset.py        opens a file with rasterio and tells a bad file from a bad store
     damage.py         which of GDAL's warnings say that pixels may be wrong
-    opener.py         remote files for GDAL, by range requests
+    opener.py         files for GDAL, range by range: remote ones, and local ones that are mended
     gdal.py           GDAL's options, cache and warnings
     brightness.py     whether scaled values are as bright as the network expects
 """

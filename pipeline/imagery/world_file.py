@@ -1,7 +1,7 @@
 """The transform in a world file.
 
-GDAL reads world files on local disk alone, and by itself: where that matters, an image is opened so
-that GDAL does not see them, and what is in them is decided here, on disk and elsewhere alike.
+GDAL reads world files only on local disk, and without being asked: where that matters, an image is
+opened so that GDAL does not see them. What they say is decided here, the same on disk and elsewhere.
 """
 
 from __future__ import annotations

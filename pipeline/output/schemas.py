@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.output.column import described, without_metadata
 
-_NO_CRS = "the scene has no CRS"
+_NO_CRS = "the scene has no CRS that gives it a place on Earth"
 _NO_SAMPLE = "no sampled pixel has the class"
 _NO_PLACE = "the scene has no CRS, or all of it is outside the CRS's domain"
 _NO_HEADER = "the header could not be read, or the scene failed in stage `publish`"
