@@ -197,9 +197,7 @@ def test_samples_for_a_cluster_are_computed_with_the_device_and_batch_of_this_ma
     cluster_job, local_job = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
-    budget = MemoryBudget(
-        MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
-    )
+    budget = MemoryBudget(MemoryNeed(*[0] * 9), Machine(other, 1, 10**10, tasks=4), tasks=4)
     sampled = on_this_machine(Segmentation(cluster_job, LOCAL.access, budget, 900)).job
     assert (sampled.device, sampled.settings.batch) == (device, BATCH[device])
     assert on_this_machine(Segmentation(local_job, LOCAL.access, budget, 900)).job == local_job

@@ -25,7 +25,7 @@ from pipeline.processes.limits import rearm
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
-from segformer import load_model
+from segformer import Checkpoint, SegFormer, load_model
 
 _NO_MEMORY = {
     "cpu": ("DefaultCPUAllocator", "bad_alloc"),
@@ -47,15 +47,21 @@ class _Segmented(NamedTuple):
 class Replica:
     """A model on a device, ready to segment units."""
 
-    def __init__(self, job: Job, access: Access, sharing: int) -> None:
+    def __init__(
+        self, job: Job, access: Access, sharing: int, read: Checkpoint | None = None
+    ) -> None:
         """Load the job's checkpoint onto its device, and compile the blend.
 
-        sharing: the number of replicas on one GPU, which divide its memory. Raises what
-        `call_on_checkpoint` raises.
+        sharing: the number of replicas on one GPU, which divide its memory; read: the checkpoint,
+        if it has been read. Raises what `call_on_checkpoint` raises.
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = call_on_checkpoint(load_model, job.checkpoint, access)
+        model = (
+            call_on_checkpoint(load_model, job.checkpoint, access)
+            if read is None
+            else SegFormer(read)
+        )
         self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, self._device, sharing)

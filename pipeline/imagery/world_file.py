@@ -1,7 +1,7 @@
 """The transform in a world file.
 
 GDAL reads world files only on local disk, and without being asked: where that matters, an image is
-opened so that GDAL does not see them. What they say is decided here, the same on disk and elsewhere.
+opened so that GDAL does not see them. What they say is decided here, for disks and stores alike.
 """
 
 from __future__ import annotations

@@ -141,6 +141,19 @@ class Folder:
             ) from error
 
 
+def stated_channels(
+    folder_url: str, *, storage_options: Mapping[str, Any] | None = None
+) -> int | None:
+    """The number of input channels that the config.json of a checkpoint's folder states; None if
+    there is none, or none that says so: reading the checkpoint tells why."""
+    try:
+        data = Folder(folder_url, storage_options).read(CONFIG)
+        channels = parse(CONFIG, data).get("num_channels") if data else None
+    except CheckpointError:
+        return None
+    return channels if isinstance(channels, int) else None
+
+
 def parse(place: str, data: bytes) -> dict[str, Any]:
     """The JSON object in a file. place: the file, for messages. Raises CheckpointError."""
     try:
