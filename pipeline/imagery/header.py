@@ -18,8 +18,9 @@ from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.alpha import judge_alpha
 from pipeline.imagery.band_files import check_not_one_of_several
+from pipeline.imagery.bitmap import bitmap_fault
 from pipeline.imagery.contents import contents_doubts, jpeg_header_of
-from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.dataset import RASTER_ERRORS, read_bytes, read_dataset, root_cause
 from pipeline.imagery.encoding import encoding_of, nodata_doubt
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
 from pipeline.imagery.mask_file import check_mask
@@ -108,6 +109,8 @@ def _scene(
     reason = implausibility(src, warnings, encoding.dtype, file.size_bytes)
     if reason:
         raise header_error(file.url, f"{reason}; its header is damaged: replace it or leave it out")
+    if src.driver == "BMP" and (reason := read_bytes(file.url, access, bitmap_fault)):
+        raise header_error(file.url, f"{reason}; convert it, e.g. magick IN OUT.png")
     place = place_of(src, file, access)
     jpeg = jpeg_header_of(src, file.url, access)
     storage_px, storage_bytes = storage_tile(src, encoding.dtype)
