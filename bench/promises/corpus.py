@@ -37,7 +37,7 @@ from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.raster_oracle import Header
 
-SIDECARS = (".msk", ".ovr", ".aux.xml", ".hdr", ".prj")
+SIDECARS = (".msk", ".ovr", ".aux.xml", ".aux", ".hdr", ".prj")
 """The endings of files that rasterio opens by themselves, but that belong to others."""
 MAX_BANDS = 32
 ITEM_S, MEMORY_BYTES = 300.0, 4_000_000_000
