@@ -25,7 +25,7 @@ from pipeline.processes.worker_process import Outcome
 from pipeline.storage.access import Access
 from pipeline.storage.retry import retries_so_far
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Unit
-from pipeline.verdict import insist
+from pipeline.verdict import insist, insist_unless_short
 
 if TYPE_CHECKING:
     from pipeline.engine.replica import Replica
@@ -131,8 +131,8 @@ class PlainLoop:
         rearm()
         segmented = replace(_segment(work, self._replica, read), brightness=read.brightness)
         rearm()
-        url, before = unit.blocks[0].scene.url, retries_so_far()
-        insist(f"{url}: its unit's file cannot be made", partial(work.finish, segmented))
+        before = retries_so_far()
+        _finish(work, segmented)
         return retries_so_far() - before
 
 
@@ -195,6 +195,23 @@ def _segment(work: Work, replica: Replica, read: ReadUnit) -> SegmentedUnit:
         pieces.append(segmented)
     joined = SegmentedUnit.joined(read.unit, pieces)
     return replace(joined, read_s=read.read_s, retries=read.retries)
+
+
+def _finish(work: Work, segmented: SegmentedUnit) -> None:
+    """Write the unit's file; without the blocks for which memory is too short even alone."""
+    from pipeline.stages import finish_unit  # noqa: PLC0415
+
+    what = f"{segmented.unit.blocks[0].scene.url}: its unit's file cannot be made"
+    try:
+        return insist_unless_short(what, partial(work.finish, segmented))
+    except MemoryError:
+        pass
+    blocks = []
+    for piece in segmented.pieces():
+        (block,), (result,) = piece.unit.blocks, piece.blocks
+        alone = _alone(work, block, "finish", partial(finish_unit, piece))
+        blocks.append(alone if isinstance(alone, Failure) else result)
+    return insist(what, partial(work.finish, replace(segmented, blocks=tuple(blocks))))
 
 
 def _alone(work: Work, block: Block, stage: str, do: Callable[[], T]) -> T | Failure:
