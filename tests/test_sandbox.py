@@ -21,6 +21,7 @@ from pipeline.api import run
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.survey import survey_inputs
 from pipeline.errors import TransientError, UnfinishedError
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.output.resume import OutputRecord
 from pipeline.output.status import status
 from pipeline.processes.sandbox import Died, Limits, Raised, Returned, run_in_sandbox
@@ -199,7 +200,7 @@ def survey_with_progress(tmp_path: Path) -> pipeline.driver.survey.Survey:
         3,
         NOTHING,
         DEFAULT_ACCESS,
-        lambda *count: seen.append(count),
+        HeaderPool(lambda *count: seen.append(count)),
     )
     assert seen == [(n, 5) for n in range(1, 6)]
     return result
@@ -235,7 +236,7 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
         patch.setattr(
             pipeline.imagery.raster, "describe_file", crashing_headers.describe_or_failure
         )
-        return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
+        return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS, HeaderPool())
 
 
 @pytest.mark.parametrize("names", [["unavailable"], [*"a", *(f"unavailable{n}" for n in range(9))]])

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 def choose_runner(work: Work, preparation: Preparation, stages: Stages | None = None) -> Runner:
     """The runner that the plan was divided for. stages: see `ray_runner`."""
     loop, division = preparation.request.loop, preparation.division
-    if isinstance(loop, PlainLoop):
-        return LocalRunner(work, loop)
     if not work.budget.tasks:
+        if isinstance(loop, PlainLoop):
+            return LocalRunner(work, loop)
         take_over: Callable[[list[Unit]], Runner] | None = None
         if division.on_ray:
 
