@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.checkpoint import call_on_checkpoint
 from pipeline.doubt import doubt_notes
@@ -15,6 +16,7 @@ from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.quarantine import Quarantine
 from pipeline.driver.survey import Survey, survey_inputs
 from pipeline.engine.device import local_devices
+from pipeline.errors import UsageError
 from pipeline.imagery.header_pool import OnDescribed
 from pipeline.job import Job
 from pipeline.output.layout import Output
@@ -130,12 +132,15 @@ def _settle_job(
 ) -> tuple[Job, Output | None, Workload, ModelConfig]:
     """The job, its output as it is reached from now on, the costs, and the network.
 
-    Raises CheckpointError, and UsageError if the output belongs to another job.
+    Raises CheckpointError, and UsageError if the network does not take the window or the output
+    belongs to another job.
     """
     execution, settings = request.execution, request.settings
     access = execution.access.impatient()
-    checkpoint = call_on_checkpoint(read_checkpoint, request.checkpoint, access)
+    read = partial(read_checkpoint, weights=settings.weights)
+    checkpoint = call_on_checkpoint(read, request.checkpoint, access)
     config = checkpoint.config
+    _check_window(settings, config)
     device, count, nodes_bytes, cpus = _devices(execution.address)
     if settings.batch is None:
         batch = output.job.settings.batch if output else BATCH[device]
@@ -158,6 +163,19 @@ def _settle_job(
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(config, folded_bytes(config), job.settings.window)
     return job, output, Workload(job.settings, machine, network), config
+
+
+def _check_window(settings: Settings, config: ModelConfig) -> None:
+    """Raise UsageError, which names the nearest, for a window that the network does not take."""
+    window, step = settings.window, config.window_step_px
+    if window % step:
+        below = window // step * step
+        allowed = [edge for edge in (below + step, below) if edge >= max(step, settings.stride)]
+        nearest = min(allowed, key=lambda edge: abs(edge - window))
+        raise UsageError(
+            f"--window {window}: the network, of segmentation_models_pytorch, takes multiples of"
+            f" {step} px only; the nearest is --window {nearest}"
+        )
 
 
 def _devices(address: str | None) -> tuple[str, int, tuple[int, ...], int]:

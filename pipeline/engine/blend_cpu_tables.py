@@ -1,7 +1,7 @@
 """What the loops of `blend_loops.py` work from: tables of a strip's rows and of a chunk's columns.
 
-Columns are regular if the scale is 4 and all their windows share their positions: four pixels then
-lie between two positions, one of each phase, and the loops need not look up where they sample. All
+Columns are regular if all their windows share their positions and four pixels lie between two of
+these, one of each phase (`Lattice.is_regular`): the loops need not look up where they sample. All
 other columns are irregular: each has the position that it samples in a table. Of the low-resolution
 positions across, those of the regular columns come first. Columns count from the chunk's first.
 Knows neither torch nor numba.
@@ -124,9 +124,9 @@ class Chunk:
     def __init__(self, region: Region, spans: list[Span]) -> None:
         self.start, self.end = spans[0].start, spans[-1].end
         self._region = region
-        exact = region.window_px == PHASES * region.logits_edge
-        regular = [span for span in spans if exact and len(span.groups) == 1]
-        irregular = [span for span in spans if not (exact and len(span.groups) == 1)]
+        in_phases = region.lattice.is_regular
+        regular = [span for span in spans if in_phases and len(span.groups) == 1]
+        irregular = [span for span in spans if not (in_phases and len(span.groups) == 1)]
         groups = [group for span in (*regular, *irregular) for group in span.groups]
         members, self._starts = member_starts(groups), position_starts(groups)
         runs = self._starts[:-1], self._starts[1:], members[:-1], members[1:]
