@@ -139,8 +139,8 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
         notes.append(
             f"the network was trained with layer-norm eps of {eps.block:g} in blocks,"
             f" {eps.reduction:g} in reductions and {eps.embedding:g} in embeddings; Swath computes"
-            f" with these, transformers with {TRANSFORMERS_EPS.block:g} whatever the file says: their"
-            " logits differ a little"
+            f" with these, transformers with {TRANSFORMERS_EPS.block:g} whatever the file says:"
+            " their logits differ a little"
         )
     if checkpoint.config.align_corners:
         notes.append(

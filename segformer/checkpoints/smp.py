@@ -122,8 +122,8 @@ def refusal(names: Iterable[str], hyper_parameters: Mapping[Any, Any]) -> str | 
             if (model, kind) == (_SEGFORMER, next(iter(_ENCODERS))):
                 scales = len({name.split(".")[1] for name in decoder if "mlp_stage" in name})
                 return (
-                    f"{what}, whose decoder has {scales} scales (mlp_stage) of 4; Swath runs it with"
-                    " an encoder_depth of 5, smp's default: train it so"
+                    f"{what}, whose decoder has {scales} scales (mlp_stage) of 4; Swath runs it"
+                    " with an encoder_depth of 5, smp's default: train it so"
                 )
             return f"{what}; {_REMEDY}"
     return None
