@@ -58,7 +58,7 @@ class Settings:
     nodata: float | None = None
     """Overrides the nodata value of every input."""
     weights: str | None = None
-    """Which weights of a checkpoint that holds both are run: WEIGHTS, as they were trained or an
+    """The weights that are run of a checkpoint that holds both: WEIGHTS, as they were trained or an
     average of them; None: raw ones, but an average that its program keeps as the weights."""
 
     def __post_init__(self) -> None:

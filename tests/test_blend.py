@@ -192,21 +192,28 @@ def test_processes_that_start_at_once_share_the_machine_code(tmp_path: Path) -> 
 
 
 TRITON_CASES = [
-    ((9, 10), (8, 6, 2), 2, False),
-    ((7, 11), (8, 3, 2), 3, False),  # origins that share no positions
-    ((7, 9), (9, 5, 2), 2, False),
-    ((1, 1), (8, 8, 2), 257, False),
-    ((9, 10), (8, 6, 2), 2, True),
-    ((7, 11), (8, 3, 2), 3, True),
-    ((9, 8), (8, 7, 2), 2, True),  # origins that share positions
+    ((9, 10), (8, 6, 2), 2),
+    ((7, 11), (8, 3, 2), 3),  # origins that share no positions
+    ((7, 9), (9, 5, 2), 2),
+    ((1, 1), (8, 8, 2), 257),
 ]
+CORNER_CASES = [
+    ((9, 10), (8, 6, 2), 2),
+    ((7, 11), (8, 3, 2), 3),
+    ((9, 8), (8, 7, 2), 2),  # origins that share positions
+]
+
+
+def triton_cases(*larger: tuple[tuple[int, int], tuple[int, int, int], int]) -> list[Case]:
+    cases = [Case(*case, seed) for seed, case in enumerate([*TRITON_CASES, *larger])]
+    corner_cases = enumerate([*CORNER_CASES, *larger], start=1)
+    return [*cases, *(Case(*case, seed, corners=True) for seed, case in corner_cases)]
 
 
 def assert_interpreted_equals_plain() -> None:
     from pipeline.engine.blend_cuda import TritonBlend  # noqa: PLC0415  only where Triton may be loaded
 
-    for seed, (size, window, classes, corners) in enumerate(TRITON_CASES):
-        case = Case(size, window, classes, seed, corners)
+    for case in triton_cases():
         assert case.logits
         assert_equal(
             case.blended(lambda region: TritonBlend(region, "cpu")), case.blended(PlainBlend)
@@ -262,9 +269,7 @@ def test_the_triton_kernels_compile_for_a_gpu_and_fuse_nothing() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_triton_blend_equals_the_plain_one_on_a_gpu() -> None:
-    large = [((600, 700), (128, 96, 32), 150, corners) for corners in (False, True)]
-    for seed, (size, window, classes, corners) in enumerate([*TRITON_CASES, *large]):
-        case = Case(size, window, classes, seed, corners)
+    for case in triton_cases(((600, 700), (128, 96, 32), 150)):
         plain = case.blended(PlainBlend)
         case.logits = {place: logits.cuda() for place, logits in case.logits.items()}
-        assert_equal(case.blended(blend_on("cuda", classes)), plain)
+        assert_equal(case.blended(blend_on("cuda", case.classes)), plain)

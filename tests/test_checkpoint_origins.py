@@ -58,12 +58,17 @@ SMALL: dict[str, Any] = {
 }
 
 
+def facts(origin: str) -> dict[str, Any]:
+    """How the origin's networks differ from transformers', as fields of ModelConfig."""
+    if origin == "mmsegmentation":
+        return {"head": "conv", "norm_eps": MMSEG_EPS}
+    return {"norm_eps": NVLABS_EPS, "align_corners": origin == "smp"}
+
+
 def small(origin: str, classes: int = 3, **changes: Any) -> Checkpoint:
     """A checkpoint whose norms get small numbers, so that their eps decides the logits."""
-    head, eps = ("conv", MMSEG_EPS) if origin == "mmsegmentation" else ("mlp", NVLABS_EPS)
     names = [f"class_{k}" for k in range(classes)]
-    changes = {"head": head, "norm_eps": eps, "align_corners": origin == "smp", **changes}
-    config = mit_config("b0", classes, names, **SMALL, **changes)
+    config = mit_config("b0", classes, names, **SMALL, **facts(origin), **changes)
     checkpoint = random_checkpoint(config)
     for name, tensor in checkpoint.weights.items():
         if any(part in name for part in ("embedding.", "reduction.", ".out.", ".contract.")):
@@ -196,8 +201,7 @@ def test_logits_are_those_of_an_independent_network(origin: str, tmp_path: Path)
 
 
 def test_published_sizes_are_recognised(origin: str, tmp_path: Path) -> None:
-    head, eps = ("conv", MMSEG_EPS) if origin == "mmsegmentation" else ("mlp", NVLABS_EPS)
-    config = mit_config("b1", 5, head=head, norm_eps=eps)
+    config = mit_config("b1", 5, **facts(origin))
     checkpoint = replace(random_checkpoint(config), origin=origin)
     torch.save(NAMED[origin](checkpoint.weights), tmp_path / "b1.pth")
     read = read_checkpoint(str(tmp_path / "b1.pth"))
@@ -492,8 +496,9 @@ def test_other_networks_are_refused(origin: str, tmp_path: Path) -> None:
     assert f"{name} has the shape [3, 3], but it should have 4 dimensions" in refusal(path)
     torch.save({n: t for n, t in weights.items() if "attn.norm" not in n}, path)
     assert "attn.norm.weight" in refusal(path)
-    torch.save(weights | {"backbone.pos_embed": torch.ones(2)}, path)
-    assert "has the unexpected 1 key backbone.pos_embed" in refusal(path)
+    extra = "encoder.pos_embed" if origin == "smp" else "backbone.pos_embed"
+    torch.save(weights | {extra: torch.ones(2)}, path)
+    assert f"has the unexpected 1 key {extra}" in refusal(path)
     uneven = {
         n: torch.ones(7, *t.shape[1:]) if "kv." in n or "in_proj" in n else t
         for n, t in weights.items()

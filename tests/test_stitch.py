@@ -79,12 +79,12 @@ SHAPES = [
 
 
 CORNER_SHAPES = [
-    (1777, 1050, 512, 384, 5, 128),
+    (1177, 950, 512, 384, 5, 128),
     (20, 20, 512, 384, 2, 128),
-    (700, 900, 64, 37, 5, 16),
-    (300, 1400, 256, 170, 3, 64),
+    (300, 700, 64, 37, 5, 16),
+    (300, 800, 256, 170, 3, 64),
     (200, 170, 96, 95, 40, 24),  # windows that have their positions in common
-    (300, 200, 32, 8, 2, 8),  # four windows over each other in both directions
+    (120, 90, 32, 8, 2, 8),  # four windows over each other in both directions
 ]
 
 

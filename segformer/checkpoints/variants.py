@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from segformer.errors import CheckpointError
 
 RAW, EMA = WEIGHTS = ("raw", "ema")
-"""Which weights of a network can be asked for where a checkpoint holds both: as they were trained,
-or an average of them, exponential or other."""
+"""The weights that can be asked for where a checkpoint holds both: as they were trained, or an
+average of them, exponential or other."""
 ADAPTER_CONFIG = "adapter_config.json"
 """The file that PEFT writes beside an adapter's weights."""
 _ADAPTER = re.compile(
