@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.api import run
@@ -24,7 +24,7 @@ from tests.support.foreign_checkpoints import Weights, random_checkpoint, smp, u
 from tests.support.outputs import differences
 from tests.support.saved_checkpoints import assert_same_weights, read
 from tests.support.smp_checkpoints import TASK, hub_folder, network_of, save
-from tests.support.smp_reference import SmpSegformer, class_ids, mean_logits
+from tests.support.smp_reference import SmpSegformer, class_ids, mean_logits, of_every_pixel
 
 
 def assert_logits(path: Path, full_NKHW: Tensor, x_NCHW: Tensor) -> None:
@@ -34,10 +34,10 @@ def assert_logits(path: Path, full_NKHW: Tensor, x_NCHW: Tensor) -> None:
     with torch.inference_mode():
         logits_NKhw = model(x_NCHW)
     assert model.config.align_corners
-    ours_NKHW = F.interpolate(logits_NKhw, x_NCHW.shape[2:], mode="bilinear", align_corners=True)
-    error = (ours_NKHW.double() - full_NKHW).abs().max()
+    ours_KHW = of_every_pixel(logits_NKhw[0], *x_NCHW.shape[2:])
+    error = (ours_KHW - full_NKHW[0]).abs().max()
     assert error < 2e-5
-    ids, expected = (class_ids(logits[0]) for logits in (ours_NKHW, full_NKHW))
+    ids, expected = (class_ids(logits_KHW) for logits_KHW in (ours_KHW, full_NKHW[0]))
     if len(full_NKHW[0]) == 1:
         gap_HW = 2 * full_NKHW[0, 0].abs()
     else:
@@ -85,8 +85,10 @@ def test_logits_equal_those_of_smp_itself(channels: int, classes: int, tmp_path:
         full_NKHW = network.double()(x_NCHW.double())
     torch.testing.assert_close(full_NKHW, SmpSegformer.of(checkpoint)(x_NCHW.double()))
     assert_logits(save(checkpoint, tmp_path), full_NKHW, x_NCHW)
-    network.float().save_pretrained(tmp_path / "hub")
-    assert_same_weights(read_checkpoint(str(tmp_path / "hub")), checkpoint)
+    hub = tmp_path / "hub"
+    network.float().save_pretrained(hub)
+    shutil.copy(tmp_path / "preprocessor_config.json", hub)
+    assert_same_weights(read_checkpoint(str(hub)), checkpoint)
 
 
 # --- wrappers -----------------------------------------------------------------------------------

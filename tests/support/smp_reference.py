@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.engine.bilinear import Lattice
 from segformer import Checkpoint, ModelConfig, Normalisation
 from tests.support.foreign_checkpoints import smp
 from tests.support.reference_network import Stage, to_map, to_tokens
@@ -80,6 +81,19 @@ class SmpSegformer(nn.Module):
             x_NCHW = stage(x_NCHW)
             scales_NCHW.append(x_NCHW)
         return self.segmentation_head(self.decoder(scales_NCHW))
+
+
+def of_every_pixel(logits_Khw: Tensor, height: int, width: int) -> Tensor:
+    """A window's logits as the blend samples them, float32 (K, height, width). (F.interpolate
+    computes the positions in float32, which at 512 px puts logits 2e-5 off.)"""
+    for dim, edge in ((1, height), (2, width)):
+        positions = logits_Khw.shape[dim]
+        index, weight = Lattice.of(edge, positions, True).samples(np.arange(edge))
+        at, by = torch.from_numpy(index), torch.from_numpy(weight)
+        below = logits_Khw.index_select(dim, at)
+        step = logits_Khw.index_select(dim, (at + 1).clamp(max=positions - 1)) - below
+        logits_Khw = below + (by[:, None] if dim == 1 else by) * step
+    return logits_Khw
 
 
 def mean_logits(
