@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import importlib.util
 import json
 import shutil
+import sys
+import types
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -140,6 +143,25 @@ def test_a_wrappers_file_gives_the_bits_of_the_plain_one(program: str, tmp_path:
         assert "1 key is not the network's and not used: criterion.weight" in notes
 
 
+def test_terratorchs_own_types_beside_the_weights_are_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hyper_parameters name bands by an enumeration."""
+    bands = enum.Enum("HLSBands", {"RED": "RED", "GREEN": "GREEN"}, module="terratorch")
+    module = types.ModuleType("terratorch")
+    module.__dict__["HLSBands"] = bands
+    weights = smp(network_of().weights)
+    file = {
+        "state_dict": under("model.smp_model.", weights),
+        "hyper_parameters": {"model_args": {"bands": list(bands)}},
+    }
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "terratorch", module)
+        torch.save(file, tmp_path / "last.ckpt")
+    checkpoint = read_checkpoint(str(tmp_path / "last.ckpt"))
+    assert_same_weights(checkpoint, read(weights, tmp_path / "plain.pth"))
+
+
 def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     checkpoint = network_of()
     folder = hub_folder(checkpoint, tmp_path / "hub")
@@ -148,6 +170,8 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     assert_same_weights(of_folder, checkpoint)
     assert any("ImageNet's normalization is used" in note for note in of_folder.config.notes)
     assert_same_weights(read_checkpoint(str(folder / "model.safetensors")), checkpoint)
+    shutil.copy(folder / "model.safetensors", tmp_path / "alone.safetensors")
+    assert_same_weights(read_checkpoint(str(tmp_path / "alone.safetensors")), checkpoint)
     (folder / "model.safetensors").unlink()
     torch.save(smp(checkpoint.weights), folder / "pytorch_model.bin")
     assert_same_weights(read_checkpoint(str(folder)), checkpoint)

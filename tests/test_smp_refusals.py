@@ -131,6 +131,7 @@ def test_options_that_change_the_output_are_refused(
 def test_what_says_nothing_of_the_output_is_not_refused(tmp_path: Path) -> None:
     weights = under("model.", smp(network_of().weights))
     stated = {**TASK, "activation": "relu", "upsampling": None, "model_kwargs": {"depth": 4}}
+    stated |= {"output_stride": "none", 4: {"upsampling": "bilinear"}}
     read({"state_dict": weights, "hyper_parameters": stated}, tmp_path / "m.ckpt")
     hub_folder(network_of(), tmp_path / "hub", activation="identity", aux_params={"classes": 2})
     read_checkpoint(str(tmp_path / "hub"))

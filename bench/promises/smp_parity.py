@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.support.rounds import machine
 from pipeline.api import run
 from pipeline.settings import Execution, Settings
 from segformer import Checkpoint, NormEps, load_model, mit_config
@@ -63,8 +64,7 @@ def main() -> None:
         "largest_error": max(row["largest_error"] for row in rows),
         "classes_that_differ": sum(row["differ"] for row in rows),
         "smp": library().__version__,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        **machine("cpu", torch.get_num_threads()),
         "seconds": round(time.monotonic() - started),
         "holds": all(row["holds"] for row in (*rows, *masks)),
     }

@@ -65,7 +65,7 @@ class Columns(NamedTuple):
     phases: np.ndarray
     """int64 (regular): which of the four pixels after a position is sampled."""
     indices: np.ndarray
-    """int64 (terms, irregular): the left of the two positions between which a column samples. A
+    """uint32 (terms, irregular): the left of the two positions between which a column samples. A
     column with fewer terms than others has them at the last two positions, which are 0."""
     weights: np.ndarray
     """float32 (terms, irregular): of the right of them."""
@@ -182,7 +182,8 @@ class Chunk:
         """`Columns.indices` and `weights`. run: the number of the spans' first group."""
         terms = max((len(span.groups) for span in spans), default=0)
         shape = (terms, sum(span.length for span in spans))
-        indices, weights = np.full(shape, self._starts[-1]), np.zeros(shape, np.float32)
+        indices = np.full(shape, self._starts[-1], np.uint32)
+        weights = np.zeros(shape, np.float32)
         column = 0
         for span in spans:
             columns = slice(column, column + span.length)

@@ -132,13 +132,14 @@ def refusal(names: Iterable[str], hyper_parameters: Mapping[Any, Any]) -> str | 
 def _check_options(options: Mapping[str, Any], place: str) -> None:
     """Raise CheckpointError for arguments of smp's Segformer by which it computes something else
     than its weights alone would give."""
+    numbers = {name: value for name, value in options.items() if isinstance(value, int | float)}
     for name, expected in (("encoder_depth", 5), ("output_stride", 32)):
-        if options.get(name) not in (None, expected):
+        if numbers.get(name, expected) != expected:
             raise CheckpointError(
                 f"{place}: {name} is {options[name]!r}; Swath runs smp's Segformer with"
                 f" {expected}, smp's default: train it so"
             )
-    if options.get("upsampling") not in (None, 4):
+    if numbers.get("upsampling", 4) != 4:
         raise CheckpointError(
             f"{place}: upsampling is {options['upsampling']!r}, so that its masks are of another"
             f" size than the image; {_REBUILD.format('upsampling=4')}"
