@@ -6,6 +6,7 @@ Parses, calls, prints.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,9 +25,9 @@ path_arg = click.argument("path", metavar="PATH")
 def model() -> None:
     """Inspect a SegFormer checkpoint, or convert it.
 
-    PATH is a folder in transformers' format or one file of weights (.pth, .pt, .ckpt, .bin,
-    .safetensors) as transformers, NVlabs' SegFormer or mmsegmentation write it; local or an fsspec
-    URL. No code in a file is executed.
+    PATH is a folder in the format of transformers or segmentation_models_pytorch, or one file of
+    weights (.pth, .pt, .ckpt, .bin, .safetensors) as these, NVlabs' SegFormer or mmsegmentation
+    write it; local or an fsspec URL. No code in a file is executed.
     """
 
 
@@ -40,15 +41,18 @@ def model() -> None:
     metavar="PX",
     help="Edge of the window for which GFLOP are stated, in pixels.",
 )
+@options.weights_opt
 @options.format_opt
 @options.storage_opt
-def inspect(path: str, window: int, form: str, storage_options: str | None) -> None:
+def inspect(
+    path: str, window: int, weights: str | None, form: str, storage_options: str | None
+) -> None:
     """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window.
 
     GFLOP are two for each multiplication and addition of the convolutions, the linear layers and
     the products of attention, in the network as Swath runs it.
     """
-    facts = describe(path, _read(path, storage_options), window)
+    facts = describe(path, _read(path, weights, storage_options), window)
     click.echo(text.to_json(facts) if form == "json" else render(facts))
 
 
@@ -67,16 +71,20 @@ def inspect(path: str, window: int, form: str, storage_options: str | None) -> N
     show_default="an existing checkpoint is not replaced",
     help="Replace the checkpoint that is in FOLDER.",
 )
+@options.weights_opt
 @options.storage_opt
-def convert(path: str, folder: str, force: bool, storage_options: str | None) -> None:
-    """Write the checkpoint PATH to FOLDER in transformers' format.
+def convert(
+    path: str, folder: str, force: bool, weights: str | None, storage_options: str | None
+) -> None:
+    """Write the checkpoint PATH to FOLDER in transformers' format, complete in itself.
 
-    Writes config.json, model.safetensors (float32) and preprocessor_config.json. Colors and
-    layer-norm eps go into keys of config.json that transformers ignores and Swath reads.
-    mmsegmentation's own head is refused: transformers has no such network.
+    Writes config.json, model.safetensors (float32) and preprocessor_config.json. What transformers
+    does not have goes into keys of config.json that it ignores and Swath reads: colors, layer-norm
+    eps, align_corners of smp's head. With mmsegmentation's head the folder is Swath's alone:
+    transformers has no such network. Notes say what differs.
     """
     from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import errors_at, existing_files, write_checkpoint  # noqa: PLC0415
+    from segformer.checkpoints.checkpoint import existing_files, write_checkpoint  # noqa: PLC0415
 
     access = Access.parse(storage_options).impatient()
     present = call_on_checkpoint(existing_files, folder, access)
@@ -87,9 +95,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
             f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
             " --force to replace it"
         )
-    checkpoint = _read(path, storage_options)
-    with errors_at(path):
-        checkpoint.config.to_json()  # refuses what transformers does not have
+    checkpoint = _read(path, weights, storage_options)
 
     def write(url: str, **how: Any) -> None:
         write_checkpoint(checkpoint, url, **how)
@@ -115,25 +121,38 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
     return not {real(url) for url in read}.isdisjoint(real(url) for url in written)
 
 
-def _read(path: str, storage_options: str | None) -> Checkpoint:
+def _read(path: str, weights: str | None, storage_options: str | None) -> Checkpoint:
     from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
-    return call_on_checkpoint(read_checkpoint, path, Access.parse(storage_options).impatient())
+    read = partial(read_checkpoint, weights=weights)
+    return call_on_checkpoint(read, path, Access.parse(storage_options).impatient())
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
     """Notes on how a converted checkpoint differs: what transformers computes with it, and what
     Swath does."""
-    from segformer import NormEps  # noqa: PLC0415
+    from segformer.norm_eps import TRANSFORMERS_EPS  # noqa: PLC0415
 
     eps, notes = checkpoint.config.norm_eps, []
-    if eps != NormEps():
+    if eps != TRANSFORMERS_EPS:
         notes.append(
             f"the network was trained with layer-norm eps of {eps.block:g} in blocks,"
             f" {eps.reduction:g} in reductions and {eps.embedding:g} in embeddings; Swath computes"
-            f" with these, transformers with {NormEps().block:g} whatever the file says: their"
-            " logits differ a little"
+            f" with these, transformers with {TRANSFORMERS_EPS.block:g} whatever the file says:"
+            " their logits differ a little"
+        )
+    if checkpoint.config.align_corners:
+        notes.append(
+            "smp's head samples the logits of a window from corner to corner (align_corners true in"
+            " config.json); Swath does so, too, and takes windows whose edge is a multiple of"
+            f" {checkpoint.config.window_step_px} px. transformers gives the same logits at a"
+            " quarter of the size, but who upsamples them as usual shifts them by up to 2 px"
+        )
+    if checkpoint.config.head != "mlp":
+        notes.append(
+            "transformers cannot read the folder: it has no network with mmsegmentation's head (a"
+            " batch norm and a ReLU on every scale); Swath can"
         )
     if checkpoint.normalisation.is_of_stored_values:
         notes.append(
@@ -164,6 +183,7 @@ def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any
         "parameters": sum(t.numel() for n, t in checkpoint.weights.items() if is_trained(n)),
         "channels": config.num_channels,
         "head": config.head,
+        "align_corners": config.align_corners,
         "sigmoid": config.sigmoid,
         "layer_norm_eps": {
             "block": eps.block,
@@ -189,12 +209,13 @@ def render(facts: dict[str, Any]) -> str:
     """The facts as lines of text."""
     eps, norm = facts["layer_norm_eps"], facts["normalisation"]
     head = {"mlp": "all-MLP", "conv": "mmsegmentation's (batch norm and ReLU per scale)"}
+    corners = ", upsampled with align_corners" if facts["align_corners"] else ""
     lines = [
         ("checkpoint", facts["checkpoint"]),
         ("origin", facts["origin"]),
         ("size", f"{facts['size']}, {facts['parameters'] / 1e6:,.1f} million parameters"),
         ("stages", f"depths {_row(facts['depths'])}, widths {_row(facts['hidden_sizes'])}"),
-        ("head", f"{head[facts['head']]}, width {facts['decoder_hidden_size']}"),
+        ("head", f"{head[facts['head']]}, width {facts['decoder_hidden_size']}{corners}"),
         ("channels", f"{facts['channels']}"),
         (
             "input",

@@ -20,6 +20,7 @@ from jobs.option_types import Bands, Scale
 from pipeline.errors import UsageError
 from pipeline.settings import ALPHA, DTYPES, Execution, Settings
 from pipeline.storage.access import Access
+from segformer.checkpoints.variants import WEIGHTS
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 output_arg = click.argument("output", metavar="OUT")
@@ -28,8 +29,9 @@ checkpoint_opt = click.option(
     "--checkpoint",
     required=True,
     metavar="C",
-    help="SegFormer checkpoint, local or an fsspec URL: a folder in transformers' format, or a file"
-    " of weights from transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
+    help="SegFormer checkpoint, local or an fsspec URL: a folder in the format of transformers or"
+    " segmentation_models_pytorch, or a file of weights from these, from NVlabs or mmsegmentation."
+    " See `swath model inspect`.",
 )
 output_opt = click.option(
     "--output",
@@ -62,6 +64,15 @@ storage_opt = click.option(
     ' {"endpoint_url": "https://...", "requester_pays": true, "anon": true, "profile": "..."}.',
 )
 
+weights_opt = option(
+    Settings,
+    "weights",
+    type=click.Choice(WEIGHTS),
+    show_default="raw; an average where its program, as mmengine and Lightning, keeps it as the"
+    " weights",
+    help="Which weights of a checkpoint that holds both are run: raw, as they were trained, or ema,"
+    " their average.",
+)
 SETTINGS: tuple[Decorator[Any], ...] = (
     option(
         Settings,
@@ -133,6 +144,7 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         show_default="as each file says",
         help="Stored value that means no data in every input; nan is allowed.",
     ),
+    weights_opt,
 )
 
 

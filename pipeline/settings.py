@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 from pipeline.errors import UsageError
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
+from segformer.checkpoints.variants import WEIGHTS
 
 RESULT_VERSION = 5
 """The version of the rows: raise it whenever the same inputs and settings would give other rows."""
@@ -58,6 +59,9 @@ class Settings:
     """See `scale`; None: 0."""
     nodata: float | None = None
     """Overrides the nodata value of every input."""
+    weights: str | None = None
+    """The weights that are run of a checkpoint that holds both: WEIGHTS, as they were trained or an
+    average of them; None: raw ones, but an average that its program keeps as the weights."""
 
     def __post_init__(self) -> None:
         if self.window < 32:
@@ -74,6 +78,13 @@ class Settings:
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             bands = ",".join(map(str, self.bands))
             raise UsageError(f"--bands '{bands}': bands count from 1, e.g. --bands 4,3,2")
+        self._check_scale()
+        for name, choices in (("alpha", ALPHA), ("weights", WEIGHTS)):
+            value = getattr(self, name)
+            if value not in (None, *choices):
+                raise UsageError(f"--{name} {value}: choose {' or '.join(choices)}")
+
+    def _check_scale(self) -> None:
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"--{name} {value}: must be a finite number")
@@ -85,8 +96,6 @@ class Settings:
             raise UsageError("--offset needs --scale: value * scale + offset")
         if self.offset is not None and self.scale == FILE:
             raise UsageError(f"--scale {FILE} takes the offset from each file, too: omit --offset")
-        if self.alpha not in (None, *ALPHA):
-            raise UsageError(f"--alpha {self.alpha}: choose {' or '.join(ALPHA)}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -29,7 +29,7 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.planning.planner import BATCH
 from pipeline.planning.workload import Network, Workload
-from pipeline.settings import Execution
+from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
@@ -146,11 +146,13 @@ def _settle_job(
 ) -> tuple[Job, Output | None, Workload, ModelConfig]:
     """The job, its output as it is reached from now on, the costs, and the network.
 
-    Raises CheckpointError, and UsageError if the output belongs to another job.
+    Raises CheckpointError, and UsageError if the network does not take the window or the output
+    belongs to another job.
     """
     execution, settings = request.execution, request.settings
     model = request.loop.model()
     config = model.config
+    _check_window(settings, config)
     device, count, nodes_bytes, cpus = _devices(execution.address, model)
     if settings.batch is None:
         batch = output.job.settings.batch if output else BATCH[device]
@@ -173,6 +175,19 @@ def _settle_job(
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(config, model.weights_bytes, job.settings.window)
     return job, output, Workload(job.settings, machine, network), config
+
+
+def _check_window(settings: Settings, config: ModelConfig) -> None:
+    """Raise UsageError, which names the nearest, for a window that the network does not take."""
+    window, step = settings.window, config.window_step_px
+    if window % step:
+        below = window // step * step
+        allowed = [edge for edge in (below + step, below) if edge >= max(step, settings.stride)]
+        nearest = min(allowed, key=lambda edge: abs(edge - window))
+        raise UsageError(
+            f"--window {window}: the network, of segmentation_models_pytorch, takes multiples of"
+            f" {step} px only; the nearest is --window {nearest}"
+        )
 
 
 def _devices(address: str | None, model: Model) -> tuple[str, int, tuple[int, ...], int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -63,6 +64,7 @@ class Replica:
             else SegFormer(read)
         )
         self.classes = len(model.config.class_names)
+        self._align_corners = model.config.align_corners
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, self._device, sharing)
         self._make_blend = blend_on(self._device, self.classes)
@@ -146,7 +148,9 @@ class Replica:
         grid = WindowGrid.over(scene, self._settings)
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
-        stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
+        stitcher = Stitcher(
+            grid, core, valid_HW, self.classes, self._make_blend, self._align_corners
+        )
         held = self._forward.hold(pixels.values_CHW, pixels.valid_HW)
         return OpenBlock(block, pixels, held, grid, stitcher, self.scaling(scene))
 
