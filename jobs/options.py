@@ -16,7 +16,7 @@ import click
 from jobs.execution_options import EXECUTION
 from jobs.job_file_option import place_of
 from jobs.option_decorator import Decorator, F, option
-from jobs.option_types import Bands, Scale
+from jobs.option_types import Bands, Numbers, Scale
 from pipeline.errors import UsageError
 from pipeline.settings import ALPHA, DTYPES, Execution, Settings
 from pipeline.storage.access import Access
@@ -29,7 +29,8 @@ checkpoint_opt = click.option(
     required=True,
     metavar="C",
     help="SegFormer checkpoint, local or an fsspec URL: a folder in transformers' format, or a file"
-    " of weights from transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
+    " of weights from transformers, NVlabs or mmsegmentation; or hf:ORG/NAME[@REVISION] on the"
+    " Hugging Face Hub. See `swath model inspect`.",
 )
 output_opt = click.option(
     "--output",
@@ -62,6 +63,31 @@ storage_opt = click.option(
     ' {"endpoint_url": "https://...", "requester_pays": true, "anon": true, "profile": "..."}.',
 )
 
+NORMALISATION: tuple[Decorator[Any], ...] = (
+    option(
+        Settings,
+        "rescale",
+        type=float,
+        metavar="F",
+        show_default="the checkpoint's, mostly 1/255",
+        help="Factor for stored values that are uint8, no unit; all other types have --scale.",
+    ),
+    option(
+        Settings,
+        "mean",
+        type=Numbers(),
+        show_default="the checkpoint's, else ImageNet's",
+        help="Mean of each channel, of values after --rescale or --scale: 0.485,0.456,0.406.",
+    ),
+    option(
+        Settings,
+        "std",
+        type=Numbers(),
+        show_default="the checkpoint's, else ImageNet's",
+        help="Standard deviation of each channel, in the same unit: the network gets (value - mean)"
+        " / std.",
+    ),
+)
 SETTINGS: tuple[Decorator[Any], ...] = (
     option(
         Settings,
@@ -133,12 +159,18 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         show_default="as each file says",
         help="Stored value that means no data in every input; nan is allowed.",
     ),
+    *NORMALISATION,
 )
 
 
 def settings_options(command: F) -> F:
     """Add the options that decide the result. They are recorded; OUT refuses a change."""
     return add(command, SETTINGS)
+
+
+def normalisation_options(command: F) -> F:
+    """Add the options that replace numbers of a checkpoint's normalization."""
+    return add(command, NORMALISATION)
 
 
 def execution_options(command: F) -> F:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.checkpoint import call_on_checkpoint
+from pipeline.checkpoint import call_on_checkpoint, hub_name, locate_checkpoint
 from pipeline.doubt import doubt_notes
 from pipeline.driver.overlap_note import overlap_note
 from pipeline.driver.planned_inputs import PlannedInputs
@@ -134,7 +134,10 @@ def _settle_job(
     """
     execution, settings = request.execution, request.settings
     access = execution.access.impatient()
-    checkpoint = call_on_checkpoint(read_checkpoint, request.checkpoint, access)
+    located = locate_checkpoint(request.checkpoint, output.job if output else None, access)
+    checkpoint = call_on_checkpoint(
+        read_checkpoint, located, access, normalisation=settings.normalisation
+    )
     config = checkpoint.config
     device, count, nodes_bytes, cpus = _devices(execution.address)
     if settings.batch is None:
@@ -142,12 +145,13 @@ def _settle_job(
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
-        checkpoint=execution.access.absolute(request.checkpoint),
+        checkpoint=located,
         checkpoint_sha256=checkpoint.sha256,
         device=device,
         class_names=config.class_names,
         class_colors=config.class_colors,
         value_range=checkpoint.normalisation.expected,
+        checkpoint_asked=hub_name(request.checkpoint),
     )
     if output:
         output.check_same(job)

@@ -25,7 +25,7 @@ from pipeline.processes.limits import rearm
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
-from segformer import load_model
+from segformer import SegFormer, read_checkpoint
 
 _NO_MEMORY = {
     "cpu": ("DefaultCPUAllocator", "bad_alloc"),
@@ -51,11 +51,11 @@ class Replica:
         """Load the job's checkpoint onto its device, and compile the blend.
 
         sharing: the number of replicas on one GPU, which divide its memory. Raises what
-        `call_on_checkpoint` raises.
+        `call_on_checkpoint` raises, and UsageError if the checkpoint is another one by now.
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = call_on_checkpoint(load_model, job.checkpoint, access)
+        model = _load(job, access)
         self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, self._device, sharing)
@@ -183,6 +183,19 @@ class Replica:
                 " of an output are computed in batches of one size"
             )
         return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
+
+
+def _load(job: Job, access: Access) -> SegFormer:
+    """The job's network. Each node may have a copy of its own of the checkpoint."""
+    checkpoint = call_on_checkpoint(
+        read_checkpoint, job.checkpoint, access, normalisation=job.settings.normalisation
+    )
+    if checkpoint.sha256 != job.checkpoint_sha256:
+        raise UsageError(
+            f"{job.checkpoint}: its files on this node are not those that the job began with; put"
+            " the same ones there, or name the checkpoint that has them"
+        )
+    return SegFormer(checkpoint)
 
 
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:

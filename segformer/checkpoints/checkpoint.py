@@ -31,9 +31,11 @@ from segformer.checkpoints.weight_file import Metadata, WeightFile, open_weight_
 from segformer.classes import classes_of_meta
 from segformer.config import BATCH_NORM_EPS, ModelConfig
 from segformer.errors import CheckpointError
-from segformer.normalisation import (
-    Normalisation,
+from segformer.normalisation import Normalisation
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
+from segformer.preprocessor import (
     normalisation_of_meta,
+    normalisation_of_preprocessor,
     preprocessor_notes,
 )
 from segformer.presets import size_name
@@ -56,14 +58,18 @@ class Checkpoint:
 
 
 def read_checkpoint(
-    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None
+    path_or_url: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    normalisation: NormalisationOptions = CHECKPOINTS_OWN,
 ) -> Checkpoint:
-    """Read a checkpoint from a folder or from one file of weights.
+    """Read a checkpoint from a folder, from one file of weights, or from the Hugging Face Hub by a
+    name such as `hf:org/name@revision`.
 
     The names of the weights tell its origin, and which of them are the network's: what training
     left beside them is noted. Half-precision weights are widened. No code in a file is run.
-    storage_options: handed to fsspec. Raises CheckpointError, one line, if anything is missing or
-    does not fit.
+    storage_options: handed to fsspec. normalisation: numbers that replace the checkpoint's. Raises
+    CheckpointError, one line, if anything is missing or does not fit.
     """
     files = read_files(str(path_or_url), storage_options)
     # Another model's config is refused before any weight is parsed.
@@ -92,11 +98,11 @@ def read_checkpoint(
                 f" give the file of weights itself, {next(iter(files.weights))}"
             )
         config = stated or _inferred_config(state, chosen.metadata)
-        normalisation, notes = _normalisation(files, chosen.metadata, config.num_channels)
+        settled, notes = _normalisation(files, chosen.metadata, config.num_channels, normalisation)
         weights = state.weights(config, CONFIG if stated else "set of sizes")
         weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
     config = config.with_notes(*chosen.notes, *notes)
-    return Checkpoint(config, normalisation, weights, origin, files.sha256())
+    return Checkpoint(config, settled, weights, origin, files.sha256())
 
 
 def existing_files(
@@ -166,13 +172,13 @@ def _inferred_config(state: StateDict, metadata: Metadata) -> ModelConfig:
 
 
 def _normalisation(
-    files: Files, metadata: Metadata, channels: int
+    files: Files, metadata: Metadata, channels: int, options: NormalisationOptions
 ) -> tuple[Normalisation, tuple[str, ...]]:
     """The normalization, and notes on it."""
     if files.preprocessor is None:
-        return normalisation_of_meta(metadata, channels)
+        return normalisation_of_meta(metadata, channels, options)
     fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
-    return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
+    return normalisation_of_preprocessor(fields, channels, options), preprocessor_notes(fields)
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:
