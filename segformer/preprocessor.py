@@ -35,11 +35,9 @@ def normalisation_of_preprocessor(
 ) -> Normalisation:
     """Read the parsed preprocessor_config.json. What the options replace is not looked at. Raises
     CheckpointError, naming the field or the option."""
-    neutral = Normalisation(
-        1.0, (0.0,) * num_channels, (1.0,) * num_channels, Sources(*[PREPROCESSOR] * 3)
-    )
-    rescale, mean, std = (neutral.rescale,), neutral.mean, neutral.std
-    sources = neutral.sources._asdict()
+    rescale: tuple[float, ...] = (1.0,)
+    mean, std = (0.0,) * num_channels, (1.0,) * num_channels
+    sources = dict.fromkeys(Sources._fields, PREPROCESSOR)
     if options.rescale is None and _flag(fields, "do_rescale"):
         rescale, sources["rescale"] = _numbers(fields, "rescale_factor", 1 / 255, 1)
     if options.mean is None and _flag(fields, "do_normalize"):
@@ -120,8 +118,8 @@ def normalisation_of_training(text: str, num_channels: int) -> Normalisation | N
             " rescale_factor, image_mean and image_std that the network was trained with, or give"
             " --mean and --std"
         )
-    scaled = (tuple(v / 255 for v in values) for values in mean_and_std)
-    return Normalisation(1 / 255, *scaled, Sources(*[TRAINING] * 3))
+    mean, std = (tuple(v / 255 for v in values) for values in mean_and_std)
+    return Normalisation(1 / 255, mean, std, Sources(TRAINING, TRAINING, TRAINING))
 
 
 def _assumed(
@@ -160,6 +158,8 @@ def _numbers(
     try:
         if any(isinstance(v, bool) for v in listed):
             raise TypeError
+        if name == "rescale_factor" and len(listed) != 1:
+            raise ValueError
         return tuple(float(v) for v in listed), PREPROCESSOR if name in fields else TRANSFORMERS
     except (TypeError, ValueError, OverflowError):
         what = "a number" if name == "rescale_factor" else "one number per channel"

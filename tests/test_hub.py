@@ -3,10 +3,13 @@ line."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +103,7 @@ def test_a_model_is_fetched_once_and_only_what_is_read(
     assert all(torch.equal(read.weights[name], t) for name, t in expected.weights.items())
     assert len(hub.asked("GET /storage")) == 1
     got = {request.rpartition("/")[2] for request in hub.asked("GET /restor")}
-    assert got == {"config.json", "preprocessor_config.json", "model.safetensors"}
+    assert got == {"config.json", "preprocessor_config.json"}
     assert not any(word in path for path in hub.requests for word in (".py", ".bin", ".h5"))
     assert not hub.asked("agent-harnesses")  # huggingface_hub's telemetry
     hub.requests.clear()
@@ -271,18 +274,31 @@ def test_a_server_that_is_no_hub_is_named(hub: HubServer) -> None:
         read_checkpoint(f"hf:{NAME}")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 @pytest.mark.usefixtures("hub")
-def test_a_cache_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir(exist_ok=True)
-    (tmp_path / "home").chmod(0o500)
-    try:
-        with pytest.raises(
-            CheckpointError, match="cannot be written to; let HF_HOME name a folder"
-        ):
-            read_checkpoint(f"hf:{NAME}")
-    finally:
-        (tmp_path / "home").chmod(0o700)
+def test_a_cache_that_cannot_be_written_to_is_named(
+    swath: Swath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "/sys/hub")  # where not even root may write
+    code, _, err = swath("model", "inspect", f"hf:{NAME}")
+    assert code == 2
+    assert err == (
+        f"swath: error: hf:{NAME}: the Hub's cache /sys/hub cannot be written to; let HF_HOME name a"
+        " folder that can\n"
+    )
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_full_disk_is_no_fault_of_the_command(
+    swath: Swath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", fail)
+    code, _, err = swath("model", "inspect", f"hf:{NAME}")
+    assert code == 1
+    where = f"the Hub's cache, {tmp_path}/home/hub"
+    assert err == f"swath: error: hf:{NAME}: No space left on device ({where})\n"
 
 
 @pytest.mark.usefixtures("hub")
@@ -355,6 +371,7 @@ def recorded(out: Path) -> dict[str, object]:
 
 
 def test_a_job_keeps_its_commit_when_the_branch_moves(
+    hub: HubServer,
     model: str,
     archive: str,
     small_checkpoint: str,
@@ -363,7 +380,8 @@ def test_a_job_keeps_its_commit_when_the_branch_moves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
-    out, options = tmp_path / "out", ["--window", 64, "--stride", 48, "--runner", "local"]
+    out, options = tmp_path / "out", ["--window", 64, "--stride", 48, "--batch", 2]
+    options += ["--runner", "local"]
     words = ["run", archive, "--checkpoint", f"hf:{NAME}", "--output", out, *options]
     assert swath(*words)[0] == 0
     assert recorded(out)["checkpoint"] == f"hf:{NAME}@{model}"
@@ -438,6 +456,17 @@ def test_names_are_neither_paths_nor_made_absolute(tmp_path: Path) -> None:
         assert f"hf:{NAME}" in forwarded(ctx, ctx.params)
 
 
+def test_a_page_of_the_hub_is_answered_with_the_name(swath: Swath) -> None:
+    for page, name in {
+        f"https://huggingface.co/{NAME}": f"hf:{NAME}",
+        f"https://hf.co/{NAME}/": f"hf:{NAME}",
+        f"https://huggingface.co/{NAME}/tree/v1.0": f"hf:{NAME}@v1.0",
+    }.items():
+        code, _, err = swath("model", "inspect", page)
+        assert code == 2
+        assert err == f"swath: error: {page} is a page of the Hub; name the model, as {name}\n"
+
+
 def test_the_forms_of_a_name() -> None:
     name = HubName.parse("hf:org/name@refs/pr/4")
     assert (name.repo, name.revision, name.is_pinned) == ("org/name", "refs/pr/4", False)
@@ -448,8 +477,21 @@ def test_the_forms_of_a_name() -> None:
 
 
 @pytest.mark.slow
+def test_processes_that_need_a_model_at_once_fetch_it_once(hub: HubServer) -> None:
+    hub.delay_s = 0.5
+    program = f"from segformer import read_checkpoint; read_checkpoint('hf:{NAME}')"
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == [b""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
+    assert len(hub.asked("GET /storage")) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.ray
-def test_replicas_on_ray_fetch_once(model: str, archive: str, tmp_path: Path) -> None:
+def test_replicas_on_ray_fetch_once(
+    hub: HubServer, model: str, archive: str, tmp_path: Path
+) -> None:
     for name in "bcd":
         write_scene(Path(archive) / f"{name}.tif", 100, 80)
     ray = Execution(runner="ray", replicas=2)
@@ -495,7 +537,8 @@ def test_inspect_shows_the_license_and_the_first_words(
     (folder / "README.md").write_text("---\nlicense: [\n---\n\nNo YAML.\n")
     code, out, err = swath("model", "inspect", folder)
     assert (code, err) == (0, "")
-    assert "license" not in out
+    assert "license  " not in out
+    assert "card        No YAML.\n" in out
 
 
 @pytest.mark.usefixtures("hub")

@@ -165,6 +165,8 @@ NAN, INF = float("nan"), float("inf")
         ({"image_std": None}, "image_std is null; write one number per channel, or remove it"),
         ({"rescale_factor": None}, "rescale_factor is null; write a number, or remove it"),
         ({"rescale_factor": "1/255"}, 'rescale_factor is "1/255"; write a number'),
+        ({"rescale_factor": [0.1, 0.2]}, "rescale_factor is [0.1, 0.2]; write a number"),
+        ({"rescale_factor": []}, "rescale_factor is []; write a number"),
         ({"image_mean": "imagenet"}, 'image_mean is "imagenet"; write one number per channel'),
         ({"image_mean": [0.4, None, 0.4]}, "image_mean is [0.4, null, 0.4]; write one number"),
         ({"image_mean": [[0.4], [0.4], [0.4]]}, "image_mean is [[0.4], [0.4], [0.4]]; write"),

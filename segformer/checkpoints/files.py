@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder
-from segformer.checkpoints.hub.name import HubName, is_hub_name
+from segformer.checkpoints.hub.name import HubName, is_hub_name, name_of_page
 from segformer.checkpoints.variants import ADAPTER_CONFIG, adapter_refusal
 from segformer.errors import CheckpointError
 
@@ -91,6 +91,8 @@ def open_folder(url: str, storage_options: Mapping[str, Any] | None) -> Folder:
         from segformer.checkpoints.hub.folder import HubFolder  # noqa: PLC0415  half a second, for its names only
 
         return HubFolder(HubName.parse(url))
+    if name := name_of_page(url):
+        raise CheckpointError(f"{url} is a page of the Hub; name the model, as {name}")
     return Folder(url, storage_options)
 
 

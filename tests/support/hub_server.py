@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -65,6 +66,8 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models: dict[str, Model] = {}
         self.troubles: list[Trouble] = []
+        self.delay_s = 0.0
+        """Seconds before the storage answers."""
         self.requests: list[str] = []
         """As `GET /org/name/resolve/main/config.json`."""
         self.tokens: dict[str, str | None] = {}
@@ -177,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             b for m in self.server.models.values() for c in m.commits.values() for b in c.values()
         )
         data = next(blob for blob in blobs if hashlib.sha256(blob).hexdigest() == digest)
+        time.sleep(self.server.delay_s)
         byte_range = self.headers["Range"]
         start = int(byte_range.removeprefix("bytes=").partition("-")[0]) if byte_range else 0
         headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}

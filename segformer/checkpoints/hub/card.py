@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from segformer.checkpoints.files import is_weight_file, open_folder
+from segformer.errors import CheckpointError
 
 README = "README.md"
 WORDS_LENGTH = 160
@@ -29,11 +30,14 @@ class Card(NamedTuple):
 
 
 def read_card(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> Card:
-    """The card in a checkpoint's folder; an empty one if there is none, or for a file of weights.
-    Raises CheckpointError if the folder cannot be read."""
+    """The card in a checkpoint's folder; an empty one if there is none that can be read, and for a
+    file of weights."""
     if is_weight_file(path_or_url):
         return Card()
-    data = open_folder(path_or_url, storage_options).read_if_allowed(README)
+    try:
+        data = open_folder(path_or_url, storage_options).read(README)
+    except CheckpointError:  # a store that lists nothing may refuse to say that there is none
+        return Card()
     return Card() if data is None else card_of(data.decode(errors="replace"))
 
 
@@ -42,7 +46,7 @@ def card_of(text: str) -> Card:
     try:
         fields, body = _parsed(text)
     except ValueError:
-        return Card(words=_first_words(text))
+        return Card(words=_first_words(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL)))
     parts = [fields.get(name) for name in ("license", "license_name", "license_link")]
     named = [_plain(str(part)) for part in parts if part]
     return Card(", ".join(named) or None, _first_words(body))

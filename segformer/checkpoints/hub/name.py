@@ -14,12 +14,22 @@ from segformer.errors import CheckpointError
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./+-]*))?", re.A)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PAGE = re.compile(
+    r"https://(?:huggingface\.co|hf\.co)/(\w[\w.-]*/\w[\w.-]*)(?:/tree/(\w[\w./+-]*?))?/?", re.A
+)
+"""The address of a model's page, for people."""
 
 
 def is_hub_name(checkpoint: str) -> bool:
     """Whether a checkpoint is named as one of the Hub's. A local path that begins like that is
     written with `./`."""
     return checkpoint.startswith(PREFIX)
+
+
+def name_of_page(url: str) -> str | None:
+    """The name of the model whose page on the Hub has this address; None for other addresses."""
+    match = _PAGE.fullmatch(url)
+    return None if match is None else str(HubName(*match.groups()))
 
 
 @dataclass(frozen=True)
