@@ -282,8 +282,8 @@ def test_a_cache_that_cannot_be_written_to_is_named(
     code, _, err = swath("model", "inspect", f"hf:{NAME}")
     assert code == 2
     assert err == (
-        f"swath: error: hf:{NAME}: the Hub's cache /sys/hub cannot be written to; let HF_HOME name a"
-        " folder that can\n"
+        f"swath: error: hf:{NAME}: the Hub's cache /sys/hub cannot be written to; let HF_HOME name"
+        " a folder that can\n"
     )
 
 
