@@ -66,14 +66,6 @@ storage_opt = click.option(
 NORMALISATION: tuple[Decorator[Any], ...] = (
     option(
         Settings,
-        "rescale",
-        type=float,
-        metavar="F",
-        show_default="the checkpoint's, mostly 1/255",
-        help="Factor for stored values that are uint8, no unit; all other types have --scale.",
-    ),
-    option(
-        Settings,
         "mean",
         type=Numbers(),
         show_default="the checkpoint's, else ImageNet's",
@@ -86,6 +78,14 @@ NORMALISATION: tuple[Decorator[Any], ...] = (
         show_default="the checkpoint's, else ImageNet's",
         help="Standard deviation of each channel, in the same unit: the network gets (value - mean)"
         " / std.",
+    ),
+    option(
+        Settings,
+        "rescale",
+        type=float,
+        metavar="F",
+        show_default="the checkpoint's, mostly 1/255",
+        help="Factor for stored values that are uint8, no unit; all other types have --scale.",
     ),
 )
 SETTINGS: tuple[Decorator[Any], ...] = (

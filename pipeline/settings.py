@@ -57,12 +57,12 @@ class Settings:
     """See `scale`; None: 0."""
     nodata: float | None = None
     """Overrides the nodata value of every input."""
-    rescale: float | None = None
-    """Factor for scenes that are uint8; None: the checkpoint's, mostly 1 / 255."""
     mean: tuple[float, ...] | None = None
     """Per channel, of values after `rescale` or `scale`; None: the checkpoint's."""
     std: tuple[float, ...] | None = None
     """Per channel, in the same unit; None: the checkpoint's."""
+    rescale: float | None = None
+    """Factor for scenes that are uint8; None: the checkpoint's, mostly 1 / 255."""
 
     def __post_init__(self) -> None:
         if self.window < 32:
