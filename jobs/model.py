@@ -6,14 +6,18 @@ Parses, calls, prints.
 from __future__ import annotations
 
 import os
-from functools import partial
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs import options, text
+from jobs.model_report import describe, render
+from pipeline.checkpoint import call_on_checkpoint, locate_checkpoint
 from pipeline.errors import UsageError
 from pipeline.storage.access import Access
+from segformer.checkpoints.hub.name import is_hub_name
+from segformer.normalisation_options import NormalisationOptions
 
 if TYPE_CHECKING:
     from segformer import Checkpoint
@@ -27,7 +31,8 @@ def model() -> None:
 
     PATH is a folder in the format of transformers or segmentation_models_pytorch, or one file of
     weights (.pth, .pt, .ckpt, .bin, .safetensors) as these, NVlabs' SegFormer or mmsegmentation
-    write it; local or an fsspec URL. No code in a file is executed.
+    write it; local or an fsspec URL. hf:ORG/NAME[@REVISION] is a model on the Hugging Face Hub. No
+    code in a file is executed.
     """
 
 
@@ -41,18 +46,21 @@ def model() -> None:
     metavar="PX",
     help="Edge of the window for which GFLOP are stated, in pixels.",
 )
-@options.weights_opt
+@options.reading_options
 @options.format_opt
 @options.storage_opt
-def inspect(
-    path: str, window: int, weights: str | None, form: str, storage_options: str | None
-) -> None:
-    """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window.
+def inspect(path: str, window: int, form: str, **parsed: Any) -> None:
+    """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window;
+    of its card the license and the first words.
 
     GFLOP are two for each multiplication and addition of the convolutions, the linear layers and
     the products of attention, in the network as Swath runs it.
     """
-    facts = describe(path, _read(path, weights, storage_options), window)
+    from segformer.checkpoints.hub.card import read_card  # noqa: PLC0415  so that help does not wait for it
+
+    path, access, checkpoint = _read(path, parsed)
+    card = call_on_checkpoint(read_card, path, access)
+    facts = describe(path, checkpoint, card, window)
     click.echo(text.to_json(facts) if form == "json" else render(facts))
 
 
@@ -71,11 +79,9 @@ def inspect(
     show_default="an existing checkpoint is not replaced",
     help="Replace the checkpoint that is in FOLDER.",
 )
-@options.weights_opt
+@options.reading_options
 @options.storage_opt
-def convert(
-    path: str, folder: str, force: bool, weights: str | None, storage_options: str | None
-) -> None:
+def convert(path: str, folder: str, force: bool, **parsed: Any) -> None:
     """Write the checkpoint PATH to FOLDER in transformers' format, complete in itself.
 
     Writes config.json, model.safetensors (float32) and preprocessor_config.json. What transformers
@@ -83,10 +89,11 @@ def convert(
     eps, align_corners of smp's head. With mmsegmentation's head the folder is Swath's alone:
     transformers has no such network. Notes say what differs.
     """
-    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import existing_files, write_checkpoint  # noqa: PLC0415
+    from segformer.checkpoints.checkpoint import existing_files, write_checkpoint  # noqa: PLC0415  so that help does not wait for it
 
-    access = Access.parse(storage_options).impatient()
+    access = Access.parse(parsed["storage_options"]).impatient()
+    if is_hub_name(folder):
+        raise UsageError(f"--to {folder}: is a name on the Hub; give a folder, local or a URL")
     present = call_on_checkpoint(existing_files, folder, access)
     if _is_itself(path, folder, access):
         raise UsageError(f"--to {folder}: is the checkpoint being read; give another folder")
@@ -95,7 +102,7 @@ def convert(
             f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
             " --force to replace it"
         )
-    checkpoint = _read(path, weights, storage_options)
+    path, _, checkpoint = _read(path, parsed)
 
     def write(url: str, **how: Any) -> None:
         write_checkpoint(checkpoint, url, **how)
@@ -117,16 +124,24 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
         url = access.absolute(url)
         return url if "://" in url else os.path.realpath(url)
 
+    if is_hub_name(path):
+        return False
     read, written = {path, *files(path.rstrip("/"))}, files(folder.rstrip("/"))
     return not {real(url) for url in read}.isdisjoint(real(url) for url in written)
 
 
-def _read(path: str, weights: str | None, storage_options: str | None) -> Checkpoint:
-    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
+def _read(path: str, parsed: Mapping[str, Any]) -> tuple[str, Access, Checkpoint]:
+    """The path, a name on the Hub with the commit; how it is reached; and the checkpoint."""
+    from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415  so that help does not wait for it
 
-    read = partial(read_checkpoint, weights=weights)
-    return call_on_checkpoint(read, path, Access.parse(storage_options).impatient())
+    numbers = NormalisationOptions(parsed["rescale"], parsed["mean"], parsed["std"])
+    access = Access.parse(parsed["storage_options"]).impatient()
+    if is_hub_name(path):
+        path = locate_checkpoint(path, None, access)
+    checkpoint = call_on_checkpoint(
+        read_checkpoint, path, access, weights=parsed["weights"], normalisation=numbers
+    )
+    return path, access, checkpoint
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
@@ -161,87 +176,3 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
             f" --scale {checkpoint.normalisation.rescale:.8g}"
         )
     return notes
-
-
-def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
-    """The facts that `inspect` prints, as JSON."""
-    from segformer.flops import gflop_per_window  # noqa: PLC0415
-    from segformer.presets import size_name  # noqa: PLC0415
-
-    config, norm = checkpoint.config, checkpoint.normalisation
-    eps = config.norm_eps
-    classes = zip(config.class_names, config.class_colors, strict=True)
-    return {
-        "checkpoint": path,
-        "origin": checkpoint.origin,
-        "size": size_name(config),
-        "depths": config.depths,
-        "hidden_sizes": config.hidden_sizes,
-        "num_attention_heads": config.num_attention_heads,
-        "sr_ratios": config.sr_ratios,
-        "decoder_hidden_size": config.decoder_hidden_size,
-        "parameters": sum(t.numel() for n, t in checkpoint.weights.items() if is_trained(n)),
-        "channels": config.num_channels,
-        "head": config.head,
-        "align_corners": config.align_corners,
-        "sigmoid": config.sigmoid,
-        "layer_norm_eps": {
-            "block": eps.block,
-            "reduction": eps.reduction,
-            "embedding": eps.embedding,
-        },
-        "normalisation": {"rescale": norm.rescale, "mean": norm.mean, "std": norm.std},
-        "window": window_px,
-        "gflop_per_window": round(gflop_per_window(config, window_px), 3),
-        "classes": [
-            {"class_id": k, "name": name, "color": color} for k, (name, color) in enumerate(classes)
-        ],
-        "notes": config.notes,
-    }
-
-
-def is_trained(name: str) -> bool:
-    """Whether a weight is a parameter, not a statistic of a batch norm."""
-    return name.endswith((".weight", ".bias"))
-
-
-def render(facts: dict[str, Any]) -> str:
-    """The facts as lines of text."""
-    eps, norm = facts["layer_norm_eps"], facts["normalisation"]
-    head = {"mlp": "all-MLP", "conv": "mmsegmentation's (batch norm and ReLU per scale)"}
-    corners = ", upsampled with align_corners" if facts["align_corners"] else ""
-    lines = [
-        ("checkpoint", facts["checkpoint"]),
-        ("origin", facts["origin"]),
-        ("size", f"{facts['size']}, {facts['parameters'] / 1e6:,.1f} million parameters"),
-        ("stages", f"depths {_row(facts['depths'])}, widths {_row(facts['hidden_sizes'])}"),
-        ("head", f"{head[facts['head']]}, width {facts['decoder_hidden_size']}{corners}"),
-        ("channels", f"{facts['channels']}"),
-        (
-            "input",
-            f"(value * {norm['rescale']:.6g} - mean) / std, mean {_row(norm['mean'])},"
-            f" std {_row(norm['std'])}",
-        ),
-        (
-            "norm eps",
-            f"{eps['block']:g} in blocks, {eps['reduction']:g} in reductions,"
-            f" {eps['embedding']:g} in embeddings",
-        ),
-        ("work", f"{facts['gflop_per_window']:,.1f} GFLOP per window of {facts['window']} px"),
-        ("classes", _classes(facts)),
-    ]
-    listed = [
-        f"  {each['class_id']:>3}  {each['color'] or '-':<6}  {each['name']}"
-        for each in facts["classes"]
-    ]
-    notes = [f"note: {note}" for note in facts["notes"]]
-    return "\n".join([text.aligned(lines), *listed, *notes])
-
-
-def _classes(facts: dict[str, Any]) -> str:
-    count = f"{len(facts['classes'])}"
-    return f"{count}, distinguished by one logit (sigmoid)" if facts["sigmoid"] else count
-
-
-def _row(numbers: tuple[float, ...]) -> str:
-    return " ".join(f"{number:g}" for number in numbers)

@@ -14,6 +14,8 @@ from segformer.config import ModelConfig
 class Model:
     """A checkpoint as it was read, and the devices of the machine that read it."""
 
+    checkpoint: str
+    """Where it was read, as jobs record it: see `locate_checkpoint`."""
     config: ModelConfig
     """The sizes of the network, its classes, and notes on the checkpoint."""
     value_range: tuple[float, float] | None

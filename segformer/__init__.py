@@ -12,7 +12,9 @@ code_sources.py   what the machine code of a function is made from: its key in t
 classes.py        names and colors of the classes, in transformers' and mmsegmentation's files
 norm_eps.py       NormEps, what each origin's layer norms add to the variance
 config.py         ModelConfig, what config.json says: the sizes of the network and its classes
-normalisation.py  Normalisation, what preprocessor_config.json says: stored values to network input
+normalisation.py  Normalisation: stored values to network input, and what these numbers can be
+normalisation_options.py  the numbers that a user gives in place of a checkpoint's
+preprocessor.py   the normalization that a checkpoint's files state
 presets.py        the six published sizes, MiT-B0 to B5; which of them a config is
 flops.py          the arithmetic that a window takes
 checkpoints/      checkpoint files of four origins as named weights, without trusting them
@@ -34,10 +36,11 @@ if TYPE_CHECKING:
         write_checkpoint,
     )
     from segformer.config import ModelConfig
-    from segformer.errors import CheckpointError, SwathError
+    from segformer.errors import CheckpointError, SwathError, UnavailableError
     from segformer.network import SegFormer, load_model
     from segformer.norm_eps import NormEps
     from segformer.normalisation import Normalisation
+    from segformer.normalisation_options import NormalisationOptions
     from segformer.presets import MIT, mit_config
 
 __all__ = [
@@ -47,8 +50,10 @@ __all__ = [
     "ModelConfig",
     "NormEps",
     "Normalisation",
+    "NormalisationOptions",
     "SegFormer",
     "SwathError",
+    "UnavailableError",
     "checkpoint_sha256",
     "load_model",
     "mit_config",
@@ -65,8 +70,10 @@ _HOMES = {
     "ModelConfig": "config",
     "NormEps": "norm_eps",
     "Normalisation": "normalisation",
+    "NormalisationOptions": "normalisation_options",
     "SegFormer": "network",
     "SwathError": "errors",
+    "UnavailableError": "errors",
     "checkpoint_sha256": "checkpoints.checkpoint",
     "load_model": "network",
     "mit_config": "presets",

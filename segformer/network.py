@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from segformer.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from segformer.config import ModelConfig
 from segformer.folding import fold
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
 from segformer.operations import plain
 from segformer.operations.choice import operations
 from segformer.operations.maps import to_map, to_tokens
@@ -274,12 +275,16 @@ def load_model(
     *,
     storage_options: Mapping[str, Any] | None = None,
     weights: str | None = None,
+    normalisation: NormalisationOptions = CHECKPOINTS_OWN,
 ) -> SegFormer:
     """The network of a checkpoint, in eval mode, float32, on the CPU.
 
-    path_or_url: a folder or one file of weights, as in `read_checkpoint`, which says what
-    storage_options and weights are. Raises CheckpointError, one line, if anything is missing or
-    does not fit.
+    Takes what `read_checkpoint` takes, and raises what it raises.
     """
-    checkpoint = read_checkpoint(path_or_url, storage_options=storage_options, weights=weights)
+    checkpoint = read_checkpoint(
+        path_or_url,
+        storage_options=storage_options,
+        weights=weights,
+        normalisation=normalisation,
+    )
     return SegFormer(checkpoint)

@@ -33,6 +33,7 @@ from segformer import (
 )
 from segformer.checkpoints.shapes import weight_shapes
 from segformer.flops import gflop_per_window
+from segformer.preprocessor import normalisation_of_training
 from segformer.presets import size_name
 from tests.support.foreign_checkpoints import (
     NAMED,
@@ -260,7 +261,7 @@ def test_more_than_three_channels_need_a_preprocessor_config(
     path = tmp_path / "m.pth"
     torch.save(NAMED[origin](checkpoint.weights), path)
     message = refusal(path)
-    assert f"has {channels} channels and there is no preprocessor_config.json; write" in message
+    assert f"has {channels} channels and there is no preprocessor_config.json; give" in message
     fields = {"image_mean": [0.1] * channels, "image_std": [0.3] * channels, "do_resize": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
     read = read_checkpoint(str(path))
@@ -334,7 +335,7 @@ def test_the_normalisation_of_the_training_configuration_is_used(key: str, tmp_p
     ],
 )
 def test_a_training_configuration_that_is_not_plain_gives_no_normalisation(text: str) -> None:
-    assert Normalisation.from_training(text, 3) is None
+    assert normalisation_of_training(text, 3) is None
 
 
 # --- classes ------------------------------------------------------------------------------------

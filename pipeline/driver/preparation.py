@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from pipeline.checkpoint import hub_name
 from pipeline.doubt import doubt_notes
 from pipeline.driver.division import Division, divide
 from pipeline.driver.laps import HEADERS
@@ -150,7 +151,7 @@ def _settle_job(
     belongs to another job.
     """
     execution, settings = request.execution, request.settings
-    model = request.loop.model()
+    model = request.loop.model(output.job if output else None)
     config = model.config
     _check_window(settings, config)
     device, count, nodes_bytes, cpus = _devices(execution.address, model)
@@ -159,12 +160,13 @@ def _settle_job(
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
-        checkpoint=execution.access.absolute(request.checkpoint),
+        checkpoint=model.checkpoint,
         checkpoint_sha256=model.sha256,
         device=device,
         class_names=config.class_names,
         class_colors=config.class_colors,
         value_range=model.value_range,
+        checkpoint_asked=hub_name(request.checkpoint),
     )
     if output:
         output.check_same(job)

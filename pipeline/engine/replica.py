@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -26,7 +25,7 @@ from pipeline.processes.limits import rearm
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
-from segformer import Checkpoint, SegFormer, load_model
+from segformer import Checkpoint, SegFormer, read_checkpoint
 
 _NO_MEMORY = {
     "cpu": ("DefaultCPUAllocator", "bad_alloc"),
@@ -54,15 +53,12 @@ class Replica:
         """Load the job's checkpoint onto its device, and compile the blend.
 
         sharing: the number of replicas on one GPU, which divide its memory; read: the checkpoint,
-        if it has been read. Raises what `call_on_checkpoint` raises.
+        if it has been read. Raises what `call_on_checkpoint` raises, and UsageError if the
+        checkpoint is another one by now.
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = (
-            call_on_checkpoint(load_model, job.checkpoint, access)
-            if read is None
-            else SegFormer(read)
-        )
+        model = SegFormer(_load(job, access) if read is None else read)
         self.classes = len(model.config.class_names)
         self._align_corners = model.config.align_corners
         self._rescale = model.normalisation.rescale
@@ -193,6 +189,24 @@ class Replica:
                 " of an output are computed in batches of one size"
             )
         return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
+
+
+def _load(job: Job, access: Access) -> Checkpoint:
+    """The job's checkpoint. Each node may have a copy of its own."""
+    settings = job.settings
+    checkpoint = call_on_checkpoint(
+        read_checkpoint,
+        job.checkpoint,
+        access,
+        weights=settings.weights,
+        normalisation=settings.normalisation,
+    )
+    if checkpoint.sha256 != job.checkpoint_sha256:
+        raise UsageError(
+            f"{job.checkpoint}: its files on this node are not those that the job began with; put"
+            " the same ones there, or name the checkpoint that has them"
+        )
+    return checkpoint
 
 
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:

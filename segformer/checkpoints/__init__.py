@@ -21,4 +21,5 @@ leftovers.py      what else a checkpoint holds, left out and noted
 choice.py         the network that a checkpoint is taken for: all of the above
 state_dict.py     the tensors of that network under our names
 sizes.py          the sizes of a network inferred from the shapes of its weights
+hub/              models of the Hugging Face Hub by name, and what their cards say
 """

@@ -33,9 +33,11 @@ from segformer.checkpoints.weight_file import Metadata, WeightFile, open_weight_
 from segformer.classes import classes_of_meta
 from segformer.config import BATCH_NORM_EPS, ModelConfig
 from segformer.errors import CheckpointError
-from segformer.normalisation import (
-    Normalisation,
+from segformer.normalisation import Normalisation
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
+from segformer.preprocessor import (
     normalisation_of_meta,
+    normalisation_of_preprocessor,
     preprocessor_notes,
 )
 from segformer.presets import size_name
@@ -62,13 +64,16 @@ def read_checkpoint(
     *,
     storage_options: Mapping[str, Any] | None = None,
     weights: str | None = None,
+    normalisation: NormalisationOptions = CHECKPOINTS_OWN,
 ) -> Checkpoint:
-    """Read a checkpoint from a folder or from one file of weights.
+    """Read a checkpoint from a folder, from one file of weights, or from the Hugging Face Hub by a
+    name such as `hf:org/name@revision`.
 
     The names of the weights tell its origin, and which of them are the network's: what training
     left beside them is noted. Half-precision weights are widened. No code in a file is run.
     storage_options: handed to fsspec. weights: "ema" takes an average of the weights, "raw" those
-    that were trained; None: raw ones, but an average that its program keeps as the weights. Raises
+    that were trained; None: raw ones, but an average that its program keeps as the weights.
+    normalisation: numbers that replace the checkpoint's. Raises
     CheckpointError, one line, if anything is missing or does not fit.
     """
     files = read_files(str(path_or_url), storage_options)
@@ -99,11 +104,11 @@ def read_checkpoint(
         if files.is_single and files.config is not None and origin == config_origin:
             stated = _stated_config(files)
         config = stated or _inferred_config(state, chosen)
-        normalisation, notes = _normalisation(files, chosen.metadata, config.num_channels)
+        settled, notes = _normalisation(files, chosen.metadata, config.num_channels, normalisation)
         tensors = state.weights(config, CONFIG if stated else "set of sizes")
         tensors = {name: to_float32(name, tensor) for name, tensor in tensors.items()}
     config = config.with_notes(*chosen.notes, *notes)
-    return Checkpoint(config, normalisation, tensors, origin, files.sha256())
+    return Checkpoint(config, settled, tensors, origin, files.sha256())
 
 
 def existing_files(
@@ -183,19 +188,20 @@ def _inferred_config(state: StateDict, chosen: Choice) -> ModelConfig:
 
 
 def _normalisation(
-    files: Files, metadata: Metadata, channels: int
+    files: Files, metadata: Metadata, channels: int, options: NormalisationOptions
 ) -> tuple[Normalisation, tuple[str, ...]]:
     """The normalization, and notes on it."""
     if files.preprocessor is not None:
         fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
-        return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
+        settled = normalisation_of_preprocessor(fields, channels, options)
+        return settled, preprocessor_notes(fields)
     notes: tuple[str, ...] = ()
     if files.transforms is not None:
         fields = parse(files.shown_file(TRANSFORMS), files.transforms)
-        normalisation, notes = normalisation_of_transforms(fields, channels)
+        normalisation, notes = normalisation_of_transforms(fields, channels, options)
         if normalisation:
             return normalisation, notes
-    normalisation, more = normalisation_of_meta(metadata, channels)
+    normalisation, more = normalisation_of_meta(metadata, channels, options)
     return normalisation, (*notes, *more)
 
 

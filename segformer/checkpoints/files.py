@@ -20,6 +20,7 @@ from typing import Any
 
 from segformer.checkpoints import smp
 from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder
+from segformer.checkpoints.hub.name import HubName, is_hub_name, name_of_page
 from segformer.checkpoints.transforms import TRANSFORMS
 from segformer.checkpoints.variants import ADAPTER_CONFIG, adapter_refusal
 from segformer.errors import CheckpointError
@@ -91,14 +92,31 @@ class Files:
         return digest.hexdigest()
 
 
+def open_folder(url: str, storage_options: Mapping[str, Any] | None) -> Folder:
+    """The folder at a path or URL, or of a model's name on the Hub. Raises CheckpointError."""
+    if is_hub_name(url):
+        from segformer.checkpoints.hub.folder import HubFolder  # noqa: PLC0415  half a second, for its names only
+
+        return HubFolder(HubName.parse(url))
+    if name := name_of_page(url):
+        raise CheckpointError(f"{url} is a page of the Hub; name the model, as {name}")
+    return Folder(url, storage_options)
+
+
+def is_weight_file(url: str) -> bool:
+    """Whether a path or URL is named as a file of weights, not as a folder."""
+    return url.split("?", maxsplit=1)[0].endswith(ENDINGS) and not is_hub_name(url)
+
+
 def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
-    """Read the folder or file at a path or URL. Raises CheckpointError if it is no checkpoint."""
-    if url.split("?", maxsplit=1)[0].endswith(ENDINGS):
+    """Read the folder or file at a path or URL, or the model of a name on the Hub. Raises
+    CheckpointError if it is no checkpoint."""
+    if is_weight_file(url):
         parent, _, name = url.rpartition("/")
         folder = Folder(parent or ".", storage_options, shown_url=url)
         if folder.holds_file(name):
             return _read_single(folder, name)
-    folder = Folder(url, storage_options)
+    folder = open_folder(url, storage_options)
     config = folder.read(CONFIG)
     if (adapter := folder.read_if_allowed(ADAPTER_CONFIG)) is not None:
         raise CheckpointError(f"{folder.shown_url} {adapter_refusal(adapter)}")

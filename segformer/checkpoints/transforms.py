@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from segformer.errors import CheckpointError
-from segformer.normalisation import PREPROCESSOR, UINT8_MAX, Normalisation
+from segformer.normalisation import PREPROCESSOR, UINT8_MAX, Normalisation, Sources
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
 
 TRANSFORMS = "albumentations_config_eval.json"
 _RESIZING = ("Resize", "RandomScale", "LongestMaxSize", "SmallestMaxSize")
@@ -21,11 +22,13 @@ _REMEDY = (
 
 
 def normalisation_of_transforms(
-    fields: Mapping[str, Any], num_channels: int
+    fields: Mapping[str, Any], num_channels: int, options: NormalisationOptions = CHECKPOINTS_OWN
 ) -> tuple[Normalisation | None, tuple[str, ...]]:
-    """What the file's Normalize does, None if it has none; and notes.
+    """What the file's Normalize does, with the numbers that the options give; None if it has none;
+    and notes.
 
-    Raises CheckpointError for one that depends on the image or contradicts itself.
+    Raises CheckpointError for one that depends on the image or contradicts itself. What the options
+    replace is not looked at.
     """
     transforms = list(_transforms(fields.get("transform")))
     kinds = [name for name, _ in transforms]
@@ -36,13 +39,15 @@ def normalisation_of_transforms(
         if kind in _RESIZING
     )
     normalisations = {
-        _normalisation(t, num_channels) for kind, t in transforms if kind == "Normalize"
+        _normalisation(t, num_channels, options) for kind, t in transforms if kind == "Normalize"
     }
     if len(normalisations) > 1:
         raise CheckpointError(f"{TRANSFORMS} has several Normalize, and not the same; {_REMEDY}")
     if not normalisations:
         return None, (*notes, f"{TRANSFORMS} has no Normalize")
     (normalisation,) = normalisations
+    if options.is_given:
+        return options.replace(normalisation, num_channels), notes
     return normalisation, (*notes, f"the normalization is that of {TRANSFORMS} ({normalisation})")
 
 
@@ -57,18 +62,24 @@ def _transforms(transform: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             waiting += inner if isinstance(inner, list) else []
 
 
-def _normalisation(fields: Mapping[str, Any], num_channels: int) -> Normalisation:
+def _normalisation(
+    fields: Mapping[str, Any], num_channels: int, options: NormalisationOptions
+) -> Normalisation:
     """(value - mean * max_pixel_value) / (std * max_pixel_value), in our form."""
     how = fields.get("normalization", "standard")
-    if how != "standard":
+    if how != "standard" and (options.mean is None or options.std is None):
         raise CheckpointError(
             f"{TRANSFORMS}: Normalize takes its numbers from each image (normalization {how!r}),"
             f" which Swath does not: windows would not agree; {_REMEDY}"
         )
     try:
         highest = float(fields.get("max_pixel_value") or UINT8_MAX)
-        mean, std = (_row(fields[name], num_channels) for name in ("mean", "std"))
-        normalisation = Normalisation(1 / highest, mean, std)
+        mean, std = (0.0,) * num_channels, (1.0,) * num_channels
+        if options.mean is None:
+            mean = _row(fields["mean"], num_channels)
+        if options.std is None:
+            std = _row(fields["std"], num_channels)
+        stated = Normalisation(1 / highest, mean, std, Sources(TRANSFORMS, TRANSFORMS, TRANSFORMS))
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise CheckpointError(
             f"{TRANSFORMS}: Normalize is not as albumentations writes it; {_REMEDY}"
@@ -78,12 +89,12 @@ def _normalisation(fields: Mapping[str, Any], num_channels: int) -> Normalisatio
             f"{TRANSFORMS}: Normalize has {len(mean)} values of mean and {len(std)} of std for"
             f" {num_channels} channels; {_REMEDY}"
         )
-    if normalisation.is_of_stored_values:
+    if not options.is_given and stated.is_of_stored_values:
         raise CheckpointError(
             f"{TRANSFORMS}: the mean and std of Normalize do not go with its max_pixel_value"
-            f" ({normalisation}); {_REMEDY}"
+            f" ({stated}); {_REMEDY}"
         )
-    return normalisation
+    return stated
 
 
 def _row(value: Any, count: int) -> tuple[float, ...]:
