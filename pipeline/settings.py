@@ -107,7 +107,14 @@ class Settings:
         return NormalisationOptions(self.rescale, self.mean, self.std)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record. Numbers that may be fractions are floats, as the command line makes them."""
+        record = asdict(self)
+        for name in ("scale", "offset", "nodata", "rescale"):
+            if isinstance(record[name], int):
+                record[name] = float(record[name])
+        for name in ("mean", "std"):
+            record[name] = record[name] and tuple(map(float, record[name]))
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
