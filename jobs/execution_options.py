@@ -8,7 +8,7 @@ import click
 
 from jobs.option_decorator import Decorator, option
 from jobs.option_types import Replicas, Shards
-from pipeline.settings import Execution
+from pipeline.settings import AUTO, LOCAL, RAY, Execution
 
 EXECUTION: tuple[Decorator[Any], ...] = (
     option(
@@ -30,8 +30,10 @@ EXECUTION: tuple[Decorator[Any], ...] = (
     option(
         Execution,
         "runner",
-        type=click.Choice(["ray", "local"]),
-        help="ray: on Ray Data; local: a plain loop in this process. Does not change the result.",
+        type=click.Choice([AUTO, RAY, LOCAL]),
+        help="ray: on Ray Data; local: a plain loop in this process, which ends with it; auto: for"
+        " small jobs, which are done before Ray has started, a plain loop in a process of its own,"
+        " from which Ray takes over if it dies; else ray. Does not change the result.",
     ),
     option(
         Execution,
@@ -47,7 +49,7 @@ EXECUTION: tuple[Decorator[Any], ...] = (
         metavar="S",
         help="Seconds after which a unit that is being read or segmented counts as hanging: its"
         " process is ended, and a unit that hangs again by itself goes to quarantine. Waiting for a"
-        " store does not count. Runner ray only.",
+        " store does not count. Not with --runner local.",
     ),
     option(
         Execution,

@@ -12,6 +12,7 @@ from jobs import options, text
 from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
 from jobs.trial_options import parse_trial, trial_options
+from pipeline.driver.loop_process import open_loop
 from pipeline.estimate import EarlierRuns, Estimate, Rate, Sample
 from pipeline.failure import Failure
 
@@ -40,11 +41,13 @@ def plan(
     trial = parse_trial(parsed)
     with ProgressLine(sys.stderr) as progress:
         progress.reading()
-        from pipeline import api  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+        with open_loop(
+            checkpoint, settings, execution, output
+        ) as loop:  # its imports take as long as ours
+            from pipeline import api  # noqa: PLC0415  refusals need not wait for it
 
-        estimate = api.plan(
-            inputs, checkpoint, settings, execution, output, progress.described, trial
-        )
+            request = api.Request(inputs, checkpoint, settings, execution, progress.described, loop)
+            estimate = api.plan_request(request, output, trial)
     click.echo(text.to_json(estimate.to_json()) if form == "json" else render(estimate))
 
 
@@ -74,7 +77,7 @@ def render(estimate: Estimate) -> str:
             f"{text.duration(estimate.hours * 3600)} with"
             f" {text.count(estimate.replicas, 'replica')} on {estimate.device}, without start-up",
         ),
-        ("batch", f"{estimate.batch:,} windows"),
+        ("batch", text.count(estimate.batch, "window")),
     ]
     if estimate.cost is not None:
         lines.append(("cost", text.cost(estimate.cost, estimate.cost_per_1000_km2)))

@@ -11,6 +11,7 @@ import click
 from jobs import options, text
 from jobs.job_file_option import job_opt
 from jobs.progress import ProgressLine
+from pipeline.driver.loop_process import open_loop
 from pipeline.receipt import Receipt
 
 QUARANTINED = 3
@@ -18,6 +19,7 @@ QUARANTINED = 3
 STARTING = {
     "ray": "starting Ray, loading the model, computing the first units ...",
     "local": "loading the model, computing the first unit ...",
+    "auto": "loading the model, computing the first unit ...",
 }
 """The message while no unit has an outcome, by runner."""
 
@@ -47,11 +49,13 @@ def run(
     settings, execution = options.parse(parsed)
     with ProgressLine(sys.stderr, STARTING[execution.runner]) as progress:
         progress.reading()
-        from pipeline.api import run as run_job  # noqa: PLC0415  torch takes seconds; refusals need not wait for it
+        with open_loop(
+            checkpoint, settings, execution, output
+        ) as loop:  # its imports take as long as ours
+            from pipeline import api  # noqa: PLC0415  refusals need not wait for it
 
-        receipt = run_job(
-            inputs, checkpoint, output, settings, execution, progress, progress.described
-        )
+            request = api.Request(inputs, checkpoint, settings, execution, progress.described, loop)
+            receipt = api.run_request(request, output, progress)
     click.echo(render(receipt))
     if receipt.failures:
         count = text.count(len(receipt.failures), "row")
@@ -101,13 +105,14 @@ def _work(receipt: Receipt) -> list[tuple[str, str]]:
     }
     spent = ", ".join(f"{name} {text.duration(s)}" for name, s in stages.items())
     startup = text.duration(receipt.startup_s)
+    parts = ", ".join(f"{part} {text.duration(s)}" for part, s in receipt.startup.items())
     lines = [
         (
             "windows",
             f"{receipt.windows:,} of the grid, {receipt.windows_computed:,} computed",
         ),
         ("pixels", text.megapixels(receipt.megapixels)),
-        ("time", f"{text.duration(receipt.seconds)}, of which start-up {startup}"),
+        ("time", f"{text.duration(receipt.seconds)}, of which start-up {startup}: {parts}"),
         ("stages", f"{spent}, summed over processes"),
         (
             "rate",

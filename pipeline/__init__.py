@@ -22,7 +22,9 @@ grid.py        WindowGrid: windows, blocks, halos and mask tiles, in pixels
 unit.py        Unit: the unit of work, and its forms between the stages
 verdict.py     whose fault an error of a library is
 job.py         Job: everything that decides the rows, its fingerprint
-job_file.py    JobFile, job.toml: a job as a TOML file
+model.py       Model: what a plan needs to know of a checkpoint
+job_file.py    JobFile: a job as a TOML file
+job_writer.py  job.toml: a run as a job file
 checkpoint.py  reading a checkpoint through a store
 imagery/       inputs, headers and pixels of raster files
 output/        the tables, and the records that resume a run

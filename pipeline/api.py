@@ -11,18 +11,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.driver.batch import fit_batch
+from pipeline.driver.choose_runner import choose_runner
+from pipeline.driver.laps import PLAN
 from pipeline.driver.plan_notes import batch_note, output_note, runs_note, stop_note
-from pipeline.driver.preparation import Preparation, Request, open_part, prepare
+from pipeline.driver.preparation import Preparation, open_part, prepare
 from pipeline.driver.quarantine import remedy
 from pipeline.driver.receipt_writer import ReceiptWriter
+from pipeline.driver.request import OpenedRequest, Request
 from pipeline.driver.run_start import RunStart
-from pipeline.driver.runner import Runner, choose_runner
+from pipeline.driver.runner import Runner
 from pipeline.driver.tracker import Tracker
 from pipeline.driver.warning_notes import WarningNotes
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.estimate import EarlierRuns, Estimate
 from pipeline.imagery.header_pool import OnDescribed
-from pipeline.job_file import job_file_text, write_job_file
+from pipeline.job_writer import job_file_text, write_job_file
 from pipeline.output.layout import Output, delete_unit
 from pipeline.output.locks import PLANNING, hold_share, is_alone
 from pipeline.output.shard import Shard
@@ -53,10 +56,22 @@ def plan(
     with the number of headers read so far and the number of all. Raises UsageError and
     CheckpointError, and UnfinishedError if a store does not answer.
     """
-    execution = execution or Execution()
+    settings, execution = settings or Settings(), execution or Execution()
+    request = Request(inputs, checkpoint, settings, execution, on_described)
+    return plan_request(request, output, trial)
+
+
+def plan_request(request: Request, output: str | None, trial: Trial) -> Estimate:
+    """See `plan`."""
+    execution = request.execution
     if trial.sample_to:  # a folder that cannot be written to is refused now, not after minutes
         open_store(trial.sample_to, execution.access.impatient()).check_writable()
-    request = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
+    with request.opened(output) as opened:
+        return _plan(opened, output, trial)
+
+
+def _plan(request: OpenedRequest, output: str | None, trial: Trial) -> Estimate:
+    execution = request.execution
     existing = None if output is None else Output.find(output, execution.access.impatient())
     preparation = prepare(request, existing)
     computes = (trial.calibrate or trial.sample > 0) and not execution.address
@@ -64,6 +79,7 @@ def plan(
         preparation = fit_batch(preparation)
     shards = _open_shards(preparation, existing)
     scenes = [scene for shard in shards for scene in shard.scenes]
+    request.loop.close()
     results = run_trial(preparation.segmentation, scenes, trial)
     pricing = Pricing(results.rate, execution.price_per_hour)
     forecast = estimate(
@@ -126,8 +142,8 @@ def run(
     CheckpointError before anything is computed, and UnfinishedError if units are left open: run it
     again. If more inputs fail than execution.max_quarantined allows, it is one or the other.
     """
-    execution = execution or Execution()
-    request = Request(inputs, checkpoint, settings or Settings(), execution, on_described)
+    settings, execution = settings or Settings(), execution or Execution()
+    request = Request(inputs, checkpoint, settings, execution, on_described)
     return run_request(request, output, on_progress)
 
 
@@ -139,8 +155,9 @@ def run_request(
 ) -> Receipt:
     """See `run`. stages: benchmarks replace some of those that work on Ray."""
     start, execution, said = RunStart(), request.execution, WarningNotes()
-    with said.collect(), ExitStack() as locks:
-        preparation, out = _begin(request, output, locks)
+    with said.collect(), request.opened(output) as opened, ExitStack() as locks:
+        with opened.loop.laps.time(PLAN):
+            preparation, out = _begin(opened, output, locks)
         job = preparation.job
         work = Work(
             job,
@@ -151,8 +168,10 @@ def run_request(
             start.deadline(execution.max_hours),
         )
         # Importing Ray takes seconds: an interrupt then leaves no run that seems to have died.
-        runner = choose_runner(work, execution.address, stages)
-        text = job_file_text(request.inputs, job.checkpoint, output, job.settings, execution)
+        runner = choose_runner(work, preparation, stages)
+        text = job_file_text(
+            request.inputs, job.checkpoint, output, job.settings, execution, runner.name
+        )
         write_job_file(out.store, start.name, text)
         tracker = Tracker(
             out,
@@ -162,14 +181,14 @@ def run_request(
             (*preparation.notes, *preparation.survey.rejection),
             runner.reporting(on_progress),
         )
-        writer = ReceiptWriter(out, preparation, tracker, start, said)
+        writer = ReceiptWriter(out, preparation, tracker, runner, start, said)
         with writer.write_on_error():
             _carry_out(tracker, runner)
             _check_time(tracker, work, preparation)
             return writer.close()
 
 
-def _begin(request: Request, output: str, locks: ExitStack) -> tuple[Preparation, Output]:
+def _begin(request: OpenedRequest, output: str, locks: ExitStack) -> tuple[Preparation, Output]:
     """Lock the output, or this driver's share of it, and record the plan. Of several drivers the
     first one plans, before the others start; these work by the recorded plan."""
     share, access = request.execution.shards, request.execution.access

@@ -10,24 +10,19 @@ import codecs
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, Self, get_type_hints
 
-import tomli_w
-
-from pipeline.checkpoint import absolute_checkpoint
 from pipeline.errors import DeniedError, UsageError
-from pipeline.settings import FILE, Execution, Settings, format_replicas
+from pipeline.settings import FILE, Execution, Settings
 from pipeline.share import Share
 from pipeline.storage.access import Access
 from pipeline.storage.retry import call_store
-from pipeline.storage.store import Store
 from segformer.checkpoints.hub.name import PREFIX
 
 PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
-_HEAD = "# A job of Swath, as it was run: swath run --job FILE\n"
 _LEFT_OPEN = re.compile(r"character '\\n'|Unterminated|Unclosed|Expected '\]'|Expected \"'")
 """What tomllib's messages say if a quote or a bracket is not closed."""
 _SYNTAX = re.compile(r"(.*) \(at line (\d+), column (\d+)\)", re.DOTALL)
@@ -85,11 +80,11 @@ def _kinds() -> dict[str, _Kind]:
     kinds |= dict.fromkeys(PATHS[1:], _TEXT)
     for options in (Settings, Execution):
         for name, hint in get_type_hints(options).items():
-            kinds[_key(name)] = next(k for t, k in _KINDS.items() if hint in (t, t | None))
+            kinds[key_of(name)] = next(k for t, k in _KINDS.items() if hint in (t, t | None))
     return kinds
 
 
-def _key(field: str) -> str:
+def key_of(field: str) -> str:
     return OPTIONS if field == "access" else field.replace("_", "-")
 
 
@@ -206,45 +201,3 @@ def _resolve(folder: str, path: str) -> str:
     if "://" in path or path.startswith(("/", "~", PREFIX)) or not path.strip():
         return path
     return f"{folder}/{path}"
-
-
-def job_file_text(
-    inputs: Sequence[str], checkpoint: str, output: str, settings: Settings, execution: Execution
-) -> str:
-    """The job file that repeats a run. Options that were left to Swath are omitted, except the
-    batch."""
-    access = execution.access
-    values: dict[str, Any] = {
-        "inputs": [access.absolute(path) for path in inputs],
-        "checkpoint": absolute_checkpoint(checkpoint, access),
-        "output": access.absolute(output),
-    }
-    for options in (settings, execution):
-        for field in fields(options):
-            values[_key(field.name)] = _toml_value(field.name, getattr(options, field.name))
-    values[OPTIONS] = dict(access.options) or None
-    return _HEAD + tomli_w.dumps(_without_none(values))
-
-
-def write_job_file(store: Store, run_name: str, text: str) -> None:
-    """Write a run's job file beside its receipt, and as job.toml, which is the latest run's."""
-    for path in (f"runs/{run_name}.toml", "job.toml"):
-        store.write(path, text.encode())
-
-
-def _toml_value(name: str, value: Any) -> Any:
-    """The value of a field as TOML, still with None."""
-    if name == "replicas" and value is not None:
-        return value if isinstance(value, int) else format_replicas(value)
-    if isinstance(value, Share):
-        return None if value.whole else str(value)
-    return value
-
-
-def _without_none(value: Any) -> Any:
-    """The value without its None items: TOML has no null."""
-    if isinstance(value, dict):
-        return {k: _without_none(item) for k, item in value.items() if item is not None}
-    if isinstance(value, list | tuple):
-        return [_without_none(item) for item in value if item is not None]
-    return value

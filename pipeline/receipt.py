@@ -24,8 +24,10 @@ class Receipt:
     seconds: float
     """The run's whole time."""
     startup_s: float
-    """The part of `seconds` before the first unit started: headers, starting Ray, loading the
-    checkpoint."""
+    """The part of `seconds` before the first unit started."""
+    startup: dict[str, float]
+    """Part of the start -> its seconds: checkpoint (waiting for it), headers, plan, ray (until it
+    runs), replicas (until the first unit starts)."""
     ended: str
     """DONE, or why the run stopped before that."""
     output: str

@@ -29,6 +29,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 """The network's arithmetic, by numpy's and torch's names."""
 FILE: Literal["file"] = "file"
 """`--scale file`: each file's own scale and offset."""
+AUTO, RAY, LOCAL = "auto", "ray", "local"
+"""What --runner can be."""
 ALPHA = ("band", "data")
 """What --alpha can say of a band that GDAL calls alpha."""
 
@@ -97,14 +99,14 @@ class Settings:
         if self.offset is not None and self.scale == FILE:
             raise UsageError(f"--scale {FILE} takes the offset from each file, too: omit --offset")
         try:
-            _ = self.normalisation
+            _ = self.reading
         except CheckpointError as error:
             raise UsageError(str(error)) from error
 
     @property
-    def normalisation(self) -> NormalisationOptions:
-        """The numbers that replace the checkpoint's."""
-        return NormalisationOptions(self.rescale, self.mean, self.std)
+    def reading(self) -> dict[str, Any]:
+        """How the checkpoint is read: what `segformer.read_checkpoint` is given with its place."""
+        return {"normalisation": NormalisationOptions(self.rescale, self.mean, self.std)}
 
     def to_json(self) -> dict[str, Any]:
         """The record. Numbers that may be fractions are floats, as the command line makes them."""
@@ -132,8 +134,9 @@ class Execution:
     replicas: int | tuple[int, int] | None = None
     """The number of loaded models, or the minimum and maximum of a pool that grows with the work;
     None: two per GPU, or one per CPU core."""
-    runner: str = "ray"
-    """`ray`, or `local`: a plain loop in this process."""
+    runner: str = AUTO
+    """RAY; LOCAL: a plain loop in this process; AUTO: for small jobs a plain loop in a process of
+    its own, from which Ray takes over if it dies; else Ray."""
     address: str | None = None
     """A Ray cluster to join; None: one is started on this machine."""
     unit_timeout: float = 900.0
@@ -176,9 +179,9 @@ class Execution:
         price = self.price_per_hour
         if price is not None and not 0 <= price < math.inf:
             raise UsageError(f"--price-per-hour {price:g}: must be a number, 0 or more")
-        if self.runner not in ("ray", "local"):
-            raise UsageError(f"--runner {self.runner}: choose ray or local")
-        if self.runner == "local" and (self.address or most > 1):
+        if self.runner not in (AUTO, RAY, LOCAL):
+            raise UsageError(f"--runner {self.runner}: choose auto, ray or local")
+        if self.runner == LOCAL and (self.address or most > 1):
             raise UsageError(
                 "--runner local is one replica in this process: omit --address and --replicas"
             )

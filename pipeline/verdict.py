@@ -66,11 +66,20 @@ def insist(what: str, work: Callable[[], T]) -> T:
     """The work's result, where no input can be at fault. Raises UnfinishedError, which says `what`
     failed, for an error of a library and for a shortage of memory."""
     try:
-        result = attempt(work)
+        return insist_unless_short(what, work)
     except MemoryError as error:
-        result = Foreign(type(error).__name__, one_line(error))
+        raise _unfinished(what, Foreign(type(error).__name__, one_line(error))) from error
+
+
+def insist_unless_short(what: str, work: Callable[[], T]) -> T:
+    """As `insist`, but raises MemoryError for a shortage of memory."""
+    result = attempt(work)
     if isinstance(result, Foreign):
-        raise UnfinishedError(
-            f"{what} ({result}); what is done is kept, the same command resumes the run"
-        )
+        raise _unfinished(what, result)
     return result
+
+
+def _unfinished(what: str, error: Foreign) -> UnfinishedError:
+    return UnfinishedError(
+        f"{what} ({error}); what is done is kept, the same command resumes the run"
+    )

@@ -19,6 +19,7 @@ Shape suffix: C channels; matrices are (out, in), two of them equal or not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -34,20 +35,8 @@ Weights = Mapping[str, Tensor]
 
 def fold(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The state dict of `network.SegFormer`: float32, contiguous, on the CPU."""
-    return _fold(checkpoint.weights, checkpoint.config)
-
-
-def folded_bytes(config: ModelConfig) -> int:
-    """The size in bytes of the weights that `fold` returns, from the config alone."""
-    # Meta tensors have shapes and no values, so this is `fold` itself without its arithmetic.
-    weights = {
-        name: torch.empty(shape, device="meta") for name, shape in weight_shapes(config).items()
-    }
-    return sum(tensor.nbytes for tensor in _fold(weights, config).values())
-
-
-def _fold(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
-    weights = {name: tensor.double() for name, tensor in weights.items()}
+    weights = {name: tensor.double() for name, tensor in checkpoint.weights.items()}
+    config = checkpoint.config
     attentions = {
         f"stages.{s}.blocks.{j}.attention.": heads
         for s, heads in enumerate(config.num_attention_heads)
@@ -64,6 +53,31 @@ def _fold(weights: Weights, config: ModelConfig) -> dict[str, Tensor]:
     head = fold_head(_below(weights, "head."), config)
     folded.update((f"head.{name}", tensor) for name, tensor in head.items())
     return {name: tensor.float().contiguous() for name, tensor in folded.items()}
+
+
+def folded_bytes(config: ModelConfig) -> int:
+    """The size in bytes of the weights that `fold` returns, from the config alone.
+
+    (Folding torch's meta tensors would say so, too; their first use takes a second to import.)
+    """
+    counts = {name: math.prod(shape) for name, shape in weight_shapes(config).items()}
+    gone = ("key.", "value.", "out.", "batch_norm.", "norms.", "fuse.", "linear.")
+    total = 0
+    for name, count in counts.items():
+        part = name.partition(".attention.")[2] or name.removeprefix("head.")
+        total += 0 if part != name and part.startswith(gone) else count
+    for size, heads, depth in zip(
+        config.hidden_sizes, config.num_attention_heads, config.depths, strict=True
+    ):
+        one_head = 2 * size**2 + 2 * size  # key_value with its bias
+        total += depth * (one_head if heads == 1 else 3 * size**2 + size)
+    width = config.decoder_hidden_size
+    total += width  # linear.0.bias
+    if config.head == "mlp":
+        total += sum(width * size for size in config.hidden_sizes)
+    else:
+        total += len(config.depths) * (width**2 + width)  # linear.{s}.weight, convs.{s}.bias
+    return 4 * total
 
 
 def fold_attention(weights: Weights, heads: int) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 from PIL import Image
 
 from pipeline.api import run
 from pipeline.imagery.aux_xml import MAX_BYTES, decisive_version
+from pipeline.imagery.header import describe
 from pipeline.imagery.identity import version_of
 from pipeline.imagery.pixels import read_pixels
 from pipeline.progress import Progress
@@ -19,8 +21,9 @@ from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support import s3_server
 from tests.support.archives import write_scene
 from tests.support.outputs import differences
-from tests.support.rasters import doubts_beside_place, noise
+from tests.support.rasters import doubts_beside_place, noise, write_raster
 from tests.support.sidecars import (
+    MAPINFO,
     PLACE,
     PLACED,
     SIX,
@@ -117,6 +120,36 @@ def test_what_decides_is_identity_and_the_rest_of_the_file_is_not(element: str, 
     assert decisive_version(f"<PAMDataset>{other}</PAMDataset>".encode()) != version
 
 
+@pytest.mark.parametrize(
+    "bands",
+    [
+        nodata_of(1, 7).replace("NoDataValue", "nodatavalue"),
+        nodata_of(1, 7).replace("PAMRasterBand band", "pamrasterband BAND"),
+        '<METADATA><mdi Key="nodata_values">7 7 7</mdi></METADATA>',
+    ],
+)
+def test_case_makes_no_difference_as_it_makes_none_to_gdal(
+    server: Server, tmp_path: Path, bands: str
+) -> None:
+    image = write_raster(tmp_path / "in" / "a.tif", np.full((3, 40, 50), 7, np.uint8))
+    aux = write_aux(image, bands=bands)
+    with rasterio.open(image) as src:
+        assert not src.dataset_mask().any() or src.nodatavals == (7, None, None)
+    for url in (image, f"{server.url}/a.tif"):
+        scene = described(url)
+        assert scene.sidecars == (aux.name,)
+        with rasterio.open(image) as src:
+            assert np.array_equal(
+                read_pixels(scene, scene.rect).valid_HW, src.read_masks().any(axis=0)
+            )
+
+
+def test_the_domain_of_arcgis_is_known_in_any_case() -> None:
+    text = '<PAMDataset><metadata Domain="XML:esri"><a>1</a></metadata></PAMDataset>'
+    assert decisive_version(text.encode()) is not None
+    assert decisive_version(text.replace("XML:esri", "other").encode()) is None
+
+
 def test_gdal_keeps_the_decisive_part_when_it_adds_statistics(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
     with rasterio.open(path, "r+") as out:
@@ -139,6 +172,11 @@ def test_what_is_damaged_or_huge_is_identified_as_a_whole(tmp_path: Path) -> Non
         versions.add(file.version)
     assert len(versions) == 3
 
+
+STATISTICS = (
+    '<PAMRasterBand band="1"><Metadata><MDI key="STATISTICS_MEAN">4</MDI></Metadata>'
+    "</PAMRasterBand>"
+)
 
 Put = Callable[[str, bytes | None], None]
 """Writes a file of the archive, or deletes it."""
@@ -294,3 +332,41 @@ def test_an_aux_xml_that_decides_nothing_changes_no_tag_that_is_read(
     with rasterio.open(image) as src:
         assert src.tags(1, ns="IMAGE_STRUCTURE")["NBITS"] == "4"
     assert [described(url) for url in urls] == before
+
+
+def write_grid(folder: Path) -> Path:
+    """Write an ASCII grid with its CRS in a `.prj`."""
+    (folder / "a.prj").write_text(rasterio.crs.CRS.from_epsg(32633).to_wkt())
+    lines = ["ncols 4", "nrows 2", "xllcorner 500000", "yllcorner 5000000", "cellsize 10"]
+    (folder / "a.asc").write_text("\n".join([*lines, "1 2 3 4", "5 6 7 8", ""]))
+    return folder / "a.asc"
+
+
+def write_mapinfo(folder: Path) -> Path:
+    """Write an image that a MapInfo file places."""
+    (folder / "a.tab").write_text(MAPINFO)
+    return write_image(folder / "a.tif")
+
+
+def write_digitalglobe(folder: Path) -> Path:
+    """Write an image with a metadata file that says when it was taken."""
+    (folder / "a.IMD").write_text(
+        'version = "AA";\nBEGIN_GROUP = IMAGE_1\n\tsatId = "WV02";\n\tmode = "FullSwath";\n'
+        "\tfirstLineTime = 2011-05-01T13:00:00.000000Z;\nEND_GROUP = IMAGE_1\nEND;\n"
+    )
+    return write_raster(folder / "a.tif", noise(3, 40, 50))
+
+
+@pytest.mark.parametrize("write", [write_grid, write_mapinfo, write_digitalglobe])
+def test_statistics_take_nothing_from_what_other_files_say(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    path = write(tmp_path)
+    (file,) = found(path)
+    settings = Settings(scale=1, bands=(1, 1, 1))
+    scene = describe(file, settings, 3)
+    assert scene.crs
+    assert (scene.datetime is not None) == (write is write_digitalglobe)
+    write_aux(path, bands=STATISTICS)
+    (again,) = found(path)
+    assert describe(again, settings, 3) == scene

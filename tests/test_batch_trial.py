@@ -20,6 +20,7 @@ import ray
 import pipeline.cluster.batch_trial
 import pipeline.driver.batch
 import pipeline.driver.preparation
+import pipeline.engine.device
 import pipeline.trial.batch
 from pipeline.api import plan, run
 from pipeline.cluster.batch_trial import try_by_task
@@ -50,7 +51,7 @@ MEMORY_BYTES = 1 << 30
 """Memory of a trial beyond its imports: less than 256 windows of 512 px take, or one of 8192 px."""
 SETTINGS = Settings(window=512, stride=384)
 LOCAL = Execution(runner="local")
-NOTHING = MemoryBudget(MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
+NOTHING = MemoryBudget(MemoryNeed(*[0] * 9), Machine("cpu", 1, 10**10, tasks=0), tasks=0)
 
 
 def segmentation_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Segmentation:
@@ -110,7 +111,7 @@ def scarce_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     limited = partial(fitting_batch, memory_bytes=MEMORY_BYTES)
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 256})
     monkeypatch.setattr(pipeline.driver.batch, "DEVICES", {"cpu"})
-    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", limited)
+    monkeypatch.setattr(pipeline.trial.batch, "fitting_batch", limited)
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_the_batch_found_is_recorded_and_not_tried_again(
     assert f"batch = {batch}\n" in (out / "job.toml").read_text()
     assert [note for note in notes if f"--batch {batch}: there is no memory for twice" in note]
     write_scene(Path(archive) / "b.tif", 300, 200)
-    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", None)  # recorded: not tried again
+    monkeypatch.setattr(pipeline.trial.batch, "fitting_batch", None)  # recorded: not tried again
     run([archive], small_checkpoint, str(out), SETTINGS, LOCAL)
     assert len(receipts(out)) == 2
 
@@ -206,8 +207,8 @@ def killing_trials() -> Iterator[None]:
 def test_the_batch_of_a_cpu_is_not_tried(
     archive: str, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cpu", 1))
-    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", None)
+    monkeypatch.setattr(pipeline.engine.device, "local_devices", lambda: ("cpu", 1))
+    monkeypatch.setattr(pipeline.trial.batch, "fitting_batch", None)
     run([archive], small_checkpoint, str(tmp_path / "out"), SETTINGS, LOCAL)
     assert json.loads((tmp_path / "out" / "job.json").read_text())["settings"]["batch"] == 1
     assert not any("batch" in note for note in plan([archive], small_checkpoint, SETTINGS).notes)
@@ -216,7 +217,7 @@ def test_the_batch_of_a_cpu_is_not_tried(
 def test_a_plan_for_gpus_needs_no_gpu(
     archive: str, small_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.driver.preparation, "local_devices", lambda: ("cuda", 1))
+    monkeypatch.setattr(pipeline.engine.device, "local_devices", lambda: ("cuda", 1))
     estimate = plan([archive], small_checkpoint, SETTINGS, LOCAL)
     assert (estimate.device, estimate.batch) == ("cuda", BATCH["cuda"])
     assert (
@@ -285,7 +286,7 @@ def test_a_batch_that_could_not_be_tried_is_recorded_with_a_note(
 ) -> None:
     monkeypatch.setattr(pipeline.driver.preparation, "BATCH", {"cpu": 2})
     monkeypatch.setattr(pipeline.driver.batch, "DEVICES", {"cpu"})
-    monkeypatch.setattr(pipeline.driver.batch, "fitting_batch", lambda *_: None)
+    monkeypatch.setattr(pipeline.trial.batch, "fitting_batch", lambda *_: None)
     notes: set[str] = set()
     run(
         [archive],

@@ -198,15 +198,16 @@ def test_options_of_plan_become_settings_and_execution_and_nodata_may_be_nan(
         calls.append(arguments)
         return estimate()
 
-    monkeypatch.setattr(pipeline.api, "plan", record_call)
+    monkeypatch.setattr(pipeline.api, "plan_request", record_call)
     options = "--bands 4,3,2 --nodata nan --scale 1e-4 --offset -0.1 --block 1024 --replicas 2"
     code, _, stderr = swath("plan", "a", "b", "--checkpoint", "c", *options.split())
     assert (code, stderr) == (0, READING)
-    ((inputs, checkpoint, settings, execution, output, _, _),) = calls
-    assert (inputs, checkpoint, output) == (("a", "b"), "c", None)
+    ((request, output, _),) = calls
+    settings, execution = request.settings, request.execution
+    assert (request.inputs, request.checkpoint, output) == (("a", "b"), "c", None)
     assert (settings.bands, settings.scale, settings.offset) == ((4, 3, 2), 1e-4, -0.1)
     assert np.isnan(settings.nodata)
-    assert (execution.block, execution.replicas, execution.runner) == (1024, 2, "ray")
+    assert (execution.block, execution.replicas, execution.runner) == (1024, 2, "auto")
 
 
 def test_an_interrupted_run_says_how_to_resume(
@@ -215,7 +216,7 @@ def test_an_interrupted_run_says_how_to_resume(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.api, "run", interrupt)
+    monkeypatch.setattr(pipeline.api, "run_request", interrupt)
     code, stdout, stderr = swath("run", "a b", "--checkpoint", "c", "--output", "o")
     assert (code, stdout) == (1, "")
     assert "run the same command again: swath run 'a b' --checkpoint c --output o" in stderr
@@ -249,22 +250,23 @@ def test_reading_an_output_loads_neither_torch_nor_ray(arguments: list[str]) -> 
 
 
 @pytest.mark.parametrize(
-    ("command", "options"),
+    ("command", "options", "loaded"),
     [
-        ("plan", ""),
-        ("plan", "--sample 1 --sample-to {folder}"),
-        ("run", "--runner local --output {folder}"),
+        ("plan", "", []),
+        ("plan", "--sample 1 --sample-to {folder}", ["torch", "numba"]),
+        ("run", "--output {folder}", []),
+        ("run", "--runner local --output {folder}", ["torch", "numba"]),
     ],
 )
-def test_a_plan_and_a_local_run_import_no_ray(
-    archive: Path, tmp_path: Path, command: str, options: str
+def test_plans_and_small_runs_load_only_what_they_need(
+    archive: Path, tmp_path: Path, command: str, options: str, loaded: list[str]
 ) -> None:
-    """Nor does the plan of a run on Ray: before the run, only joining a cluster needs it."""
+    """The plan of a run on Ray does not load it: before the run, only joining a cluster does."""
     folder = tmp_path / "folder"
     words = [str(archive / "images"), "--checkpoint", str(archive / "checkpoint")]
     words += ["--window", "64", "--stride", "48", "--batch", "2"]
     words += options.format(folder=folder).split()
-    assert "LOADED ['torch']" in python(LOADED, "torch,ray", command, *words)
+    assert f"LOADED {loaded}" in python(LOADED, "torch,numba,ray", command, *words)
     assert folder.exists() == bool(options)
 
 

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from pipeline.api import run
+from pipeline.api import run_request
 from pipeline.cluster.ray_environment import ray_variables
 from pipeline.cluster.session import devices_of
+from pipeline.driver.plain_loop import PlainLoop
+from pipeline.driver.request import Request
 from pipeline.errors import UsageError
 from pipeline.planning.machine import Machine, concurrent_tasks
 from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
+from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.archives import write_scene
 from tests.support.clusters import TOKEN, another_cluster, token_variables
 
@@ -140,8 +143,15 @@ def test_nodes_without_cpus_and_gpus_do_not_count(
         open_cluster.add_node(num_cpus=5, memory=8_000_000_000)
         assert devices_of(open_cluster.address) == ("cpu", 3, (8_000_000_000,), 5)
         execution, out = Execution(address=open_cluster.address, replicas=1), tmp_path / "out"
+        request = Request(
+            [str(archive)],
+            private,
+            Settings(window=128, stride=96),
+            execution,
+            loop=PlainLoop(private, DEFAULT_ACCESS),  # in this process
+        )
         with pytest.raises(UsageError, match=r"does not see it; put it on a file system .* store$"):
-            run([str(archive)], private, str(out), Settings(window=128, stride=96), execution)
+            run_request(request, str(out))
     finally:
         os.close(high)
         os.close(descriptor)

@@ -1,4 +1,5 @@
-"""Files that crash, hang or exhaust the process that reads them, among good ones."""
+"""Files that crash, hang or exhaust the process that reads them, among good ones: the same rows
+whether a plain loop meets them first or Ray."""
 
 from __future__ import annotations
 
@@ -6,60 +7,82 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.api import run
+import pipeline.cluster.isolation
+from pipeline.api import Request, run, run_request
+from pipeline.driver.loop_process import LoopProcess
+from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
+from pipeline.storage.access import DEFAULT_ACCESS
+from tests.support import poisoned_reads
 from tests.support.archives import write_scene
 from tests.support.outputs import differences, rows, stray_files
 
 SETTINGS = Settings(window=64, stride=48, batch=2)
-CODE = {
-    "crash": "import os; os.kill(os.getpid(), 11)",
-    "hang": "import ctypes; ctypes.PyDLL(None).sleep(3600)",  # in C, holding Python's lock
-    "raise": "raise ValueError('no')",
-    "memory": "import numpy; numpy.ones(100_000_000_000, dtype='u1')",
-}
-EXPECTED = {
-    "hang.vrt": "timeout",
-    "crash.vrt": "crashed",
-    "raise.vrt": "RasterioIOError",
-    "memory.vrt": "RasterioIOError",
-}
+LOCAL = Execution(runner="local")
 
 
-def write_poisonous(path: Path, code: str) -> None:
-    """Write a virtual raster whose pixels are computed by Python code."""
-    band = f"""<VRTRasterBand dataType="Byte" band="%d" subClass="VRTDerivedRasterBand">
-        <PixelFunctionLanguage>Python</PixelFunctionLanguage>
-        <PixelFunctionType>poison</PixelFunctionType>
-        <PixelFunctionCode><![CDATA[
-def poison(*arguments, **named):
-    {code}
-]]></PixelFunctionCode></VRTRasterBand>"""
-    bands = "".join(band % number for number in (1, 2, 3))
-    path.write_text(f'<VRTDataset rasterXSize="70" rasterYSize="70">{bands}</VRTDataset>')
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    for number in range(8):
+        write_scene(tmp_path / "in" / f"good{number}.tif", 90, 80, seed=number)
+    return tmp_path / "in"
+
+
+def segment(
+    archive: Path,
+    checkpoint: str,
+    out: Path,
+    execution: Execution,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Receipt:
+    """A run whose reads are poisoned, by a plain loop if the execution allows one."""
+    monkeypatch.setattr(
+        pipeline.cluster.isolation, "read_with_limits", poisoned_reads.read_poisoned
+    )
+    loop = LoopProcess(poisoned_reads.PoisonedLoop(checkpoint, DEFAULT_ACCESS))
+    request = Request([f"{archive}/*"], checkpoint, SETTINGS, execution, loop=loop)
+    try:
+        return run_request(request, str(out), stages=poisoned_reads.STAGES)
+    finally:
+        loop.close()
 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.parametrize("execution", [Execution(replicas=1), Execution()], ids=["ray", "auto"])
 def test_exactly_the_poisonous_scenes_are_quarantined(
-    small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    execution: Execution,
+    archive: Path,
+    small_checkpoint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GDAL_VRT_ENABLE_PYTHON", "YES")
-    archive = tmp_path / "in"
-    for number in range(8):
-        write_scene(archive / f"good{number}.tif", 90, 80, seed=number)
-    local = Execution(runner="local")
-    run([str(archive)], small_checkpoint, str(tmp_path / "calm"), SETTINGS, local)
-    for name, code in CODE.items():
-        write_poisonous(archive / f"{name}.vrt", code)
-
+    run([str(archive)], small_checkpoint, str(tmp_path / "calm"), SETTINGS, LOCAL)
+    for name in poisoned_reads.POISON:
+        poisoned_reads.write_poisonous(archive / f"{name}.vrt")
     out = tmp_path / "out"
-    execution = Execution(replicas=1, unit_timeout=20)  # distinguishes a crash from a hang
-    receipt = run([f"{archive}/*"], small_checkpoint, str(out), SETTINGS, execution)
-
+    execution = Execution(replicas=execution.replicas, unit_timeout=20)  # no crash, but a hang
+    receipt = segment(archive, small_checkpoint, out, execution, monkeypatch)
+    assert receipt.runner == "ray"
+    took_over = [note for note in receipt.notes if "the process of the plain loop died" in note]
+    assert len(took_over) == (0 if execution.replicas else 1)
     assert (receipt.scenes_done, receipt.scenes_quarantined) == (8, 4)
     failures = rows(out, "quarantine").to_pylist()
-    assert {row["scene_id"]: row["error"] for row in failures} == EXPECTED
+    assert {row["scene_id"]: row["error"] for row in failures} == poisoned_reads.ERRORS
     assert all(str(archive / row["scene_id"]) in row["message"] for row in failures)
     assert differences(tmp_path / "calm", out, "masks", "statistics") == []
     assert stray_files(out) == []
+
+
+def test_a_plain_loop_survives_a_scene_that_takes_all_memory(
+    archive: Path, small_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("memory", "raise"):
+        poisoned_reads.write_poisonous(archive / f"{name}.vrt")
+    out = tmp_path / "out"
+    receipt = segment(archive, small_checkpoint, out, Execution(), monkeypatch)
+    assert (receipt.runner, receipt.scenes_done) == ("local", 8)
+    failures = rows(out, "quarantine").to_pylist()
+    assert {row["scene_id"]: row["error"] for row in failures} == {
+        name: poisoned_reads.ERRORS[name] for name in ("memory.vrt", "raise.vrt")
+    }

@@ -100,7 +100,8 @@ def test_variables_that_decide_rows_are_removed_and_others_kept(
 ) -> None:
     deciding = ["GDAL_PAM_ENABLED", "GTIFF_IGNORE_READ_ERRORS", "JPEG_READ_MASK"]
     deciding += ["OSR_DEFAULT_AXIS_MAPPING_STRATEGY", "PROJ_NETWORK", "USE_TILE_AS_BLOCK"]
-    deciding += ["NUMBA_DISABLE_JIT", "ONEDNN_DEFAULT_FPMATH_MODE", "VRT_VIRTUAL_OVERVIEWS"]
+    deciding += ["NUMBA_DISABLE_JIT", "NVIDIA_TF32_OVERRIDE"]
+    deciding += ["ONEDNN_DEFAULT_FPMATH_MODE", "VRT_VIRTUAL_OVERVIEWS"]
     kept = ["AWS_PROFILE", "CPL_DEBUG", "CURL_CA_BUNDLE", "GDAL_HTTP_PROXY", "SSL_CERT_FILE"]
     kept += ["GDAL_CURL_CA_BUNDLE", "NUMBA_CACHE_DIR", "PROJ_CURL_CA_BUNDLE", "OMP_NUM_THREADS"]
     for name in (*deciding, *kept, "GDAL_SKIP", "GDAL_CONFIG_FILE"):

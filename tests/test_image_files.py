@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.api import plan, run
 from pipeline.errors import UsageError
 from pipeline.imagery.header import describe
+from pipeline.imagery.identity import NO_FILE
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.other_formats import missing_driver
 from pipeline.imagery.source import find_inputs
@@ -266,3 +269,21 @@ def test_a_glob_that_is_none_or_matches_nothing_is_refused(tmp_path: Path, patte
     write_scene(tmp_path / "a.tif", 30, 20)
     with pytest.raises(UsageError, match=r"Invalid pattern|no folder|matches no file"):
         found(tmp_path / pattern)
+
+
+@pytest.mark.parametrize("code", [errno.EUCLEAN, errno.EBADMSG, errno.ENOKEY, errno.EOVERFLOW])
+def test_a_file_whose_inode_is_damaged_does_not_end_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    names = [write_scene(tmp_path / f"{name}.tif", 30, 20).name for name in ("bad", "good")]
+    ask = os.stat
+
+    def answer(path: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("bad.tif"):
+            raise OSError(code, os.strerror(code), path)
+        return ask(path, **options)
+
+    monkeypatch.setattr(os, "stat", answer)
+    files = found(tmp_path)
+    assert sorted(files) == names
+    assert [files[name].version == NO_FILE for name in names] == [True, False]

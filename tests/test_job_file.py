@@ -18,7 +18,8 @@ from jobs.job_file_option import job_opt
 from jobs.run import run as run_command
 from pipeline.api import run
 from pipeline.errors import UsageError
-from pipeline.job_file import JobFile, job_file_text
+from pipeline.job_file import JobFile
+from pipeline.job_writer import job_file_text
 from pipeline.settings import Execution, Settings
 from pipeline.share import Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
@@ -145,7 +146,7 @@ def test_the_command_line_takes_precedence_over_the_job_file(job: Path) -> None:
 
 
 def test_every_option_of_run_has_its_key_and_survives_a_round_trip(tmp_path: Path) -> None:
-    text = job_file_text(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION)
+    text = job_file_text(["/in", "s3://b/in"], "/model", "/out", FULL, EXECUTION, "ray")
     values = tomllib.loads(text)
     names = [option.opts[0].removeprefix("--") for option in run_command.params[1:]]
     assert set(values) == {"inputs", *names} - {"job"}
@@ -166,7 +167,8 @@ def test_every_option_of_run_has_its_key_and_survives_a_round_trip(tmp_path: Pat
 
 
 def test_options_without_a_value_are_omitted_from_the_job_file() -> None:
-    values = tomllib.loads(job_file_text(["in"], "model", "out", Settings(batch=1), Execution()))
+    text = job_file_text(["in"], "model", "out", Settings(batch=1), Execution(), "local")
+    values = tomllib.loads(text)
     assert (
         not {"block", "replicas", "address", "shards", "bands", "storage-options"} & values.keys()
     )

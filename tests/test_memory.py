@@ -203,7 +203,7 @@ def test_a_joined_cluster_must_have_room_for_every_replica_and_a_task(
 @pytest.mark.parametrize("row_bytes", [10_000, 10**8, 10**10])
 def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> None:
     """Ray Data reserves an eighth each for reads and for writes: four operators share half."""
-    need = MemoryNeed(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0)
+    need = MemoryNeed(10**9, 10**9, 3 * 10**8 + 2 * row_bytes, 10**9, 10**9, row_bytes, 0, 0, 0)
     budget = MemoryBudget.of(need, Machine("cpu", replicas, 10**15, tasks=4))
     assert budget is not None
     whole = budget.schedulable_bytes
@@ -213,14 +213,14 @@ def test_rays_memory_has_room_for_every_stage(replicas: int, row_bytes: int) -> 
 
 
 def test_a_joined_cluster_leaves_room_for_the_memory_that_ray_reserves() -> None:
-    need = MemoryNeed(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0)
+    need = MemoryNeed(10**9, 10**10, 10**9, 10**9, 10**9, 10**8, 0, 0, 0)
     nodes = 11 * (11 * 10**9,)
     assert MemoryBudget.of(need, Machine("cpu", 10, 0, tasks=4, nodes_bytes=nodes)) is None
     assert MemoryBudget.of(need, Machine("cpu", 9, 0, tasks=4, nodes_bytes=nodes)) is not None
 
 
 def test_more_memory_never_means_fewer_reads() -> None:
-    need = MemoryNeed(10**9, 10**9, 10**9, 10**9, 10**9, 10**8, 0)
+    need = MemoryNeed(10**9, 10**9, 10**9, 10**9, 10**9, 10**8, 0, 0, 0)
     tasks = []
     for gigabytes in range(4, 20):
         budget = MemoryBudget.of(need, Machine("cpu", 2, gigabytes * 10**9, tasks=4))

@@ -182,7 +182,7 @@ def test_a_gpu_without_utilisation_does_not_end_a_run() -> None:
 
 READ, SEGMENT, FINISH = Tally(read_s=90), Tally(segment_s=40), Tally(finish_s=90)
 PUBLISH = Tally(segment_s=40, publish_s=30)
-NOTHING = MemoryNeed(0, 0, 0, 0, 0, 0, 0)
+NOTHING = MemoryNeed(*[0] * 9)
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,34 @@ def test_other_projections_datelines_and_poles(one: Grid, other: Grid) -> None:
     assert result.share == pytest.approx(0.5, abs=0.02)
 
 
+def degrees(px: float, west: float, north: float, width: int, height: int) -> Grid:
+    return Grid("EPSG:4326", (px, 0, west, 0, -px, north), width, height)
+
+
+@pytest.mark.parametrize(
+    "wide",
+    [
+        degrees(0.01, -25, 72, 7000, 3700),  # Europe
+        degrees(0.1, -180, 90, 3600, 1800),  # the Earth
+        degrees(0.1, -180, 90, 3600, 400),  # its northern cap
+        degrees(0.1, -30, 38, 700, 40),  # a band
+    ],
+)
+@pytest.mark.parametrize("north", [37.5, 61])
+def test_a_scene_inside_a_wide_grid_overlaps_it(wide: Grid, north: float) -> None:
+    _, _, _, _, down, top = wide.transform
+    inside = top > north > top + down * wide.height
+    scene = degrees(0.001, 10, north, 1000, 1000)
+    assert compared(wide, scene).count == (2 if inside else 0)
+    assert compared(wide, scene, degrees(0.001, 11, north, 1000, 1000)).count == 3 * inside
+
+
+def test_neighbours_of_a_tiling_in_degrees_do_not_overlap() -> None:
+    for step in (1, 5, 30):
+        tiles = [degrees(step / 10, w, n, 10, 10) for w in range(0, 90, step) for n in (60, 90)]
+        assert compared(*tiles).first is None, step
+
+
 def test_grids_without_a_place_overlap_none() -> None:
     lost = grid(1e9, 1e9, 1000)
     vertical = grid(5e5, 5e6, 1000, crs="EPSG:5773")
@@ -190,6 +218,13 @@ def test_only_scenes_of_one_day_are_compared(
 ) -> None:
     notes = list(overlap_note(scenes(tmp_path, *days)))
     assert [f"of {count} inputs overlap" in note for note in notes] == [True] * (count > 0)
+
+
+def test_scenes_without_any_area_are_not_noted(tmp_path: Path) -> None:
+    """Nothing that is described is as small; what is divided by is not left to that."""
+    a, *_ = scenes(tmp_path, None)
+    tiny = replace(a, crs="EPSG:4326", transform=(1e-30, 0, 10, 0, -1e-30, 50))
+    assert list(overlap_note([tiny, tiny])) == []
 
 
 def test_plan_run_and_receipt_note_copies(tmp_path: Path, small_checkpoint: str) -> None:

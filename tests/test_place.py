@@ -98,6 +98,20 @@ def test_a_crs_of_any_type_gives_a_place_or_a_doubt(tmp_path: Path, crs: str) ->
         assert len(footprints(scene.crs, scene.transform, [scene.rect])) == 1
 
 
+@pytest.mark.parametrize("px", [1e-19, 1e-300])
+def test_a_pixel_that_vanishes_beside_its_coordinates_has_no_area(
+    tmp_path: Path, px: float
+) -> None:
+    scene = write(tmp_path / "a.tif", crs="EPSG:4326", transform=Affine(px, 0, 10, 0, -px, 50))
+    assert kinds(scene) == ["no_area", "no_transform"]
+    assert scene.crs is None
+
+
+def test_a_pixel_of_a_hundredth_of_a_millimeter_far_from_its_origin_has_one(tmp_path: Path) -> None:
+    scene = write(tmp_path / "a.tif", transform=Affine(1e-5, 2e-6, 5e5, 2e-6, -1e-5, 4e6))
+    assert not kinds(scene)
+
+
 POINTS = [GroundControlPoint(r, c, 10 + c, 50 - r) for r, c in ((0, 0), (0, 40), (30, 0), (30, 40))]
 POLYNOMIALS = RPC(
     height_off=0, height_scale=1, lat_off=50, lat_scale=1, line_off=15, line_scale=15, long_off=10,

@@ -170,6 +170,7 @@ def test_an_estimate_is_printed_with_units_notes_and_failures() -> None:
 def receipt() -> Receipt:
     return Receipt(
         started="2026-01-01T00:00:00Z", seconds=65, startup_s=4, ended="done",
+        startup={"checkpoint": 1, "headers": 1, "plan": 0.5, "replicas": 1.5},
         output="OUT", runner="local", device="cpu", replicas=1, units=4, units_computed=1,
         scenes_planned=4, scenes_done=2, scenes_partial=1, scenes_quarantined=1,
         failures=estimate().failures, megapixels=12.0,

@@ -205,7 +205,7 @@ def test_shards_are_published_concurrently_but_old_rows_are_deleted_one_shard_at
 
 
 def memory_budget(memory_bytes: int, tasks: int, nodes: int = 0) -> MemoryBudget | None:
-    need = MemoryNeed(GB, GB, GB, GB, GB, 10**8, GB)
+    need = MemoryNeed(GB, GB, GB, GB, GB, 10**8, GB, 0, 0)
     return MemoryBudget.of(
         need, Machine("cpu", 2, memory_bytes, tasks, nodes_bytes=nodes * (4 * GB,))
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.stages
 from pipeline.api import plan
 from pipeline.driver.quarantine import Quarantine
 from pipeline.errors import UnfinishedError, UsageError
 from pipeline.failure import Failure
 from pipeline.settings import Execution
 from pipeline.stages import Work
-from pipeline.unit import ReadUnit, Unit
+from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 from tests.support.broken_inputs import (
     SETTINGS,
     check_counts,
@@ -259,3 +260,28 @@ def test_memory_errors_quarantine_only_a_scene_that_fails_alone(
     assert {(row["scene_id"], row["error"]) for row in failures} == {("huge.tif", "memory")}
     assert len(failures) == blocks
     assert "took more memory than it may: cannot allocate 9 bytes" in failures[0]["message"]
+
+
+def test_a_lack_of_memory_while_a_units_file_is_made_is_the_fault_of_the_scene_that_causes_it(
+    small_checkpoint: str,
+    contents: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Ray, where `pipeline.cluster.isolation` finds it."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("0", "1", "huge"):
+        put(folder / f"{name}.tif", contents["good0"])
+    real = pipeline.stages.unit_file
+
+    def file_with_little_memory(segmented: SegmentedUnit) -> bytes:
+        for block, result in zip(segmented.unit.blocks, segmented.blocks, strict=True):
+            if block.scene.scene_id == "huge.tif" and not isinstance(result, Failure):
+                raise MemoryError("cannot allocate 9 bytes")
+        return real(segmented)
+
+    monkeypatch.setattr(pipeline.stages, "unit_file", file_with_little_memory)
+    receipt = segment(folder, small_checkpoint, out)
+    check_counts(out, receipt)
+    (row,) = rows(out, "quarantine").to_pylist()
+    assert (row["scene_id"], row["stage"], row["error"]) == ("huge.tif", "finish", "memory")

@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from pipeline.api import run_request
 from pipeline.cluster.passed_error import PassedError, passing_errors
 from pipeline.cluster.ray_errors import STALLED_UNITS, LoggedErrors, root_cause
-from pipeline.driver.preparation import Request
+from pipeline.driver.request import Request
 from pipeline.errors import CheckpointError, TransientError, UnfinishedError, UsageError
 from pipeline.settings import Execution, Settings
 from tests.support import troubled_stages

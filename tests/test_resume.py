@@ -22,8 +22,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-import pipeline.driver.local
-import pipeline.driver.preparation
+import pipeline.engine.replica
 import pipeline.imagery.header_pool
 import pipeline.planning.planner
 from pipeline.api import run
@@ -115,12 +114,8 @@ def quick_runs(diary: Diary, shard_units: int = 1000) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.imagery.header_pool, "run_in_sandbox", describe_in_this_process)
-        patch.setattr(
-            pipeline.driver.preparation,
-            "read_checkpoint",
-            lambda checkpoint, **_: read_once(checkpoint),
-        )
-        patch.setattr(pipeline.driver.local, "Replica", Sums)
+        patch.setattr("segformer.read_checkpoint", lambda checkpoint, **_: read_once(checkpoint))
+        patch.setattr(pipeline.engine.replica, "Replica", Sums)
         patch.setattr(pipeline.planning.planner, "SHARD_UNITS", shard_units)
         patch.setattr(Work, "read", recorded_read)
         patch.setattr(Work, "finish", recorded_finish)

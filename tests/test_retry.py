@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,10 @@ CLASSIFICATIONS: list[tuple[BaseException, type[SwathError], str]] = [
     (OSError(errno.EISDIR, "Is a directory"), DeniedError, "Is a directory"),
     (OSError(errno.ENOTDIR, "Not a directory"), DeniedError, "Not a directory"),
     (OSError(errno.ENAMETOOLONG, "File name too long"), DeniedError, "File name too long"),
+    *(
+        (OSError(code, os.strerror(code)), DeniedError, os.strerror(code))
+        for code in (errno.EUCLEAN, errno.EBADMSG, errno.ENOKEY, errno.EOVERFLOW)
+    ),
     # failures that have to be fixed before anything can be done
     (s3fs("SignatureDoesNotMatch", PermissionError), UsageError, "AWS_SECRET_ACCESS_KEY"),
     (s3fs("InvalidAccessKeyId", PermissionError), UsageError, "AWS_ACCESS_KEY_ID"),

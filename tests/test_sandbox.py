@@ -21,6 +21,7 @@ from pipeline.api import run
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.survey import survey_inputs
 from pipeline.errors import TransientError, UnfinishedError
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.output.resume import OutputRecord
 from pipeline.output.status import status
 from pipeline.processes.sandbox import Died, Limits, Raised, Returned, run_in_sandbox
@@ -179,7 +180,7 @@ def test_ctrl_c_while_describing_stops_the_workers(small_checkpoint: str, tmp_pa
         text=True,
         start_new_session=True,
     )
-    while not (workers := workers_of(process.pid)):
+    while len(workers := workers_of(process.pid)) < 2:  # for the checkpoint, and for headers
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(1.0)
@@ -199,7 +200,7 @@ def survey_with_progress(tmp_path: Path) -> pipeline.driver.survey.Survey:
         3,
         NOTHING,
         DEFAULT_ACCESS,
-        lambda *count: seen.append(count),
+        HeaderPool(lambda *count: seen.append(count)),
     )
     assert seen == [(n, 5) for n in range(1, 6)]
     return result
@@ -211,7 +212,7 @@ def test_headers_that_end_their_process_are_quarantined(
     for name in ("a", "crash", "hang", "raise", "z"):
         write_scene(tmp_path / f"{name}.tif", 64, 64)
     monkeypatch.setattr(
-        pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+        pipeline.imagery.raster, "describe_file", crashing_headers.describe_or_failure
     )
     monkeypatch.setattr(pipeline.imagery.header_pool, "_HEADER_S", 3.0)
     survey = survey_with_progress(tmp_path)
@@ -233,9 +234,9 @@ def survey_of(folder: Path, *names: str) -> pipeline.driver.survey.Survey:
         write_scene(folder / name, 64, 64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+            pipeline.imagery.raster, "describe_file", crashing_headers.describe_or_failure
         )
-        return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS)
+        return survey_inputs([str(folder)], Settings(), 3, NOTHING, DEFAULT_ACCESS, HeaderPool())
 
 
 @pytest.mark.parametrize("names", [["unavailable"], [*"a", *(f"unavailable{n}" for n in range(9))]])
@@ -266,7 +267,7 @@ def test_a_run_with_an_unavailable_file_does_the_rest_and_is_unfinished(
     arguments = [str(tmp_path / "in")], small_checkpoint, str(tmp_path / "out"), settings
     with monkeypatch.context() as patch:
         patch.setattr(
-            pipeline.imagery.raster, "describe_or_failure", crashing_headers.describe_or_failure
+            pipeline.imagery.raster, "describe_file", crashing_headers.describe_or_failure
         )
         with pytest.raises(UnfinishedError, match=r"does not give .*/unavailable.tif; all"):
             run(*arguments, Execution(runner="local"))

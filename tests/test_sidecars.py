@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
 from pipeline.api import run
+from pipeline.doubt import Doubt
 from pipeline.errors import InputError
 from pipeline.imagery.header import describe
 from pipeline.imagery.identity import version_of
 from pipeline.imagery.pixels import read_pixels
 from pipeline.settings import Execution, Settings
 from pipeline.storage.access import DEFAULT_ACCESS
+from tests.support import s3_server
 from tests.support.rasters import doubts_beside_place, noise, write_raster
 from tests.support.sidecars import (
+    PLACED,
+    SIX,
     described,
     found,
     mask_file,
+    write_aux,
+    write_erdas_aux,
     write_image,
 )
 from tests.support.web_server import Server
@@ -100,6 +109,121 @@ def test_links_to_no_side_car_are_doubted(tmp_path: Path) -> None:
         for name in ("a.png.aux.xml", "a.pgw")
     ]
     assert version_of(str(image), scene.sidecars, DEFAULT_ACCESS) == scene.version
+
+
+ALIKE = np.full((3, 40, 50), 7, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image_name", "name", "remote"),
+    [
+        ("a.tif", "a.aux", True),
+        ("a.png", "a.aux", True),
+        ("a+b.tif", "a+b.aux", True),
+        ("a.tif", "a.tif.aux", False),
+        ("a.tif", "a.AUX", False),
+    ],
+)
+def test_the_aux_of_erdas_and_arcgis_decides_the_same_on_disk_and_remote(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_name: str, name: str,
+    remote: bool,
+) -> None:  # fmt: skip
+    image = tmp_path / "in" / image_name
+    driver = "PNG" if image.suffix == ".png" else "GTiff"
+    write_raster(image, ALIKE, driver=driver, crs=None, transform=None)
+    urls = [str(image), f"{server.url}/{image_name}"][: 1 + remote]
+    before = [described(url).version for url in urls]
+    if image_name != "a+b.tif":
+        (tmp_path / image_name).write_text("GDAL looks for images in the present folder, too")
+    monkeypatch.chdir(tmp_path)
+    write_erdas_aux(image.with_name(name), image, nodata=7)
+    for url, version in zip(urls, before, strict=True):
+        scene = described(url)
+        assert (scene.sidecars, scene.doubts) == ((name,), ())
+        assert (scene.crs, scene.transform) == ("EPSG:32633", PLACED)
+        assert not read_pixels(scene, scene.rect).valid_HW.any()
+        assert scene.version == version_of(url, scene.sidecars, DEFAULT_ACCESS) != version
+    assert version_of(urls[0], (), DEFAULT_ACCESS) == scene.version or remote
+
+
+def test_an_aux_counts_only_where_gdal_reads_it(server: Server, tmp_path: Path) -> None:
+    image = write_raster(tmp_path / "in" / "a.tif", ALIKE)
+    urls = (str(image), f"{server.url}/a.tif")
+    plain = [described(url) for url in urls]
+    aux = image.with_suffix(".aux")
+    aux.write_text(r"\\relax")  # of LaTeX
+    assert [described(url) for url in urls] == plain
+    write_erdas_aux(aux, image, width=49, nodata=7)
+    for url in urls:
+        scene = described(url)
+        assert scene.doubts == (Doubt("side_car", "a.aux: it is damaged, or about another image"),)
+        assert read_pixels(scene, scene.rect).valid_HW.all()
+    write_erdas_aux(aux, image, nodata=7)
+    with_aux = [described(url) for url in urls]
+    write_aux(image)  # GDAL asks no further
+    assert [described(url) for url in urls] == plain
+    for scene in with_aux[:1]:
+        assert version_of(scene.url, scene.sidecars, DEFAULT_ACCESS) == plain[0].version
+    with rasterio.open(image) as src:
+        assert src.nodata is None
+
+
+@pytest.mark.s3
+def test_the_aux_of_erdas_is_found_in_an_object_store(
+    s3: s3_server.Server, s3_folder: str, tmp_path: Path
+) -> None:
+    del s3
+    image = write_raster(tmp_path / "a.tif", ALIKE)
+    write_erdas_aux(tmp_path / "a.aux", image, nodata=7)
+    for path in (image, tmp_path / "a.aux"):
+        s3_server.client().put_file(str(path), f"{s3_folder}/{path.name}")
+    for url in (s3_folder, f"{s3_folder}/a.tif"):
+        scene = described(url)
+        assert scene.sidecars == ("a.aux",)
+        assert not read_pixels(scene, scene.rect).valid_HW.any()
+
+
+def test_a_folder_with_the_name_of_a_side_car_is_none(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.tif")
+    for name in ("a.wld", "a.tif.msk", "a.tif.aux.xml", "a.aux"):
+        (tmp_path / name).mkdir()
+    for given in (tmp_path, image):
+        scene = described(given)
+        assert (scene.sidecars, doubts_beside_place(scene)) == ((), ())
+        assert version_of(str(image), scene.sidecars, DEFAULT_ACCESS) == scene.version
+
+
+@pytest.mark.parametrize("name", ["a.tfw", "A.TFW", "a.TFW"])
+def test_on_a_disk_that_ignores_case_a_side_car_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    image = write_image(tmp_path / "a.tif")
+    (tmp_path / name).write_text("\n".join(SIX))
+    monkeypatch.setattr(os, "lstat", ignoring_case(os.lstat))
+    monkeypatch.setattr(os, "stat", ignoring_case(os.stat))
+    versions = set()
+    for given in (tmp_path, image):
+        scene = described(given)
+        (sidecar,) = scene.sidecars
+        assert sidecar.lower() == name.lower()
+        versions |= {scene.version, version_of(str(image), scene.sidecars, DEFAULT_ACCESS)}
+    assert len(versions) == 1
+
+
+def ignoring_case(ask: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+    """os.stat or os.lstat as on macOS, exFAT and SMB."""
+
+    def answer(path: Any, **options: Any) -> os.stat_result:
+        try:
+            return ask(path, **options)
+        except FileNotFoundError:
+            folder, _, base = os.fspath(path).rpartition("/")
+            for name in os.listdir(folder):
+                if name.lower() == base.lower():
+                    return ask(f"{folder}/{name}", **options)
+            raise
+
+    return answer
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", bytes(range(256))])

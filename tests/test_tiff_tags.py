@@ -215,6 +215,21 @@ def test_a_fax_that_is_cut_is_damage(tmp_path: Path) -> None:
         read_all(path)
 
 
+def test_packbits_that_decode_to_too_much_are_damage(tmp_path: Path) -> None:
+    """libtiff only warns, and pixels have moved."""
+    values = np.repeat(noise(1, 40, 12), 5, axis=2)
+    path = write_raster(tmp_path / "a.tif", values, **FLAT, compress="packbits", blockysize=40)
+    data = path.read_bytes()
+    assert np.array_equal(read_all(path), values)
+    with rasterio.open(path) as src:
+        start = int(src.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1))
+    run_of_five = 257 - 5
+    assert data[start] == run_of_five
+    path.write_bytes(data[:start] + bytes([run_of_five - 1]) + data[start + 1 :])
+    with pytest.raises(RasterioError, match=r"PackBitsDecode: ?Discarding 1 bytes"):
+        read_all(path)
+
+
 def read_all(path: Path) -> np.ndarray:
     def read(src: Any, _: list[str]) -> np.ndarray:
         values: np.ndarray = src.read()

@@ -106,7 +106,7 @@ def test_a_pool_grows_to_its_maximum(
     assert differences(undisturbed, out) == []
 
 
-NEED = MemoryNeed(GB, 2 * GB, GB, GB, GB, 10**8, GB)
+NEED = MemoryNeed(GB, 2 * GB, GB, GB, GB, 10**8, GB, 0, 0)
 
 
 def test_a_pool_is_cut_to_the_replicas_that_fit_the_memory() -> None:

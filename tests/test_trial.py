@@ -20,6 +20,7 @@ from pipeline.driver.survey import survey_inputs
 from pipeline.engine.device import local_devices
 from pipeline.errors import UsageError
 from pipeline.estimate import Estimate
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.job import Job
 from pipeline.output.resume import read_record
 from pipeline.planning.forecast import PIXEL_S, REPLICAS_CORE_FRACTION, busiest_replica_windows
@@ -135,7 +136,7 @@ def test_the_time_of_the_units_is_that_of_the_busiest_replica(
 
 def test_blocks_are_drawn_at_random_but_always_the_same(archive: Path) -> None:
     known = PlannedInputs.of(read_record(None), retry=False)
-    scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
+    scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access, HeaderPool()).scenes
     blocks = list(draw_blocks(scenes, 200))
     assert blocks == list(draw_blocks(scenes, 200))
     assert len(set(map(_place, blocks))) == len(blocks)
@@ -197,9 +198,7 @@ def test_samples_for_a_cluster_are_computed_with_the_device_and_batch_of_this_ma
     cluster_job, local_job = (
         Job(settings, small_checkpoint, "sha", kind, ("a",), (None,)) for kind in (other, device)
     )
-    budget = MemoryBudget(
-        MemoryNeed(0, 0, 0, 0, 0, 0, 0), Machine(other, 1, 10**10, tasks=4), tasks=4
-    )
+    budget = MemoryBudget(MemoryNeed(*[0] * 9), Machine(other, 1, 10**10, tasks=4), tasks=4)
     sampled = on_this_machine(Segmentation(cluster_job, LOCAL.access, budget, 900)).job
     assert (sampled.device, sampled.settings.batch) == (device, BATCH[device])
     assert on_this_machine(Segmentation(local_job, LOCAL.access, budget, 900)).job == local_job

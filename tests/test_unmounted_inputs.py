@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.api import run
 from pipeline.errors import UnfinishedError, UsageError
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.imagery.outage import check_input_is_there
 from pipeline.imagery.source import describe_inputs, find_inputs
 from pipeline.progress import Progress
@@ -114,9 +115,9 @@ def test_headers_are_not_blamed_either(archive: Path) -> None:
     files = find_inputs([str(archive)], DEFAULT_ACCESS)
     bring_back = empty(archive)
     with pytest.raises(UnfinishedError, match="the folder is empty now, as after its disk"):
-        describe_inputs(files, SETTINGS, 3, DEFAULT_ACCESS, lambda _done, _total: None)
+        describe_inputs(files, SETTINGS, 3, DEFAULT_ACCESS, HeaderPool())
     bring_back()
-    assert describe_inputs(files, SETTINGS, 3, DEFAULT_ACCESS, lambda _done, _total: None).results
+    assert describe_inputs(files, SETTINGS, 3, DEFAULT_ACCESS, HeaderPool()).results
 
 
 def test_a_linked_folder_may_be_a_disk_of_its_own(

@@ -11,7 +11,7 @@ import pipeline.engine.replica
 import pipeline.output.publishing
 import pipeline.planning.forecast
 from pipeline.api import plan, run, run_request
-from pipeline.driver.preparation import Request
+from pipeline.driver.request import Request
 from pipeline.errors import UnfinishedError
 from pipeline.receipt import Receipt
 from pipeline.settings import Execution, Settings
@@ -60,9 +60,7 @@ def segment(archive: Path, checkpoint: str, out: Path, execution: Execution) -> 
     """Segment the archive with stages that have trouble."""
     request = Request([str(archive)], checkpoint, SETTINGS, execution)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "pipeline.imagery.raster.describe_or_failure", troubled_stages.describe_or_failure
-        )
+        patch.setattr("pipeline.imagery.raster.describe_file", troubled_stages.describe_or_failure)
         if execution.runner == "ray":
             return run_request(request, str(out), stages=troubled_stages.STAGES)
         troubled_stages.patch_all(patch)
@@ -162,7 +160,7 @@ def test_a_replica_that_can_segment_nothing_blames_no_input(
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("pipeline.driver.local.Replica", "no replica could be loaded"),
+        ("pipeline.engine.replica.Replica", "no replica could be loaded"),
         ("pipeline.stages.unit_file", "a.tif: the rows of its unit cannot be made"),
         ("pipeline.output.publishing.write_masks", "out: shard 000000 cannot be published"),
         ("pipeline.output.scene_tables.table_of", "the rows of shard 000000 cannot be made"),

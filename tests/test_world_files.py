@@ -18,6 +18,7 @@ from pipeline.settings import Settings
 from tests.support.jpegs import encoded, with_scan_parameters
 from tests.support.rasters import doubts_beside_place, noise, write_raster
 from tests.support.sidecars import (
+    MAPINFO,
     PLACED,
     SIX,
     described,
@@ -43,6 +44,7 @@ WORLD_FILES: dict[str, tuple[bytes, bool]] = {
     "words": ("\n".join(["a", *SIX[1:]]).encode(), False),
     "thousands": ("\n".join(["1,000.5", *SIX[1:]]).encode(), False),
     "zeros": (b"0\n" * 6, False),
+    "vanishing": ("\n".join(["1e-12", "0", "0", "-1e-12", *SIX[4:]]).encode(), False),
     "nan": ("\n".join(["nan", *SIX[1:]]).encode(), False),
     "infinite": ("\n".join(["1e999", *SIX[1:]]).encode(), False),
     "bytes": (bytes(range(256)), False),
@@ -94,13 +96,7 @@ def test_a_mapinfo_file_still_gives_place_and_crs(tmp_path: Path) -> None:
     """GDAL reads it on disk only, and prefers it to a world file."""
     path = write_image(tmp_path / "a.tif")
     (tmp_path / "a.tfw").write_text("\n".join(SIX))
-    points = ((500000, 5000000, 0, 0), (500500, 5000000, 50, 0), (500000, 4999600, 0, 40))
-    lines = [f'({x},{y}) ({c},{r}) Label "Pt {n}"' for n, (x, y, c, r) in enumerate(points, 1)]
-    (tmp_path / "a.tab").write_text(
-        '!table\n!version 300\n!charset WindowsLatin1\n\nDefinition Table\n  File "a.tif"\n'
-        '  Type "RASTER"\n  ' + ",\n  ".join(lines) + '\n  CoordSys Earth Projection 8, 104, "m",'
-        ' 15, 0, 0.9996, 500000, 0\n  Units "m"\n'
-    )
+    (tmp_path / "a.tab").write_text(MAPINFO)
     scene = described(path)
     assert scene.transform == (10.0, 0.0, 500000.0, 0.0, -10.0, 5000000.0)
     assert "UTM zone 33N" in str(scene.crs)

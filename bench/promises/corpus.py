@@ -26,6 +26,7 @@ from typing import Any
 from bench.support.comparison import Reading, compare, identify, why_unreadable
 from pipeline.errors import UsageError
 from pipeline.failure import Rejected
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.imagery.image_files import IMAGE_SUFFIXES
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.source import describe_inputs, find_inputs
@@ -36,7 +37,7 @@ from pipeline.settings import Settings
 from pipeline.storage.access import DEFAULT_ACCESS
 from tests.support.raster_oracle import Header
 
-SIDECARS = (".msk", ".ovr", ".aux.xml", ".hdr", ".prj")
+SIDECARS = (".msk", ".ovr", ".aux.xml", ".aux", ".hdr", ".prj")
 """The endings of files that rasterio opens by themselves, but that belong to others."""
 MAX_BANDS = 32
 ITEM_S, MEMORY_BYTES = 300.0, 4_000_000_000
@@ -140,7 +141,7 @@ def _describe(
             path_of[file.url] = path
     scenes: dict[str, Scene] = {}
     for (settings, channels), files in groups.items():
-        described = describe_inputs(files, settings, channels, DEFAULT_ACCESS, _ignore)
+        described = describe_inputs(files, settings, channels, DEFAULT_ACCESS, HeaderPool())
         for result in described.results:
             if isinstance(result, Rejected):
                 path = path_of[result.failure.url]

@@ -68,7 +68,7 @@ def on_cluster(
     from bench.support import logged_stages  # noqa: PLC0415  imports Ray
     from pipeline.api import run_request  # noqa: PLC0415
     from pipeline.cluster.stages import Stages  # noqa: PLC0415
-    from pipeline.driver.preparation import Request  # noqa: PLC0415
+    from pipeline.driver.request import Request  # noqa: PLC0415
     from pipeline.settings import Execution  # noqa: PLC0415
 
     log = out.with_suffix(".log")

@@ -27,7 +27,8 @@ from bench.support.idle_stages import (
 from jobs.option_types import Replicas
 from pipeline.api import run_request
 from pipeline.cluster.stages import Stages
-from pipeline.driver.preparation import Request, prepare
+from pipeline.driver.preparation import prepare
+from pipeline.driver.request import Request
 from pipeline.output.layout import Output
 from pipeline.settings import Execution, Settings
 
@@ -53,7 +54,8 @@ def main() -> None:
     request = Request([options.archive], options.checkpoint, settings, execution)
     try:
         # A number is no GPU that a batch could be tried on, and a recorded batch is not tried.
-        Output.create(options.out, prepare(request, None).job, execution.access)
+        with request.opened(None) as opened:
+            Output.create(options.out, prepare(opened, None).job, execution.access)
         run_request(request, options.out, stages=STAGES)
     finally:
         cluster.shutdown()

@@ -43,7 +43,7 @@ from bench.support.idle_stages import (
 from bench.support.rounds import machine
 from pipeline.api import run_request
 from pipeline.cluster.stages import Stages
-from pipeline.driver.preparation import Request
+from pipeline.driver.request import Request
 from pipeline.progress import Progress
 from pipeline.settings import Execution, Settings
 from tests.support.checkpoints import save_small

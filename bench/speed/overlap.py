@@ -86,7 +86,7 @@ def one_run(inputs: str, out: str, checkpoint: str, log: Path, replica_s: float)
     from bench.support import timed_stages  # noqa: PLC0415  imports Ray
     from pipeline.api import run_request  # noqa: PLC0415
     from pipeline.cluster.stages import Stages  # noqa: PLC0415
-    from pipeline.driver.preparation import Request  # noqa: PLC0415
+    from pipeline.driver.request import Request  # noqa: PLC0415
     from pipeline.settings import Execution, Settings  # noqa: PLC0415
 
     stages = Stages(

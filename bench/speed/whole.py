@@ -98,7 +98,7 @@ def job(scene: Path, checkpoint: str, work: Path, replicas: int) -> dict[str, An
     from bench.support import timed_stages  # noqa: PLC0415  imports Ray
     from pipeline.api import plan, run_request  # noqa: PLC0415
     from pipeline.cluster.stages import Stages  # noqa: PLC0415
-    from pipeline.driver.preparation import Request  # noqa: PLC0415
+    from pipeline.driver.request import Request  # noqa: PLC0415
     from pipeline.settings import Execution  # noqa: PLC0415
 
     log, out = work / "whole.log", work / "out"

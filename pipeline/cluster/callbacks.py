@@ -22,6 +22,8 @@ class PoolMeter:
     """Seconds of all replicas in all rounds, each counted from when its model was loaded."""
     waiting_units: int = 0
     """Units that have been read and wait for a replica now."""
+    connected_s: float | None = None
+    """When Ray was ready, on the monotonic clock; None: it is not yet."""
 
 
 @dataclass

@@ -56,6 +56,7 @@ class Flow:
             connected(self.address, budget.cpus, memory_bytes, budget.store_bytes),
             publishers.at_work(),
         ):
+            self.meter.connected_s = time.monotonic()
             if self.address:
                 urls = _input_urls(open_units()[:1])
                 check_shared_paths([work.output, work.job.checkpoint, *urls])

@@ -27,9 +27,6 @@ from pipeline.stages import Work, finish_unit
 from pipeline.storage.retry import retries_so_far
 from pipeline.unit import ReadUnit, SegmentedUnit, Unit
 
-_SPARE_BYTES = 1 << 30
-"""A reader may take twice the memory predicted for its unit, plus this."""
-
 
 class UnitSource(Datasource):
     """The units of the plan and nothing else: pixels are read by the next stage."""
@@ -83,7 +80,7 @@ class ReadStage:
 
 def read_with_limits(work: Work, unit: Unit) -> ReadUnit:
     """Raises MemoryError if the unit takes far more memory than predicted."""
-    with process_limits(work.unit_timeout_s, 2 * work.need.reader_bytes + _SPARE_BYTES):
+    with process_limits(work.unit_timeout_s, work.need.reading_limit_bytes):
         return work.read(unit)
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from pipeline.driver.preparation import Preparation
 from pipeline.errors import UsageError
-from pipeline.trial.batch import fitting_batch
 
 DEVICES = frozenset({"cuda"})
 """Kinds of device whose batch is tried. A CPU's is 1, and a trial would take as long as a small
@@ -32,6 +31,8 @@ def fit_batch(preparation: Preparation) -> Preparation:
         return preparation
     request, settings = preparation.request, preparation.job.settings
     largest = max(units, key=preparation.workload.device_bytes)
+    from pipeline.trial.batch import fitting_batch  # noqa: PLC0415  torch takes seconds to load
+
     batch = fitting_batch(preparation.segmentation, largest, request.execution.address)
     if batch == settings.batch:
         return preparation
@@ -57,7 +58,7 @@ def fit_batch(preparation: Preparation) -> Preparation:
     return replace(
         preparation,
         job=replace(preparation.job, settings=settings),
-        workload=replace(preparation.workload, settings=settings),
+        division=preparation.division.with_settings(settings),
         notes=(
             *preparation.notes,
             f"--batch {batch}: there is no memory for twice as many ({where})",

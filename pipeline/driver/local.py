@@ -1,22 +1,15 @@
-"""A plain loop over the stages in this process: the oracle for the Ray flow, same rows."""
+"""The local runner: the plain loop in this process, and the publisher of every plain loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import TypeVar
 
+from pipeline.driver.plain_loop import PlainLoop
 from pipeline.driver.tracker import HEALINGS, OnProgress, Tracker
-from pipeline.engine.replica import Replica
-from pipeline.errors import one_line
-from pipeline.failure import Failure
 from pipeline.output.shard import Shard
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.settings import LOCAL
 from pipeline.stages import ShardResult, Work
-from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Unit
-from pipeline.verdict import insist
-
-T = TypeVar("T")
 
 ROUNDS = 2 + HEALINGS
 """Times that the open units are asked for: a file may turn out to be damaged when its shard is
@@ -24,7 +17,7 @@ published."""
 
 
 class LocalPublisher:
-    """Publishes a shard as soon as it is complete."""
+    """Publishes a shard as soon as it is complete, in this process."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -42,9 +35,18 @@ class LocalPublisher:
 class LocalRunner:
     """Does everything in this process. What kills the process kills the run."""
 
-    def __init__(self, work: Work) -> None:
+    name = LOCAL
+    counts_retries = False
+    connected_s = None
+
+    def __init__(self, work: Work, loop: PlainLoop) -> None:
         self._work = work
+        self._loop = loop
         self.publisher = LocalPublisher(work)
+
+    @property
+    def budget(self) -> MemoryBudget:
+        return self._work.budget
 
     def reporting(self, on_progress: OnProgress | None) -> OnProgress:
         return on_progress or (lambda _progress: None)
@@ -55,68 +57,10 @@ class LocalRunner:
         Raises TransientError if a store does not answer, UnfinishedError if no replica can be
         loaded.
         """
-        work = self._work
-        replica = insist(
-            f"{work.job.checkpoint}: no replica could be loaded",
-            partial(Replica, work.job, work.access, work.sharing),
-        )
+        self._loop.load(self._work)
         for _ in range(ROUNDS):
             for unit in tracker.open_units():
-                if work.out_of_time:
+                if self._work.out_of_time:
                     return
-                _compute(work, replica, unit)
+                self._loop.compute(self._work, unit)
                 tracker.poll()
-
-
-def _compute(work: Work, replica: Replica, unit: Unit) -> None:
-    """Give the unit an outcome."""
-    read = _read(work, unit)
-    segmented = replace(_segment(work, replica, read), brightness=read.brightness)
-    url = unit.blocks[0].scene.url
-    insist(f"{url}: its unit's file cannot be made", partial(work.finish, segmented))
-
-
-def _read(work: Work, unit: Unit) -> ReadUnit:
-    """The unit's pixels; read block by block if memory is too short for all of them together."""
-    try:
-        return work.read(unit)
-    except MemoryError:
-        pass
-    blocks: list[Pixels | Failure] = []
-    read_s, retries = 0.0, 0
-    for block in unit.blocks:
-        read = _alone(work, block, "read", partial(work.read, Unit(unit.shard, (block,))))
-        if isinstance(read, Failure):
-            blocks.append(read)
-            continue
-        blocks += read.blocks
-        read_s += read.read_s
-        retries += read.retries
-    return ReadUnit(unit, tuple(blocks), read_s, retries, work.brightness(unit, blocks))
-
-
-def _segment(work: Work, replica: Replica, read: ReadUnit) -> SegmentedUnit:
-    """The unit's class ids; computed block by block if memory is too short for all of them."""
-    try:
-        return work.segment(replica.segment, read)
-    except MemoryError:
-        pass
-    pieces: list[SegmentedUnit] = []
-    for piece in read.pieces():
-        (block,) = piece.unit.blocks
-        segment = partial(work.segment, replica.segment, piece)
-        segmented = _alone(work, block, "segment", segment)
-        if isinstance(segmented, Failure):
-            segmented = SegmentedUnit.failed(piece.unit, segmented)
-        pieces.append(segmented)
-    joined = SegmentedUnit.joined(read.unit, pieces)
-    return replace(joined, read_s=read.read_s, retries=read.retries)
-
-
-def _alone(work: Work, block: Block, stage: str, do: Callable[[], T]) -> T | Failure:
-    """The result of work on one block, or its Failure if memory is too short even for it alone."""
-    try:
-        return do()
-    except MemoryError as error:
-        what = f"took more memory than it may: {one_line(error)}"
-        return work.failure(block, stage, "memory", what)

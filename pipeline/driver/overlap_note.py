@@ -24,8 +24,9 @@ def overlap_note(scenes: Iterable[Scene]) -> Iterator[str]:
         overlap([Grid(str(s.crs), s.transform, s.width, s.height) for s in day]) for day in days
     ]
     count = sum(one.count for one in overlaps)
-    if count:
-        again = sum(one.share * one.area for one in overlaps) / sum(one.area for one in overlaps)
+    area = sum(one.area for one in overlaps)
+    if count and area:
+        again = sum(one.share * one.area for one in overlaps) / area
         at_least = "at least " if any(one.at_least for one in overlaps) else ""
         first, other = next(
             (day[one.first[0]].url, day[one.first[1]].url)

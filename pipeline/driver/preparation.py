@@ -7,61 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
-from pipeline.checkpoint import call_on_checkpoint, hub_name, locate_checkpoint
+from pipeline.checkpoint import absolute_checkpoint, hub_name
 from pipeline.doubt import doubt_notes
+from pipeline.driver.division import Division, divide
+from pipeline.driver.laps import HEADERS
 from pipeline.driver.overlap_note import overlap_note
 from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.quarantine import Quarantine
+from pipeline.driver.request import OpenedRequest
 from pipeline.driver.survey import Survey, survey_inputs
-from pipeline.engine.device import local_devices
-from pipeline.imagery.header_pool import OnDescribed
+from pipeline.errors import UsageError
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.job import Job
+from pipeline.model import Model
 from pipeline.output.layout import Output
 from pipeline.output.publishing import check_published
-from pipeline.output.replacement import current_shards, with_retries
-from pipeline.output.resume import OutputRecord, in_share, read_record
+from pipeline.output.resume import OutputRecord, read_record
 from pipeline.output.shard import Shard
 from pipeline.planning.machine import Machine
-from pipeline.planning.memory_budget import MemoryBudget, budget_memory
-from pipeline.planning.planner import BATCH, Planner
+from pipeline.planning.memory_budget import MemoryBudget
+from pipeline.planning.planner import BATCH
 from pipeline.planning.workload import Network, Workload
-from pipeline.settings import Execution, Settings
+from pipeline.settings import Execution
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
 from pipeline.unit import Unit
-from segformer import ModelConfig, read_checkpoint
-from segformer.folding import folded_bytes
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command asks for."""
-
-    inputs: Sequence[str]
-    checkpoint: str
-    settings: Settings
-    execution: Execution
-    on_described: OnDescribed | None = None
+from segformer.config import ModelConfig
 
 
 @dataclass(frozen=True)
 class Preparation:
     """What is settled for a request."""
 
-    request: Request
+    request: OpenedRequest
     job: Job
     output: Output | None
     """None: there is none yet."""
-    workload: Workload
     survey: Survey
-    shards: list[Shard]
-    """The shards of this driver's share, recorded and new ones."""
+    division: Division
+    """The plan, for the runner that suits it."""
     new: list[Shard]
     """Shards to add to the plan, of any share."""
-    budget: MemoryBudget
-    """The division of memory for the shards that are not published yet."""
     quarantine: Quarantine
     """The failures in this driver's share."""
     damaged: list[Unit]
@@ -69,6 +58,19 @@ class Preparation:
     stop_reason: str | None
     """Why the plan must not be carried out: too many inputs have failed. None: it may be."""
     notes: tuple[str, ...]
+
+    @property
+    def workload(self) -> Workload:
+        return self.division.workload
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of this driver's share, recorded and new ones."""
+        return self.division.shards
+
+    @property
+    def budget(self) -> MemoryBudget:
+        return self.division.budget
 
     @property
     def new_ids(self) -> Collection[str]:
@@ -81,37 +83,51 @@ class Preparation:
         return Segmentation(self.job, execution.access, self.budget, execution.unit_timeout)
 
 
-def prepare(request: Request, output: Output | None, closed: bool = False) -> Preparation:
+def prepare(request: OpenedRequest, output: Output | None, closed: bool = False) -> Preparation:
     """Settle what a request means, with the output that exists, if there is one.
 
     closed: whether nothing may be added to the plan. Raises what reading the checkpoint, the
     headers and the output's records raises, and UsageError if the plan does not fit into memory.
     """
-    execution, share = request.execution, request.execution.shards
-    job, output, workload, config = _settle_job(request, output)
+    execution, share, loop = request.execution, request.execution.shards, request.loop
+
+    @cache
+    def settled() -> tuple[Job, Output | None, Workload, ModelConfig]:
+        return _settle_job(request, output)
+
+    def on_described(done: int, total: int) -> None:
+        if loop.is_ready:
+            settled()  # a checkpoint is refused now, not after a hundred thousand headers
+        if request.on_described:
+            request.on_described(done, total)
+
+    channels = None if output else loop.stated_channels()
+    if channels is None:
+        channels = settled()[-1].num_channels
     # While other drivers work, the outcomes of their shares change.
     record = read_record(output, share if closed else ALL_SHARDS)
-    survey = survey_inputs(
-        request.inputs,
-        job.settings,
-        config.num_channels,
-        PlannedInputs.of(record, execution.retry_quarantined, closed),
-        execution.access,
-        request.on_described,
-    )
+    with loop.laps.time(HEADERS):
+        survey = survey_inputs(
+            request.inputs,
+            request.settings,
+            channels,
+            PlannedInputs.of(record, execution.retry_quarantined, closed),
+            execution.access,
+            HeaderPool(on_described, loop.run_items),
+        )
+    job, output, workload, config = settled()
+    if config.num_channels != channels:
+        raise UsageError(f"{request.checkpoint}: it changed while it was read; run again")
     committed = output.committed() if output else set()
-    plan = _plan(Planner(workload, execution), record, survey, committed)
-    shards = [shard for shard in plan if in_share(shard, share)]
-    open_units = [u for shard in shards if shard.shard_id not in committed for u in shard.units]
+    division = divide(workload, execution, record, survey, committed)
+    plan, shards = division.plan, division.shards
     return Preparation(
         request=request,
         job=job,
         output=output,
-        workload=workload,
         survey=survey,
-        shards=shards,
+        division=division,
         new=plan[len(record.shards) :],
-        budget=budget_memory(workload, open_units),
         quarantine=_quarantine(shards, record, survey, execution),
         damaged=record.damaged,
         stop_reason=_quarantine(plan, record, survey, execution).too_many(),
@@ -121,36 +137,33 @@ def prepare(request: Request, output: Output | None, closed: bool = False) -> Pr
             *survey.notes,
             *_doubts(shards),
             *_share_note(share, plan, shards),
+            *division.notes,
         ),
     )
 
 
 def _settle_job(
-    request: Request, output: Output | None
+    request: OpenedRequest, output: Output | None
 ) -> tuple[Job, Output | None, Workload, ModelConfig]:
     """The job, its output as it is reached from now on, the costs, and the network.
 
     Raises CheckpointError, and UsageError if the output belongs to another job.
     """
     execution, settings = request.execution, request.settings
-    access = execution.access.impatient()
-    located = locate_checkpoint(request.checkpoint, output.job if output else None, access)
-    checkpoint = call_on_checkpoint(
-        read_checkpoint, located, access, normalisation=settings.normalisation
-    )
-    config = checkpoint.config
-    device, count, nodes_bytes, cpus = _devices(execution.address)
+    model = request.loop.model()
+    config = model.config
+    device, count, nodes_bytes, cpus = _devices(execution.address, model)
     if settings.batch is None:
         batch = output.job.settings.batch if output else BATCH[device]
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
-        checkpoint=located,
-        checkpoint_sha256=checkpoint.sha256,
+        checkpoint=absolute_checkpoint(request.loop.checkpoint, execution.access),
+        checkpoint_sha256=model.sha256,
         device=device,
         class_names=config.class_names,
         class_colors=config.class_colors,
-        value_range=checkpoint.normalisation.expected,
+        value_range=model.value_range,
         checkpoint_asked=hub_name(request.checkpoint),
     )
     if output:
@@ -160,26 +173,18 @@ def _settle_job(
         job = replace(output.job, checkpoint=job.checkpoint)
         output = Output(open_store(output.store.root, execution.access), job)
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
-    network = Network.of(config, folded_bytes(config), job.settings.window)
+    network = Network.of(config, model.weights_bytes, job.settings.window)
     return job, output, Workload(job.settings, machine, network), config
 
 
-def _devices(address: str | None) -> tuple[str, int, tuple[int, ...], int]:
+def _devices(address: str | None, model: Model) -> tuple[str, int, tuple[int, ...], int]:
     """The kind and number of the devices, the memory of each node, and the CPUs: of the cluster at
     the address, or of this machine, for which the last two are empty."""
     if not address:
-        return *local_devices(), (), 0
+        return model.device, model.devices, (), 0
     from pipeline.cluster.session import devices_of  # noqa: PLC0415  Ray takes seconds to load
 
     return devices_of(address)
-
-
-def _plan(
-    planner: Planner, record: OutputRecord, survey: Survey, committed: Collection[str]
-) -> list[Shard]:
-    """The recorded shards, then the new ones."""
-    new = planner.shards(survey.scenes, survey.rejected, first=len(record.shards))
-    return current_shards([*record.shards, *with_retries(new, survey.retries)], committed)
 
 
 def _quarantine(

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.driver.bottleneck import Bottleneck
+from pipeline.driver.laps import RAY as RAY_START
+from pipeline.driver.laps import REPLICAS
 from pipeline.driver.preparation import Preparation
 from pipeline.driver.run_start import RunStart
+from pipeline.driver.runner import Runner
 from pipeline.driver.tracker import Tracker
 from pipeline.driver.warning_notes import WarningNotes
 from pipeline.errors import CheckpointError, SwathError, UnfinishedError, UnseenError, UsageError
@@ -18,6 +21,7 @@ from pipeline.estimate import cost_of, per_1000_km2
 from pipeline.output.layout import Output
 from pipeline.output.outcomes import count_outcomes
 from pipeline.receipt import DONE, Receipt
+from pipeline.settings import RAY
 from pipeline.storage.retry import retries_so_far
 from pipeline.storage.schemes import open_store
 from pipeline.unit import Unit
@@ -33,6 +37,7 @@ class ReceiptWriter:
     output: Output
     preparation: Preparation
     tracker: Tracker
+    runner: Runner
     start: RunStart
     said: WarningNotes
 
@@ -97,7 +102,7 @@ class ReceiptWriter:
     def _receipt(self, output: Output, ended: str) -> Receipt:
         tracker, shards = self.tracker, self.preparation.shards
         tally, results = tracker.tally, count_outcomes(shards, output.commits())
-        execution, machine = self.preparation.request.execution, self.preparation.budget.machine
+        machine = self.runner.budget.machine
         now_s = time.monotonic()
         seconds = now_s - self.start.clock_s
         startup_s = (tracker.first_unit_s or now_s) - self.start.clock_s
@@ -106,9 +111,10 @@ class ReceiptWriter:
             started=self.start.when.isoformat(timespec="seconds"),
             seconds=seconds,
             startup_s=startup_s,
+            startup=self._startup(startup_s),
             ended=ended,
             output=output.store.root,
-            runner=execution.runner,
+            runner=self.runner.name,
             device=machine.device,
             replicas=machine.replicas if tracker.units_to_compute else 0,
             units=sum(len(shard.units) for shard in shards),
@@ -132,16 +138,26 @@ class ReceiptWriter:
             notes=(*tracker.notes, *self.said.notes),
         )
 
+    def _startup(self, startup_s: float) -> dict[str, float]:
+        """The parts of the start; what no lap has counted is Ray's and the replicas'."""
+        parts = dict(self.preparation.request.loop.laps.seconds)
+        left_s = max(0.0, startup_s - sum(parts.values()))
+        if self.runner.connected_s is not None:
+            before_s = self.start.clock_s + sum(parts.values())
+            parts[RAY_START] = min(left_s, max(0.0, self.runner.connected_s - before_s))
+            left_s -= parts[RAY_START]
+        if self.tracker.units_to_compute:
+            parts[REPLICAS] = left_s
+        return parts
+
     def _retries(self) -> int:
-        """Retries of this process, of those that read headers, and of Ray's workers."""
+        """Retries of this process, of those that read headers, and of those that compute."""
         retries = retries_so_far() - self.start.retries + self.preparation.survey.header_retries
-        # With the local runner, the units' retries are this process's own.
-        on_ray = self.preparation.request.execution.runner == "ray"
-        return retries + (self.tracker.tally.retries if on_ray else 0)
+        return retries + (self.tracker.tally.retries if self.runner.counts_retries else 0)
 
     def _mean_replicas(self, steady_s: float) -> float:
         """Replicas at work: all of them, or the average size of a growing pool."""
-        machine, replica_s = self.preparation.budget.machine, self.tracker.tally.replica_s
+        machine, replica_s = self.runner.budget.machine, self.tracker.tally.replica_s
         if machine.min_replicas is None or not steady_s or not replica_s:
             return machine.replicas
         return min(machine.replicas, replica_s / steady_s)
@@ -151,9 +167,9 @@ class ReceiptWriter:
         tracker, execution = self.tracker, self.preparation.request.execution
         tally, idle = tracker.tally, tracker.nothing_to_do
         driver_s = 0.0
-        if execution.runner == "ray" and tally.units:
+        if self.runner.name == RAY and tally.units:
             driver_s = time.process_time() - tracker.first_unit_cpu_s
-        joined, budget = execution.address is not None, self.preparation.budget
+        joined, budget = execution.address is not None, self.runner.budget
         bottleneck = Bottleneck(tally, budget, replicas, startup_s, driver_s, joined)
         steady_s = (seconds - startup_s) * replicas
         km2 = tally.area_m2 / 1e6 or None

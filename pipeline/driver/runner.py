@@ -1,21 +1,31 @@
-"""The runner of a run: it computes and publishes in this process, or on Ray."""
+"""The Runner protocol: what computes the units of a run and publishes its shards."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from pipeline.driver.local import LocalRunner
 from pipeline.driver.tracker import OnProgress, Publisher, Tracker
-from pipeline.errors import UsageError
-from pipeline.stages import Work
-
-if TYPE_CHECKING:
-    from pipeline.cluster.stages import Stages
+from pipeline.planning.memory_budget import MemoryBudget
 
 
 class Runner(Protocol):
     """Computes units and publishes shards."""
+
+    @property
+    def name(self) -> str:
+        """`local` or `ray`, for the receipt."""
+
+    @property
+    def budget(self) -> MemoryBudget:
+        """The processes of the run, and their memory."""
+
+    @property
+    def connected_s(self) -> float | None:
+        """When Ray was ready, on the monotonic clock; None: it is not, or is not needed."""
+
+    @property
+    def counts_retries(self) -> bool:
+        """Whether the tracker's tally holds retries of other processes."""
 
     @property
     def publisher(self) -> Publisher:
@@ -32,20 +42,3 @@ class Runner(Protocol):
         Raises UnfinishedError if the rest would fail, too; TransientError if a store does not
         answer.
         """
-
-
-def choose_runner(work: Work, address: str | None, stages: Stages | None = None) -> Runner:
-    """The local runner if one process does everything, else Ray's. stages: see `RayRunner`.
-
-    Raises UsageError if Ray cannot be imported by this Python.
-    """
-    if not work.budget.tasks:
-        return LocalRunner(work)
-    if sys.flags.optimize > 1:  # ray/data/_internal/util.py completes them
-        raise UsageError(
-            "Ray Data needs the docstrings that PYTHONOPTIMIZE=2 or python -OO removes: unset it,"
-            " or add --runner local"
-        )
-    from pipeline.driver.ray_runner import RayRunner  # noqa: PLC0415  Ray takes seconds to load
-
-    return RayRunner(work, address, stages)

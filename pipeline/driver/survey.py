@@ -10,7 +10,7 @@ from pipeline.driver.input_notes import count_inputs, notes_on
 from pipeline.driver.planned_inputs import InputChanges, PlannedInputs, compare_inputs
 from pipeline.errors import UsageError
 from pipeline.failure import Rejected
-from pipeline.imagery.header_pool import Described, OnDescribed
+from pipeline.imagery.header_pool import Described, HeaderPool
 from pipeline.imagery.input_file import escape_non_utf8
 from pipeline.imagery.source import describe_inputs, find_inputs
 from pipeline.scene import Scene
@@ -53,11 +53,11 @@ def survey_inputs(
     channels: int,
     planned: PlannedInputs,
     access: Access,
-    on_described: OnDescribed | None = None,
+    pool: HeaderPool,
 ) -> Survey:
     """Describe the inputs that are not planned yet and those that are planned again.
 
-    channels: of the network; on_described: see `describe_inputs`. Raises UsageError for INPUTs that
+    channels: of the network; pool: reads their headers. Raises UsageError for INPUTs that
     name nothing, and if no input at all can be used; UnfinishedError if a store does not answer, or
     does not give more than a few files.
     """
@@ -68,9 +68,7 @@ def survey_inputs(
         unplanned = tuple(escape_non_utf8(file.url) for file in changes.to_plan)
     if unplanned:
         changes = InputChanges([], changes.changed, {}, changes.gone)
-    described = describe_inputs(
-        changes.to_plan, settings, channels, access, on_described or (lambda _done, _total: None)
-    )
+    described = describe_inputs(changes.to_plan, settings, channels, access, pool)
     scenes = tuple(result for result in described.results if isinstance(result, Scene))
     rejected = tuple(result for result in described.results if isinstance(result, Rejected))
     if not planned.urls and not scenes:

@@ -87,7 +87,7 @@ def overlap(grids: Sequence[Grid]) -> Overlap:
     shape_of = shape_of.ravel()
     shapes = shapely.make_valid(shapely.polygons(rings[members]))
     tree = shapely.STRtree(shapes)
-    pairs = _pairs(tree, rings[members][:, ::EDGE_POINTS], shapes)
+    pairs = _pairs(tree, rings[members], shapes)
     met = counts > 1
     met[pairs.one] = met[pairs.other] = True
     areas = shapely.area(shapes)
@@ -115,7 +115,8 @@ def _ring() -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _pairs(tree: shapely.STRtree, corners: np.ndarray, shapes: np.ndarray) -> _Pairs:
+def _pairs(tree: shapely.STRtree, rings: np.ndarray, shapes: np.ndarray) -> _Pairs:
+    corners, straight = rings[:, ::EDGE_POINTS], _straight(rings)
     areas, pairs = shapely.area(shapes), []
     looked_at = intersected = end = 0
     chunk = _next_chunk(len(shapes))
@@ -127,7 +128,9 @@ def _pairs(tree: shapely.STRtree, corners: np.ndarray, shapes: np.ndarray) -> _P
         shared, aligned = _shared_if_aligned(corners[one], corners[other])
         shared *= areas[other]
         least = MIN_SHARE * np.minimum(areas[one], areas[other])
-        unclear = np.flatnonzero(~aligned & ~(shared < least))
+        unclear = np.flatnonzero(
+            ~(straight[one] & straight[other]) | (~aligned & ~(shared < least))
+        )
         shared[unclear] = shapely.area(
             shapely.intersection(shapes[one[unclear]], shapes[other[unclear]])
         )
@@ -145,16 +148,34 @@ def _next_chunk(shapes: int, chunk: int = 0, hits: int = 0) -> int:
     return min(CHUNK, max(1, most))
 
 
+def _straight(rings: np.ndarray) -> np.ndarray:
+    """Whether the vertices of outlines (n, k, 2) are near the straight lines between the corners,
+    measured in sides: those of wide grids are not, nor are those around a pole."""
+    corners = rings[:, ::EDGE_POINTS]
+    share = np.tile(np.arange(EDGE_POINTS) / EDGE_POINTS, corners.shape[1])[:, None]
+    start, end = (np.repeat(c, EDGE_POINTS, axis=1) for c in (corners, np.roll(corners, -1, 1)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bow = _in_sides(rings - start * (1 - share) - end * share, corners)
+    return np.abs(bow).max(axis=(1, 2)) < ALIGNED  # NaN: it has no area
+
+
+def _in_sides(vectors: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Vectors (n, k, 2) in the first sides to the right and down of quadrilaterals (n, 4, 2)."""
+    across, down = corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]
+    x, y = np.moveaxis(vectors, -1, 0)
+    unit = (across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0])[:, None]
+    u = (x * down[:, 1:] - y * down[:, :1]) / unit
+    v = (y * across[:, :1] - x * across[:, 1:]) / unit
+    return np.stack([u, v], axis=-1)
+
+
 def _shared_if_aligned(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The share of each of the `other` quadrilaterals (n, 4, 2) that lies in that of `one`, and
     whether it is exact because their sides have the same directions; else it is an upper bound, or
-    NaN. It tells millions of neighbors in tilings apart."""
-    origin, across, down = other[:, 0], other[:, 1] - other[:, 0], other[:, 3] - other[:, 0]
-    x, y = np.moveaxis(one - origin[:, None], -1, 0)
+    NaN. It tells millions of neighbors in tilings apart, and nothing of outlines that are not
+    `_straight`."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        unit = (across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0])[:, None]
-        u = (x * down[:, 1:] - y * down[:, :1]) / unit
-        v = (y * across[:, :1] - x * across[:, 1:]) / unit
+        u, v = np.moveaxis(_in_sides(one - other[:, :1], other), -1, 0)
         shared = np.ones(len(one))
         for axis in (u, v):
             inside = np.minimum(axis.max(axis=1), 1) - np.maximum(axis.min(axis=1), 0)

@@ -25,7 +25,7 @@ from pipeline.processes.limits import rearm
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
-from segformer import SegFormer, read_checkpoint
+from segformer import Checkpoint, SegFormer, read_checkpoint
 
 _NO_MEMORY = {
     "cpu": ("DefaultCPUAllocator", "bad_alloc"),
@@ -47,15 +47,18 @@ class _Segmented(NamedTuple):
 class Replica:
     """A model on a device, ready to segment units."""
 
-    def __init__(self, job: Job, access: Access, sharing: int) -> None:
+    def __init__(
+        self, job: Job, access: Access, sharing: int, read: Checkpoint | None = None
+    ) -> None:
         """Load the job's checkpoint onto its device, and compile the blend.
 
-        sharing: the number of replicas on one GPU, which divide its memory. Raises what
-        `call_on_checkpoint` raises, and UsageError if the checkpoint is another one by now.
+        sharing: the number of replicas on one GPU, which divide its memory; read: the checkpoint,
+        if it has been read. Raises what `call_on_checkpoint` raises, and UsageError if the
+        checkpoint is another one by now.
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = _load(job, access)
+        model = _load(job, access) if read is None else SegFormer(read)
         self.classes = len(model.config.class_names)
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, self._device, sharing)
@@ -187,9 +190,7 @@ class Replica:
 
 def _load(job: Job, access: Access) -> SegFormer:
     """The job's network. Each node may have a copy of its own of the checkpoint."""
-    checkpoint = call_on_checkpoint(
-        read_checkpoint, job.checkpoint, access, normalisation=job.settings.normalisation
-    )
+    checkpoint = call_on_checkpoint(read_checkpoint, job.checkpoint, access, **job.settings.reading)
     if checkpoint.sha256 != job.checkpoint_sha256:
         raise UsageError(
             f"{job.checkpoint}: its files on this node are not those that the job began with; put"

@@ -8,7 +8,7 @@ It does not know the network, how scenes are divided into units, or what is done
     raster.py         image files as a source; checks that a file is still the version planned
     image_files.py    the image files in a folder or glob: suffixes, links, hidden files
     other_formats.py  rasters that a folder is not searched for; formats without a driver
-    sidecars.py       the names of side-cars: masks, .aux.xml, world files
+    sidecars.py       the names of side-cars: masks, .aux.xml, .aux, world files
     identity.py       which bytes a file and its side-cars are: versions (ETag, size and time)
     aux_xml.py        what an .aux.xml decides, and that statistics are not part of it
     outage.py         whether an INPUT is gone as a whole: no input's fault
@@ -25,6 +25,7 @@ It does not know the network, how scenes are divided into units, or what is done
     world_file.py     the transform in a world file
     mask_file.py      whether the mask beside an image can be what it claims
     contents.py       what else a file holds: pages, further images, an orientation
+    bitmap.py         bitmaps that GDAL reads otherwise than they are
     jpeg_header.py    harmless faults that cameras leave in JPEG headers
     storage_tiles.py  what is decoded at once
     plausibility.py   whether a file can hold what its header claims

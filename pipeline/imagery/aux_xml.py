@@ -13,18 +13,19 @@ from xml.etree.ElementTree import ParseError, XMLParser
 
 MAX_BYTES = 4 << 20
 """A larger file is identified by its size and time, as an image is: GDAL writes some kB."""
+# Names in lower case: to GDAL, case makes no difference.
 _DECISIVE = frozenset(
     {
-        *("SRS", "GeoTransform", "GCPList"),
-        *("NoDataValue", "Offset", "Scale", "ColorInterp", "ColorTable"),
+        *("srs", "geotransform", "gcplist"),
+        *("nodatavalue", "offset", "scale", "colorinterp", "colortable"),
     }
 )
 """Elements that decide the place of an image or the meaning of its values."""
-_DECISIVE_DOMAIN = "xml:ESRI"
+_DECISIVE_DOMAIN = "xml:esri"
 """The domain of metadata that does: ArcGIS's georeference, from which GDAL takes the other two."""
-_DECISIVE_KEY = "NODATA_VALUES"
+_DECISIVE_KEY = "nodata_values"
 """The key that does in the domain without a name: nodata for all bands together."""
-_NUMBERED = ("PAMRasterBand", "Subdataset")
+_NUMBERED = ("pamrasterband", "subdataset")
 """Elements that say what those inside them are about."""
 
 
@@ -68,24 +69,25 @@ class _Decisive:
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         self._keep_text()
-        if tag in _NUMBERED:
+        name = tag.casefold()
+        if name in _NUMBERED:
             self._owners.append(_start(tag, attributes))
-        if tag == "Metadata":
-            self._domain = attributes.get("domain", "")
+        if name == "metadata":
+            self._domain = _folded(attributes, "domain")
         if self._depth:
             self._depth += 1
-        elif self._is_decisive(tag, attributes):
+        elif self._is_decisive(name, attributes):
             self._depth = 1
             self._kept += self._owners
         if self._depth:
             self._kept.append(_start(tag, attributes))
 
-    def _is_decisive(self, tag: str, attributes: dict[str, str]) -> bool:
-        if tag == "Metadata":
+    def _is_decisive(self, name: str, attributes: dict[str, str]) -> bool:
+        if name == "metadata":
             return self._domain == _DECISIVE_DOMAIN
-        if tag == "MDI":
-            return not self._domain and attributes.get("key") == _DECISIVE_KEY
-        return tag in _DECISIVE
+        if name == "mdi":
+            return not self._domain and _folded(attributes, "key") == _DECISIVE_KEY
+        return name in _DECISIVE
 
     def data(self, text: str) -> None:
         if self._depth:
@@ -100,11 +102,17 @@ class _Decisive:
         if self._depth:
             self._depth -= 1
             self._kept.append(f"</{tag}>")
-        if tag in _NUMBERED:
+        if tag.casefold() in _NUMBERED:
             self._owners.pop()
 
     def close(self) -> str:
         return "".join(self._kept)
+
+
+def _folded(attributes: dict[str, str], name: str) -> str:
+    """The value of the first attribute of this name, both without case."""
+    values = (value for key, value in attributes.items() if key.casefold() == name)
+    return next(values, "").casefold()
 
 
 def _start(tag: str, attributes: dict[str, str]) -> str:

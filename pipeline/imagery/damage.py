@@ -16,9 +16,10 @@ from typing import Any
 from pipeline.errors import one_line
 
 # Inside a TIFF, libtiff turns the damage that GDAL_ERROR_ON_LIBJPEG_WARNING is for into a mere
-# warning, as it does with every damage of faxes.
+# warning, as it does with every damage of faxes, and with PackBits that decode to too much.
 _DECODERS = re.compile(
-    r"corrupt jpeg|premature end|improper jpeg strip/tile size|:fax\w*decode", re.IGNORECASE
+    r"corrupt jpeg|premature end|improper jpeg strip/tile size|:fax\w*decode|packbitsdecode:",
+    re.IGNORECASE,
 )
 _UNREADABLE = re.compile(
     r"(?:incorrect count for(?: field)?|incorrect value for|incompatible type for|null count for"

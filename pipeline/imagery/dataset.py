@@ -48,8 +48,8 @@ def read_dataset(
     warnings.
 
     mended: whether the harmless faults of a JPEG header are mended; only_sidecars: whether GDAL
-    sees no file beside it but `sidecars`. Both go through an opener on local disk, too, and what goes
-    through an opener never sees other files.
+    sees no file beside it but `sidecars`. Both go through an opener on local disk, too, and no
+    opener serves other files.
 
     Raises what `read` raises, and one of RASTER_ERRORS if the file is at fault, which is certain
     only once its bytes have arrived whole. Raises MemoryError if GDAL had no memory, TransientError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -11,8 +10,8 @@ from pipeline.errors import DeniedError
 from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.opener import read_beside
-from pipeline.imagery.sidecars import is_aux, is_world_file
-from pipeline.imagery.world_file import MAX_BYTES, parse_world_file
+from pipeline.imagery.sidecars import is_mask, is_world_file
+from pipeline.imagery.world_file import MAX_BYTES, has_area, parse_world_file
 from pipeline.scene import IDENTITY, Affine6
 from pipeline.storage.access import Access
 
@@ -29,7 +28,7 @@ def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Do
     else:
         transform = _own_transform(src)
     doubts = []
-    if not _has_area(transform):
+    if not has_area(transform):
         doubts.append(Doubt("no_area", f"({', '.join(f'{value:g}' for value in transform)})"))
         transform = IDENTITY
     if transform != IDENTITY:
@@ -48,13 +47,13 @@ def placed(src: Any, file: InputFile, access: Access) -> tuple[Affine6, tuple[Do
 
 
 def _transform_without_world_files(src: Any, file: InputFile, access: Access) -> Affine6:
-    """The transform of the image itself or of its `.aux.xml`: on local disk, GDAL has looked at the
-    world files, too."""
+    """The transform of the image itself, of its `.aux.xml` or `.aux`: on local disk, GDAL has
+    looked at the world files, too."""
 
     def read(alone: Any, _: list[str]) -> Affine6:
         return _own_transform(alone)
 
-    aux = [name for name in file.sidecars if is_aux(name)]
+    aux = [name for name in file.sidecars if not is_mask(name)]
     try:
         return read_dataset(file.url, aux, access, read, only_sidecars=True)
     except RASTER_ERRORS:  # of a format that consists of several files
@@ -65,12 +64,6 @@ def _own_transform(src: Any) -> Affine6:
     """The transform of the open dataset, IDENTITY if it has none."""
     a, b, c, d, e, f = (float(value) for value in tuple(src.transform)[:6])
     return (a, b, c, d, e, f)
-
-
-def _has_area(transform: Affine6) -> bool:
-    """Whether a pixel has an area under the transform, which a damaged one may not give it."""
-    a, b, _, d, e, _ = transform
-    return all(map(math.isfinite, transform)) and a * e - b * d != 0
 
 
 def _has_tab(url: str) -> bool:

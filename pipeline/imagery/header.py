@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from pipeline.doubt import Doubt
 from pipeline.errors import InputError, UsageError
 from pipeline.failure import Failure
 from pipeline.imagery.alpha import judge_alpha
 from pipeline.imagery.band_files import check_not_one_of_several
+from pipeline.imagery.bitmap import bitmap_fault
 from pipeline.imagery.contents import contents_doubts, jpeg_header_of
-from pipeline.imagery.dataset import RASTER_ERRORS, read_dataset, root_cause
+from pipeline.imagery.dataset import RASTER_ERRORS, read_bytes, read_dataset, root_cause
 from pipeline.imagery.encoding import encoding_of, nodata_doubt
 from pipeline.imagery.input_file import InputFile, escape_non_utf8, header_error
 from pipeline.imagery.mask_file import check_mask
@@ -25,6 +28,7 @@ from pipeline.imagery.other_formats import missing_driver
 from pipeline.imagery.outage import check_input_is_there
 from pipeline.imagery.place import place_of
 from pipeline.imagery.plausibility import implausibility
+from pipeline.imagery.sidecars import has_sidecar_name, is_erdas_aux
 from pipeline.imagery.storage_tiles import is_striped, storage_tile
 from pipeline.scene import Scene
 from pipeline.settings import Settings
@@ -74,10 +78,10 @@ def describe(
         return _scene(src, warnings, file, settings, channels, access)
 
     _check_path(file)
-    if _has_inert_aux(file):
-        with suppress(*RASTER_ERRORS):  # of a format that consists of several files
-            return read_dataset(url, file.sidecars, access, read, only_sidecars=True)
     try:
+        if _has_inert_aux(file) and read_dataset(url, file.sidecars, access, _is_alone):
+            with suppress(*RASTER_ERRORS):  # of a format that only opens files on disk
+                return read_dataset(url, file.sidecars, access, read, only_sidecars=True)
         return read_dataset(url, file.sidecars, access, read)
     except RASTER_ERRORS as error:
         check_input_is_there(url, file.scene_id)
@@ -105,6 +109,8 @@ def _scene(
     reason = implausibility(src, warnings, encoding.dtype, file.size_bytes)
     if reason:
         raise header_error(file.url, f"{reason}; its header is damaged: replace it or leave it out")
+    if src.driver == "BMP" and (reason := read_bytes(file.url, access, bitmap_fault)):
+        raise header_error(file.url, f"{reason}; convert it, e.g. magick IN OUT.png")
     place = place_of(src, file, access)
     jpeg = jpeg_header_of(src, file.url, access)
     storage_px, storage_bytes = storage_tile(src, encoding.dtype)
@@ -138,6 +144,7 @@ def _scene(
             *file.doubts,
             *place.doubts,
             *mask_doubts,
+            *_erdas_doubt(src, file),
             *alpha.doubts,
             *encoding.doubts,
             *nodata_doubt(encoding.dtype, settings.nodata),
@@ -147,15 +154,30 @@ def _scene(
 
 
 def _has_inert_aux(file: InputFile) -> bool:
-    """Whether an `.aux.xml` on local disk decides nothing. GDAL must not see it, for it may repeat
-    or contradict the image's bits and times, and nobody would notice if it changes."""
+    """Whether an `.aux.xml` on local disk decides nothing. GDAL had better not see it, for it may
+    repeat or contradict the image's bits and times, and nobody would notice if it changes."""
     name = f"{file.url}.aux.xml"
     return (
         "://" not in name
         and not file.url.lower().endswith(".vrt")
         and os.path.basename(name) not in file.sidecars
-        and os.path.exists(name)
+        and os.path.isfile(name)
     )
+
+
+def _is_alone(src: Any, warnings: list[str]) -> bool:
+    """Whether GDAL takes what it knows of the open dataset from no file but the image and its
+    side-cars: what others say, such as a `.tab`, is lost to whoever does not see them."""
+    del warnings
+    others = [name for name in src.files if name != src.name]
+    return all(has_sidecar_name(name) for name in others)
+
+
+def _erdas_doubt(src: Any, file: InputFile) -> Iterator[Doubt]:
+    """The doubt about an `.aux` of Erdas that GDAL passes over without a word."""
+    names = [name for name in file.sidecars if is_erdas_aux(name)]
+    if names and not any(map(is_erdas_aux, src.files)):
+        yield Doubt("side_car", f"{names[0]}: it is damaged, or about another image")
 
 
 def _check_path(file: InputFile) -> None:

@@ -7,10 +7,11 @@ Knows neither what an INPUT is nor what is planned already.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from pipeline.errors import SwathError, TransientError, one_line
 from pipeline.failure import Failure, Rejected
@@ -35,6 +36,10 @@ indices of scenes of 10^12 px, take some 10 MB."""
 
 OnDescribed = Callable[[int, int], None]
 """Called with the number of headers read so far and the number of all of them."""
+RunItems = Callable[
+    [Callable[[Any], Any], Sequence[Any], Limits], Generator[tuple[int, Outcome[Any]], None, None]
+]
+"""A function like `run_in_sandbox`."""
 
 
 @dataclass(frozen=True)
@@ -60,44 +65,53 @@ class _Counted:
     """Retries of the whole process so far: those of its threads cannot be told apart."""
 
 
-def read_headers(
-    files: Sequence[InputFile],
-    describe: Callable[[InputFile], Scene | Failure],
-    on_described: OnDescribed,
-) -> Described:
-    """Describe the files in parallel processes.
+@dataclass(frozen=True)
+class HeaderPool:
+    """Processes that read headers, and who is told how far they are."""
 
-    `describe` can be imported by its name, or is a functools.partial of such a function. Raises the
-    store's TransientError if more than a few files are unavailable: a transient failure is no
-    file's fault, and retrying each of them takes minutes.
-    """
-    limits = Limits(
-        processes=min(available_cores(), _PROCESSES),
-        threads=_THREADS,
-        item_s=_HEADER_S,
-        memory_bytes=_HEADER_BYTES,
-    )
-    results: dict[int, Scene | Rejected] = {}
-    unavailable: dict[int, TransientError] = {}
-    retries: dict[int, int] = {}
-    with closing(run_in_sandbox(partial(_describe_counted, describe), files, limits)) as outcomes:
-        for index, outcome in outcomes:
-            if isinstance(outcome, Returned):
-                process, count = outcome.value.process, outcome.value.retries
-                retries[process] = max(count, retries.get(process, 0))
-            try:
-                results[index] = _result(files[index], outcome)
-            except TransientError as error:
-                unavailable[index] = error
-                if len(unavailable) > _MAX_UNAVAILABLE:
-                    raise
-            on_described(len(results) + len(unavailable), len(files))
-    retries.pop(os.getpid(), None)  # this process's own are counted already
-    return Described(
-        tuple(results[index] for index in sorted(results)),
-        tuple((files[index], unavailable[index]) for index in sorted(unavailable)),
-        sum(retries.values()),
-    )
+    on_described: OnDescribed | None = None
+    """None: nobody is told."""
+    run_items: RunItems | None = None
+    """What takes the place of `run_in_sandbox`; None: nothing."""
+
+    def read(
+        self, files: Sequence[InputFile], describe: Callable[[InputFile], Scene | Failure]
+    ) -> Described:
+        """Describe the files in parallel processes.
+
+        `describe` can be imported by its name, or is a functools.partial of such a function. Raises
+        the store's TransientError if more than a few files are unavailable: a transient failure is
+        no file's fault, and retrying each of them takes minutes.
+        """
+        limits = Limits(
+            processes=min(available_cores(), _PROCESSES),
+            threads=_THREADS,
+            item_s=_HEADER_S,
+            memory_bytes=_HEADER_BYTES,
+        )
+        run_items = self.run_items or run_in_sandbox
+        results: dict[int, Scene | Rejected] = {}
+        unavailable: dict[int, TransientError] = {}
+        retries: dict[int, int] = {}
+        with closing(run_items(partial(_describe_counted, describe), files, limits)) as outcomes:
+            for index, outcome in outcomes:
+                if isinstance(outcome, Returned):
+                    process, count = outcome.value.process, outcome.value.retries
+                    retries[process] = max(count, retries.get(process, 0))
+                try:
+                    results[index] = _result(files[index], outcome)
+                except TransientError as error:
+                    unavailable[index] = error
+                    if len(unavailable) > _MAX_UNAVAILABLE:
+                        raise
+                if self.on_described:
+                    self.on_described(len(results) + len(unavailable), len(files))
+        retries.pop(os.getpid(), None)  # this process's own are counted already
+        return Described(
+            tuple(results[index] for index in sorted(results)),
+            tuple((files[index], unavailable[index]) for index in sorted(unavailable)),
+            sum(retries.values()),
+        )
 
 
 def _describe_counted(

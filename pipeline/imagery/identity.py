@@ -1,7 +1,7 @@
 """The identity of an input's bytes: one answer for the survey, for runs and for side-cars.
 
 A link is what it leads to. Knows names, sizes, times and ETags as a store gives them, and reads no
-file but an `.aux.xml`.
+file but an `.aux.xml` and the start of an `.aux`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.doubt import Doubt
 from pipeline.errors import DeniedError
 from pipeline.imagery.aux_xml import MAX_BYTES, decisive_version, whole_version
-from pipeline.imagery.sidecars import is_aux, is_mask, sidecar_names
+from pipeline.imagery.sidecars import is_aux, is_erdas_aux, is_mask, sidecar_names
 from pipeline.storage.access import Access, FileSystem
 from pipeline.storage.local_tree import dead_link
 from pipeline.storage.retry import call_store
@@ -27,6 +27,8 @@ Listing = Mapping[str, Info | None]
 """Files by their paths; None: known by name alone."""
 NO_FILE = "no-file"
 """The version of a link that leads nowhere, and of a file that cannot be asked about."""
+_ERDAS_MAGIC = b"EHFA_HEADER_TAG"
+"""How an `.aux` of Erdas or ArcGIS begins; LaTeX leaves others."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,10 @@ def version_of(url: str, sidecars: Sequence[str], access: Access) -> str:
     folder = files.path.rpartition("/")[0]
     names = [f"{folder}/{name}" for name in sidecars]
     if files.is_local:
-        names += [name for name in sidecar_names(files.path) if os.path.lexists(name)]
+        there = [name for name in sidecar_names(files.path) if os.path.lexists(name)]
+        names = _read_by_gdal(files.path, _distinct([*names, *there]), there)
     image = _version(files.info(files.path))
-    parts = [files.sidecar_version(name, None)[0] for name in dict.fromkeys(names)]
+    parts = [files.sidecar_version(name, None)[0] for name in names]
     return " ".join([image, *filter(None, parts)])
 
 
@@ -89,9 +92,10 @@ class Files:
         except (FileNotFoundError, DeniedError):  # whoever opens it will say so
             info = None
         versions, doubts, sidecars = [_version(info)], [], []
-        for other in sidecar_names(name):
-            if other not in listing:
-                continue
+        there = [other for other in sidecar_names(name) if other in listing]
+        if self.is_local:
+            there = _distinct(there)
+        for other in _read_by_gdal(name, there, there):
             try:
                 version, doubt = self.sidecar_version(other, listing[other])
             except (FileNotFoundError, DeniedError):  # gone since it was listed, or as good as that
@@ -119,12 +123,15 @@ class Files:
                 return NO_FILE, None
             return None, Doubt("side_car", f"{base}: {dead_link(name) or 'it cannot be read'}")
         size = known.get("size")
-        if not is_aux(base) or size is None or size > MAX_BYTES:
+        is_erdas = is_erdas_aux(base)
+        if size is None or not (is_erdas or (is_aux(base) and size <= MAX_BYTES)):
             return _version(known), None
         try:
-            data = self._read(name, size)
+            data = self._read(name, min(size, len(_ERDAS_MAGIC)) if is_erdas else size)
         except DeniedError:
             return None, Doubt("side_car", f"{base}: it cannot be read")
+        if is_erdas:
+            return (_version(known) if data == _ERDAS_MAGIC else None), None
         return _aux_version(base, data)
 
     def _read(self, name: str, size: int) -> bytes:
@@ -146,7 +153,7 @@ class Files:
         fails says nothing about absence. A page of a web server that answers whatever it is asked
         for is no file."""
         if self.is_local:
-            return {name: None for name in names if os.path.lexists(name)}
+            return dict.fromkeys(_distinct([name for name in names if os.path.lexists(name)]))
         with ThreadPoolExecutor(THREADS) as pool:
             infos = pool.map(self._info_or_none, names)
             pairs = list(zip(names, infos, strict=True))
@@ -158,6 +165,29 @@ class Files:
         except (FileNotFoundError, DeniedError):
             return None
         return None if info.get("mimetype") == "text/html" else info
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The local paths without folders, and without those that are only other spellings of an
+    earlier one: a disk that ignores case has a file under each."""
+    distinct: dict[Any, str] = {}
+    for name in names:
+        if os.path.isdir(name):
+            continue
+        try:
+            status = os.lstat(name)
+        except OSError:  # whoever asks for it will say so
+            distinct.setdefault(name, name)
+        else:
+            distinct.setdefault((status.st_dev, status.st_ino), name)
+    return list(distinct.values())
+
+
+def _read_by_gdal(image: str, names: Sequence[str], there: Sequence[str]) -> list[str]:
+    """Those of an image's side-cars that may be read: where `there` has an `.aux.xml`, GDAL asks
+    for no `.aux`, because it has put all of one into the other."""
+    has_aux = f"{image}.aux.xml" in there
+    return [name for name in names if not (has_aux and is_erdas_aux(name))]
 
 
 def _aux_version(base: str, data: bytes) -> tuple[str | None, Doubt | None]:

@@ -18,6 +18,7 @@ from pipeline.imagery.other_formats import hint_at_others
 from pipeline.imagery.sidecars import (
     has_sidecar_name,
     is_aux,
+    is_erdas_aux,
     sidecar_names,
     usual_sidecar_names,
 )
@@ -150,9 +151,9 @@ def _input_files(
             doubts=identity.doubts,
         )
 
-    if files.is_local or not any(map(is_aux, listing)):
+    if files.is_local or not any(is_aux(name) or is_erdas_aux(name) for name in listing):
         return [input_file(name) for name in names]
-    with ThreadPoolExecutor(THREADS) as pool:  # each `.aux.xml` is a request
+    with ThreadPoolExecutor(THREADS) as pool:  # each `.aux.xml` and `.aux` is a request
         return list(pool.map(input_file, names))
 
 

@@ -8,25 +8,28 @@ retried if it may pass, and reported. Knows file names and bytes; knows no raste
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from rasterio.abc import FileContainer
 
-from pipeline.imagery.sidecars import is_world_file
+from pipeline.imagery.sidecars import is_erdas_aux, is_world_file
 from pipeline.storage.access import Access
 from pipeline.storage.range_file import RangeFile, StoredFile
 
 T = TypeVar("T")
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 Patches = tuple[tuple[int, bytes], ...]
 """Offsets, and the bytes to put over those of a file."""
 
 
 class ImageOpener(FileContainer):
-    """A file, its mask and its `.aux.xml` for `rasterio.open(path, opener=...)`, which sees nothing
-    else. World files are for `pipeline.imagery.georeference` to read."""
+    """A file, its mask, `.aux.xml` and `.aux` for `rasterio.open(path, opener=...)`, which sees
+    nothing else. World files are for `pipeline.imagery.georeference` to read."""
 
     def __init__(
         self,
@@ -44,14 +47,17 @@ class ImageOpener(FileContainer):
         fs, path = access.filesystem(url)
         name = path.rpartition("/")[2]
         stem, dot, suffix = name.rpartition(".")
-        # An invented name: a key may contain any character, and some mean something to GDAL.
-        self.path = f"image{dot}{suffix}" if stem else "image"
+        # An invented name: a key may contain any character, and some mean something to GDAL. But an
+        # `.aux` names its image.
+        is_named = any(map(is_erdas_aux, sidecars)) and _PLAIN_NAME.fullmatch(name)
+        alias = (stem or name) if is_named else "image"
+        self.path = f"{alias}{dot}{suffix}" if stem else alias
         self._files = {self.path: StoredFile(fs, path, url, access.patience_s)}
         for sidecar in sidecars:
             if is_world_file(sidecar):
                 continue
-            prefix, alias = (name, self.path) if sidecar.startswith(name) else (stem, "image")
-            self._files[f"{alias}{sidecar[len(prefix) :]}"] = StoredFile(
+            start, other = (name, self.path) if sidecar.startswith(name) else (stem, alias)
+            self._files[f"{other}{sidecar[len(start) :]}"] = StoredFile(
                 fs, beside(path, sidecar), beside(url, sidecar), access.patience_s
             )
 

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-import rasterio
-
 _DRIVERS = {
     ".ecw": "ECW",
     ".sid": "MrSID",
@@ -64,5 +62,7 @@ def _remedy(driver: str, source: str, target: str) -> str:
 
 
 def _is_installed(driver: str) -> bool:
+    import rasterio  # noqa: PLC0415  GDAL takes a quarter of a second to load
+
     with rasterio.Env() as env:
         return driver in env.drivers()

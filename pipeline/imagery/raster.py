@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from pipeline.errors import DeniedError, InputError
-from pipeline.imagery.header import describe_or_failure
-from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
+from pipeline.failure import Failure
+from pipeline.imagery.header_pool import Described, HeaderPool
 from pipeline.imagery.identity import version_of
 from pipeline.imagery.image_files import find_image_files
 from pipeline.imagery.input_file import InputFile
 from pipeline.imagery.outage import check_input_is_there
-from pipeline.imagery.pixels import read_pixels
 from pipeline.scene import Rect, Scene
 from pipeline.settings import Settings
 from pipeline.storage.access import Access
@@ -35,12 +34,14 @@ class RasterSource:
         settings: Settings,
         channels: int,
         access: Access,
-        on_described: OnDescribed,
+        pool: HeaderPool,
     ) -> Described:
-        describe = partial(describe_or_failure, settings=settings, channels=channels, access=access)
-        return read_headers(files, describe, on_described)
+        describe = partial(describe_file, settings=settings, channels=channels, access=access)
+        return pool.read(files, describe)
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
+        from pipeline.imagery.pixels import read_pixels  # noqa: PLC0415  as in `describe_file`
+
         return read_pixels(scene, rect, access)
 
     def check_unchanged(self, scene: Scene, access: Access) -> None:
@@ -62,3 +63,13 @@ class RasterSource:
                 url=scene.url,
                 stage="read",
             )
+
+
+def describe_file(
+    file: InputFile, settings: Settings, channels: int, access: Access
+) -> Scene | Failure:
+    """See `pipeline.imagery.header.describe_or_failure`."""
+    # Only the processes that read headers and pixels load GDAL: it takes a quarter of a second.
+    from pipeline.imagery.header import describe_or_failure  # noqa: PLC0415
+
+    return describe_or_failure(file, settings, channels, access)

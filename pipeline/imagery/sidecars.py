@@ -1,10 +1,10 @@
-"""The files beside an image that add to it, known by their names: a mask, an `.aux.xml`, a world
-file."""
+"""The files beside an image that add to it, known by their names: a mask, an `.aux.xml`, an `.aux`
+of Erdas and ArcGIS, a world file."""
 
 from __future__ import annotations
 
 _ENDINGS = (
-    *(".msk", ".aux.xml", ".ovr", ".wld"),
+    *(".msk", ".aux.xml", ".aux", ".ovr", ".wld"),
     *(".tfw", ".tifw", ".tiffw", ".pgw", ".pngw", ".jgw", ".jpgw", ".jpegw", ".j2w", ".jp2w"),
 )
 """Ends of the names of side-cars, overviews included, which decide nothing here."""
@@ -13,12 +13,12 @@ _ENDINGS = (
 def sidecar_names(name: str) -> list[str]:
     """The names, or paths, of the files that may add to the image of this name or path.
 
-    Masks and `.aux.xml` as GDAL 3.10 spells them; world files, which are read here, also beside an
-    image whose name differs from theirs in case. The usual ones come first.
+    Masks, `.aux.xml` and `.aux` as GDAL 3.10 spells them; world files, which are read here, also
+    beside an image whose name differs from theirs in case. The usual ones come first.
     """
     base = name.rpartition("/")[2]
     folder, stem, suffix = name[: -len(base)], *_split(base)
-    rare = [f"{base}.MSK"]
+    rare = [f"{base}.MSK", f"{stem}.AUX", f"{base}.aux", f"{base}.AUX"]
     if suffix:
         rare += [
             f"{spelled}.{cased}"
@@ -30,11 +30,11 @@ def sidecar_names(name: str) -> list[str]:
 
 
 def usual_sidecar_names(name: str) -> list[str]:
-    """Those of the names that are not spelled in another case than the image's own, for stores that
-    have to be asked for each."""
+    """Those of the names that programs give to side-cars, in the case of the image's own, for
+    stores that have to be asked for each."""
     base = name.rpartition("/")[2]
     folder, stem, suffix = name[: -len(base)], *_split(base)
-    names = [f"{base}.msk", f"{base}.aux.xml"]
+    names = [f"{base}.msk", f"{base}.aux.xml", f"{stem}.aux"]
     if suffix:
         names += [f"{stem}.{ending}" for ending in _world_endings(suffix)]
     return [f"{folder}{other}" for other in names]
@@ -62,9 +62,14 @@ def is_aux(name: str) -> bool:
     return name.endswith(".aux.xml")
 
 
+def is_erdas_aux(name: str) -> bool:
+    """Whether a side-car is an `.aux`, which GDAL asks for where there is no `.aux.xml`."""
+    return name.lower().endswith(".aux")
+
+
 def is_world_file(name: str) -> bool:
-    """Whether a side-car is neither of the others."""
-    return not is_mask(name) and not is_aux(name)
+    """Whether a side-car is none of the others."""
+    return not is_mask(name) and not is_aux(name) and not is_erdas_aux(name)
 
 
 def has_sidecar_name(name: str) -> bool:

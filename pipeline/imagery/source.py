@@ -8,11 +8,12 @@ SOURCES.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
 from pipeline.errors import UnfinishedError, UsageError
-from pipeline.imagery.header_pool import Described, OnDescribed
+from pipeline.imagery.header_pool import Described, HeaderPool, OnDescribed
 from pipeline.imagery.input_file import InputFile, check_encoding
 from pipeline.imagery.raster import RasterSource
 from pipeline.scene import RASTER, Rect, Scene
@@ -41,14 +42,14 @@ class Source(Protocol):
         settings: Settings,
         channels: int,
         access: Access,
-        on_described: OnDescribed,
+        pool: HeaderPool,
     ) -> Described:
         """The scenes in these files, or why there are none, from headers only.
 
         A scene or a Failure bears the scene_id and url of its file, also if it is a member that
-        fails. `read_headers` reads headers in parallel processes: those of the files, or those of
+        fails. `pool` reads headers in parallel processes: those of the files, or those of
         their members if a file stands for many. `channels` is the number of the network's input
-        channels. Raises what `read_headers` raises.
+        channels. Raises what `HeaderPool.read` raises.
         """
 
     def read(self, scene: Scene, rect: Rect, access: Access) -> Pixels:
@@ -115,11 +116,11 @@ def describe_inputs(
     settings: Settings,
     channels: int,
     access: Access,
-    on_described: OnDescribed,
+    pool: HeaderPool,
 ) -> Described:
     """The scenes in the files, each file described by its own source.
 
-    Raises what `read_headers` raises.
+    Raises what `HeaderPool.read` raises.
     """
     parts: list[Described] = []
     before, after = 0, len(files)
@@ -127,8 +128,9 @@ def describe_inputs(
         batch = [file for file in files if file.source == name]
         after -= len(batch)
         if batch:
-            report = partial(_report, on_described, before, after)
-            parts.append(source.describe(batch, settings, channels, access, report))
+            report = pool.on_described and partial(_report, pool.on_described, before, after)
+            part = replace(pool, on_described=report)
+            parts.append(source.describe(batch, settings, channels, access, part))
         before += len(batch)
     return Described(
         results=tuple(result for part in parts for result in part.results),

@@ -1,7 +1,7 @@
 """The transform in a world file.
 
 GDAL reads world files only on local disk, and without being asked: where that matters, an image is
-opened so that GDAL does not see them. What they say is decided here, the same on disk and elsewhere.
+opened so that GDAL does not see them. What they say is decided here, for disks and stores alike.
 """
 
 from __future__ import annotations
@@ -32,12 +32,21 @@ def parse_world_file(data: bytes) -> Affine6 | None:
     lines = [line for line in text.splitlines() if line.strip()]
     fields = lines if len(lines) >= 6 else text.split()
     numbers = [_number(field) for field in fields[:6]]
-    if len(numbers) < 6 or not all(map(math.isfinite, numbers)):
+    if len(numbers) < 6:
         return None
     a, d, b, e, x, y = numbers
-    if a * e - b * d == 0:
-        return None
-    return (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+    transform = (a, b, x - (a + b) / 2, d, e, y - (d + e) / 2)
+    return transform if has_area(transform) else None
+
+
+def has_area(transform: Affine6) -> bool:
+    """Whether a pixel has an area under the transform, which a damaged one may not give it, or give
+    one that vanishes beside its coordinates."""
+    if not all(map(math.isfinite, transform)):
+        return False
+    a, b, c, d, e, f = transform
+    a, b, d, e = (a + c) - c, (b + c) - c, (d + f) - f, (e + f) - f
+    return a * e - b * d != 0
 
 
 def _number(field: str) -> float:

@@ -121,3 +121,8 @@ def _leaves(schema: pa.Schema) -> list[str]:
 
 def _is_text(schema: pa.Schema, leaf: str) -> bool:
     return leaf in schema.names and pa.types.is_string(schema.field(leaf).type)
+
+
+def look_for_pandas() -> None:
+    """Let pyarrow look for pandas now, which it does once, before it converts its first list."""
+    pa.array([0])

@@ -8,5 +8,6 @@ Pure arithmetic over headers: knows neither files nor Ray, and reads no pixels.
     memory_budget.py  how many processes fit into the machine's memory, or the refusal
     core_size.py      the size of a scene's blocks; storage tiles that are larger
     planner.py        scenes to blocks, units and shards; the default batch
+    runner_choice.py  whether a plain loop is faster than Ray
     forecast.py       hours, cost and the other numbers of an Estimate
 """

@@ -6,12 +6,12 @@ Knows what this machine has; what a cluster has is handed in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from pipeline.errors import UsageError
 from pipeline.processes.host import available_cores, available_memory_bytes
-from pipeline.settings import Execution
+from pipeline.settings import LOCAL, Execution
 
 TASK_CPUS = 0.5
 """CPUs requested by a read or write task, which mostly waits. Must differ from the replicas'
@@ -41,7 +41,7 @@ class Machine:
     memory_bytes: int
     """Memory of this machine, or what its control group allows."""
     tasks: int
-    """Reads and writes at the same time; 0: one process does everything."""
+    """Reads and writes at the same time; 0: a plain loop does everything."""
     nodes_bytes: tuple[int, ...] = ()
     """Memory that each node of a joined Ray cluster gives to processes; empty: this machine does
     everything."""
@@ -49,6 +49,8 @@ class Machine:
     """Replicas that a growing pool starts with; None: the pool does not grow."""
     sharing: int = 1
     """Replicas on one GPU."""
+    loop_process: bool = False
+    """Whether the one process that does everything is not the driver's."""
 
     @classmethod
     def of(
@@ -66,7 +68,7 @@ class Machine:
         UsageError if the replicas would leave no CPU for the reads of a joined cluster.
         """
         memory = available_memory_bytes()
-        if execution.runner == "local":
+        if execution.runner == LOCAL:
             return cls(device, 1, memory, tasks=0)
         drivers = execution.shards.of
         capacity = count if device == "cpu" else count * REPLICAS_PER_GPU
@@ -92,6 +94,11 @@ class Machine:
         one_per_gpu = largest * drivers <= count
         sharing = 1 if one_per_gpu or device == "cpu" else REPLICAS_PER_GPU
         return cls(device, largest, memory, tasks, nodes_bytes, initial, sharing)
+
+    @property
+    def alone(self) -> Self:
+        """The machine as a plain loop uses it that has a process of its own."""
+        return replace(self, replicas=1, tasks=0, min_replicas=None, sharing=1, loop_process=True)
 
     @property
     def required_replicas(self) -> int:

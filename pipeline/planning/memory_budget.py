@@ -38,7 +38,7 @@ class MemoryBudget:
     need: MemoryNeed
     machine: Machine
     tasks: int
-    """Reads and writes at the same time; 0: one process does everything."""
+    """Reads and writes at the same time; 0: a plain loop does everything."""
 
     @classmethod
     def of(cls, need: MemoryNeed, machine: Machine) -> MemoryBudget | None:
@@ -98,7 +98,7 @@ class MemoryBudget:
     def total_bytes(self) -> int:
         """Predicted peak of the whole run on this machine."""
         if not self.tasks:
-            return self.need.local_bytes
+            return sum(self.own_bytes.values())
         return self._bytes_without_publishers + self.publishing_bytes
 
     @property
@@ -113,6 +113,8 @@ class MemoryBudget:
     def own_bytes(self) -> dict[str, int]:
         """Predicted peak of one process of each kind, and of the object store that they share."""
         need = self.need
+        if self.machine.loop_process:
+            return {"driver": need.publishing_driver_bytes, "replica": need.loop_bytes}
         if not self.tasks:
             return {"driver": need.local_bytes}
         return {

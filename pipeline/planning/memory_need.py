@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pipeline.planning.workload import Workload
 from pipeline.settings import GDAL_CACHE_BYTES, MASK_TILE_PX, ROW_GROUP_ROWS
@@ -50,6 +50,8 @@ _ROW_GROUP_COPIES = 6
 _STORAGE_COPIES = 2.4
 """Copies of a storage tile while GDAL reads from it: decoded with all its bands, one of its bands,
 and as it is stored. Measured with three bands: 2.33 if they do not compress, else 1.33."""
+_SPARE_BYTES = 1 << 30
+"""What reading a unit may take in addition to twice its predicted memory."""
 _TILE_BYTES = 2_000
 """The row of a mask tile as Python objects, without its classes."""
 _TILE_CLASS_BYTES = 700
@@ -73,12 +75,16 @@ class MemoryNeed:
     """Size of the largest unit's pixels in the object store."""
     local_bytes: int
     """Peak of the only process of the local runner."""
+    loop_bytes: int
+    """Peak of a plain loop in a process of its own, which publishes nothing."""
+    publishing_driver_bytes: int
+    """Peak of the driver beside such a loop: it publishes."""
 
     @classmethod
     def of(cls, workload: Workload, units: Sequence[Unit]) -> MemoryNeed:
         """The needs of the largest units, and of publishing their shards."""
         if not units:
-            return cls(0, 0, 0, 0, 0, 0, 0)
+            return cls(*[0] * len(fields(cls)))
         weights = workload.network.weights_bytes
         row = max(map(workload.row_bytes, units))
         read = GDAL_CACHE_BYTES + max(reading_bytes(workload, unit) for unit in units)
@@ -87,18 +93,26 @@ class MemoryNeed:
         plan, publish = len(units) * _UNIT_BYTES, max(_publishing_bytes(workload, units))
         loading, loaded = math.ceil(_LOADING * weights), math.ceil(_LOADED * weights)
         local = max(loading, loaded + read + max(segment, write, plan + publish))
+        loop = max(loading, loaded + read + max(segment, write))
         worker, replica = _WORKER_BYTES, _REPLICA_BYTES
         if workload.machine.device == "cuda":
             worker, replica = worker + _COMPILED_BYTES, replica + _CUDA_BYTES
         return cls(
-            driver_bytes=_DRIVER_BYTES + max(loading, plan + write),
+            driver_bytes=_DRIVER_BYTES + plan + write,
             replica_bytes=replica + max(loading, loaded + segment),
             reader_bytes=worker + read,
             writer_bytes=worker + write,
             publisher_bytes=worker + publish,
             row_bytes=row,
             local_bytes=replica + local,
+            loop_bytes=replica + loop,
+            publishing_driver_bytes=_DRIVER_BYTES + plan + publish,
         )
+
+    @property
+    def reading_limit_bytes(self) -> int:
+        """What reading a unit may allocate at most: far more than predicted is an input's fault."""
+        return 2 * self.reader_bytes + _SPARE_BYTES
 
     @property
     def task_bytes(self) -> int:

@@ -6,7 +6,7 @@ Does not know prices: those are in `pipeline.estimate`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +76,11 @@ class Workload:
     settings: Settings
     machine: Machine
     network: Network
+
+    @property
+    def alone(self) -> Workload:
+        """The same work for a plain loop, which has the machine to itself."""
+        return replace(self, machine=self.machine.alone)
 
     @property
     def window_s(self) -> float:

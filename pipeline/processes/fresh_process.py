@@ -16,10 +16,6 @@ from pipeline.processes.sandbox import Limits, Outcome, Raised, Returned, run_in
 T = TypeVar("T")
 R = TypeVar("R")
 
-ADDRESS_SPACE_BYTES = 1 << 50
-"""For Limits.memory_bytes, in effect no limit: CUDA reserves address space freely, and the plan has
-checked how much memory is used."""
-
 
 def run_in_fresh_process(function: Callable[[T], R], item: T, limits: Limits, failed: str) -> R:
     """The function's result for the item, computed in a new process; function and item are as

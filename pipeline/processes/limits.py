@@ -9,7 +9,7 @@ import faulthandler
 import resource
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 _active_s: list[float] = []
@@ -24,16 +24,24 @@ def process_limits(limit_s: float, memory_bytes: int | None = None) -> Iterator[
     Python's lock; and allocating `memory_bytes` more than now raises MemoryError. Must not be
     nested."""
     _active_s.append(limit_s)
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    if memory_bytes is not None:
-        limit_memory(memory_bytes)
     try:
-        rearm()
-        yield
+        with memory_limit(memory_bytes) if memory_bytes is not None else nullcontext():
+            rearm()
+            yield
     finally:
         faulthandler.cancel_dump_traceback_later()
-        resource.setrlimit(resource.RLIMIT_DATA, before)
         _active_s.clear()
+
+
+@contextmanager
+def memory_limit(memory_bytes: int) -> Iterator[None]:
+    """While open, allocating `memory_bytes` more than now raises MemoryError in this process."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_memory(memory_bytes)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @contextmanager

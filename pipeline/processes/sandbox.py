@@ -4,44 +4,29 @@ A damaged file can crash a C library, and with it the process. Here that is a wo
 was working on are retried, each alone in a new process, and an item that ends this one, too, has
 `Died`. Knows nothing of files and rasters, and does not judge: the caller decides what an outcome
 means.
-
-The workers are started by subprocess, not by multiprocessing: that would import the user's script
-in every worker, and require a `__main__` guard in it.
 """
 
 from __future__ import annotations
 
 import pickle
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import wait
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.errors import UnfinishedError
 from pipeline.processes.worker import Raised, Rearmed, Returned
+from pipeline.processes.worker_process import EXIT_S, Died, Outcome, WorkerProcess
 
 __all__ = ["Died", "Limits", "Outcome", "Raised", "Returned", "run_in_sandbox"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_START_S = 300.0
-"""Time limit for the start of a worker: its imports may come over a slow network."""
-_EXIT_S = 5.0
-"""How long to wait for the exit of a process that has closed its connection."""
 _ITEMS_PER_PROCESS = 64
 """Items that justify one more process, whose start takes half a second."""
-_CHILD = (
-    "import sys; sys.path[:] = sys.argv[2:];"
-    " from pipeline.processes.worker import serve; serve(int(sys.argv[1]))"
-)
 
 
 @dataclass(frozen=True)
@@ -56,18 +41,6 @@ class Limits:
     """Seconds for one item, or between two calls of `limits.rearm` during it."""
     memory_bytes: int
     """What a process may allocate beyond what it has after its imports. Linux only."""
-
-
-@dataclass(frozen=True)
-class Died:
-    """The item ended its process although it was alone in it."""
-
-    reason: Literal["crashed", "timeout", "memory"]
-    how: str
-    """For messages, as `its process was killed by SIGSEGV`."""
-
-
-Outcome = Returned[R] | Raised | Died
 
 
 def run_in_sandbox(
@@ -96,62 +69,33 @@ class _Worker:
         """The indices of the items that it takes from."""
         self.alone = alone
         """Whether it works on one item only, which was in a process that died."""
-        self.ready = False
-        """Whether its imports are done."""
         self.running: dict[int, float] = {}
         """Index of an item -> when its time is up."""
         self._threads = 1 if alone else limits.threads
         self._item_s = limits.item_s
-        self._start_due = time.monotonic() + _START_S
-        self.connection, child_end = Pipe()
-        with child_end:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(child_end.fileno()), *sys.path],
-                pass_fds=(child_end.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C goes to the parent, which ends its workers
-            )
-        self._send((function, self._threads, limits.memory_bytes))
+        self.process = WorkerProcess(function, self._threads, limits.memory_bytes)
 
     def feed(self, items: Sequence[Any]) -> None:
         """Send an item to each idle thread. No more: an item that only waits must not share
         another's fate."""
-        while self.ready and self.queue and len(self.running) < self._threads:
+        while self.process.ready and self.queue and len(self.running) < self._threads:
             index = self.queue.popleft()
             self.rearm(index)
-            self._send((index, items[index]))
+            self.process.send(index, items[index])
 
     def rearm(self, index: int, at_least_s: float = 0.0) -> None:
         """Start the item's time, or start it again."""
         self.running[index] = time.monotonic() + max(self._item_s, at_least_s)
 
-    def _send(self, message: object) -> None:
-        with suppress(OSError):  # it has exited: `collect` will notice
-            self.connection.send(message)
-
     @property
     def idle(self) -> bool:
         """Whether it is ready and has no item."""
-        return self.ready and not self.running
+        return self.process.ready and not self.running
 
     @property
     def due(self) -> float:
         """When its next message is due at the latest, by time.monotonic."""
-        return min(self.running.values()) if self.ready else self._start_due
-
-    def end(self, wait_s: float = 0.0) -> str:
-        """Wait up to `wait_s` for the process to exit, then kill it; returns how it ended."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(wait_s)
-        self._process.kill()
-        code = self._process.wait()
-        self.connection.close()
-        if code >= 0:
-            return f"its process ended with exit code {code}"
-        name = next((s.name for s in signal.Signals if s == -code), f"signal {-code}")
-        why = ", as happens when memory runs out" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{why}"
+        return min(self.running.values()) if self.process.ready else self.process.start_due
 
 
 class _Pool:
@@ -189,10 +133,11 @@ class _Pool:
         """Wait for a message from a worker, or until one is overdue; yields the outcomes."""
         due = min(worker.due for worker in self._workers)
         heard = wait(
-            [worker.connection for worker in self._workers], max(0.0, due - time.monotonic())
+            [worker.process.connection for worker in self._workers],
+            max(0.0, due - time.monotonic()),
         )
         for worker in self._workers[:]:
-            if worker.connection in heard:
+            if worker.process.connection in heard:
                 yield from self._hear(worker)
             elif worker.due <= time.monotonic():
                 self._end(worker)
@@ -205,12 +150,11 @@ class _Pool:
 
     def _hear(self, worker: _Worker) -> Iterator[tuple[int, Outcome[Any]]]:
         try:
-            message = worker.connection.recv()
-        except Exception:  # noqa: BLE001  the last bytes of a dying process may be anything
-            yield from self._died(worker, Died("crashed", self._end(worker, _EXIT_S)))
+            message = worker.process.receive()
+        except EOFError:
+            yield from self._died(worker, Died("crashed", self._end(worker, EXIT_S)))
             return
         if message is None:
-            worker.ready = True
             return
         index, outcome = message
         if isinstance(outcome, Rearmed):
@@ -226,7 +170,7 @@ class _Pool:
             self._suspects.append(index)
 
     def _died(self, worker: _Worker, died: Died) -> Iterator[tuple[int, Outcome[Any]]]:
-        if not worker.ready:
+        if not worker.process.ready:
             raise UnfinishedError(f"a worker process could not start: {died.how}")
         if worker.alone:
             yield from ((index, died) for index in worker.running)
@@ -238,4 +182,4 @@ class _Pool:
 
     def _end(self, worker: _Worker, wait_s: float = 0.0) -> str:
         self._workers.remove(worker)
-        return worker.end(wait_s)
+        return worker.process.end(wait_s)

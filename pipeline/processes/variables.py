@@ -33,7 +33,7 @@ _DECIDING = (
     *("CENTER_LONG", "CONVERT_YCBCR_TO_RGB", "ESRI_XML_PAM", "GMLJP2OVERRIDE", "REPORT_COMPD_CS"),
     *("USE_RRD", "USE_TILE_AS_BLOCK", "OGR_", "OSR_", "PROJ_"),
     *("DNNL_", "ONEDNN_", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS"),
-    *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "NUMBA_"),
+    *("NVIDIA_TF32_OVERRIDE", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "NUMBA_"),
 )
 """How their names begin: options of GDAL (port/cpl_known_config_options.h) and PROJ, precision and
 instructions of numpy, numba and torch's libraries."""

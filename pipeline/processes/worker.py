@@ -6,6 +6,7 @@ Knows how to keep a dying process from taking others with it, and nothing of wha
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import pickle
 import resource
@@ -18,6 +19,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Generic, TypeVar
 
+from pipeline.errors import LOG
 from pipeline.processes.limits import limit_memory, report_rearms
 
 R = TypeVar("R")
@@ -46,11 +48,30 @@ class Rearmed:
     """The new limit, if it is longer than the item's own."""
 
 
+@dataclass(frozen=True)
+class Logged:
+    """A warning, to be said by the parent."""
+
+    record: logging.LogRecord
+
+
+class _Forwarding(logging.Handler):
+    """Hands warnings to the parent."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None  # to be pickled
+        self._send(pickle.dumps(Logged(record)))
+
+
 def serve(descriptor: int) -> None:
     """Work on items from the parent's connection; never returns.
 
     The connection carries: the pickled function, threads and memory_bytes; then None from here once
-    all is imported; then (index, item) to here, (index, outcome or Rearmed) back.
+    all is imported; then (index, item) to here, (index, outcome or Rearmed) back, and Logged.
     """
     connection = Connection(descriptor)
     _end_with_parent()
@@ -66,6 +87,9 @@ def serve(descriptor: int) -> None:
     def send(data: bytes) -> None:
         with sending:
             connection.send_bytes(data)
+
+    LOG.addHandler(_Forwarding(send))
+    LOG.propagate = False
 
     def report(index: int, at_least_s: float) -> None:
         send(pickle.dumps((index, Rearmed(at_least_s))))
@@ -91,13 +115,16 @@ def _answer(function: Callable[[Any], Any], index: int, item: Any) -> bytes:
     try:
         return pickle.dumps((index, Returned(function(item))))
     except BaseException as error:  # noqa: BLE001  the caller judges
-        try:
-            answer = pickle.dumps((index, Raised(error)))
-            pickle.loads(answer)  # not every exception that can be pickled can be unpickled
-            return answer
-        except Exception:  # noqa: BLE001
-            plain = RuntimeError(f"{type(error).__name__}: {error}")
-            return pickle.dumps((index, Raised(plain)))
+        return pickle.dumps((index, raised(error)))
+
+
+def raised(error: BaseException) -> Raised:
+    """The error as it can be sent: not every exception can be pickled, nor unpickled after that."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return Raised(error)
+    except Exception:  # noqa: BLE001
+        return Raised(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
 def _end_with_parent() -> None:

@@ -67,9 +67,12 @@ _REFUSALS_OF_WEB_SERVERS = {
 _CODES_OF_ONE_FILE = ("AccessDenied", "InvalidObjectState", "401", "403", "404", "410")
 """Refusals that say nothing about other files."""
 _ERRNOS_OF_ONE_FILE = frozenset(
-    {errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ESPIPE}
+    {
+        *(errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENXIO, errno.ESPIPE),
+        *(errno.EUCLEAN, errno.EBADMSG, errno.ENOKEY, errno.EOVERFLOW),
+    }
 )
-"""The path exists, but can never be read as a file."""
+"""The path exists, but can never be read as a file; or its inode is damaged, its name encrypted."""
 
 _MISSING = ("404", "410", "NoSuchKey", "NoSuchBucket")
 

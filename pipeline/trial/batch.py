@@ -14,8 +14,9 @@ import numpy as np
 from pipeline.engine.replica import Replica
 from pipeline.errors import LOG
 from pipeline.grid import WindowGrid
-from pipeline.processes.fresh_process import ADDRESS_SPACE_BYTES, run_in_fresh_process
+from pipeline.processes.fresh_process import run_in_fresh_process
 from pipeline.processes.sandbox import Limits
+from pipeline.processes.worker_process import ADDRESS_SPACE_BYTES
 from pipeline.settings import Settings
 from pipeline.stages import Segmentation
 from pipeline.unit import Block, Pixels, ReadUnit, Unit

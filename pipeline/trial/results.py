@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.engine.device import local_devices
 from pipeline.estimate import Rate, Sample
 from pipeline.planning.planner import BATCH
 from pipeline.scene import Scene
-from pipeline.settings import Trial
+from pipeline.settings import NO_TRIAL, Trial
 from pipeline.stages import Segmentation
-from pipeline.trial.calibration import calibrate
-from pipeline.trial.samples import segment_samples
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,12 @@ class TrialResults:
 def run_trial(segmentation: Segmentation, scenes: Sequence[Scene], trial: Trial) -> TrialResults:
     """Calibrate and sample as asked; do nothing without scenes. Raises what calibrating and
     sampling raise."""
-    if not scenes:
+    if not scenes or trial == NO_TRIAL:
         return TrialResults()
+    # torch takes seconds to load
+    from pipeline.trial.calibration import calibrate  # noqa: PLC0415
+    from pipeline.trial.samples import segment_samples  # noqa: PLC0415
+
     rate = calibrate(segmentation, len(scenes[0].bands)) if trial.calibrate else None
     if not trial.sample_to:
         return TrialResults(rate)
@@ -40,6 +41,8 @@ def run_trial(segmentation: Segmentation, scenes: Sequence[Scene], trial: Trial)
 def on_this_machine(segmentation: Segmentation) -> Segmentation:
     """The same segmentation for this machine's device: a cluster's GPUs are elsewhere, and here may
     be no memory for their batch. The pictures look the same."""
+    from pipeline.engine.device import local_devices  # noqa: PLC0415
+
     device, job = local_devices()[0], segmentation.job
     if device == job.device:
         return segmentation

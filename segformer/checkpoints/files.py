@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder
+from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder, parse
 from segformer.checkpoints.hub.name import HubName, is_hub_name, name_of_page
 from segformer.checkpoints.variants import ADAPTER_CONFIG, adapter_refusal
 from segformer.errors import CheckpointError
@@ -118,6 +118,19 @@ def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
     return Files(
         folder.shown_url, config, folder.read(PREPROCESSOR), folder.weights(), is_single=False
     )
+
+
+def stated_channels(
+    folder_url: str, *, storage_options: Mapping[str, Any] | None = None
+) -> int | None:
+    """The number of input channels that the config.json of a checkpoint's folder states; None if
+    there is none, or none that says so: reading the checkpoint tells why."""
+    try:
+        data = open_folder(folder_url, storage_options).read(CONFIG)
+        channels = parse(CONFIG, data).get("num_channels") if data else None
+    except CheckpointError:
+        return None
+    return channels if isinstance(channels, int) else None
 
 
 def _read_single(folder: Folder, name: str) -> Files:

@@ -20,6 +20,7 @@ from rasterio.transform import from_origin
 
 from pipeline.earth.area import CellAreas
 from pipeline.earth.footprint import footprints
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.imagery.source import SOURCES, describe_inputs, find_inputs
 from pipeline.scene import Scene
 from pipeline.settings import Settings
@@ -66,7 +67,7 @@ def write_places(folder: Path) -> Path:
 def describe_places(folder: Path) -> dict[str, Any]:
     """What Swath takes from each file: a message if it is refused."""
     files = find_inputs([str(folder)], DEFAULT_ACCESS)
-    described = describe_inputs(files, Settings(), 3, DEFAULT_ACCESS, lambda _done, _total: None)
+    described = describe_inputs(files, Settings(), 3, DEFAULT_ACCESS, HeaderPool())
     return {
         result.scene_id if isinstance(result, Scene) else result.failure.scene_id: (
             _taken(result) if isinstance(result, Scene) else result.failure.message

@@ -18,6 +18,8 @@ from PIL import Image
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
+_ORIENTATION = 274
+"""The tag that says how an image is to be turned or mirrored."""
 _PILLOW_PX = 16_000_000
 """The largest image that Pillow decodes, always as a whole."""
 
@@ -82,7 +84,7 @@ def read(
     alpha_is_data: a band that GDAL calls alpha masks nothing.
     """
     if header.table is not None:
-        (band,) = header.color_bands
+        band = header.color_bands[0]
         index_HW = src.read(band, window=window)
         valid_HW = _band_valid(src, band, window, alpha_is_data)
         valid_HW &= (index_HW >= 0) & (index_HW < len(header.table))
@@ -109,9 +111,12 @@ def read_by_pillow(path: Path, header: Header) -> np.ndarray | None:
             with Image.open(path) as image:
                 if image.size != (header.width, header.height):
                     return None
+                if image.getexif().get(_ORIENTATION, 1) != 1:  # which Pillow applies to TIFFs
+                    return None
                 if header.table is not None:
-                    # GDAL rounds the 16 bits of a TIFF's colors, and Pillow cuts them.
-                    known = ("1",) if header.driver == "GTiff" else ("1", "P")
+                    # GDAL rounds the 16 bits of a TIFF's colors, and Pillow cuts them; of the 5
+                    # bits of a TGA's, only Pillow makes the full range.
+                    known = ("1",) if header.driver in ("GTiff", "TGA") else ("1", "P")
                     return _rgba(image) if image.mode in known else None
                 is_gray = image.mode in ("1", "L") and header.dtypes == ("uint8",)
                 return np.asarray(image.convert("L"))[None] if is_gray else None
@@ -149,11 +154,12 @@ def _bits(src: Any, band: int) -> int:
 
 
 def _color_table(src: Any, color_bands: tuple[int, ...], negative: bool) -> np.ndarray | None:
-    """The table of the only band that is not alpha. GDAL gives negatives one that inverts them, and
-    calls only those of one bit indices."""
-    if len(color_bands) != 1:
+    """The table of the only band that is not alpha, or of the first frame of a GIF. GDAL gives
+    negatives one that inverts them, and calls only those of one bit indices."""
+    colors = {src.colorinterp[band - 1] for band in color_bands}
+    if len(color_bands) != 1 and colors != {ColorInterp.palette}:
         return None
-    (band,) = color_bands
+    band = color_bands[0]
     color = src.colorinterp[band - 1]
     if color != ColorInterp.palette and (negative or color != ColorInterp.undefined):
         return None

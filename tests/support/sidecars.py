@@ -25,6 +25,17 @@ PLACED = (10.0, 0.0, 499995.0, 0.0, -10.0, 5000005.0)
 SIX = ("10", "0", "0", "-10", "500000", "5000000")
 """The lines of a world file."""
 
+_CORNERS = ((500000, 5000000, 0, 0), (500500, 5000000, 50, 0), (500000, 4999600, 0, 40))
+MAPINFO = (
+    '!table\n!version 300\n!charset WindowsLatin1\n\nDefinition Table\n  File "a.tif"\n'
+    '  Type "RASTER"\n  '
+    + ",\n  ".join(
+        f'({x},{y}) ({c},{r}) Label "Pt {n}"' for n, (x, y, c, r) in enumerate(_CORNERS, 1)
+    )
+    + '\n  CoordSys Earth Projection 8, 104, "m", 15, 0, 0.9996, 500000, 0\n  Units "m"\n'
+)
+"""The MapInfo file `a.tab`, which places the image `a.tif` of 50 x 40 px in UTM 33N."""
+
 
 def found(*inputs: Path | str) -> list[InputFile]:
     """The files that INPUTs name, with their side-cars."""
@@ -84,3 +95,15 @@ def mask_file(width: int, height: int, **tags: object) -> bytes:
             out.write(mask)
             out.update_tags(**{"INTERNAL_MASK_FLAGS_1": 2, **tags})
         return bytes(memory.read())
+
+
+def write_erdas_aux(path: Path, image: Path, width: int = 50, nodata: int = 0) -> None:
+    """Write the `.aux` of an image of `width` x 40 px, as ArcGIS does: nodata and a place."""
+    scratch = path.with_name(f"scratch_{path.name}")
+    options = {"nodata": nodata, "crs": "EPSG:32633", "transform": rasterio.Affine(*PLACED)}
+    with rasterio.open(
+        scratch, "w", driver="HFA", width=width, height=40, count=3, dtype="uint8",
+        AUX="YES", DEPENDENT_FILE=image.name, **options,
+    ):  # fmt: skip
+        pass
+    scratch.rename(path)

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.failure import Failure, Rejected
-from pipeline.imagery.header_pool import Described, OnDescribed, read_headers
+from pipeline.imagery.header_pool import Described, HeaderPool
 from pipeline.imagery.identity import version_of
 from pipeline.imagery.input_file import InputFile
 from pipeline.scene import IDENTITY, Rect, Scene
@@ -43,7 +43,7 @@ class StripSource:
         settings: Settings,
         channels: int,
         access: Access,
-        on_described: OnDescribed,
+        pool: HeaderPool,
     ) -> Described:
         """Describe each scene from the headers of its strips."""
         del settings, channels, access
@@ -52,7 +52,7 @@ class StripSource:
             for file in files
             for strip in file.sidecars
         ]
-        described = read_headers(members, describe_strip, on_described)
+        described = pool.read(members, describe_strip)
         results = iter(described.results)
         scenes = [_stacked(file, [next(results) for _ in file.sidecars]) for file in files]
         return Described(tuple(scenes), (), described.retries)

@@ -10,6 +10,7 @@ import pytest
 
 import pipeline.engine.replica
 import pipeline.imagery.header
+import pipeline.imagery.pixels
 import pipeline.imagery.raster
 import pipeline.output.scene_tables
 import pipeline.output.unit_file
@@ -73,7 +74,7 @@ def describe_or_failure(
 
 def patch_all(patch: pytest.MonkeyPatch) -> None:
     """Let every stage of this process, and the processes that describe, have trouble."""
-    patch.setattr(pipeline.imagery.raster, "describe_or_failure", describe_or_failure)
+    patch.setattr(pipeline.imagery.raster, "describe_file", describe_or_failure)
     for stage in ("read", "segment", "finish", "publish"):
         _patch(patch, stage)
 
@@ -81,7 +82,7 @@ def patch_all(patch: pytest.MonkeyPatch) -> None:
 def _patch(patch: pytest.MonkeyPatch, stage: str) -> None:
     """Let a function that the stage calls have trouble with the scene among its arguments."""
     module, name = {
-        "read": (pipeline.imagery.raster, "read_pixels"),
+        "read": (pipeline.imagery.pixels, "read_pixels"),
         "segment": (pipeline.engine.replica.Replica, "_open"),
         "finish": (pipeline.output.unit_file, "mask_rows"),
         "publish": (pipeline.output.scene_tables, "scene_row"),
