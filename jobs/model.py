@@ -13,7 +13,7 @@ import click
 
 from jobs import options, text
 from jobs.model_report import describe, render
-from pipeline.checkpoint import call_on_checkpoint, locate_checkpoint
+from pipeline.checkpoint import call_on_checkpoint, pinned_checkpoint
 from pipeline.errors import UsageError
 from pipeline.storage.access import Access
 from segformer.checkpoints.hub.name import is_hub_name
@@ -136,8 +136,7 @@ def _read(path: str, parsed: Mapping[str, Any]) -> tuple[str, Access, Checkpoint
 
     numbers = NormalisationOptions(parsed["rescale"], parsed["mean"], parsed["std"])
     access = Access.parse(parsed["storage_options"]).impatient()
-    if is_hub_name(path):
-        path = locate_checkpoint(path, None, access)
+    path = pinned_checkpoint(path, None, access)
     checkpoint = call_on_checkpoint(
         read_checkpoint, path, access, weights=parsed["weights"], normalisation=numbers
     )

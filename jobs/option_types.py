@@ -70,7 +70,7 @@ class Scale(Written):
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor {FILE}", param, ctx)
+            self.fail(f"{value!r} is neither a number nor the word {FILE}.", param, ctx)
 
 
 class Replicas(Written):
@@ -88,7 +88,7 @@ class Replicas(Written):
         except ValueError:
             numbers = ()
         if len(numbers) not in (1, 2):
-            self.fail(f"{value!r} is neither a number nor MIN:MAX, such as 2:8", param, ctx)
+            self.fail(f"{value!r} is neither a number nor MIN:MAX, such as 2:8.", param, ctx)
         return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
     def text(self, value: Any) -> str:

@@ -75,7 +75,7 @@ def render(estimate: Estimate) -> str:
             f"{text.duration(estimate.hours * 3600)} with"
             f" {text.count(estimate.replicas, 'replica')} on {estimate.device}, without start-up",
         ),
-        ("batch", f"{estimate.batch:,} windows"),
+        ("batch", text.count(estimate.batch, "window")),
     ]
     if estimate.cost is not None:
         lines.append(("cost", text.cost(estimate.cost, estimate.cost_per_1000_km2)))

@@ -30,23 +30,22 @@ def absolute_checkpoint(checkpoint: str, access: Access) -> str:
     return hub_name(checkpoint) or access.absolute(checkpoint)
 
 
-def locate_checkpoint(asked: str, recorded: Job | None, access: Access) -> str:
-    """The checkpoint as jobs record it: an absolute path, a URL, or a name on the Hub with a commit
-    instead of a branch.
+def pinned_checkpoint(asked: str, recorded: Job | None, access: Access) -> str:
+    """A name on the Hub with the commit that its revision stands for; other checkpoints as they
+    are.
 
-    recorded: the job to be continued. If it was begun with the same name, its commit is kept, even
+    recorded: the job to be continued. If it was begun with the same name, its commit is taken, even
     if the branch has moved since. Raises CheckpointError if the Hub has no such model, and
     TransientError if it does not answer.
     """
-    located = absolute_checkpoint(asked, access)
-    if recorded and located == recorded.checkpoint_asked:
+    name = hub_name(asked)
+    if recorded and name and name == recorded.checkpoint_asked:
         return recorded.checkpoint
-    if not is_hub_name(located) or HubName.parse(located).is_pinned:
-        return located
+    if name is None or HubName.parse(name).is_pinned:
+        return name or asked
     from segformer.checkpoints.hub.folder import resolve  # noqa: PLC0415  half a second, for names only
 
-    name = HubName.parse(located)
-    pinned, note = call_store(located, lambda: resolve(name), access.patience_s)
+    pinned, note = call_store(name, lambda: resolve(HubName.parse(name)), access.patience_s)
     if note:
         LOG.warning(note)
     return str(pinned)

@@ -15,7 +15,7 @@ class Model:
     """A checkpoint as it was read, and the devices of the machine that read it."""
 
     checkpoint: str
-    """Where it was read, as jobs record it: see `locate_checkpoint`."""
+    """Its absolute path or URL, or its name on the Hub with the commit, as jobs record it."""
     config: ModelConfig
     """The sizes of the network, its classes, and notes on the checkpoint."""
     value_range: tuple[float, float] | None

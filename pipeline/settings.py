@@ -105,17 +105,25 @@ class Settings:
         if self.offset is not None and self.scale == FILE:
             raise UsageError(f"--scale {FILE} takes the offset from each file, too: omit --offset")
         try:
-            _ = self.normalisation
+            _ = self.reading
         except CheckpointError as error:
             raise UsageError(str(error)) from error
 
     @property
-    def normalisation(self) -> NormalisationOptions:
-        """The numbers that replace the checkpoint's."""
-        return NormalisationOptions(self.rescale, self.mean, self.std)
+    def reading(self) -> dict[str, Any]:
+        """How the checkpoint is read: what `segformer.read_checkpoint` is given with its place."""
+        normalisation = NormalisationOptions(self.rescale, self.mean, self.std)
+        return {"weights": self.weights, "normalisation": normalisation}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record. Numbers that may be fractions are floats, as the command line makes them."""
+        record = asdict(self)
+        for name in ("scale", "offset", "nodata", "rescale"):
+            if isinstance(record[name], int):
+                record[name] = float(record[name])
+        for name in ("mean", "std"):
+            record[name] = record[name] and tuple(map(float, record[name]))
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:

@@ -41,6 +41,7 @@ FULL = Settings(
     rescale=1.0,
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
+    weights="ema",
 )
 EXECUTION = Execution(
     block=1024,

@@ -237,6 +237,18 @@ def test_a_record_without_these_options_has_their_defaults(small_checkpoint: str
     assert Settings.from_json(json.loads(json.dumps(full.to_json()))) == full
 
 
+def test_whole_numbers_from_python_are_those_of_the_command_line(small_checkpoint: str) -> None:
+    whole, floats = (
+        settings(scale=number(1), mean=(number(0),) * 3, std=(number(1),) * 3, rescale=number(1))
+        for number in (int, float)
+    )
+    first, second = (
+        Job(each, small_checkpoint, "0" * 64, "cpu", ("a",), (None,)) for each in (whole, floats)
+    )
+    assert first.conflict(second) is None
+    assert first.fingerprint == second.fingerprint
+
+
 def test_rescale_is_for_uint8_alone(small_checkpoint: str, tmp_path: Path) -> None:
     values = picture(100, 80)
     for name, dtype in (("a8", np.uint8), ("b16", np.uint16)):

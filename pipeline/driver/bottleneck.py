@@ -46,7 +46,7 @@ class Bottleneck:
         """The setting that would make the run faster, as a sentence without its full stop."""
         on_gpu = self.budget.machine.device == "cuda"
         if self.budget.machine.loop_process and self.stage != START_UP:
-            return "more images in one run: Ray would take longer to start than it saves here"
+            return "more images in one run: one process did this small job, many have all cores"
         if self.stage in (READ, SEGMENT, FINISH, PUBLISH) and not self.budget.tasks:
             every = "GPU" if on_gpu else "core"
             return f"--runner ray, which uses every {every} and reads and writes meanwhile"

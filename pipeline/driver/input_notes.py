@@ -30,11 +30,12 @@ def notes_on(described: Described, changes: InputChanges, nothing_to_retry: bool
             " segment the new ones into a new --output"
         )
     if changes.retries:
-        yield count_inputs(
+        again = count_inputs(
             len(changes.retries),
             "is planned again: it failed, or changed before its turn",
             "are planned again: they failed, or changed before their turn",
         )
+        yield f"{again}, first {next(iter(changes.retries))}"
     if changes.gone:
         missing = count_inputs(
             len(changes.gone),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.checkpoint import call_on_checkpoint, locate_checkpoint
+from pipeline.checkpoint import absolute_checkpoint, call_on_checkpoint, pinned_checkpoint
 from pipeline.driver.laps import CHECKPOINT, Laps
 from pipeline.errors import one_line
 from pipeline.failure import Failure
@@ -55,7 +55,7 @@ class PlainLoop:
     def model(self, recorded: Job | None) -> Model:
         """The facts about the checkpoint, which is read, and about this machine's devices.
 
-        recorded: the job to be continued, see `locate_checkpoint`. Raises CheckpointError if the
+        recorded: the job to be continued, see `pinned_checkpoint`. Raises CheckpointError if the
         checkpoint is unusable, UsageError if its store refuses access, TransientError if it does
         not answer.
         """
@@ -64,18 +64,14 @@ class PlainLoop:
         from segformer.folding import folded_bytes  # noqa: PLC0415
 
         with self.laps.time(CHECKPOINT):
-            located = locate_checkpoint(self.checkpoint, recorded, self.access)
+            pinned = pinned_checkpoint(self.checkpoint, recorded, self.access)
             checkpoint = call_on_checkpoint(
-                read_checkpoint,
-                located,
-                self.access,
-                weights=self.settings.weights,
-                normalisation=self.settings.normalisation,
+                read_checkpoint, pinned, self.access, **self.settings.reading
             )
         self._read = checkpoint
         config = checkpoint.config
         return Model(
-            located,
+            absolute_checkpoint(pinned, self.access),
             config,
             checkpoint.normalisation.expected,
             checkpoint.sha256,

@@ -58,7 +58,7 @@ class Replica:
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = SegFormer(_load(job, access) if read is None else read)
+        model = _load(job, access) if read is None else SegFormer(read)
         self.classes = len(model.config.class_names)
         self._align_corners = model.config.align_corners
         self._rescale = model.normalisation.rescale
@@ -191,16 +191,9 @@ class Replica:
         return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
 
 
-def _load(job: Job, access: Access) -> Checkpoint:
-    """The job's checkpoint. Each node may have a copy of its own."""
-    settings = job.settings
-    checkpoint = call_on_checkpoint(
-        read_checkpoint,
-        job.checkpoint,
-        access,
-        weights=settings.weights,
-        normalisation=settings.normalisation,
-    )
+def _load(job: Job, access: Access) -> SegFormer:
+    """The job's network. Each node may have a copy of its own of the checkpoint."""
+    checkpoint = call_on_checkpoint(read_checkpoint, job.checkpoint, access, **job.settings.reading)
     if checkpoint.sha256 != job.checkpoint_sha256:
         raise UsageError(
             f"{job.checkpoint}: its files on this node are not those that the job began with; put"
