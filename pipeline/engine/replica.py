@@ -199,7 +199,7 @@ def _load(job: Job, access: Access) -> SegFormer:
             f"{job.checkpoint}: its files on this node are not those that the job began with; put"
             " the same ones there, or name the checkpoint that has them"
         )
-    return checkpoint
+    return SegFormer(checkpoint)
 
 
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:
