@@ -6,7 +6,6 @@ Parses, calls, prints.
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -125,8 +124,8 @@ def _read(path: str, weights: str | None, storage_options: str | None) -> Checkp
     from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
     from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
 
-    read = partial(read_checkpoint, weights=weights)
-    return call_on_checkpoint(read, path, Access.parse(storage_options).impatient())
+    access = Access.parse(storage_options).impatient()
+    return call_on_checkpoint(read_checkpoint, path, access, weights=weights)
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
@@ -147,7 +146,8 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
             "smp's head samples the logits of a window from corner to corner (align_corners true in"
             " config.json); Swath does so, too, and takes windows whose edge is a multiple of"
             f" {checkpoint.config.window_step_px} px. transformers gives the same logits at a"
-            " quarter of the size, but who upsamples them as usual shifts them by up to 2 px"
+            " quarter of the size; upsampled as usual (align_corners false) they are shifted by up"
+            " to 1.5 px"
         )
     if checkpoint.config.head != "mlp":
         notes.append(

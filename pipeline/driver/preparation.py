@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from pipeline.checkpoint import call_on_checkpoint
 from pipeline.doubt import doubt_notes
@@ -137,8 +136,9 @@ def _settle_job(
     """
     execution, settings = request.execution, request.settings
     access = execution.access.impatient()
-    read = partial(read_checkpoint, weights=settings.weights)
-    checkpoint = call_on_checkpoint(read, request.checkpoint, access)
+    checkpoint = call_on_checkpoint(
+        read_checkpoint, request.checkpoint, access, weights=settings.weights
+    )
     config = checkpoint.config
     _check_window(settings, config)
     device, count, nodes_bytes, cpus = _devices(execution.address)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -56,8 +55,8 @@ class Replica:
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        load = partial(load_model, weights=job.settings.weights)
-        model = call_on_checkpoint(load, job.checkpoint, access)
+        weights = job.settings.weights
+        model = call_on_checkpoint(load_model, job.checkpoint, access, weights=weights)
         self.classes = len(model.config.class_names)
         self._align_corners = model.config.align_corners
         self._rescale = model.normalisation.rescale
