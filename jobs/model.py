@@ -161,7 +161,8 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
             "smp's head samples the logits of a window from corner to corner (align_corners true in"
             " config.json); Swath does so, too, and takes windows whose edge is a multiple of"
             f" {checkpoint.config.window_step_px} px. transformers gives the same logits at a"
-            " quarter of the size, but who upsamples them as usual shifts them by up to 2 px"
+            " quarter of the size; upsampled as usual (align_corners false) they are shifted by up"
+            " to 1.5 px"
         )
     if checkpoint.config.head != "mlp":
         notes.append(

@@ -28,7 +28,8 @@ class Lattice(NamedTuple):
     first: int
     unit: int
     period_px: int
-    """Windows whose origins differ by a multiple of it have their positions in common."""
+    """Windows whose origins differ by a multiple of it sample at the same positions, whole ones
+    apart."""
 
     @classmethod
     def of(cls, window_px: int, logits_edge: int, align_corners: bool) -> Self:

@@ -122,10 +122,9 @@ def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
         raise CheckpointError(f"{folder.shown_url} {adapter_refusal(adapter)}")
     if config is None:
         raise CheckpointError(folder.why_no_checkpoint())
-    return Files(
-        *(folder.shown_url, config, folder.read(PREPROCESSOR), _transforms(folder, config)),
-        *(folder.weights(), False),
-    )
+    preprocessor, transforms = folder.read(PREPROCESSOR), _transforms(folder, config)
+    weights = folder.weights()
+    return Files(folder.shown_url, config, preprocessor, transforms, weights, is_single=False)
 
 
 def _read_single(folder: Folder, name: str) -> Files:
