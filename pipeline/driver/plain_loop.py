@@ -44,7 +44,7 @@ class PlainLoop:
         self.checkpoint = checkpoint
         """Its path or URL, or its name on the Hub."""
         self.settings = settings
-        """Of these, what says how the checkpoint is read."""
+        """The job's: they say how the checkpoint is read, see `Settings.reading`."""
         self.access = access
         self.laps = Laps()
         """Where the time before the first unit goes."""
