@@ -410,6 +410,29 @@ def test_a_job_keeps_its_commit_when_the_branch_moves(
     assert not any(GOOD_TOKEN.encode() in path.read_bytes() for path in kept)
 
 
+DRIVER = """
+import sys
+from pipeline import run
+from pipeline.settings import Settings
+run([sys.argv[1]], sys.argv[2], sys.argv[3], Settings(window=64, stride=48, batch=2))
+print(sorted({"torch", "huggingface_hub"} & {*sys.modules}))
+"""
+
+
+def test_a_small_job_finds_its_commit_in_the_process_that_reads(
+    hub: HubServer, model: str, archive: str, tmp_path: Path
+) -> None:
+    words = [archive, f"hf:{NAME}", str(tmp_path / "out")]
+    command = [sys.executable, "-c", DRIVER, *words]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[]\n"
+    assert recorded(tmp_path / "out")["checkpoint"] == f"hf:{NAME}@{model}"
+    hub.publish(NAME, another(tmp_path / "other"))
+    hub.requests.clear()
+    write_scene(Path(archive) / "b.tif", 90, 70)
+    receipt = run(words[:1], *words[1:], SETTINGS)
+    assert (receipt.runner, receipt.units_computed, hub.requests) == ("local", 1, [])
+
+
 @pytest.mark.usefixtures("hub")
 def test_a_plan_pins_nothing_but_says_what_it_read(archive: str, swath: Swath) -> None:
     code, _, err = swath("plan", archive, "--checkpoint", f"hf:{NAME}", "--runner", "local")

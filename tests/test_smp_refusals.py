@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from segformer import CheckpointError, Normalisation, read_checkpoint
+from segformer import CheckpointError, Normalisation, NormalisationOptions, read_checkpoint
 from segformer.checkpoints.transforms import TRANSFORMS
 from tests.support.foreign_checkpoints import Weights, nvlabs, small_weights, smp, under
 from tests.support.saved_checkpoints import read, refusal
@@ -241,6 +241,27 @@ def test_a_normalization_that_cannot_be_used_is_refused(
     assert refused.startswith(TRANSFORMS)
     assert message in refused
     assert "write a preprocessor_config.json beside it" in refused
+
+
+def test_numbers_that_are_given_replace_those_of_the_folder(tmp_path: Path) -> None:
+    folder = hub_folder(network_of(), tmp_path / "hub")
+    (folder / TRANSFORMS).write_text(transforms(RESIZE, normalize()))
+    given = NormalisationOptions(mean=(0.1, 0.2, 0.3))
+    checkpoint = read_checkpoint(str(folder), normalisation=given)
+    expected = Normalisation(1 / 255, (0.1, 0.2, 0.3), (0.25, 0.2, 0.1))
+    assert checkpoint.normalisation == expected
+    assert checkpoint.normalisation.sources == (TRANSFORMS, "--mean", TRANSFORMS)
+    assert not any("that of" in note for note in checkpoint.config.notes)
+    assert any("resizes images" in note for note in checkpoint.config.notes)
+    (folder / TRANSFORMS).write_text(transforms(normalize(normalization="image")))
+    both = NormalisationOptions(mean=(0.1,) * 3, std=(0.2,) * 3)
+    checkpoint = read_checkpoint(str(folder), normalisation=both)
+    assert checkpoint.normalisation == Normalisation(1 / 255, (0.1,) * 3, (0.2,) * 3)
+    with pytest.raises(CheckpointError, match="takes its numbers from each image"):
+        read_checkpoint(str(folder), normalisation=given)
+    (folder / TRANSFORMS).write_text(transforms(normalize()))
+    with pytest.raises(CheckpointError, match=r"--mean 0\.1: the network has 3 channels"):
+        read_checkpoint(str(folder), normalisation=NormalisationOptions(mean=(0.1,)))
 
 
 def test_transforms_beside_another_programs_file_have_no_say(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ TRANSFORMS = "albumentations_config_eval.json"
 _RESIZING = ("Resize", "RandomScale", "LongestMaxSize", "SmallestMaxSize")
 _REMEDY = (
     f"write a {PREPROCESSOR} beside it with the rescale_factor, image_mean and image_std that the"
-    " network was trained with"
+    " network was trained with, or give --mean, --std and --rescale"
 )
 
 
