@@ -180,8 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
             b for m in self.server.models.values() for c in m.commits.values() for b in c.values()
         )
         data = next(blob for blob in blobs if hashlib.sha256(blob).hexdigest() == digest)
-        if self.server.delay_s:
-            time.sleep(self.server.delay_s)
+        time.sleep(self.server.delay_s)
         byte_range = self.headers["Range"]
         start = int(byte_range.removeprefix("bytes=").partition("-")[0]) if byte_range else 0
         headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
