@@ -10,6 +10,7 @@ computed.
     status.py             `swath status`
     query.py              `swath query`: rows as a table, CSV, JSON or Parquet
     model.py              `swath model inspect` and `convert`
+    model_report.py       what `swath model inspect` says
     submit.py             `swath submit`: a run as a job on a cluster
     jobs.py               `swath jobs`: the list of jobs on a cluster
     logs.py               `swath logs`: the output of a job on a cluster
@@ -19,7 +20,7 @@ computed.
     trial_options.py      the options that make `plan` compute something
     cluster_options.py    the options of the commands that ask a cluster
     option_decorator.py   click options made from fields of Settings and Execution
-    option_types.py       types of option values: bands, replicas, shares
+    option_types.py       types of option values: bands, numbers, replicas, shares
     job_file_option.py    `--job FILE`, and the line of the file in error messages
     progress.py           the live line of progress
     text.py               numbers and values formatted for people and for JSON

@@ -50,8 +50,8 @@ def _take(ctx: click.Context, job: JobFile) -> None:
     values = {key.replace("-", "_"): value for key, value in job.values.items()}
     if "storage_options" in values:
         values["storage_options"] = json.dumps(values["storage_options"], default=str)
-    if "bands" in values:
-        values["bands"] = tuple(values["bands"])
+    for name in {"bands", "mean", "std"} & values.keys():
+        values[name] = tuple(values[name])
     ctx.meta[_JOB], ctx.default_map = job, values
 
 

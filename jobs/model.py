@@ -6,13 +6,18 @@ Parses, calls, prints.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs import options, text
+from jobs.model_report import describe, render
+from pipeline.checkpoint import call_on_checkpoint, pinned_checkpoint
 from pipeline.errors import UsageError
 from pipeline.storage.access import Access
+from segformer.checkpoints.hub.name import is_hub_name
+from segformer.normalisation_options import NormalisationOptions
 
 if TYPE_CHECKING:
     from segformer import Checkpoint
@@ -24,9 +29,10 @@ path_arg = click.argument("path", metavar="PATH")
 def model() -> None:
     """Inspect a SegFormer checkpoint, or convert it.
 
-    PATH is a folder in transformers' format or one file of weights (.pth, .pt, .ckpt, .bin,
-    .safetensors) as transformers, NVlabs' SegFormer or mmsegmentation write it; local or an fsspec
-    URL. No code in a file is executed.
+    PATH is a folder in the format of transformers or segmentation_models_pytorch, or one file of
+    weights (.pth, .pt, .ckpt, .bin, .safetensors) as these, NVlabs' SegFormer or mmsegmentation
+    write it; local or an fsspec URL. hf:ORG/NAME[@REVISION] is a model on the Hugging Face Hub. No
+    code in a file is executed.
     """
 
 
@@ -40,15 +46,21 @@ def model() -> None:
     metavar="PX",
     help="Edge of the window for which GFLOP are stated, in pixels.",
 )
+@options.reading_options
 @options.format_opt
 @options.storage_opt
-def inspect(path: str, window: int, form: str, storage_options: str | None) -> None:
-    """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window.
+def inspect(path: str, window: int, form: str, **parsed: Any) -> None:
+    """Show what the checkpoint PATH holds: classes, sizes, origin, normalization, GFLOP per window;
+    of its card the license and the first words.
 
     GFLOP are two for each multiplication and addition of the convolutions, the linear layers and
     the products of attention, in the network as Swath runs it.
     """
-    facts = describe(path, _read(path, storage_options), window)
+    from segformer.checkpoints.hub.card import read_card  # noqa: PLC0415  so that help does not wait for it
+
+    path, access, checkpoint = _read(path, parsed)
+    card = call_on_checkpoint(read_card, path, access)
+    facts = describe(path, checkpoint, card, window)
     click.echo(text.to_json(facts) if form == "json" else render(facts))
 
 
@@ -67,18 +79,21 @@ def inspect(path: str, window: int, form: str, storage_options: str | None) -> N
     show_default="an existing checkpoint is not replaced",
     help="Replace the checkpoint that is in FOLDER.",
 )
+@options.reading_options
 @options.storage_opt
-def convert(path: str, folder: str, force: bool, storage_options: str | None) -> None:
-    """Write the checkpoint PATH to FOLDER in transformers' format.
+def convert(path: str, folder: str, force: bool, **parsed: Any) -> None:
+    """Write the checkpoint PATH to FOLDER in transformers' format, complete in itself.
 
-    Writes config.json, model.safetensors (float32) and preprocessor_config.json. Colors and
-    layer-norm eps go into keys of config.json that transformers ignores and Swath reads.
-    mmsegmentation's own head is refused: transformers has no such network.
+    Writes config.json, model.safetensors (float32) and preprocessor_config.json. What transformers
+    does not have goes into keys of config.json that it ignores and Swath reads: colors, layer-norm
+    eps, align_corners of smp's head. With mmsegmentation's head the folder is Swath's alone:
+    transformers has no such network. Notes say what differs.
     """
-    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import errors_at, existing_files, write_checkpoint  # noqa: PLC0415
+    from segformer.checkpoints.checkpoint import existing_files, write_checkpoint  # noqa: PLC0415  so that help does not wait for it
 
-    access = Access.parse(storage_options).impatient()
+    access = Access.parse(parsed["storage_options"]).impatient()
+    if is_hub_name(folder):
+        raise UsageError(f"--to {folder}: is a name on the Hub; give a folder, local or a URL")
     present = call_on_checkpoint(existing_files, folder, access)
     if _is_itself(path, folder, access):
         raise UsageError(f"--to {folder}: is the checkpoint being read; give another folder")
@@ -87,9 +102,7 @@ def convert(path: str, folder: str, force: bool, storage_options: str | None) ->
             f"{folder} holds a checkpoint already ({', '.join(present)}); give another folder, or"
             " --force to replace it"
         )
-    checkpoint = _read(path, storage_options)
-    with errors_at(path):
-        checkpoint.config.to_json()  # refuses what transformers does not have
+    path, _, checkpoint = _read(path, parsed)
 
     def write(url: str, **how: Any) -> None:
         write_checkpoint(checkpoint, url, **how)
@@ -111,29 +124,50 @@ def _is_itself(path: str, folder: str, access: Access) -> bool:
         url = access.absolute(url)
         return url if "://" in url else os.path.realpath(url)
 
+    if is_hub_name(path):
+        return False
     read, written = {path, *files(path.rstrip("/"))}, files(folder.rstrip("/"))
     return not {real(url) for url in read}.isdisjoint(real(url) for url in written)
 
 
-def _read(path: str, storage_options: str | None) -> Checkpoint:
-    from pipeline.checkpoint import call_on_checkpoint  # noqa: PLC0415  so that help does not wait for it
-    from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415
+def _read(path: str, parsed: Mapping[str, Any]) -> tuple[str, Access, Checkpoint]:
+    """The path, a name on the Hub with the commit; how it is reached; and the checkpoint."""
+    from segformer.checkpoints.checkpoint import read_checkpoint  # noqa: PLC0415  so that help does not wait for it
 
-    return call_on_checkpoint(read_checkpoint, path, Access.parse(storage_options).impatient())
+    numbers = NormalisationOptions(parsed["rescale"], parsed["mean"], parsed["std"])
+    access = Access.parse(parsed["storage_options"]).impatient()
+    path = pinned_checkpoint(path, None, access)
+    checkpoint = call_on_checkpoint(
+        read_checkpoint, path, access, weights=parsed["weights"], normalisation=numbers
+    )
+    return path, access, checkpoint
 
 
 def _differences(checkpoint: Checkpoint) -> list[str]:
     """Notes on how a converted checkpoint differs: what transformers computes with it, and what
     Swath does."""
-    from segformer import NormEps  # noqa: PLC0415
+    from segformer.norm_eps import TRANSFORMERS_EPS  # noqa: PLC0415
 
     eps, notes = checkpoint.config.norm_eps, []
-    if eps != NormEps():
+    if eps != TRANSFORMERS_EPS:
         notes.append(
             f"the network was trained with layer-norm eps of {eps.block:g} in blocks,"
             f" {eps.reduction:g} in reductions and {eps.embedding:g} in embeddings; Swath computes"
-            f" with these, transformers with {NormEps().block:g} whatever the file says: their"
-            " logits differ a little"
+            f" with these, transformers with {TRANSFORMERS_EPS.block:g} whatever the file says:"
+            " their logits differ a little"
+        )
+    if checkpoint.config.align_corners:
+        notes.append(
+            "smp's head samples the logits of a window from corner to corner (align_corners true in"
+            " config.json); Swath does so, too, and takes windows whose edge is a multiple of"
+            f" {checkpoint.config.window_step_px} px. transformers gives the same logits at a"
+            " quarter of the size; upsampled as usual (align_corners false) they are shifted by up"
+            " to 1.5 px"
+        )
+    if checkpoint.config.head != "mlp":
+        notes.append(
+            "transformers cannot read the folder: it has no network with mmsegmentation's head (a"
+            " batch norm and a ReLU on every scale); Swath can"
         )
     if checkpoint.normalisation.is_of_stored_values:
         notes.append(
@@ -142,85 +176,3 @@ def _differences(checkpoint: Checkpoint) -> list[str]:
             f" --scale {checkpoint.normalisation.rescale:.8g}"
         )
     return notes
-
-
-def describe(path: str, checkpoint: Checkpoint, window_px: int) -> dict[str, Any]:
-    """The facts that `inspect` prints, as JSON."""
-    from segformer.flops import gflop_per_window  # noqa: PLC0415
-    from segformer.presets import size_name  # noqa: PLC0415
-
-    config, norm = checkpoint.config, checkpoint.normalisation
-    eps = config.norm_eps
-    classes = zip(config.class_names, config.class_colors, strict=True)
-    return {
-        "checkpoint": path,
-        "origin": checkpoint.origin,
-        "size": size_name(config),
-        "depths": config.depths,
-        "hidden_sizes": config.hidden_sizes,
-        "num_attention_heads": config.num_attention_heads,
-        "sr_ratios": config.sr_ratios,
-        "decoder_hidden_size": config.decoder_hidden_size,
-        "parameters": sum(t.numel() for n, t in checkpoint.weights.items() if is_trained(n)),
-        "channels": config.num_channels,
-        "head": config.head,
-        "sigmoid": config.sigmoid,
-        "layer_norm_eps": {
-            "block": eps.block,
-            "reduction": eps.reduction,
-            "embedding": eps.embedding,
-        },
-        "normalisation": {"rescale": norm.rescale, "mean": norm.mean, "std": norm.std},
-        "window": window_px,
-        "gflop_per_window": round(gflop_per_window(config, window_px), 3),
-        "classes": [
-            {"class_id": k, "name": name, "color": color} for k, (name, color) in enumerate(classes)
-        ],
-        "notes": config.notes,
-    }
-
-
-def is_trained(name: str) -> bool:
-    """Whether a weight is a parameter, not a statistic of a batch norm."""
-    return name.endswith((".weight", ".bias"))
-
-
-def render(facts: dict[str, Any]) -> str:
-    """The facts as lines of text."""
-    eps, norm = facts["layer_norm_eps"], facts["normalisation"]
-    head = {"mlp": "all-MLP", "conv": "mmsegmentation's (batch norm and ReLU per scale)"}
-    lines = [
-        ("checkpoint", facts["checkpoint"]),
-        ("origin", facts["origin"]),
-        ("size", f"{facts['size']}, {facts['parameters'] / 1e6:,.1f} million parameters"),
-        ("stages", f"depths {_row(facts['depths'])}, widths {_row(facts['hidden_sizes'])}"),
-        ("head", f"{head[facts['head']]}, width {facts['decoder_hidden_size']}"),
-        ("channels", f"{facts['channels']}"),
-        (
-            "input",
-            f"(value * {norm['rescale']:.6g} - mean) / std, mean {_row(norm['mean'])},"
-            f" std {_row(norm['std'])}",
-        ),
-        (
-            "norm eps",
-            f"{eps['block']:g} in blocks, {eps['reduction']:g} in reductions,"
-            f" {eps['embedding']:g} in embeddings",
-        ),
-        ("work", f"{facts['gflop_per_window']:,.1f} GFLOP per window of {facts['window']} px"),
-        ("classes", _classes(facts)),
-    ]
-    listed = [
-        f"  {each['class_id']:>3}  {each['color'] or '-':<6}  {each['name']}"
-        for each in facts["classes"]
-    ]
-    notes = [f"note: {note}" for note in facts["notes"]]
-    return "\n".join([text.aligned(lines), *listed, *notes])
-
-
-def _classes(facts: dict[str, Any]) -> str:
-    count = f"{len(facts['classes'])}"
-    return f"{count}, distinguished by one logit (sigmoid)" if facts["sigmoid"] else count
-
-
-def _row(numbers: tuple[float, ...]) -> str:
-    return " ".join(f"{number:g}" for number in numbers)

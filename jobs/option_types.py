@@ -1,4 +1,5 @@
-"""Types of option values that click does not have: lists of bands, ranges of replicas, shares."""
+"""Types of option values that click does not have: lists of bands and of numbers, ranges of
+replicas, shares."""
 
 from __future__ import annotations
 
@@ -35,6 +36,25 @@ class Bands(Written):
 
     def text(self, value: Any) -> str:
         return ",".join(str(band) for band in value)
+
+
+class Numbers(Written):
+    """Numbers such as `0.485,0.456,0.406`, one per channel of the network."""
+
+    name = "LIST"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return tuple(float(number) for number in value)
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 0.485,0.456,0.406", param, ctx)
+
+    def text(self, value: Any) -> str:
+        return ",".join(str(number) for number in value)
 
 
 class Scale(Written):

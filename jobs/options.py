@@ -16,10 +16,11 @@ import click
 from jobs.execution_options import EXECUTION
 from jobs.job_file_option import place_of
 from jobs.option_decorator import Decorator, F, option
-from jobs.option_types import Bands, Scale
+from jobs.option_types import Bands, Numbers, Scale
 from pipeline.errors import UsageError
 from pipeline.settings import ALPHA, DTYPES, Execution, Settings
 from pipeline.storage.access import Access
+from segformer.checkpoints.variants import WEIGHTS
 
 inputs_arg = click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 output_arg = click.argument("output", metavar="OUT")
@@ -28,8 +29,9 @@ checkpoint_opt = click.option(
     "--checkpoint",
     required=True,
     metavar="C",
-    help="SegFormer checkpoint, local or an fsspec URL: a folder in transformers' format, or a file"
-    " of weights from transformers, NVlabs or mmsegmentation. See `swath model inspect`.",
+    help="SegFormer checkpoint, local or an fsspec URL: a folder in the format of transformers or"
+    " segmentation_models_pytorch, or a file of weights from these, from NVlabs or mmsegmentation;"
+    " or hf:ORG/NAME[@REVISION] on the Hugging Face Hub. See `swath model inspect`.",
 )
 output_opt = click.option(
     "--output",
@@ -62,6 +64,40 @@ storage_opt = click.option(
     ' {"endpoint_url": "https://...", "requester_pays": true, "anon": true, "profile": "..."}.',
 )
 
+READING: tuple[Decorator[Any], ...] = (
+    option(
+        Settings,
+        "mean",
+        type=Numbers(),
+        show_default="the checkpoint's, else ImageNet's",
+        help="Mean of each channel, of values after --rescale or --scale: 0.485,0.456,0.406.",
+    ),
+    option(
+        Settings,
+        "std",
+        type=Numbers(),
+        show_default="the checkpoint's, else ImageNet's",
+        help="Standard deviation of each channel, in the same unit: the network gets (value - mean)"
+        " / std.",
+    ),
+    option(
+        Settings,
+        "rescale",
+        type=float,
+        metavar="F",
+        show_default="the checkpoint's, mostly 1/255",
+        help="Factor for stored values that are uint8, no unit; all other types have --scale.",
+    ),
+    option(
+        Settings,
+        "weights",
+        type=click.Choice(WEIGHTS),
+        show_default="raw; an average where its program, as mmengine and Lightning, keeps it as the"
+        " weights",
+        help="Which weights of a checkpoint that holds both are run: raw, as they were trained, or"
+        " ema, their average.",
+    ),
+)
 SETTINGS: tuple[Decorator[Any], ...] = (
     option(
         Settings,
@@ -133,12 +169,18 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         show_default="as each file says",
         help="Stored value that means no data in every input; nan is allowed.",
     ),
+    *READING,
 )
 
 
 def settings_options(command: F) -> F:
     """Add the options that decide the result. They are recorded; OUT refuses a change."""
     return add(command, SETTINGS)
+
+
+def reading_options(command: F) -> F:
+    """Add the options that say how a checkpoint is read: the normalization, which weights."""
+    return add(command, READING)
 
 
 def execution_options(command: F) -> F:

@@ -41,7 +41,7 @@ def plan(
     trial = parse_trial(parsed)
     with ProgressLine(sys.stderr) as progress:
         progress.reading()
-        with open_loop(checkpoint, execution) as loop:  # its imports take as long as ours
+        with open_loop(checkpoint, settings, execution) as loop:  # imports while we do
             from pipeline import api  # noqa: PLC0415  refusals need not wait for it
 
             request = api.Request(inputs, checkpoint, settings, execution, progress.described, loop)

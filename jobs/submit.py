@@ -19,7 +19,9 @@ from jobs.cluster_job import Job
 from jobs.logs import follow_to_end
 from jobs.option_types import Written
 from jobs.run import run
+from pipeline.checkpoint import hub_name
 from pipeline.storage.access import Access
+from segformer.checkpoints.hub.name import is_hub_name
 
 if TYPE_CHECKING:
     from jobs.dashboard import Dashboard
@@ -29,7 +31,6 @@ THERE = ("--runner", "ray", "--address", "auto")
 PARAMETERS = [parameter for parameter in run.params if f"--{parameter.name}" not in THERE]
 FORWARDED = [parameter for parameter in PARAMETERS if parameter.expose_value]
 """The parameters that are sent along: not a job file, but the values in it."""
-PATHS = ("inputs", "checkpoint", "output")
 
 
 @click.command(
@@ -94,18 +95,17 @@ def _words(parameter: click.Parameter, value: Any) -> list[str]:
 def _absolute_paths(parsed: Mapping[str, Any], access: Access) -> dict[str, Any]:
     """The paths as absolute ones. Raises UsageError for a URL that holds a credential, because the
     cluster records the arguments of its jobs."""
+    checkpoint = parsed["checkpoint"]
     return {
-        name: tuple(access.recordable(each) for each in value)
-        if isinstance(value, tuple)
-        else access.recordable(value)
-        for name, value in parsed.items()
-        if name in PATHS
+        "inputs": tuple(access.recordable(each) for each in parsed["inputs"]),
+        "checkpoint": hub_name(checkpoint) or access.recordable(checkpoint),
+        "output": access.recordable(parsed["output"]),
     }
 
 
 def _local_paths(values: Mapping[str, Any]) -> list[str]:
     paths = [*values["inputs"], values["checkpoint"], values["output"]]
-    return [path for path in paths if "://" not in path]
+    return [path for path in paths if "://" not in path and not is_hub_name(path)]
 
 
 def _settings(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:

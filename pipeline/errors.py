@@ -2,6 +2,7 @@
 
 SwathError                 (segformer.errors) the root
 +-- CheckpointError        (segformer.errors)
+|   +-- UnavailableError   (segformer.errors) becomes a TransientError where calls are retried
 +-- UsageError             the command cannot be carried out as asked; nothing was changed
 |   +-- DeniedError        access to one file is refused: to these credentials, or to everybody
 |   +-- UnseenError        a node of the cluster does not see a path
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import logging
 
-from segformer.errors import CheckpointError, SwathError
+from segformer.errors import CheckpointError, SwathError, UnavailableError
 
 __all__ = [
     "CheckpointError",
@@ -22,6 +23,7 @@ __all__ = [
     "InputError",
     "SwathError",
     "TransientError",
+    "UnavailableError",
     "UnfinishedError",
     "UnseenError",
     "UsageError",
@@ -67,12 +69,14 @@ class TransientError(UnfinishedError):
     """A transient failure: a store that does not answer, a lost connection. Exit code 1 if it
     outlasts the retries."""
 
-    def __init__(self, cause: str) -> None:
+    def __init__(self, cause: str, retry_after_s: float | None = None) -> None:
+        """retry_after_s: the seconds that the store asks to wait; None: it does not say."""
         super().__init__(f"{cause}; the same command resumes the run")
         self.cause = cause
+        self.retry_after_s = retry_after_s
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (TransientError, (self.cause,))
+        return (TransientError, (self.cause, self.retry_after_s))
 
 
 def _input_error(message: str, url: str, stage: str) -> InputError:

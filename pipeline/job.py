@@ -21,7 +21,8 @@ class Job:
     settings: Settings
     """The settings, with the batch chosen."""
     checkpoint: str
-    """The path or URL that the checkpoint was read from. Its contents decide, not its place."""
+    """The path or URL that the checkpoint was read from, or its name on the Hub with the commit.
+    Its contents decide, not its place."""
     checkpoint_sha256: str
     device: str
     """`cpu` or `cuda`: rows are bit-equal per kind of device."""
@@ -31,6 +32,9 @@ class Job:
     """By class id, `RRGGBB`; None: the checkpoint gives none."""
     value_range: tuple[float, float] | None = (0.0, 1.0)
     """The range of values before normalization that the network was trained on; None: not known."""
+    checkpoint_asked: str | None = None
+    """The name on the Hub as it was asked for: its branch may have moved since; None: a path or URL
+    was."""
     result_version: int = RESULT_VERSION
     swath_version: str = VERSION
     """The Swath that began the output."""
@@ -90,8 +94,9 @@ class Job:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         """The job that `to_json` recorded; raises KeyError if a field is missing."""
-        # Swath 0.1.0 recorded neither.
-        record = {"swath_version": "0.1.0", "value_range": None, **record}
+        # Swath 0.1.0 recorded none of them.
+        absent = {"swath_version": "0.1.0", "value_range": None, "checkpoint_asked": None}
+        record = {**absent, **record}
         known = {name: record[name] for name in cls.__dataclass_fields__}
         known["settings"] = Settings.from_json(record["settings"])
         known["class_names"] = tuple(record["class_names"])

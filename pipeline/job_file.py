@@ -1,8 +1,7 @@
 """A job as a TOML file: INPUTs, checkpoint, output and the options of `run`, by their names.
 
 Its keys and types are the fields of Settings and Execution, which also decide what values are
-possible. Knows on which line of the text a key is, and how a job is written, not what is done with
-it.
+possible. Knows on which line of the text a key is, and how a job is written.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from pipeline.settings import FILE, Execution, Settings
 from pipeline.share import Share
 from pipeline.storage.access import Access
 from pipeline.storage.retry import call_store
+from segformer.checkpoints.hub.name import PREFIX
 
 PATHS = ("inputs", "checkpoint", "output")
 OPTIONS = "storage-options"
@@ -42,6 +42,10 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, float)
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -55,14 +59,12 @@ _KINDS: dict[Any, _Kind] = {
     str: _TEXT,
     bool: _Kind("true or false", lambda value: isinstance(value, bool)),
     int: _Kind("a whole number", _is_whole),
-    float | Literal["file"]: _Kind(
-        'a number, or "file"',
-        lambda value: _is_whole(value) or isinstance(value, float) or value == FILE,
-    ),
-    float: _Kind("a number", lambda value: _is_whole(value) or isinstance(value, float)),
+    float | Literal["file"]: _Kind('a number, or "file"', lambda v: _is_number(v) or v == FILE),
+    float: _Kind("a number", _is_number),
     tuple[int, ...]: _Kind(
         "a list of whole numbers, one or more, such as [4, 3, 2]", _list_of(_is_whole)
     ),
+    tuple[float, ...]: _Kind("a list of numbers, such as [0.4, 0.4, 0.4]", _list_of(_is_number)),
     int | tuple[int, int]: _Kind(
         'a whole number, or text such as "2:8"', lambda value: _is_whole(value) or _is_text(value)
     ),
@@ -112,13 +114,11 @@ class JobFile:
         file = cls(url, text, _parse(url, text))
         file._check()
         folder = access.absolute(url).rpartition("/")[0]
-        for key in set(PATHS) & file.values.keys():
-            value = file.values[key]
-            file.values[key] = (
-                [_resolve(folder, path) for path in value]
-                if key == "inputs"
-                else _resolve(folder, value)
-            )
+        for key, value in file.values.items():
+            if key == "inputs":
+                file.values[key] = [_resolve(folder, path) for path in value]
+            elif key in PATHS:
+                file.values[key] = _resolve(folder, value)
         return file
 
     def place(self, *keys: str) -> str:
@@ -198,6 +198,6 @@ def _parse(name: str, text: str) -> dict[str, Any]:
 
 def _resolve(folder: str, path: str) -> str:
     """A path in a job file; relative ones start from the file's folder."""
-    if "://" in path or path.startswith(("/", "~")) or not path.strip():
+    if "://" in path or path.startswith(("/", "~", PREFIX)) or not path.strip():
         return path
     return f"{folder}/{path}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import tomli_w
 
+from pipeline.checkpoint import absolute_checkpoint
 from pipeline.job_file import OPTIONS, key_of
 from pipeline.settings import AUTO, Execution, Settings, format_replicas
 from pipeline.share import Share
@@ -29,7 +30,7 @@ def job_file_text(
     access = execution.access
     values: dict[str, Any] = {
         "inputs": [access.absolute(path) for path in inputs],
-        "checkpoint": access.absolute(checkpoint),
+        "checkpoint": absolute_checkpoint(checkpoint, access),
         "output": access.absolute(output),
     }
     for options in (settings, execution):

@@ -14,6 +14,8 @@ from segformer.config import ModelConfig
 class Model:
     """A checkpoint as it was read, and the devices of the machine that read it."""
 
+    checkpoint: str
+    """Its absolute path or URL, or its name on the Hub with the commit, as jobs record it."""
     config: ModelConfig
     """The sizes of the network, its classes, and notes on the checkpoint."""
     value_range: tuple[float, float] | None

@@ -10,9 +10,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from pipeline.errors import UsageError
+from pipeline.errors import CheckpointError, UsageError
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.storage.access import DEFAULT_ACCESS, Access
+from segformer.checkpoints.variants import WEIGHTS
+from segformer.normalisation_options import NormalisationOptions
 
 RESULT_VERSION = 5
 """The version of the rows: raise it whenever the same inputs and settings would give other rows."""
@@ -58,6 +60,15 @@ class Settings:
     """See `scale`; None: 0."""
     nodata: float | None = None
     """Overrides the nodata value of every input."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of values after `rescale` or `scale`; None: the checkpoint's."""
+    std: tuple[float, ...] | None = None
+    """Per channel, in the same unit; None: the checkpoint's."""
+    rescale: float | None = None
+    """Factor for scenes that are uint8; None: the checkpoint's, mostly 1 / 255."""
+    weights: str | None = None
+    """The weights that are run of a checkpoint that holds both: WEIGHTS, as they were trained or an
+    average of them; None: raw ones, but an average that its program keeps as the weights."""
 
     def __post_init__(self) -> None:
         if self.window < 32:
@@ -74,6 +85,14 @@ class Settings:
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             bands = ",".join(map(str, self.bands))
             raise UsageError(f"--bands '{bands}': bands count from 1, e.g. --bands 4,3,2")
+        self._check_values()
+        for name, choices in (("alpha", ALPHA), ("weights", WEIGHTS)):
+            value = getattr(self, name)
+            if value not in (None, *choices):
+                raise UsageError(f"--{name} {value}: choose {' or '.join(choices)}")
+
+    def _check_values(self) -> None:
+        """Raises UsageError for numbers that make no network input of stored values."""
         for name, value in (("scale", self.scale), ("offset", self.offset)):
             if isinstance(value, float) and not math.isfinite(value):
                 raise UsageError(f"--{name} {value}: must be a finite number")
@@ -85,17 +104,32 @@ class Settings:
             raise UsageError("--offset needs --scale: value * scale + offset")
         if self.offset is not None and self.scale == FILE:
             raise UsageError(f"--scale {FILE} takes the offset from each file, too: omit --offset")
-        if self.alpha not in (None, *ALPHA):
-            raise UsageError(f"--alpha {self.alpha}: choose {' or '.join(ALPHA)}")
+        try:
+            _ = self.reading
+        except CheckpointError as error:
+            raise UsageError(str(error)) from error
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How the checkpoint is read: what `segformer.read_checkpoint` is given with its place."""
+        normalisation = NormalisationOptions(self.rescale, self.mean, self.std)
+        return {"weights": self.weights, "normalisation": normalisation}
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record. Numbers that may be fractions are floats, as the command line makes them."""
+        record = asdict(self)
+        for name in ("scale", "offset", "nodata", "rescale"):
+            if isinstance(record[name], int):
+                record[name] = float(record[name])
+        for name in ("mean", "std"):
+            record[name] = record[name] and tuple(map(float, record[name]))
+        return record
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Self:
         """The recorded settings; options that are younger than the record have their defaults."""
-        bands = record["bands"]
-        return cls(**dict(record, bands=None if bands is None else tuple(bands)))
+        lists = {name: record.get(name) for name in ("bands", "mean", "std")}
+        return cls(**record | {n: None if v is None else tuple(v) for n, v in lists.items()})
 
 
 @dataclass(frozen=True)

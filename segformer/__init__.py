@@ -10,11 +10,14 @@ errors.py         SwathError, the root of all errors; CheckpointError
 compiled.py       functions as machine code, compiled once per machine
 code_sources.py   what the machine code of a function is made from: its key in the cache
 classes.py        names and colors of the classes, in transformers' and mmsegmentation's files
+norm_eps.py       NormEps, what each origin's layer norms add to the variance
 config.py         ModelConfig, what config.json says: the sizes of the network and its classes
-normalisation.py  Normalisation, what preprocessor_config.json says: stored values to network input
+normalisation.py  Normalisation: stored values to network input, and what these numbers can be
+normalisation_options.py  the numbers that a user gives in place of a checkpoint's
+preprocessor.py   the normalization that a checkpoint's files state
 presets.py        the six published sizes, MiT-B0 to B5; which of them a config is
 flops.py          the arithmetic that a window takes
-checkpoints/      checkpoint files of three origins as named weights, without trusting them
+checkpoints/      checkpoint files of four origins as named weights, without trusting them
 folding.py        the weights as the network runs them: consecutive linear steps multiplied out
 operations/       what lies between matrix products, on CPUs, on GPUs and in torch's own words
 network.py        SegFormer as a torch module; load_model
@@ -32,10 +35,12 @@ if TYPE_CHECKING:
         read_checkpoint,
         write_checkpoint,
     )
-    from segformer.config import ModelConfig, NormEps
-    from segformer.errors import CheckpointError, SwathError
+    from segformer.config import ModelConfig
+    from segformer.errors import CheckpointError, SwathError, UnavailableError
     from segformer.network import SegFormer, load_model
+    from segformer.norm_eps import NormEps
     from segformer.normalisation import Normalisation
+    from segformer.normalisation_options import NormalisationOptions
     from segformer.presets import MIT, mit_config
 
 __all__ = [
@@ -45,8 +50,10 @@ __all__ = [
     "ModelConfig",
     "NormEps",
     "Normalisation",
+    "NormalisationOptions",
     "SegFormer",
     "SwathError",
+    "UnavailableError",
     "checkpoint_sha256",
     "load_model",
     "mit_config",
@@ -61,10 +68,12 @@ _HOMES = {
     "Checkpoint": "checkpoints.checkpoint",
     "CheckpointError": "errors",
     "ModelConfig": "config",
-    "NormEps": "config",
+    "NormEps": "norm_eps",
     "Normalisation": "normalisation",
+    "NormalisationOptions": "normalisation_options",
     "SegFormer": "network",
     "SwathError": "errors",
+    "UnavailableError": "errors",
     "checkpoint_sha256": "checkpoints.checkpoint",
     "load_model": "network",
     "mit_config": "presets",

@@ -6,15 +6,20 @@ system and no torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from segformer.classes import BACKGROUND, class_colors, class_names, with_background
 from segformer.errors import CheckpointError
+from segformer.norm_eps import TRANSFORMERS_EPS, NormEps
 
 BATCH_NORM_EPS = 1e-5
 """What every batch norm adds to the variance: torch's default."""
 HEADS = ("mlp", "conv")
+MODEL_TYPE, OWN_MODEL_TYPE = "segformer", "swath-segformer"
+"""`model_type` in config.json: transformers' network; one with a head that transformers does not
+have and would fill with random weights."""
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish")
 PROBABILITIES = (
     "hidden_dropout_prob",
@@ -32,26 +37,6 @@ STAGE_FIELDS = (
     "mlp_ratios",
 )
 """One value per stage; mlp_ratios may be fractions, the others are whole."""
-
-
-@dataclass(frozen=True)
-class NormEps:
-    """What the layer norms add to the variance; depends on the code a network was trained with.
-
-    The defaults are transformers': it builds every norm as `nn.LayerNorm(size)` and ignores the
-    `layer_norm_eps` of its own config (seen in 5.23).
-    """
-
-    block: float = 1e-5
-    """The two norms of each block, and the one at the end of each stage."""
-    reduction: float = 1e-5
-    """The norm after the spatial reduction of keys and values."""
-    embedding: float = 1e-5
-    """The norm of the patch embedding."""
-
-    def __post_init__(self) -> None:
-        if not all(0 < eps < 1 for eps in (self.block, self.reduction, self.embedding)):
-            raise CheckpointError(f"config.json: norm_eps {asdict(self)} must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -77,10 +62,13 @@ class ModelConfig:
     """Activation within the Mix-FFN, one of ACTIVATIONS."""
     decoder_hidden_size: int = 256
     """Channels to which the head projects every scale."""
-    norm_eps: NormEps = NormEps()
+    norm_eps: NormEps = TRANSFORMERS_EPS
     head: str = "mlp"
     """mlp: the all-MLP head as published (section 3.2). conv: mmsegmentation's, with a batch norm
     and a ReLU on every scale."""
+    align_corners: bool = False
+    """How logits become those of pixels, as torch names it. True: smp's head, which samples a
+    window from its first position to its last."""
     sigmoid: bool = False
     """The classifier has one channel, but there are two classes: class 1 where its logit is above
     0, class 0 elsewhere."""
@@ -111,8 +99,11 @@ class ModelConfig:
                 raise CheckpointError(
                     f"config.json: {name} {getattr(self, name)} must be in 0 <= p < 1"
                 )
-        if self.head not in HEADS:
-            raise CheckpointError(f"head {self.head!r} is not one of {', '.join(HEADS)}")
+        if self.head not in HEADS or not isinstance(self.align_corners, bool):
+            raise CheckpointError(
+                f"config.json: head {self.head!r} must be one of {', '.join(HEADS)}, and"
+                f" align_corners {self.align_corners!r} true or false"
+            )
         if len(self.class_names) < 2 or (self.sigmoid and len(self.class_names) != 2):
             raise CheckpointError(
                 f"{len(self.class_names)} class{'es' * (len(self.class_names) != 1)}"
@@ -148,6 +139,11 @@ class ModelConfig:
         """Channels of the classifier; the number of classes is len(class_names)."""
         return 1 if self.sigmoid else len(self.class_names)
 
+    @property
+    def window_step_px(self) -> int:
+        """The number that the edge of a window must be a multiple of: smp refuses all others."""
+        return math.prod(self.strides) if self.align_corners else 1
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
         """Make a config from the parsed `config.json`; absent keys take transformers' defaults.
@@ -181,7 +177,7 @@ class ModelConfig:
             raise CheckpointError(
                 f"config.json: a value is not what it should be: {error}"
             ) from error
-        for name in ("hidden_act", "reshape_last_stage"):
+        for name in ("hidden_act", "reshape_last_stage", "head", "align_corners"):
             if name in fields:
                 known[name] = fields[name]
         depths = known.get("depths", cls.depths)
@@ -193,19 +189,11 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The keys that transformers' SegformerConfig reads, and keys that it ignores and
-        `from_json` reads: `class_colors` if there are any, `norm_eps` unless they are
-        transformers' own, and `background`, the name of class 0 beside a single logit.
-
-        Raises CheckpointError for the head that transformers does not have.
-        """
-        if self.head != "mlp":
-            raise CheckpointError(
-                "the network has mmsegmentation's head (a batch norm and a ReLU on every scale),"
-                " which transformers' SegFormer cannot express; Swath runs the file itself as it is"
-            )
+        `from_json` reads, each only where it says something: `class_colors`, `norm_eps`,
+        `align_corners`, `head`, and `background`, the name of class 0 beside a single logit."""
         fields: dict[str, Any] = {
             "architectures": ["SegformerForSemanticSegmentation"],
-            "model_type": "segformer",
+            "model_type": MODEL_TYPE if self.head == "mlp" else OWN_MODEL_TYPE,
             "dtype": "float32",
             "num_encoder_blocks": len(self.depths),
         }
@@ -220,8 +208,11 @@ class ModelConfig:
         fields["label2id"] = {name: k for k, name in enumerate(labels)}
         if self.sigmoid and self.class_names[0] != BACKGROUND:
             fields["background"] = self.class_names[0]
-        if self.norm_eps != NormEps():
+        if self.norm_eps != TRANSFORMERS_EPS:
             fields["norm_eps"] = asdict(self.norm_eps)
+        for name in ("head", "align_corners"):
+            if getattr(self, name) != getattr(type(self), name):
+                fields[name] = getattr(self, name)
         if any(self.class_colors):
             fields["class_colors"] = list(self.class_colors)
         return fields
@@ -233,7 +224,7 @@ class ModelConfig:
 
 def _check_is_segformer(fields: dict[str, Any]) -> None:
     kind = fields.get("model_type")
-    if kind != "segformer":
+    if kind not in (MODEL_TYPE, OWN_MODEL_TYPE):
         raise CheckpointError(
             f"config.json: model_type is {kind!r}, not 'segformer'; Swath runs SegFormer only"
         )

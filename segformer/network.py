@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from segformer.checkpoints.checkpoint import Checkpoint, read_checkpoint
 from segformer.config import ModelConfig
 from segformer.folding import fold
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
 from segformer.operations import plain
 from segformer.operations.choice import operations
 from segformer.operations.maps import to_map, to_tokens
@@ -252,7 +253,8 @@ class SegFormer(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels_NCHW: Tensor) -> Tensor:
-        """logits_NKHW (float32 for float32) at a quarter of the resolution, rounded up.
+        """logits_NKHW (float32 for float32) at a quarter of the resolution, rounded up; how they
+        become those of pixels, `config.align_corners` says.
 
         pixels_NCHW: normalized (see `normalisation`), of the network's type, at least 32 x 32. At
         one thread a window's logits depend only on its own pixels and on the shape of the batch,
@@ -268,10 +270,21 @@ class SegFormer(nn.Module):
         return logits_NKHW
 
 
-def load_model(path_or_url: str, *, storage_options: Mapping[str, Any] | None = None) -> SegFormer:
+def load_model(
+    path_or_url: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    normalisation: NormalisationOptions = CHECKPOINTS_OWN,
+) -> SegFormer:
     """The network of a checkpoint, in eval mode, float32, on the CPU.
 
-    path_or_url: a folder or one file of weights, as in `read_checkpoint`. storage_options: handed
-    to fsspec. Raises CheckpointError, one line, if anything is missing or does not fit.
+    Takes what `read_checkpoint` takes, and raises what it raises.
     """
-    return SegFormer(read_checkpoint(path_or_url, storage_options=storage_options))
+    checkpoint = read_checkpoint(
+        path_or_url,
+        storage_options=storage_options,
+        weights=weights,
+        normalisation=normalisation,
+    )
+    return SegFormer(checkpoint)

@@ -41,6 +41,7 @@ from pipeline.storage.access import DEFAULT_ACCESS
 from pipeline.trial.batch import fitting_batch, largest_batch
 from pipeline.trial.calibration import random_unit
 from pipeline.unit import Block, Unit
+from segformer import checkpoint_sha256
 from tests.support import low_memory
 from tests.support.archives import write_scene
 from tests.support.clusters import TOKEN, another_cluster, token_variables
@@ -54,7 +55,8 @@ NOTHING = MemoryBudget(MemoryNeed(*[0] * 9), Machine("cpu", 1, 10**10, tasks=0),
 
 
 def segmentation_of(checkpoint: str, settings: Settings, timeout_s: float = 900.0) -> Segmentation:
-    job = Job(settings, checkpoint, "sha", "cpu", ("a", "b", "c", "d"), (None,) * 4)
+    sha256 = checkpoint_sha256(checkpoint)
+    job = Job(settings, checkpoint, sha256, "cpu", ("a", "b", "c", "d"), (None,) * 4)
     return Segmentation(job, DEFAULT_ACCESS, NOTHING, timeout_s)
 
 

@@ -32,10 +32,16 @@ class Case:
     """A scene covered by windows of random logits, with pixels that are not valid."""
 
     def __init__(
-        self, size: tuple[int, int], window: tuple[int, int, int], classes: int, seed: int
+        self,
+        size: tuple[int, int],
+        window: tuple[int, int, int],
+        classes: int,
+        seed: int,
+        corners: bool = False,
     ):
-        """size: height and width. window: its edge, its stride, and the edge of its logits."""
-        self.size, self.classes = size, classes
+        """size: height and width. window: its edge, its stride, and the edge of its logits.
+        corners: align_corners."""
+        self.size, self.classes, self.corners = size, classes, corners
         edge, stride, self.low = window
         self.grid = WindowGrid.of(size[1], size[0], edge, stride)
         rng = np.random.default_rng(seed)
@@ -65,7 +71,7 @@ class Case:
                 slice(core.col_off, core.col_end),
             )
             valid_HW = self.valid_HW[height, width]
-            stitcher = Stitcher(self.grid, core, valid_HW, self.classes, make_blend)
+            stitcher = Stitcher(self.grid, core, valid_HW, self.classes, make_blend, self.corners)
             rows, cols = self.grid.touching(core)
             for place in [(row, col) for row in rows for col in cols]:
                 if place in self.logits:
@@ -90,13 +96,15 @@ def cases(draw: st.DrawFn) -> Case:
     classes = draw(st.sampled_from([1, 2, 3, 4, 5, 6, 150, 300]))
     longest = 4 * edge if classes <= 6 else edge + 5
     size = draw(st.tuples(st.integers(1, longest), st.integers(1, longest)))
-    return Case(size, (edge, stride, low), classes, draw(st.integers(0, 1000)))
+    return Case(size, (edge, stride, low), classes, draw(st.integers(0, 1000)), draw(st.booleans()))
 
 
 @settings(max_examples=120, deadline=None)
 @given(cases())
 @example(Case((520, 600), (64, 48, 16), 3, 0))
 @example(Case((90, 131), (64, 37, 16), 300, 1))
+@example(Case((520, 600), (64, 48, 16), 3, 0, corners=True))
+@example(Case((90, 131), (64, 37, 16), 300, 1, corners=True))
 def test_the_compiled_blend_equals_the_plain_one(case: Case) -> None:
     plain = case.blended(PlainBlend)
     assert_equal(case.blended(blend_on("cpu", case.classes)), plain)
@@ -105,14 +113,15 @@ def test_the_compiled_blend_equals_the_plain_one(case: Case) -> None:
     )  # uint8 and uint16: nothing is compiled in the middle of a job
 
 
-def test_the_blend_equals_upsampling_in_float64_except_for_ties() -> None:
-    case = Case((301, 263), (128, 90, 32), 6, 5)
+@pytest.mark.parametrize("corners", [False, True])
+def test_the_blend_equals_upsampling_in_float64_except_for_ties(corners: bool) -> None:
+    case = Case((301, 263), (128, 90, 32), 6, 5, corners)
     total = torch.zeros(case.classes, *case.size, dtype=torch.float64)
     count = torch.zeros(case.size)
     for (row, col), logits_Khw in case.logits.items():
         y, x = case.grid.rows.origin(row), case.grid.cols.origin(col)
         exact = logits_Khw[None].double().contiguous()
-        full = F.interpolate(exact, size=(128, 128), mode="bilinear", align_corners=False)[0]
+        full = F.interpolate(exact, size=(128, 128), mode="bilinear", align_corners=corners)[0]
         total[:, y : y + 128, x : x + 128] += full
         count[y : y + 128, x : x + 128] += 1
     best, second = (total / count).topk(2, dim=0).values.numpy()
@@ -188,13 +197,23 @@ TRITON_CASES = [
     ((7, 9), (9, 5, 2), 2),
     ((1, 1), (8, 8, 2), 257),
 ]
+CORNER_CASES = [
+    ((9, 10), (8, 6, 2), 2),
+    ((7, 11), (8, 3, 2), 3),
+    ((9, 8), (8, 7, 2), 2),  # origins that share positions
+]
+
+
+def triton_cases(*larger: tuple[tuple[int, int], tuple[int, int, int], int]) -> list[Case]:
+    cases = [Case(*case, seed) for seed, case in enumerate([*TRITON_CASES, *larger])]
+    corner_cases = enumerate([*CORNER_CASES, *larger], start=1)
+    return [*cases, *(Case(*case, seed, corners=True) for seed, case in corner_cases)]
 
 
 def assert_interpreted_equals_plain() -> None:
     from pipeline.engine.blend_cuda import TritonBlend  # noqa: PLC0415  only where Triton may be loaded
 
-    for seed, (size, window, classes) in enumerate(TRITON_CASES):
-        case = Case(size, window, classes, seed)
+    for case in triton_cases():
         assert case.logits
         assert_equal(
             case.blended(lambda region: TritonBlend(region, "cpu")), case.blended(PlainBlend)
@@ -250,10 +269,7 @@ def test_the_triton_kernels_compile_for_a_gpu_and_fuse_nothing() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_triton_blend_equals_the_plain_one_on_a_gpu() -> None:
-    for seed, (size, window, classes) in enumerate(
-        [*TRITON_CASES, ((600, 700), (128, 96, 32), 150)]
-    ):
-        case = Case(size, window, classes, seed)
+    for case in triton_cases(((600, 700), (128, 96, 32), 150)):
         plain = case.blended(PlainBlend)
         case.logits = {place: logits.cuda() for place, logits in case.logits.items()}
-        assert_equal(case.blended(blend_on("cuda", classes)), plain)
+        assert_equal(case.blended(blend_on("cuda", case.classes)), plain)

@@ -149,7 +149,8 @@ def test_inspect_and_convert_print_the_notes(swath: Swath, tmp_path: Path, path:
     torch.save({"state_dict": state}, path)
     notes = [
         f"note: the file also holds an average of the weights (EMA) under ema_model.module."
-        f" ({len(weights)} keys); the raw ones under model. are used",
+        f" ({len(weights)} keys); the raw ones under model. are used: --weights ema takes the"
+        " average",
         "note: 1 key is not the network's and not used: criterion.weight",
     ]
     code, out, _ = swath("model", "inspect", path)

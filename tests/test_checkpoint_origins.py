@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,12 +33,22 @@ from segformer import (
 )
 from segformer.checkpoints.shapes import weight_shapes
 from segformer.flops import gflop_per_window
+from segformer.preprocessor import normalisation_of_training
 from segformer.presets import size_name
-from tests.support.foreign_checkpoints import Weights, mmsegmentation, nvlabs, random_checkpoint
+from tests.support.foreign_checkpoints import (
+    NAMED,
+    mmsegmentation,
+    nvlabs,
+    random_checkpoint,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in other libraries, at import
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+    from transformers import (
+        AutoModelForSemanticSegmentation,
+        SegformerConfig,
+        SegformerForSemanticSegmentation,
+    )
 
 NVLABS_EPS, MMSEG_EPS = NormEps(1e-6, 1e-5, 1e-5), NormEps(1e-6, 1e-6, 1e-6)
 SMALL: dict[str, Any] = {
@@ -50,11 +59,17 @@ SMALL: dict[str, Any] = {
 }
 
 
+def facts(origin: str) -> dict[str, Any]:
+    """How the origin's networks differ from transformers', as fields of ModelConfig."""
+    if origin == "mmsegmentation":
+        return {"head": "conv", "norm_eps": MMSEG_EPS}
+    return {"norm_eps": NVLABS_EPS, "align_corners": origin == "smp"}
+
+
 def small(origin: str, classes: int = 3, **changes: Any) -> Checkpoint:
     """A checkpoint whose norms get small numbers, so that their eps decides the logits."""
-    head, eps = ("conv", MMSEG_EPS) if origin == "mmsegmentation" else ("mlp", NVLABS_EPS)
     names = [f"class_{k}" for k in range(classes)]
-    config = mit_config("b0", classes, names, **SMALL, head=head, norm_eps=eps, **changes)
+    config = mit_config("b0", classes, names, **SMALL, **facts(origin), **changes)
     checkpoint = random_checkpoint(config)
     for name, tensor in checkpoint.weights.items():
         if any(part in name for part in ("embedding.", "reduction.", ".out.", ".contract.")):
@@ -137,13 +152,7 @@ def assert_same(read: Checkpoint, expected: Checkpoint) -> None:
         assert torch.equal(read.weights[name], tensor), name
 
 
-NAMED: dict[str, Callable[[Weights], Weights]] = {
-    "nvlabs": nvlabs,
-    "mmsegmentation": mmsegmentation,
-}
-
-
-@pytest.fixture(params=["nvlabs", "mmsegmentation"])
+@pytest.fixture(params=["nvlabs", "smp", "mmsegmentation"])
 def origin(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -193,8 +202,7 @@ def test_logits_are_those_of_an_independent_network(origin: str, tmp_path: Path)
 
 
 def test_published_sizes_are_recognised(origin: str, tmp_path: Path) -> None:
-    head, eps = ("conv", MMSEG_EPS) if origin == "mmsegmentation" else ("mlp", NVLABS_EPS)
-    config = mit_config("b1", 5, head=head, norm_eps=eps)
+    config = mit_config("b1", 5, **facts(origin))
     checkpoint = replace(random_checkpoint(config), origin=origin)
     torch.save(NAMED[origin](checkpoint.weights), tmp_path / "b1.pth")
     read = read_checkpoint(str(tmp_path / "b1.pth"))
@@ -253,7 +261,7 @@ def test_more_than_three_channels_need_a_preprocessor_config(
     path = tmp_path / "m.pth"
     torch.save(NAMED[origin](checkpoint.weights), path)
     message = refusal(path)
-    assert f"has {channels} channels and there is no preprocessor_config.json; write" in message
+    assert f"has {channels} channels and there is no preprocessor_config.json; give" in message
     fields = {"image_mean": [0.1] * channels, "image_std": [0.3] * channels, "do_resize": False}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields))
     read = read_checkpoint(str(path))
@@ -327,7 +335,7 @@ def test_the_normalisation_of_the_training_configuration_is_used(key: str, tmp_p
     ],
 )
 def test_a_training_configuration_that_is_not_plain_gives_no_normalisation(text: str) -> None:
-    assert Normalisation.from_training(text, 3) is None
+    assert normalisation_of_training(text, 3) is None
 
 
 # --- classes ------------------------------------------------------------------------------------
@@ -413,10 +421,23 @@ def test_a_file_of_nvlabs_is_converted_to_a_folder_of_transformers(tmp_path: Pat
     assert_same_logits(tmp_path / "folder", expected)
 
 
-def test_a_head_that_transformers_cannot_express_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"has mmsegmentation's head .* cannot express"):
-        write_checkpoint(small("mmsegmentation"), str(tmp_path / "folder"))
-    assert not (tmp_path / "folder").exists()
+@torch.inference_mode()
+def test_a_checkpoint_of_any_origin_is_written_as_a_folder_that_gives_the_same_bits(
+    origin: str, tmp_path: Path
+) -> None:
+    expected = small(origin)
+    torch.save(NAMED[origin](expected.weights), tmp_path / "m.pth")
+    write_checkpoint(read_checkpoint(str(tmp_path / "m.pth")), str(tmp_path / "folder"))
+    assert_same(read_checkpoint(str(tmp_path / "folder")), replace(expected, origin="transformers"))
+    file, folder = (load_model(str(tmp_path / name)) for name in ("m.pth", "folder"))
+    assert torch.equal(file(pixels()), folder(pixels()))
+
+
+def test_transformers_refuses_a_folder_with_a_head_that_it_does_not_have(tmp_path: Path) -> None:
+    """It would fill the missing weights with random numbers."""
+    write_checkpoint(small("mmsegmentation"), str(tmp_path))
+    with pytest.raises(ValueError, match="swath-segformer"):
+        AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
 
 
 # --- GFLOP --------------------------------------------------------------------------------------
@@ -476,8 +497,9 @@ def test_other_networks_are_refused(origin: str, tmp_path: Path) -> None:
     assert f"{name} has the shape [3, 3], but it should have 4 dimensions" in refusal(path)
     torch.save({n: t for n, t in weights.items() if "attn.norm" not in n}, path)
     assert "attn.norm.weight" in refusal(path)
-    torch.save(weights | {"backbone.pos_embed": torch.ones(2)}, path)
-    assert "has the unexpected 1 key backbone.pos_embed" in refusal(path)
+    extra = "encoder.pos_embed" if origin == "smp" else "backbone.pos_embed"
+    torch.save(weights | {extra: torch.ones(2)}, path)
+    assert f"has the unexpected 1 key {extra}" in refusal(path)
     uneven = {
         n: torch.ones(7, *t.shape[1:]) if "kv." in n or "in_proj" in n else t
         for n, t in weights.items()

@@ -143,12 +143,13 @@ def test_nodes_without_cpus_and_gpus_do_not_count(
         open_cluster.add_node(num_cpus=5, memory=8_000_000_000)
         assert devices_of(open_cluster.address) == ("cpu", 3, (8_000_000_000,), 5)
         execution, out = Execution(address=open_cluster.address, replicas=1), tmp_path / "out"
+        settings = Settings(window=128, stride=96)
         request = Request(
             [str(archive)],
             private,
-            Settings(window=128, stride=96),
+            settings,
             execution,
-            loop=PlainLoop(private, DEFAULT_ACCESS),  # in this process
+            loop=PlainLoop(private, settings, DEFAULT_ACCESS),  # in this process
         )
         with pytest.raises(UsageError, match=r"does not see it; put it on a file system .* store$"):
             run_request(request, str(out))

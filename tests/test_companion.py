@@ -53,6 +53,12 @@ def call(companion: Companion, method: str, *arguments: object, limit_s: float =
     return companion.result()
 
 
+def test_before_any_call_there_is_no_answer_and_no_hurry(companion: Companion) -> None:
+    assert not companion.has_answered
+    assert call(companion, "count") == 1
+    assert companion.has_answered
+
+
 def test_the_object_lives_in_another_process_and_keeps_its_state(companion: Companion) -> None:
     assert [call(companion, "count") for _ in range(3)] == [1, 2, 3]
     assert call(companion, "pid") not in (os.getpid(), None)

@@ -39,7 +39,7 @@ def segment(
     monkeypatch.setattr(
         pipeline.cluster.isolation, "read_with_limits", poisoned_reads.read_poisoned
     )
-    loop = LoopProcess(poisoned_reads.PoisonedLoop(checkpoint, DEFAULT_ACCESS))
+    loop = LoopProcess(poisoned_reads.PoisonedLoop(checkpoint, SETTINGS, DEFAULT_ACCESS))
     request = Request([f"{archive}/*"], checkpoint, SETTINGS, execution, loop=loop)
     try:
         return run_request(request, str(out), stages=poisoned_reads.STAGES)

@@ -75,7 +75,8 @@ def test_options_of_run_are_those_of_the_design() -> None:
     expected = (
         "--checkpoint --output --job --window --stride --dtype --batch --bands --alpha --scale"
     )
-    expected += " --offset --nodata --block --replicas --runner --address --unit-timeout"
+    expected += " --offset --nodata --mean --std --rescale --weights"
+    expected += " --block --replicas --runner --address --unit-timeout"
     expected += " --max-quarantined --retry-quarantined --shards --max-hours --price-per-hour"
     expected += " --storage-options"
     assert options == expected.split()

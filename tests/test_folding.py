@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from segformer import Checkpoint, Normalisation, SegFormer, mit_config
-from segformer.config import NormEps
 from segformer.folding import fold, folded_bytes
+from segformer.norm_eps import NormEps
 from tests.support.checkpoints import SMALL, random_checkpoint
 from tests.support.reference_network import ReferenceSegFormer
 

@@ -28,7 +28,21 @@ from tests.support.archives import write_scene
 from tests.support.commands import assert_one_error_line, exit_code_of
 from tests.support.outputs import differences, files
 
-FULL = Settings(96, 64, "bfloat16", 2, (3, 2, 1), "data", 0.5, -0.25, float("nan"))
+FULL = Settings(
+    96,
+    64,
+    "bfloat16",
+    2,
+    (3, 2, 1),
+    "data",
+    0.5,
+    -0.25,
+    float("nan"),
+    rescale=1.0,
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    weights="ema",
+)
 EXECUTION = Execution(
     block=1024,
     replicas=(2, 8),

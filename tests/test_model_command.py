@@ -16,7 +16,15 @@ import torch
 from segformer import mit_config, read_checkpoint, write_checkpoint
 from segformer.checkpoints.shapes import weight_shapes
 from tests.support.commands import Swath
-from tests.support.foreign_checkpoints import mmsegmentation, nvlabs, random_checkpoint
+from tests.support.foreign_checkpoints import (
+    mmsegmentation,
+    nvlabs,
+    random_checkpoint,
+    small_weights,
+    smp,
+)
+from tests.support.saved_checkpoints import assert_same_weights
+from tests.support.saved_checkpoints import read as read_saved
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecations in other libraries, at import
@@ -161,15 +169,47 @@ def test_convert_keeps_the_name_of_the_background(swath: Swath, tmp_path: Path) 
     assert read_checkpoint(str(tmp_path / "b")).config == config
 
 
-def test_convert_refuses_a_head_that_transformers_cannot_express(
+def test_convert_says_that_transformers_cannot_read_mmsegmentations_head(
     swath: Swath, mmseg: Path, tmp_path: Path
 ) -> None:
-    code, out, err = swath("model", "convert", mmseg, "--to", tmp_path / "folder")
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert err.startswith(f"swath: error: {mmseg}: the network has mmsegmentation's head")
-    assert "Swath runs the file itself as it is" in err
-    assert not (tmp_path / "folder").exists()
+    code, _, err = swath("model", "convert", mmseg, "--to", tmp_path / "folder")
+    assert code == 0
+    assert "note: transformers cannot read the folder: it has no network with mmsegm" in err
+    before, after = read_checkpoint(str(mmseg)), read_checkpoint(str(tmp_path / "folder"))
+    assert replace(after.config, notes=()) == replace(before.config, notes=())
+    assert after.normalisation == before.normalisation
+    assert_same_weights(after, before)
+
+
+def test_convert_keeps_the_corners_of_smps_head(swath: Swath, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(mit_config("b0", 3, **SMALL))
+    torch.save(smp(checkpoint.weights), tmp_path / "smp.pth")
+    code, _, err = swath("model", "convert", tmp_path / "smp.pth", "--to", tmp_path / "folder")
+    assert code == 0
+    assert "smp's head samples the logits of a window from corner to corner (align_corn" in err
+    assert json.loads((tmp_path / "folder" / "config.json").read_text())["align_corners"] is True
+    SegformerForSemanticSegmentation.from_pretrained(tmp_path / "folder")
+    after = read_checkpoint(str(tmp_path / "folder"))
+    assert after.config.align_corners
+    assert_same_weights(after, checkpoint)
+    out = swath("model", "inspect", tmp_path / "folder")[1]
+    assert "head        all-MLP, width 16, upsampled with align_corners" in out.splitlines()
+
+
+def test_inspect_and_convert_take_the_average_when_it_is_asked_for(
+    swath: Swath, tmp_path: Path
+) -> None:
+    raw, average = small_weights("smp"), small_weights("smp", seed=2)
+    file = tmp_path / "last.ckpt"
+    torch.save({"state_dict": raw, "ema_state_dict": average}, file)
+    for chosen, expected in (("ema", average), ("raw", raw)):
+        out = swath("model", "inspect", file, "--weights", chosen)[1]
+        assert ("the weights are averages (EMA)" in out) == (chosen == "ema")
+        folder = tmp_path / chosen
+        assert swath("model", "convert", file, "--to", folder, "--weights", chosen)[0] == 0
+        assert_same_weights(
+            read_checkpoint(str(folder)), read_saved(expected, tmp_path / "plain.pth")
+        )
 
 
 def test_a_path_without_a_checkpoint_is_refused_in_one_line(swath: Swath, tmp_path: Path) -> None:

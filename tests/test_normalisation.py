@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from segformer import CheckpointError, Normalisation, mit_config, read_checkpoint, write_checkpoint
+from segformer.preprocessor import normalisation_of_preprocessor
 from tests.support.commands import Swath
 from tests.support.foreign_checkpoints import nvlabs, random_checkpoint
 
@@ -26,7 +27,7 @@ SMALL: dict[str, Any] = {
 def refusal(fields: dict[str, Any]) -> str:
     """The message of the refusal of a preprocessor_config.json."""
     with pytest.raises(CheckpointError) as caught:
-        Normalisation.from_json(fields, 3)
+        normalisation_of_preprocessor(fields, 3)
     message = str(caught.value)
     assert message.startswith("preprocessor_config.json: ")
     assert "\n" not in message
@@ -37,15 +38,15 @@ def refusal(fields: dict[str, Any]) -> str:
 
 
 def test_normalisation_follows_the_preprocessor() -> None:
-    assert Normalisation.from_json({}, 3) == Normalisation.default(3)
+    assert normalisation_of_preprocessor({}, 3) == Normalisation.default(3)
     assert Normalisation.default(3).mean[0] * 255 == pytest.approx(123.675)
     assert Normalisation.default(3).std[2] * 255 == pytest.approx(57.375)
     custom = {"rescale_factor": 1e-4, "image_mean": [0.1] * 4, "image_std": 0.5}
-    assert Normalisation.from_json(custom, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
-    plain = Normalisation.from_json({"do_rescale": False, "do_normalize": False}, 2)
+    assert normalisation_of_preprocessor(custom, 4) == Normalisation(1e-4, (0.1,) * 4, (0.5,) * 4)
+    plain = normalisation_of_preprocessor({"do_rescale": False, "do_normalize": False}, 2)
     assert plain == Normalisation(1.0, (0.0, 0.0), (1.0, 1.0))
     with pytest.raises(CheckpointError, match="3 values of image_mean and 3 of image_std for 4"):
-        Normalisation.from_json({}, 4)
+        normalisation_of_preprocessor({}, 4)
     with pytest.raises(CheckpointError, match=r"4 channels and there is no preprocessor_config"):
         Normalisation.default(4)
 
@@ -109,7 +110,7 @@ def test_normalisation_follows_the_preprocessor() -> None:
 def test_combinations_that_networks_are_trained_with_are_taken_as_they_are(
     fields: dict[str, Any], expected: Normalisation
 ) -> None:
-    assert Normalisation.from_json(fields, 3) == expected
+    assert normalisation_of_preprocessor(fields, 3) == expected
 
 
 # --- contradictions -------------------------------------------------------------------------------
@@ -164,6 +165,8 @@ NAN, INF = float("nan"), float("inf")
         ({"image_std": None}, "image_std is null; write one number per channel, or remove it"),
         ({"rescale_factor": None}, "rescale_factor is null; write a number, or remove it"),
         ({"rescale_factor": "1/255"}, 'rescale_factor is "1/255"; write a number'),
+        ({"rescale_factor": [0.1, 0.2]}, "rescale_factor is [0.1, 0.2]; write a number"),
+        ({"rescale_factor": []}, "rescale_factor is []; write a number"),
         ({"image_mean": "imagenet"}, 'image_mean is "imagenet"; write one number per channel'),
         ({"image_mean": [0.4, None, 0.4]}, "image_mean is [0.4, null, 0.4]; write one number"),
         ({"image_mean": [[0.4], [0.4], [0.4]]}, "image_mean is [[0.4], [0.4], [0.4]]; write"),
@@ -185,7 +188,8 @@ def test_what_is_no_normalisation_is_refused_with_its_field(
 
 def test_what_is_not_used_is_not_checked() -> None:
     fields = {"do_normalize": False, "image_mean": None, "image_std": [NAN] * 3}
-    assert Normalisation.from_json(fields, 3) == Normalisation(1 / 255, (0.0,) * 3, (1.0,) * 3)
+    plain = Normalisation(1 / 255, (0.0,) * 3, (1.0,) * 3)
+    assert normalisation_of_preprocessor(fields, 3) == plain
 
 
 def test_a_checkpoint_with_a_contradiction_is_refused_in_one_line(

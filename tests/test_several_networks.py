@@ -39,7 +39,7 @@ def test_the_raw_network_is_taken_beside_its_average(prefix: str, origin: str, p
     (note,) = [note for note in checkpoint.config.notes if "an average" in note]
     assert note == (
         f"the file also holds an average of the weights (EMA) under {prefix} ({len(average)} keys);"
-        " the raw ones under model. are used"
+        " the raw ones under model. are used: --weights ema takes the average"
     )
     alone = read({"state_dict": under(prefix, average)}, path)
     assert_same_weights(alone, read(average, path))
@@ -87,14 +87,57 @@ def test_programs_that_keep_the_average_in_the_state_dict_are_noted(path: Path) 
         "averaging_state": {"n_averaged": torch.tensor(8)},
     }
     raw = {"mmengine": "ema_state_dict.module.", "lightning": "current_model_state.model."}
+    kept = {"mmengine": "without a prefix", "lightning": "under model."}
     for name, file in (("mmengine", mmengine), ("lightning", lightning)):
-        checkpoint = read(file, path)
-        assert_same_weights(checkpoint, read(average, path))
+        for chosen in (None, "ema"):
+            checkpoint = read(file, path, weights=chosen)
+            assert_same_weights(checkpoint, read(average, path))
+            (note,) = [note for note in checkpoint.config.notes if "EMA" in note]
+            assert note == (
+                f"the weights are averages (EMA), those {kept[name]}; the raw ones under"
+                f" {raw[name]} ({len(weights)} keys) are not used: --weights raw takes them"
+            )
+        checkpoint = read(file, path, weights="raw")
+        assert_same_weights(checkpoint, read(weights, path))
         (note,) = [note for note in checkpoint.config.notes if "EMA" in note]
         assert note == (
-            "the weights are averages (EMA), which their program keeps in the state dict; the raw"
-            f" ones are under {raw[name]} ({len(weights)} keys) and not used"
+            f"the file also holds an average of the weights (EMA) {kept[name]} ({len(average)}"
+            f" keys); the raw ones under {raw[name]} are used: --weights ema takes the average"
         )
+
+
+@pytest.mark.parametrize("key", ["", "ema_state_dict."])
+def test_the_average_is_taken_when_it_is_asked_for(key: str, origin: str, path: Path) -> None:
+    """Whether it is in the same state dict or in one of its own."""
+    weights, average = small_weights(origin), small_weights(origin, seed=2)
+    if key:
+        file = {"state_dict": weights, "ema_state_dict": under("module.", average)}
+    else:
+        file = {"state_dict": {**under("model.", weights), **under("ema_model.module.", average)}}
+    place = f"{key}module." if key else "ema_model.module."
+    raw = "without a prefix" if key else "under model."
+    for chosen, expected in ((None, weights), ("raw", weights), ("ema", average)):
+        checkpoint = read(file, path, weights=chosen)
+        assert_same_weights(checkpoint, read(expected, path))
+    (note,) = [note for note in checkpoint.config.notes if "EMA" in note]
+    assert note == (
+        f"the weights are averages (EMA), those under {place}; the raw ones {raw} ({len(weights)}"
+        " keys) are not used: --weights raw takes them"
+    )
+
+
+def test_weights_that_the_file_does_not_hold_are_refused(origin: str, path: Path) -> None:
+    weights = small_weights(origin)
+    assert refusal({"state_dict": weights}, path, weights="ema") == (
+        "holds no average of the weights (EMA) that is a complete network; omit --weights ema, or"
+        " give raw"
+    )
+    assert_same_weights(read(weights, path, weights="raw"), read(weights, path))
+    assert refusal({"state_dict": under("ema.", weights)}, path, weights="raw") == (
+        "holds averages of the weights (EMA) and no raw ones; omit --weights raw, or give ema"
+    )
+    with pytest.raises(ValueError, match="weights 'mean': choose one of raw, ema"):
+        read(weights, path, weights="mean")
 
 
 def test_a_state_dict_under_any_key_is_read(origin: str, path: Path) -> None:

@@ -28,15 +28,19 @@ def random_logits(grid: WindowGrid, classes: int, low: int = 128) -> Logits:
     }
 
 
-def definition(grid: WindowGrid, logits: Logits, width: int, height: int) -> np.ndarray:
-    """Mean logits of every pixel, float32 (K, height, width)."""
+def definition(
+    grid: WindowGrid, logits: Logits, width: int, height: int, corners: bool = False
+) -> np.ndarray:
+    """Mean logits of every pixel, float32 (K, height, width). corners: align_corners."""
     edge = grid.rows.window_px
     classes = len(logits[0, 0])
     total = torch.zeros(classes, max(height, edge), max(width, edge))
     count = torch.zeros(max(height, edge), max(width, edge))
     for (row, col), low in logits.items():
         y, x = grid.rows.origin(row), grid.cols.origin(col)
-        full = F.interpolate(low[None], size=(edge, edge), mode="bilinear", align_corners=False)
+        if corners:  # torch's own positions in float32 are off by 1e-5 with them
+            low = low.double()  # noqa: PLW2901
+        full = F.interpolate(low[None], size=(edge, edge), mode="bilinear", align_corners=corners)
         total[:, y : y + edge, x : x + edge] += full[0]
         count[y : y + edge, x : x + edge] += 1
     return (total / count)[:, :height, :width].numpy()
@@ -48,11 +52,12 @@ def stitch(
     logits: Logits,
     core: Rect,
     valid_HW: np.ndarray | None = None,
+    corners: bool = False,
 ) -> Stitched:
     classes = len(logits[0, 0])
     if valid_HW is None:
         valid_HW = np.ones((core.height, core.width), bool)
-    stitcher = Stitcher(grid, core, valid_HW, classes, make_blend)
+    stitcher = Stitcher(grid, core, valid_HW, classes, make_blend, corners)
     rows, cols = grid.touching(core)
     for row in rows:
         for col in cols:
@@ -73,20 +78,40 @@ SHAPES = [
 ]
 
 
+CORNER_SHAPES = [
+    (1177, 950, 512, 384, 5, 128),
+    (20, 20, 512, 384, 2, 128),
+    (300, 700, 64, 37, 5, 16),
+    (300, 800, 256, 170, 3, 64),
+    (200, 170, 96, 95, 40, 24),  # windows that have their positions in common
+    (120, 90, 32, 8, 2, 8),  # four windows over each other in both directions
+]
+
+
 @every_blend
-@pytest.mark.parametrize(("width", "height", "window", "stride", "classes", "low"), SHAPES)
-def test_argmax_equals_the_definition_whatever_the_blocks(
-    make_blend: MakeBlend, width: int, height: int, window: int, stride: int, classes: int, low: int
+@pytest.mark.parametrize(
+    ("width", "height", "window", "stride", "classes", "low", "corners"),
+    [(*s, False) for s in SHAPES] + [(*s, True) for s in CORNER_SHAPES],
+)
+def test_argmax_equals_the_definition_whatever_the_blocks(  # noqa: PLR0913, PLR0917
+    make_blend: MakeBlend,
+    width: int,
+    height: int,
+    window: int,
+    stride: int,
+    classes: int,
+    low: int,
+    corners: bool,
 ) -> None:
     grid = WindowGrid.of(width, height, window, stride)
     logits = random_logits(grid, classes, low)
-    expected = definition(grid, logits, width, height).argmax(axis=0)
+    expected = definition(grid, logits, width, height, corners).argmax(axis=0)
     results = []
     for block in (512, 1024, 4096):
         ids_HW = np.zeros((height, width), np.uint8)
         confidence = np.zeros(classes, np.int64)
         for core in cores(width, height, block, block):
-            stitched = stitch(make_blend, grid, logits, core)
+            stitched = stitch(make_blend, grid, logits, core, corners=corners)
             ids_HW[core.row_off : core.row_end, core.col_off : core.col_end] = stitched.class_ids_HW
             confidence += stitched.confidence_TK.sum(axis=0)
         results.append((ids_HW, confidence))
@@ -97,11 +122,14 @@ def test_argmax_equals_the_definition_whatever_the_blocks(
 
 
 @every_blend
-def test_confidence_is_the_winners_softmax_at_the_sampled_pixels(make_blend: MakeBlend) -> None:
+@pytest.mark.parametrize("corners", [False, True])
+def test_confidence_is_the_winners_softmax_at_the_sampled_pixels(
+    make_blend: MakeBlend, corners: bool
+) -> None:
     grid = WindowGrid.of(700, 600, 512, 384)
     logits = random_logits(grid, 4)
-    stitched = stitch(make_blend, grid, logits, Rect(0, 0, 700, 600))
-    mean = definition(grid, logits, 700, 600).astype(np.float64)
+    stitched = stitch(make_blend, grid, logits, Rect(0, 0, 700, 600), corners=corners)
+    mean = definition(grid, logits, 700, 600, corners).astype(np.float64)
     probs = np.exp(mean) / np.exp(mean).sum(axis=0)
     sampled = probs.max(axis=0)[2::4, 2::4]
     assert stitched.samples_TK.sum() == sampled.size

@@ -24,7 +24,7 @@ import pytest
 from jobs import package
 from jobs.cluster_job import Job
 from jobs.logs import follow_to_end
-from jobs.option_types import Bands, Replicas, Shards
+from jobs.option_types import Bands, Numbers, Replicas, Shards
 from jobs.run import run
 from jobs.submit import FORWARDED, forwarded, last_attempt, submit
 from tests.support import ray_node
@@ -348,7 +348,7 @@ def test_credentials_are_not_sent() -> None:
     assert_refused(secret, "looks like a credential")
 
 
-WRITTEN = {Bands: "4,3,2", Replicas: "2:8", Shards: "1/4"}
+WRITTEN = {Bands: "4,3,2", Numbers: "0.1,1e-05", Replicas: "2:8", Shards: "1/4"}
 EXAMPLES = {click.STRING: "x' $y", click.INT: 512, click.FLOAT: 0.5, click.BOOL: True}
 
 

@@ -14,15 +14,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.errors import UnseenError
 from pipeline.planning.machine import can_work
+from segformer.checkpoints.hub.name import is_hub_name
 
 LOOK_S = 60.0
 """Time for a node to look; it may have to start a process first."""
 
 
 def check_shared_paths(paths: Sequence[str]) -> None:
-    """Look for the paths that are not URLs from every other node that can work now. Raises
-    UnseenError."""
-    local = [path for path in paths if "://" not in path]
+    """Look for the paths that are neither URLs nor names on the Hub from every other node that can
+    work now. Raises UnseenError."""
+    local = [path for path in paths if "://" not in path and not is_hub_name(path)]
     if not local:
         return
     this_node = ray.get_runtime_context().get_node_id()

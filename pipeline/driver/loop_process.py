@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 from pipeline.driver.laps import CHECKPOINT
 from pipeline.driver.plain_loop import PlainLoop
 from pipeline.errors import UnfinishedError
+from pipeline.job import Job
 from pipeline.model import Model
 from pipeline.processes.companion import Companion, CompanionDiedError
 from pipeline.processes.sandbox import Limits, run_in_sandbox
 from pipeline.processes.worker_process import START_S, Outcome
-from pipeline.settings import LOCAL, Execution
+from pipeline.settings import LOCAL, Execution, Settings
 from pipeline.unit import Unit
 from segformer.checkpoints.folder import stated_channels
+from segformer.checkpoints.hub.name import is_hub_name
 
 if TYPE_CHECKING:
     from pipeline.stages import Work
@@ -40,19 +42,24 @@ class LoopProcess:
         self._loop = loop
         self.laps = loop.laps
         self._companion = Companion(loop)
-        self._companion.start("model", limit_s=_READING_S)
         self._model: Model | None = None
+        self._on_hub = is_hub_name(loop.checkpoint)
+        if not self._on_hub:
+            self._read(None)
 
     def close(self) -> None:
         """End the process; nothing if it has ended."""
         self._companion.close()
 
-    def model(self) -> Model:
+    def model(self, recorded: Job | None) -> Model:
         """The facts about the checkpoint; waits until it is read.
 
-        Raises what `PlainLoop.model` raises, and UnfinishedError if the process dies.
+        recorded: the job to be continued; the commit of a name on the Hub may be its. Raises what
+        `PlainLoop.model` raises, and UnfinishedError if the process dies.
         """
         if self._model is None:
+            if self._on_hub:
+                self._read(recorded)
             try:
                 with self.laps.time(CHECKPOINT):
                     self._model = self._companion.result()
@@ -61,6 +68,10 @@ class LoopProcess:
                 raise UnfinishedError(f"{what}: {error.died.how}; run it again") from error
         return self._model
 
+    def _read(self, recorded: Job | None) -> None:
+        """Begin to read the checkpoint; `model` waits for it."""
+        self._companion.start("model", recorded, limit_s=_READING_S)
+
     @property
     def is_ready(self) -> bool:
         """Whether `model` answers at once, with the model or with what is wrong."""
@@ -68,7 +79,10 @@ class LoopProcess:
 
     def stated_channels(self) -> int | None:
         """The number of the network's input channels, as the checkpoint's folder states it while
-        its weights are still being read; None: they have to be waited for."""
+        its weights are still being read; None: they have to be waited for, as those of a name on
+        the Hub, whose commit is not known before."""
+        if self._on_hub:
+            return None
         url, access = self._loop.checkpoint, self._loop.access
         return stated_channels(url, storage_options=access.fsspec(url))
 
@@ -78,7 +92,7 @@ class LoopProcess:
         """See `run_in_sandbox`. A few items are tried here first, where libraries are loaded
         already that a worker of the sandbox would have to load, too."""
         if len(items) <= FEW:
-            self.model()
+            self.model(None)
             try:
                 self._companion.start("try_items", function, items, limits, limit_s=limits.item_s)
                 outcomes = self._companion.result()
@@ -115,14 +129,14 @@ OpenLoop = PlainLoop | LoopProcess
 
 
 @contextmanager
-def open_loop(checkpoint: str, execution: Execution) -> Iterator[OpenLoop]:
+def open_loop(checkpoint: str, settings: Settings, execution: Execution) -> Iterator[OpenLoop]:
     """A plain loop that begins to read the checkpoint: in this process for `--runner local`, else
     in one of its own, which ends with the block at the latest."""
     access = execution.access.impatient()
     if execution.runner == LOCAL:
-        yield PlainLoop(checkpoint, access)
+        yield PlainLoop(checkpoint, settings, access)
         return
-    process = LoopProcess(PlainLoop(checkpoint, access))
+    process = LoopProcess(PlainLoop(checkpoint, settings, access))
     try:
         yield process
     finally:

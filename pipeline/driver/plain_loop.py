@@ -12,16 +12,18 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.checkpoint import call_on_checkpoint
+from pipeline.checkpoint import absolute_checkpoint, call_on_checkpoint, pinned_checkpoint
 from pipeline.driver.laps import CHECKPOINT, Laps
 from pipeline.errors import one_line
 from pipeline.failure import Failure
+from pipeline.job import Job
 from pipeline.model import Model
 from pipeline.processes.hidden_modules import hidden_modules
 from pipeline.processes.limits import memory_limit, rearm
 from pipeline.processes.sandbox import Limits, run_in_sandbox
 from pipeline.processes.worker import Returned, raised
 from pipeline.processes.worker_process import Outcome
+from pipeline.settings import Settings
 from pipeline.storage.access import Access
 from pipeline.storage.retry import retries_so_far
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Unit
@@ -38,9 +40,11 @@ T = TypeVar("T")
 class PlainLoop:
     """A checkpoint, and one replica of it as soon as units are computed."""
 
-    def __init__(self, checkpoint: str, access: Access) -> None:
+    def __init__(self, checkpoint: str, settings: Settings, access: Access) -> None:
         self.checkpoint = checkpoint
-        """Its path or URL."""
+        """Its path or URL, or its name on the Hub."""
+        self.settings = settings
+        """The job's: they say how the checkpoint is read, see `Settings.reading`."""
         self.access = access
         self.laps = Laps()
         """Where the time before the first unit goes."""
@@ -48,21 +52,26 @@ class PlainLoop:
         """The checkpoint, from when it is read until the replica is loaded."""
         self._replica: Replica | None = None
 
-    def model(self) -> Model:
+    def model(self, recorded: Job | None) -> Model:
         """The facts about the checkpoint, which is read, and about this machine's devices.
 
-        Raises CheckpointError if the checkpoint is unusable, UsageError if its store refuses
-        access, TransientError if it does not answer.
+        recorded: the job to be continued, see `pinned_checkpoint`. Raises CheckpointError if the
+        checkpoint is unusable, UsageError if its store refuses access, TransientError if it does
+        not answer.
         """
         from pipeline.engine.device import local_devices  # noqa: PLC0415
         from segformer import read_checkpoint  # noqa: PLC0415
         from segformer.folding import folded_bytes  # noqa: PLC0415
 
         with self.laps.time(CHECKPOINT):
-            checkpoint = call_on_checkpoint(read_checkpoint, self.checkpoint, self.access)
+            pinned = pinned_checkpoint(self.checkpoint, recorded, self.access)
+            checkpoint = call_on_checkpoint(
+                read_checkpoint, pinned, self.access, **self.settings.reading
+            )
         self._read = checkpoint
         config = checkpoint.config
         return Model(
+            absolute_checkpoint(pinned, self.access),
             config,
             checkpoint.normalisation.expected,
             checkpoint.sha256,

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from pipeline.checkpoint import hub_name
 from pipeline.doubt import doubt_notes
 from pipeline.driver.division import Division, divide
 from pipeline.driver.laps import HEADERS
@@ -29,7 +30,7 @@ from pipeline.planning.machine import Machine
 from pipeline.planning.memory_budget import MemoryBudget
 from pipeline.planning.planner import BATCH
 from pipeline.planning.workload import Network, Workload
-from pipeline.settings import Execution
+from pipeline.settings import Execution, Settings
 from pipeline.share import ALL_SHARDS, Share
 from pipeline.stages import Segmentation
 from pipeline.storage.schemes import open_store
@@ -146,23 +147,26 @@ def _settle_job(
 ) -> tuple[Job, Output | None, Workload, ModelConfig]:
     """The job, its output as it is reached from now on, the costs, and the network.
 
-    Raises CheckpointError, and UsageError if the output belongs to another job.
+    Raises CheckpointError, and UsageError if the network does not take the window or the output
+    belongs to another job.
     """
     execution, settings = request.execution, request.settings
-    model = request.loop.model()
+    model = request.loop.model(output.job if output else None)
     config = model.config
+    _check_window(settings, config)
     device, count, nodes_bytes, cpus = _devices(execution.address, model)
     if settings.batch is None:
         batch = output.job.settings.batch if output else BATCH[device]
         settings = replace(settings, batch=batch)
     job = Job(
         settings=settings,
-        checkpoint=execution.access.absolute(request.checkpoint),
+        checkpoint=model.checkpoint,
         checkpoint_sha256=model.sha256,
         device=device,
         class_names=config.class_names,
         class_colors=config.class_colors,
         value_range=model.value_range,
+        checkpoint_asked=hub_name(request.checkpoint),
     )
     if output:
         output.check_same(job)
@@ -173,6 +177,19 @@ def _settle_job(
     machine = Machine.of(device, count, nodes_bytes, execution, cpus)
     network = Network.of(config, model.weights_bytes, job.settings.window)
     return job, output, Workload(job.settings, machine, network), config
+
+
+def _check_window(settings: Settings, config: ModelConfig) -> None:
+    """Raise UsageError, which names the nearest, for a window that the network does not take."""
+    window, step = settings.window, config.window_step_px
+    if window % step:
+        below = window // step * step
+        allowed = [edge for edge in (below + step, below) if edge >= max(step, settings.stride)]
+        nearest = min(allowed, key=lambda edge: abs(edge - window))
+        raise UsageError(
+            f"--window {window}: the network, of segmentation_models_pytorch, takes multiples of"
+            f" {step} px only; the nearest is --window {nearest}"
+        )
 
 
 def _devices(address: str | None, model: Model) -> tuple[str, int, tuple[int, ...], int]:

@@ -29,7 +29,7 @@ class Request:
         if self.loop:
             yield OpenedRequest(**vars(self))
             return
-        with open_loop(self.checkpoint, self.execution) as loop:
+        with open_loop(self.checkpoint, self.settings, self.execution) as loop:
             yield OpenedRequest(**{**vars(self), "loop": loop})
 
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from pipeline.engine.bilinear import Span
+from pipeline.engine.bilinear import Lattice, Span
 from pipeline.scene import Rect
 from pipeline.settings import MASK_TILE_PX
 from pipeline.unit import Stitched, mask_dtype, nodata_value
@@ -36,8 +36,8 @@ class Region:
     valid_HW: np.ndarray
     """bool, True = data, of the core."""
     classes: int
-    window_px: int
-    """The edge of a window."""
+    lattice: Lattice
+    """Where the pixels of a window sample its logits, in both directions."""
     logits_edge: int
     """The number of positions along an edge of a window's logits."""
     window_cols: range

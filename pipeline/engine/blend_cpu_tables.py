@@ -1,7 +1,7 @@
 """What the loops of `blend_loops.py` work from: tables of a strip's rows and of a chunk's columns.
 
-Columns are regular if the scale is 4 and all their windows share their positions: four pixels then
-lie between two positions, one of each phase, and the loops need not look up where they sample. All
+Columns are regular if all their windows share their positions and four pixels lie between two of
+these, one of each phase (`Lattice.is_regular`): the loops need not look up where they sample. All
 other columns are irregular: each has the position that it samples in a table. Of the low-resolution
 positions across, those of the regular columns come first. Columns count from the chunk's first.
 Knows neither torch nor numba.
@@ -65,7 +65,7 @@ class Columns(NamedTuple):
     phases: np.ndarray
     """int64 (regular): which of the four pixels after a position is sampled."""
     indices: np.ndarray
-    """int64 (terms, irregular): the left of the two positions between which a column samples. A
+    """uint32 (terms, irregular): the left of the two positions between which a column samples. A
     column with fewer terms than others has them at the last two positions, which are 0."""
     weights: np.ndarray
     """float32 (terms, irregular): of the right of them."""
@@ -124,9 +124,9 @@ class Chunk:
     def __init__(self, region: Region, spans: list[Span]) -> None:
         self.start, self.end = spans[0].start, spans[-1].end
         self._region = region
-        exact = region.window_px == PHASES * region.logits_edge
-        regular = [span for span in spans if exact and len(span.groups) == 1]
-        irregular = [span for span in spans if not (exact and len(span.groups) == 1)]
+        in_phases = region.lattice.is_regular
+        regular = [span for span in spans if in_phases and len(span.groups) == 1]
+        irregular = [span for span in spans if not (in_phases and len(span.groups) == 1)]
         groups = [group for span in (*regular, *irregular) for group in span.groups]
         members, self._starts = member_starts(groups), position_starts(groups)
         runs = self._starts[:-1], self._starts[1:], members[:-1], members[1:]
@@ -182,7 +182,8 @@ class Chunk:
         """`Columns.indices` and `weights`. run: the number of the spans' first group."""
         terms = max((len(span.groups) for span in spans), default=0)
         shape = (terms, sum(span.length for span in spans))
-        indices, weights = np.full(shape, self._starts[-1]), np.zeros(shape, np.float32)
+        indices = np.full(shape, self._starts[-1], np.uint32)
+        weights = np.zeros(shape, np.float32)
         column = 0
         for span in spans:
             columns = slice(column, column + span.length)

@@ -156,9 +156,10 @@ def _best_of_regular(low_row, all_best, all_ids, k):
 def _between_columns(low_row, index, weight, values):
     """The values of one class in the irregular columns: the groups of columns added."""
     for term in range(len(index)):
+        places, by = index[term], weight[term]
         for x in range(len(values)):
-            at = index[term, x]
-            value = low_row[at] + weight[term, x] * (low_row[at + 1] - low_row[at])
+            at = places[x]  # unsigned: numba asks of every other number whether it is negative
+            value = low_row[at] + by[x] * (low_row[at + 1] - low_row[at])
             values[x] = value if term == 0 else values[x] + value
 
 

@@ -25,7 +25,7 @@ from pipeline.processes.limits import rearm
 from pipeline.scene import Scene
 from pipeline.storage.access import Access
 from pipeline.unit import Block, Pixels, ReadUnit, SegmentedUnit, Stitched
-from segformer import Checkpoint, SegFormer, load_model
+from segformer import Checkpoint, SegFormer, read_checkpoint
 
 _NO_MEMORY = {
     "cpu": ("DefaultCPUAllocator", "bad_alloc"),
@@ -53,16 +53,14 @@ class Replica:
         """Load the job's checkpoint onto its device, and compile the blend.
 
         sharing: the number of replicas on one GPU, which divide its memory; read: the checkpoint,
-        if it has been read. Raises what `call_on_checkpoint` raises.
+        if it has been read. Raises what `call_on_checkpoint` raises, and UsageError if the
+        checkpoint is another one by now.
         """
         self._settings, self._device, self._sharing = job.settings, job.device, sharing
         self._batch = job.settings.batch or 1
-        model = (
-            call_on_checkpoint(load_model, job.checkpoint, access)
-            if read is None
-            else SegFormer(read)
-        )
+        model = _load(job, access) if read is None else SegFormer(read)
         self.classes = len(model.config.class_names)
+        self._align_corners = model.config.align_corners
         self._rescale = model.normalisation.rescale
         self._forward = Forward(model, self._settings, self._device, sharing)
         self._make_blend = blend_on(self._device, self.classes)
@@ -146,7 +144,9 @@ class Replica:
         grid = WindowGrid.over(scene, self._settings)
         top, left = core.row_off - rect.row_off, core.col_off - rect.col_off
         valid_HW = pixels.valid_HW[top : top + core.height, left : left + core.width]
-        stitcher = Stitcher(grid, core, valid_HW, self.classes, self._make_blend)
+        stitcher = Stitcher(
+            grid, core, valid_HW, self.classes, self._make_blend, self._align_corners
+        )
         held = self._forward.hold(pixels.values_CHW, pixels.valid_HW)
         return OpenBlock(block, pixels, held, grid, stitcher, self.scaling(scene))
 
@@ -189,6 +189,17 @@ class Replica:
                 " of an output are computed in batches of one size"
             )
         return f"{what}, nor with any smaller batch; name a smaller --block, and another --output"
+
+
+def _load(job: Job, access: Access) -> SegFormer:
+    """The job's network. Each node may have a copy of its own of the checkpoint."""
+    checkpoint = call_on_checkpoint(read_checkpoint, job.checkpoint, access, **job.settings.reading)
+    if checkpoint.sha256 != job.checkpoint_sha256:
+        raise UsageError(
+            f"{job.checkpoint}: its files on this node are not those that the job began with; put"
+            " the same ones there, or name the checkpoint that has them"
+        )
+    return SegFormer(checkpoint)
 
 
 def _finite(logits_NKhw: torch.Tensor) -> torch.Tensor:

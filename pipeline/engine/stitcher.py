@@ -1,9 +1,10 @@
 """Exact blend of overlapping windows: which of them cover what, and which are still needed.
 
-The reference definition upsamples every window's logits to full resolution, adds them up, divides
-by the count and takes the argmax. Upsampling is linear, so where the set of covering windows is
-constant their logits can be added at a quarter of the resolution and upsampled once; the argmax
-needs no division. A `Blend` does the arithmetic.
+The reference definition upsamples every window's logits to full resolution, each as its network
+does, adds them up, divides by the count and takes the argmax. Upsampling is linear, so where the
+set of covering windows is constant the logits of those that share their positions can be added at
+the network's own resolution and upsampled once; the argmax needs no division. A `Blend` does the
+arithmetic.
 
 Knows neither pixels nor the network, nor how a strip is blended.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.engine.bilinear import Span, split_axis
+from pipeline.engine.bilinear import Lattice, Span, split_axis
 from pipeline.engine.blend import Blend, MakeBlend, Region
 from pipeline.engine.blend_plain import PlainBlend
 from pipeline.grid import WindowGrid
@@ -52,14 +53,16 @@ class Stitcher:
         valid_HW: np.ndarray,
         num_classes: int,
         make_blend: MakeBlend,
+        align_corners: bool = False,
     ):
         """valid_HW: bool, True = data, of the core. Windows without a valid pixel need not be
-        added."""
+        added. align_corners: how the network upsamples its logits (`Lattice`)."""
         self._grid = grid
         self._core = core
         self._valid_HW = valid_HW
         self._classes = num_classes
         self._make_blend = make_blend
+        self._align_corners = align_corners
         self._blend: Blend | None = None
         self._strips: list[Span] = []
         """The strips yet to be blended, the next one last."""
@@ -85,20 +88,23 @@ class Stitcher:
 
     def _begin(self, logits_edge: int) -> None:
         """Start the blend once the first window shows how many positions each of them has."""
-        core = self._core
-        self._strips = split_axis(self._grid.rows, core.row_off, core.row_end, logits_edge)[::-1]
+        core, lattice = self._core, self._lattice(logits_edge)
+        self._strips = split_axis(self._grid.rows, core.row_off, core.row_end, lattice)[::-1]
         self._blend = self._make_blend(self._region(logits_edge))
 
+    def _lattice(self, logits_edge: int) -> Lattice:
+        return Lattice.of(self._grid.cols.window_px, logits_edge, self._align_corners)
+
     def _region(self, logits_edge: int) -> Region:
-        core, cols = self._core, self._grid.cols
+        core, cols, lattice = self._core, self._grid.cols, self._lattice(logits_edge)
         return Region(
             core=core,
             valid_HW=self._valid_HW,
             classes=self._classes,
-            window_px=cols.window_px,
+            lattice=lattice,
             logits_edge=logits_edge,
             window_cols=cols.touching(core.col_off, core.col_end),
-            column_spans=split_axis(cols, core.col_off, core.col_end, logits_edge),
+            column_spans=split_axis(cols, core.col_off, core.col_end, lattice),
             max_row_groups=max((len(strip.groups) for strip in self._strips), default=0),
         )
 

@@ -72,9 +72,9 @@ class Companion:
 
     @property
     def has_answered(self) -> bool:
-        """Whether `result` returns or raises at once."""
+        """Whether `result` returns or raises at once. Before any call: whether the process died."""
         with suppress(CompanionDiedError):
-            if self._outcome is None:
+            if self._calls and self._outcome is None:
                 self._listen(0.0)
         return bool(self._died or self._outcome)
 

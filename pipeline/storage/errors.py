@@ -15,6 +15,7 @@ from pipeline.errors import (
     DeniedError,
     SwathError,
     TransientError,
+    UnavailableError,
     UnfinishedError,
     UsageError,
 )
@@ -83,6 +84,8 @@ def storage_errors(url: str) -> Iterator[None]:
     FileNotFoundError and FileExistsError pass unchanged."""
     try:
         yield
+    except UnavailableError as error:
+        raise TransientError(str(error), error.retry_after_s) from error
     except CheckpointError as error:
         cause = error.__cause__
         if cause is None or isinstance(cause, FileNotFoundError) or not is_storage_error(cause):

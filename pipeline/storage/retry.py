@@ -43,7 +43,8 @@ def call_store(url: str, call: Callable[[], T], patience_s: float = PATIENCE_S) 
 
 
 def retry_transient(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
-    """The call's result. Retries it on a TransientError, which is raised once patience ends."""
+    """The call's result. Retries it on a TransientError, which is raised once patience ends, or
+    would end before the time that the store asks to wait."""
     global _retries  # noqa: PLW0603  a count of the process
     started, pause_s = time.monotonic(), FIRST_PAUSE_S
     while True:
@@ -52,11 +53,14 @@ def retry_transient(call: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
             return call()
         except TransientError as error:
             left_s = started + patience_s - time.monotonic()
-            if left_s <= 0:
+            asked_s = error.retry_after_s or 0.0
+            if left_s <= asked_s:
                 raise
-            if pause_s > 2.0:  # a few seconds of trouble are not worth a warning
+            if max(pause_s, asked_s) > 2.0:  # a few seconds of trouble are not worth a warning
                 LOG.warning("%s; retrying for %.0f s", error.cause, left_s)
-            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
+            if asked_s:
+                rearm(SILENT_S)
+            time.sleep(max(asked_s, min(left_s, pause_s * random.uniform(0.5, 1.0))))
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             _retries += 1
         finally:

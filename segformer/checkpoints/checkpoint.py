@@ -1,4 +1,4 @@
-"""Checkpoints: reads those of transformers, NVlabs and mmsegmentation, writes transformers'.
+"""Checkpoints: reads those of transformers, NVlabs, smp and mmsegmentation, writes transformers'.
 
 Knows which part of a checkpoint says what; knows no network, no scene and no job.
 """
@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from segformer.checkpoints.choice import choose
+from segformer.checkpoints import smp
+from segformer.checkpoints.choice import Choice, choose
 from segformer.checkpoints.files import Files, read_files
 from segformer.checkpoints.folder import (
     CONFIG,
@@ -27,13 +28,16 @@ from segformer.checkpoints.folder import (
 from segformer.checkpoints.layouts import UNUSED_COUNT, to_transformers
 from segformer.checkpoints.sizes import classifier_channels, infer_sizes
 from segformer.checkpoints.state_dict import StateDict
+from segformer.checkpoints.transforms import TRANSFORMS, normalisation_of_transforms
 from segformer.checkpoints.weight_file import Metadata, WeightFile, open_weight_file
 from segformer.classes import classes_of_meta
 from segformer.config import BATCH_NORM_EPS, ModelConfig
 from segformer.errors import CheckpointError
-from segformer.normalisation import (
-    Normalisation,
+from segformer.normalisation import Normalisation
+from segformer.normalisation_options import CHECKPOINTS_OWN, NormalisationOptions
+from segformer.preprocessor import (
     normalisation_of_meta,
+    normalisation_of_preprocessor,
     preprocessor_notes,
 )
 from segformer.presets import size_name
@@ -50,22 +54,30 @@ class Checkpoint:
     weights: dict[str, Tensor]
     """float32, on the CPU; names and shapes are those of `layouts.weight_shapes(config)`."""
     origin: str
-    """The code whose layout the files have: transformers, nvlabs or mmsegmentation."""
+    """The code whose layout the files have: transformers, nvlabs, smp or mmsegmentation."""
     sha256: str = ""
     """`checkpoint_sha256` of the very bytes that were read; empty if it was not read from files."""
 
 
 def read_checkpoint(
-    path_or_url: str, *, storage_options: Mapping[str, Any] | None = None
+    path_or_url: str,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+    normalisation: NormalisationOptions = CHECKPOINTS_OWN,
 ) -> Checkpoint:
-    """Read a checkpoint from a folder or from one file of weights.
+    """Read a checkpoint from a folder, from one file of weights, or from the Hugging Face Hub by a
+    name such as `hf:org/name@revision`.
 
     The names of the weights tell its origin, and which of them are the network's: what training
     left beside them is noted. Half-precision weights are widened. No code in a file is run.
-    storage_options: handed to fsspec. Raises CheckpointError, one line, if anything is missing or
-    does not fit.
+    storage_options: handed to fsspec. weights: "ema" takes an average of the weights, "raw" those
+    that were trained; None: raw ones, but an average that its program keeps as the weights.
+    normalisation: numbers that replace the checkpoint's. Raises
+    CheckpointError, one line, if anything is missing or does not fit.
     """
     files = read_files(str(path_or_url), storage_options)
+    config_origin = "smp" if smp.parse_config(files.config) else "transformers"
     # Another model's config is refused before any weight is parsed.
     stated = None if files.is_single else _stated_config(files)
     opened: dict[str, WeightFile] = {}
@@ -81,22 +93,22 @@ def read_checkpoint(
         return tensors
 
     with errors_at(files.shown_url):
-        chosen = choose(list(opened.values()), read)
+        chosen = choose(list(opened.values()), read, weights)
         state = StateDict.of(read(set(chosen.names)), chosen.network)
         origin = state.layout.origin
-        if origin == "transformers" and files.config is not None:
-            stated = stated or _stated_config(files)
-        elif stated is not None:
+        if not files.is_single and origin != config_origin:
             raise CheckpointError(
-                f"has a {CONFIG} of transformers, but weights as {origin} names them;"
+                f"has a {CONFIG} of {config_origin}, but weights as {origin} names them;"
                 f" give the file of weights itself, {next(iter(files.weights))}"
             )
-        config = stated or _inferred_config(state, chosen.metadata)
-        normalisation, notes = _normalisation(files, chosen.metadata, config.num_channels)
-        weights = state.weights(config, CONFIG if stated else "set of sizes")
-        weights = {name: to_float32(name, tensor) for name, tensor in weights.items()}
+        if files.is_single and files.config is not None and origin == config_origin:
+            stated = _stated_config(files)
+        config = stated or _inferred_config(state, chosen)
+        settled, notes = _normalisation(files, chosen.metadata, config.num_channels, normalisation)
+        tensors = state.weights(config, CONFIG if stated else "set of sizes")
+        tensors = {name: to_float32(name, tensor) for name, tensor in tensors.items()}
     config = config.with_notes(*chosen.notes, *notes)
-    return Checkpoint(config, normalisation, weights, origin, files.sha256())
+    return Checkpoint(config, settled, tensors, origin, files.sha256())
 
 
 def existing_files(
@@ -116,11 +128,11 @@ def write_checkpoint(
     half: bool = False,
     storage_options: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint folder that `read_checkpoint` and transformers' from_pretrained read.
+    """Write a checkpoint folder that `read_checkpoint` and transformers' from_pretrained read; of a
+    network with mmsegmentation's head, which transformers does not have, `read_checkpoint` alone.
 
     half: write matrices and kernels in float16, half the size; norms and biases stay float32.
-    Existing files of these names are replaced. Raises CheckpointError for a network that
-    transformers does not have, before anything is written.
+    Existing files of these names are replaced.
     """
     config = as_json(checkpoint.config.to_json())
     tensors = {
@@ -140,22 +152,32 @@ def checkpoint_sha256(path_or_url: str, *, storage_options: Mapping[str, Any] | 
     return read_files(str(path_or_url), storage_options).sha256()
 
 
-def _stated_config(files: Files) -> ModelConfig:
+def _stated_config(files: Files) -> ModelConfig | None:
+    """What config.json says of the network; None if it is smp's, which says no more than the
+    weights do. Raises CheckpointError if it is another network's."""
     assert files.config is not None
     file = files.shown_file(CONFIG)
     with errors_at(file.removesuffix(f"/{CONFIG}")):
+        if fields := smp.parse_config(files.config):
+            smp.check_config(fields)
+            return None
         return ModelConfig.from_json(parse(file, files.config))
 
 
-def _inferred_config(state: StateDict, metadata: Metadata) -> ModelConfig:
-    channels = classifier_channels(state)
+def _inferred_config(state: StateDict, chosen: Choice) -> ModelConfig:
+    channels, metadata = classifier_channels(state), chosen.metadata
+    task_notes: tuple[str, ...] = ()
+    if state.layout.origin == "smp":
+        smp.check_hyper_parameters(chosen.hyper_parameters)
+        metadata = {**smp.classes_of(chosen.hyper_parameters), **metadata}
+        task_notes = smp.task_notes(chosen.hyper_parameters, channels)
     names, colors, notes = classes_of_meta(metadata, channels)
     config = ModelConfig(
         **infer_sizes(state),
         sigmoid=channels == 1,
         class_names=names,
         class_colors=colors,
-        notes=notes,
+        notes=(*notes, *task_notes),
     )
     if size_name(config) == "custom":
         config = config.with_notes(
@@ -166,13 +188,21 @@ def _inferred_config(state: StateDict, metadata: Metadata) -> ModelConfig:
 
 
 def _normalisation(
-    files: Files, metadata: Metadata, channels: int
+    files: Files, metadata: Metadata, channels: int, options: NormalisationOptions
 ) -> tuple[Normalisation, tuple[str, ...]]:
     """The normalization, and notes on it."""
-    if files.preprocessor is None:
-        return normalisation_of_meta(metadata, channels)
-    fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
-    return Normalisation.from_json(fields, channels), preprocessor_notes(fields)
+    if files.preprocessor is not None:
+        fields = parse(files.shown_file(PREPROCESSOR), files.preprocessor)
+        settled = normalisation_of_preprocessor(fields, channels, options)
+        return settled, preprocessor_notes(fields)
+    notes: tuple[str, ...] = ()
+    if files.transforms is not None:
+        fields = parse(files.shown_file(TRANSFORMS), files.transforms)
+        normalisation, notes = normalisation_of_transforms(fields, channels, options)
+        if normalisation:
+            return normalisation, notes
+    normalisation, more = normalisation_of_meta(metadata, channels, options)
+    return normalisation, (*notes, *more)
 
 
 def to_float32(name: str, tensor: Tensor) -> Tensor:

@@ -29,12 +29,14 @@ class Choice:
     """Its tensors in the files; what it may compute with and we do not know is among them."""
     metadata: Metadata
     """What the files say about themselves."""
+    hyper_parameters: Metadata
+    """What Lightning keeps of the arguments that the network was built with."""
     notes: tuple[str, ...]
     """What else they hold, one line each."""
 
 
-def choose(files: Sequence[WeightFile], read: Read) -> Choice:
-    """The network in the files of a checkpoint.
+def choose(files: Sequence[WeightFile], read: Read, weights: str | None = None) -> Choice:
+    """The network in the files of a checkpoint. weights: as `choose_network` takes it.
 
     Raises CheckpointError if there is no complete SegFormer, or more than one and no telling which;
     for adapters and quantized weights; and what `read` raises.
@@ -43,15 +45,19 @@ def choose(files: Sequence[WeightFile], read: Read) -> Choice:
     beside = {name: tensor for file in files for name, tensor in file.beside.items()}
     check_names(tensors)
     keeps_average = any(file.keeps_average for file in files)
-    networks = find_networks(tensors, beside, keeps_average=keeps_average)
-    network = choose_network(_without_copies(networks, read))
+    hyper_parameters = files[-1].hyper_parameters if files else {}
+    networks = find_networks(
+        tensors, beside, keeps_average=keeps_average, hyper_parameters=hyper_parameters
+    )
+    network = choose_network(_without_copies(networks, read), weights)
     if network.is_beside:  # what is in the same state dict is judged with it
         key = network.names[0].partition(".")[0]
         tensors |= {n: t for n, t in beside.items() if n.startswith(f"{key}.")}
         check_names(tensors)
     contents = divide(network, networks, tensors)
     metadata = files[-1].metadata if files else {}
-    return Choice(network, contents.own, metadata, notes_of(network, networks, contents))
+    notes = notes_of(network, networks, contents)
+    return Choice(network, contents.own, metadata, hyper_parameters, notes)
 
 
 def _without_copies(networks: Sequence[Network], read: Read) -> list[Network]:

@@ -4,9 +4,10 @@
     model.safetensors              the weights; or model.safetensors.index.json and its shards,
     pytorch_model.bin              or this pickle, or pytorch_model.bin.index.json and its shards
     preprocessor_config.json       optional: the normalization
+    albumentations_config_eval.json    the same, beside a config.json of smp
 
-or one file of weights (.pth, .pt, .ckpt, .bin, .safetensors), beside which the two .json files may
-be. Knows names and bytes; knows no tensor and no file system.
+or one file of weights (.pth, .pt, .ckpt, .bin, .safetensors), beside which the three .json files
+may be. Knows names and bytes; knows no tensor and no file system.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from segformer.checkpoints import smp
 from segformer.checkpoints.folder import CONFIG, ENDINGS, PREPROCESSOR, Folder
+from segformer.checkpoints.hub.name import HubName, is_hub_name, name_of_page
+from segformer.checkpoints.transforms import TRANSFORMS
 from segformer.checkpoints.variants import ADAPTER_CONFIG, adapter_refusal
 from segformer.errors import CheckpointError
 
@@ -53,6 +57,9 @@ class Files:
     """config.json; None if there is none."""
     preprocessor: bytes | None
     """preprocessor_config.json; None if there is none."""
+    transforms: bytes | None
+    """albumentations_config_eval.json, beside a config.json of segmentation_models_pytorch; None if
+    there is none."""
     weights: dict[str, bytes]
     """Files of weights by file name; the index of shards is not among them."""
     is_single: bool
@@ -74,7 +81,8 @@ class Files:
         parts = dict(self.weights)
         if self.is_single:
             parts = {"weights": next(iter(parts.values()))}
-        for name, data in ((CONFIG, self.config), (PREPROCESSOR, self.preprocessor)):
+        beside = (self.config, self.preprocessor, self.transforms)
+        for name, data in zip((CONFIG, PREPROCESSOR, TRANSFORMS), beside, strict=True):
             if data is not None:
                 parts[name] = data
         digest = hashlib.sha256()
@@ -84,22 +92,39 @@ class Files:
         return digest.hexdigest()
 
 
+def open_folder(url: str, storage_options: Mapping[str, Any] | None) -> Folder:
+    """The folder at a path or URL, or of a model's name on the Hub. Raises CheckpointError."""
+    if is_hub_name(url):
+        from segformer.checkpoints.hub.folder import HubFolder  # noqa: PLC0415  half a second, for its names only
+
+        return HubFolder(HubName.parse(url))
+    if name := name_of_page(url):
+        raise CheckpointError(f"{url} is a page of the Hub; name the model, as {name}")
+    return Folder(url, storage_options)
+
+
+def is_weight_file(url: str) -> bool:
+    """Whether a path or URL is named as a file of weights, not as a folder."""
+    return url.split("?", maxsplit=1)[0].endswith(ENDINGS) and not is_hub_name(url)
+
+
 def read_files(url: str, storage_options: Mapping[str, Any] | None) -> Files:
-    """Read the folder or file at a path or URL. Raises CheckpointError if it is no checkpoint."""
-    if url.split("?", maxsplit=1)[0].endswith(ENDINGS):
+    """Read the folder or file at a path or URL, or the model of a name on the Hub. Raises
+    CheckpointError if it is no checkpoint."""
+    if is_weight_file(url):
         parent, _, name = url.rpartition("/")
         folder = Folder(parent or ".", storage_options, shown_url=url)
         if folder.holds_file(name):
             return _read_single(folder, name)
-    folder = Folder(url, storage_options)
+    folder = open_folder(url, storage_options)
     config = folder.read(CONFIG)
     if (adapter := folder.read_if_allowed(ADAPTER_CONFIG)) is not None:
         raise CheckpointError(f"{folder.shown_url} {adapter_refusal(adapter)}")
     if config is None:
         raise CheckpointError(folder.why_no_checkpoint())
-    return Files(
-        folder.shown_url, config, folder.read(PREPROCESSOR), folder.weights(), is_single=False
-    )
+    preprocessor, transforms = folder.read(PREPROCESSOR), _transforms(folder, config)
+    weights = folder.weights()
+    return Files(folder.shown_url, config, preprocessor, transforms, weights, is_single=False)
 
 
 def _read_single(folder: Folder, name: str) -> Files:
@@ -120,4 +145,10 @@ def _read_single(folder: Folder, name: str) -> Files:
     # The signature in a URL's query opens this one file, not those beside it.
     signed = "?" in name
     config, preprocessor = (None if signed else folder.read(n) for n in (CONFIG, PREPROCESSOR))
-    return Files(folder.shown_url, config, preprocessor, {name: data}, is_single=True)
+    transforms = _transforms(folder, config)
+    return Files(folder.shown_url, config, preprocessor, transforms, {name: data}, is_single=True)
+
+
+def _transforms(folder: Folder, config: bytes | None) -> bytes | None:
+    """The file of transforms, which counts beside smp's config.json alone."""
+    return folder.read(TRANSFORMS) if smp.parse_config(config) else None

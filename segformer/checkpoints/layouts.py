@@ -1,10 +1,12 @@
-"""The names of the weights: ours, and those of the three origins as one table each.
+"""The names of the weights: ours, and those of the four origins as one table each.
 
 Knows names; knows no shape and no file.
 
     transformers      models/segformer/modeling_segformer.py (Apache-2.0): old names (its files, and
                       its modules up to 4) and new ones (from 5 on)
     nvlabs            the authors' code; keys and values in one matrix
+    smp               segmentation_models_pytorch (MIT); the encoder as nvlabs, the head by names
+                      of its own
     mmsegmentation    0.x and 1.x; query, key and value in one matrix; another head
 """
 
@@ -17,7 +19,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from segformer.config import NormEps
+from segformer.norm_eps import TRANSFORMERS_EPS, NormEps
 
 _OLD, _NEW = "segformer.encoder.block.{s}.{j}", "segformer.stages.{s}.blocks.{j}"
 _NEW_SR = f"{_NEW}.attention.sequence_reduction"
@@ -48,6 +50,9 @@ _TRANSFORMERS_OLD: tuple[Row, ...] = (
     ("decode_head.linear_fuse", "head.fuse"),
     ("decode_head.batch_norm", "head.batch_norm"),
     ("decode_head.classifier", "head.classifier"),
+    # Of mmsegmentation's head, in the folders that we write: transformers has no names for it.
+    ("decode_head.convs.{s}", "head.convs.{s}"),
+    ("decode_head.norms.{s}", "head.norms.{s}"),
 )
 _TRANSFORMERS_NEW: tuple[Row, ...] = (
     ("segformer.stages.{s}.patch_embeddings.proj", "stages.{s}.embedding.proj"),
@@ -66,7 +71,7 @@ _TRANSFORMERS_NEW: tuple[Row, ...] = (
     ("segformer.stages.{s}.layer_norm", "stages.{s}.norm"),
     ("decode_head.linear_projections.{s}.proj", "head.linear.{s}"),
 )
-_NVLABS: tuple[Row, ...] = (
+_NVLABS_ENCODER: tuple[Row, ...] = (
     ("patch_embed{n}.proj", "stages.{s}.embedding.proj"),
     ("patch_embed{n}.norm", "stages.{s}.embedding.norm"),
     ("block{n}.{j}.norm1", f"{_BLOCK}.norm1"),
@@ -80,10 +85,20 @@ _NVLABS: tuple[Row, ...] = (
     ("block{n}.{j}.mlp.dwconv.dwconv", f"{_BLOCK}.ffn.depthwise"),
     ("block{n}.{j}.mlp.fc2", f"{_BLOCK}.ffn.contract"),
     ("norm{n}", "stages.{s}.norm"),
+)
+_NVLABS: tuple[Row, ...] = (
+    *_NVLABS_ENCODER,
     ("linear_c{n}.proj", "head.linear.{s}"),
     ("linear_fuse.conv", "head.fuse"),
     ("linear_fuse.bn", "head.batch_norm"),
     ("linear_pred", "head.classifier"),
+)
+_SMP: tuple[Row, ...] = (
+    *((f"encoder.{original}", names) for original, names in _NVLABS_ENCODER),
+    *((f"decoder.mlp_stage.{3 - s}.linear", f"head.linear.{s}") for s in range(4)),
+    ("decoder.fuse_stage.0", "head.fuse"),
+    ("decoder.fuse_stage.1", "head.batch_norm"),
+    ("segmentation_head.0", "head.classifier"),
 )
 _MMSEGMENTATION: tuple[Row, ...] = (
     ("layers.{s}.0.projection", "stages.{s}.embedding.proj"),
@@ -117,7 +132,7 @@ class Layout:
     """How one origin names its weights."""
 
     origin: str
-    """transformers, nvlabs or mmsegmentation."""
+    """transformers, nvlabs, smp or mmsegmentation."""
     rows: tuple[Row, ...]
     """The names; if two rows match a name, the first counts."""
     anchor: str
@@ -126,6 +141,10 @@ class Layout:
     """What the origin's layer norms add to the variance."""
     head: str = "mlp"
     """The origin's head, as in `ModelConfig.head`."""
+    align_corners: bool = False
+    """As in `ModelConfig.align_corners`."""
+    marks: tuple[str, ...] = ("head.classifier.weight",)
+    """Our names of weights without which the names are not those of a whole network."""
     prefixes: tuple[str, ...] = ()
     """Prefixes that the names of the encoder and of the head may have."""
     unused: str = r"(?!)"
@@ -179,10 +198,10 @@ _ANCHORS = (
     "segformer.encoder.patch_embeddings.0.proj.weight",
     "segformer.stages.0.patch_embeddings.proj.weight",
 )
-TRANSFORMERS = Layout("transformers", _TRANSFORMERS_OLD, _ANCHORS[0], NormEps())
+TRANSFORMERS = Layout("transformers", _TRANSFORMERS_OLD, _ANCHORS[0], TRANSFORMERS_EPS)
 LAYOUTS = (
     TRANSFORMERS,
-    Layout("transformers", (*_TRANSFORMERS_NEW, *_TRANSFORMERS_OLD), _ANCHORS[1], NormEps()),
+    Layout("transformers", (*_TRANSFORMERS_NEW, *_TRANSFORMERS_OLD), _ANCHORS[1], TRANSFORMERS_EPS),
     Layout(
         "nvlabs",
         _NVLABS,
@@ -190,6 +209,15 @@ LAYOUTS = (
         NormEps(block=1e-6),
         prefixes=(BACKBONE, HEAD),
         unused=rf"(decode_head\.)?conv_seg\.({LEAVES})",
+    ),
+    Layout(
+        "smp",
+        _SMP,
+        "encoder.patch_embed1.proj.weight",
+        NormEps(block=1e-6),
+        align_corners=True,
+        # Its other decoders, too, have a segmentation_head; fewer scales have no mlp_stage.3.
+        marks=("head.classifier.weight", "head.fuse.weight", "head.linear.0.weight"),
     ),
     Layout(
         "mmsegmentation",
@@ -204,7 +232,8 @@ LAYOUTS = (
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' old names, which every version of it reads."""
+    """Our weights under transformers' old names, which every version of it reads; mmsegmentation's
+    head under names of ours."""
     return {TRANSFORMERS.original_name(name): tensor for name, tensor in weights.items()}
 
 

@@ -19,8 +19,8 @@ _GROUPS_SHOWN = 5
 """Groups of keys that a note lists."""
 _TRAINING = re.compile(
     r"(?<![a-z])(criterion|loss(es|_?fns?)?|metrics?|conf_?mat|ious?|jaccard|accuracy|f1|ema|swa"
-    r"|averaged?|aux(iliary)?|teacher|student|optim(izers?)?|schedulers?|lr|class_weights?|discriminators?"
-    r"|lpips|n_averaged|num_updates|decay|initted|step)(?![a-z])",
+    r"|averaged?|aux(iliary)?|classification_head|teacher|student|optim(izers?)?|schedulers?|lr"
+    r"|class_weights?|discriminators?|lpips|n_averaged|num_updates|decay|initted|step)(?![a-z])",
     re.IGNORECASE,
 )
 """Words in the names of what only training needs."""
@@ -86,13 +86,13 @@ def _note_on(other: Network, network: Network) -> str:
     keys = f"{len(other.names):,} keys"
     if network.is_average and not other.is_average:
         return (
-            "the weights are averages (EMA), which their program keeps in the state dict; the raw"
-            f" ones are {other.place} ({keys}) and not used"
+            f"the weights are averages (EMA), those {network.place}; the raw ones {other.place}"
+            f" ({keys}) are not used: --weights raw takes them"
         )
     if other.is_average and not network.is_average:
         return (
             f"the file also holds an average of the weights (EMA) {other.place} ({keys}); the raw"
-            f" ones {network.place} are used"
+            f" ones {network.place} are used: --weights ema takes the average"
         )
     return (
         f"the file also holds a complete network {other.place} ({keys}); the one {network.place} is"

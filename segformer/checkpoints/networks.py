@@ -7,12 +7,20 @@ under two names. Knows names and layouts; knows no tensor.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from segformer.checkpoints import smp
 from segformer.checkpoints.layouts import BACKBONE, LAYOUTS, Layout
+from segformer.checkpoints.variants import EMA, RAW, WEIGHTS
 from segformer.errors import CheckpointError
 
+_LACKS = {
+    RAW: "holds averages of the weights (EMA) and no raw ones; omit --weights raw, or give ema",
+    EMA: "holds no average of the weights (EMA) that is a complete network; omit --weights ema, or"
+    " give raw",
+}
 _NAMES_SHOWN = 3
 """Keys that a message lists."""
 _AVERAGE = re.compile(
@@ -46,13 +54,17 @@ class Network:
 
 
 def find_networks(
-    names: Iterable[str], beside: Iterable[str] = (), *, keeps_average: bool = False
+    names: Iterable[str],
+    beside: Iterable[str] = (),
+    *,
+    keeps_average: bool = False,
+    hyper_parameters: Mapping[Any, Any] | None = None,
 ) -> list[Network]:
     """The complete networks among these names, those of the shortest prefixes first.
 
     names: those of the state dict; beside: those of other state dicts in the file. keeps_average:
-    the state dict holds averages, and the raw network is beside it. Raises CheckpointError if there
-    is none.
+    the state dict holds averages, and the raw network is beside it. hyper_parameters: what the file
+    says of the network. Raises CheckpointError if there is none.
     """
     names, beside = list(names), list(beside)
     candidates = [
@@ -61,9 +73,12 @@ def find_networks(
         for layout in LAYOUTS
         for candidate in _candidates(layout, part, is_beside, keeps_average)
     ]
-    for complete in (_has_classifier, _has_head):  # if none is complete, it is said what is missing
-        if networks := [candidate for candidate in candidates if complete(candidate)]:
-            return sorted(networks, key=lambda n: (n.is_beside, n.prefix.count("."), len(n.prefix)))
+    if networks := [candidate for candidate in candidates if _is_whole(candidate)]:
+        return _in_order(networks)
+    if reason := smp.refusal((*names, *beside), hyper_parameters or {}):
+        raise CheckpointError(reason)
+    if networks := [candidate for candidate in candidates if _has_head(candidate)]:
+        return _in_order(networks)  # whoever reads one says what is missing
     if candidates:
         raise CheckpointError(
             "holds the encoder alone, as it is pretrained on ImageNet, and no decode head;"
@@ -71,20 +86,28 @@ def find_networks(
         )
     raise CheckpointError(
         f"is no SegFormer: it holds {listed(names or beside)}; Swath reads those of transformers,"
-        " NVlabs and mmsegmentation"
+        " NVlabs, segmentation_models_pytorch and mmsegmentation"
         if names or beside
         else "holds no tensor; give a SegFormer's state dict"
     )
 
 
-def choose_network(networks: Sequence[Network]) -> Network:
+def choose_network(networks: Sequence[Network], weights: str | None = None) -> Network:
     """The network to run: in the main state dict rather than beside it, raw rather than averaged,
     and no teacher beside a network that is trained.
 
-    Raises CheckpointError if several are left, or a student and its teacher: which of these two is
-    meant, only their owner knows.
+    weights: RAW or EMA takes only such ones, wherever they are; another value is a ValueError.
+    Raises CheckpointError if there is none; if several are left, or a student and its teacher:
+    which of these two is meant, only their owner knows.
     """
-    left = [n for n in networks if not n.is_beside] or list(networks)
+    if weights not in (None, *WEIGHTS):
+        raise ValueError(f"weights {weights!r}: choose one of {', '.join(WEIGHTS)}")
+    left = list(networks)
+    if weights is not None:
+        left = [n for n in left if n.is_average == (weights == EMA)]
+        if not left:
+            raise CheckpointError(_LACKS[weights])
+    left = [n for n in left if not n.is_beside] or left
     left = [n for n in left if not n.is_average] or left
     if not any(_STUDENT.search(n.prefix) for n in left):
         left = [n for n in left if not _TEACHER.search(n.prefix)] or left
@@ -95,6 +118,10 @@ def choose_network(networks: Sequence[Network]) -> Network:
             " run; save the state_dict() of that one alone"
         )
     return left[0]
+
+
+def _in_order(networks: Iterable[Network]) -> list[Network]:
+    return sorted(networks, key=lambda n: (n.is_beside, n.prefix.count("."), len(n.prefix)))
 
 
 def _candidates(
@@ -109,8 +136,8 @@ def _candidates(
         yield Network(layout, prefix, own, is_average, is_beside)
 
 
-def _has_classifier(network: Network) -> bool:
-    return "head.classifier.weight" in _our_names(network)
+def _is_whole(network: Network) -> bool:
+    return _our_names(network).issuperset(network.layout.marks)
 
 
 def _has_head(network: Network) -> bool:

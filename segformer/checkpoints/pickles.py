@@ -3,7 +3,6 @@
 A pickle is a program. Python's own machine imports what the program names and calls it; this one
 imports nothing, calls nothing and sets no attribute. It knows numbers, text, lists and dicts, and
 three kinds of names:
-
 - those that have a builder (`Builders`: how a tensor is put together, OrderedDict): a function of
   ours is called instead;
 - those of libraries whose objects are in checkpoints beside the weights (HARMLESS): whatever would
@@ -24,10 +23,11 @@ from typing import Any
 
 from segformer.errors import CheckpointError
 
-_MODULES = """addict argparse.Namespace collections copy_reg._reconstructor _codecs.encode
-    copyreg._reconstructor datetime functools.partial lightning lightning_fabric mmcv mmengine mmseg
-    numpy omegaconf pathlib pytorch_lightning segmentation_models_pytorch timm torch torchmetrics
-    torchvision transformers typing"""
+_MODULES = """addict albumentations argparse.Namespace collections copy_reg._reconstructor datetime
+    _codecs.encode copyreg._reconstructor enum ftw_tools functools.partial geoai jsonargparse kornia
+    lightning lightning_fabric mmcv mmengine mmseg numpy omegaconf pathlib pytorch_lightning
+    segmentation_models_pytorch terratorch timm torch torchgeo torchmetrics torchvision transformers
+    typing"""
 _BUILTINS = """bool bytearray bytes complex dict float frozenset getattr int list long object range
     set slice str tuple unicode"""
 HARMLESS = frozenset(_MODULES.split()) | {

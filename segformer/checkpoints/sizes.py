@@ -46,6 +46,7 @@ def infer_sizes(state: StateDict) -> dict[str, Any]:
         "mlp_ratios": tuple(mlp_ratios),
         "decoder_hidden_size": state.shape("head.fuse.weight", 2)[0],
         "head": state.layout.head,
+        "align_corners": state.layout.align_corners,
         "norm_eps": state.layout.norm_eps,
     }
 

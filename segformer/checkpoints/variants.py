@@ -1,6 +1,6 @@
-"""Forms of weights that are no plain network: adapters and quantized weights, told by their names.
+"""Forms of weights: raw or averaged; adapters and quantized ones, which are told by their names.
 
-What a refusal says of them. Knows names; knows no tensor and no file.
+What a refusal says of the latter. Knows names; knows no tensor and no file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 from segformer.errors import CheckpointError
 
+RAW, EMA = WEIGHTS = ("raw", "ema")
+"""The weights that can be asked for where a checkpoint holds both: as they were trained, or an
+average of them, exponential or other."""
 ADAPTER_CONFIG = "adapter_config.json"
 """The file that PEFT writes beside an adapter's weights."""
 _ADAPTER = re.compile(

@@ -33,6 +33,8 @@ class WeightFile:
     beside: Mapping[str, Tensor | StoredTensor]
     """Those of other state dicts in the file, by the way to them: see `TorchFile.beside`."""
     metadata: Metadata
+    hyper_parameters: Metadata
+    """The arguments of what was trained, as Lightning keeps them; else empty."""
     keeps_average: bool
     """Whether the program that wrote the file puts averaged weights (EMA) into its state dict, and
     the raw ones beside it: mmengine's EMAHook and Lightning's WeightAveraging do."""
@@ -62,7 +64,7 @@ def open_weight_file(data: bytes) -> WeightFile:
         if len(data) >= 8 and 0 not in data[:8]:  # safetensors starts with a length in 64 bits
             raise ValueError("it begins as neither PyTorch nor safetensors do")
         tensors = _plain_names(safetensors.torch.load(data))
-        return WeightFile(tensors, {}, {}, keeps_average=False, size_bytes=len(data))
+        return WeightFile(tensors, {}, {}, {}, keeps_average=False, size_bytes=len(data))
     except CheckpointError:
         raise
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to cause
@@ -74,13 +76,15 @@ def open_weight_file(data: bytes) -> WeightFile:
 
 def _open_torch_file(data: bytes) -> WeightFile:
     file = torch_files.open_torch_file(data)
-    meta = file.outer.get("meta")
-    metadata = meta if isinstance(meta, dict) else {}
+    metadata, hyper_parameters = (
+        value if isinstance(value := file.outer.get(key), dict) else {}
+        for key in ("meta", "hyper_parameters")
+    )
     lightning = "current_model_state" in file.outer
     mmengine = "mmengine_version" in metadata or "message_hub" in file.outer
     keeps_average = lightning or (mmengine and "ema_state_dict" in file.outer)
     tensors, beside = _plain_names(file.tensors), _plain_names(file.beside)
-    return WeightFile(tensors, beside, metadata, keeps_average, len(data))
+    return WeightFile(tensors, beside, metadata, hyper_parameters, keeps_average, len(data))
 
 
 def _read(name: str, tensor: StoredTensor) -> Tensor:

@@ -18,6 +18,7 @@ fault_injection.py       faults done to a run: signals, damaged requests, a stor
 fault_proxy.py           an HTTP proxy that answers 503, cuts, resets, delays or holds requests
 foreign_checkpoints.py   weights under the names of transformers, nvlabs and mmsegmentation
 house.py                 checks of imports between rooms, of libraries and of docstrings
+hub_server.py            a Hugging Face Hub on loopback, over real HTTP, that fails on demand
 http_messages.py         HTTP/1.1 messages read whole from a stream
 low_memory.py            a replica's refusal when its memory is short
 outputs.py               rows, files, differences and stray files of an output

@@ -72,25 +72,32 @@ def _joined(weights: Weights, names: tuple[str, ...], joined: str) -> Weights:
     return stacked
 
 
+def _mit_renames(encoder: str) -> list[tuple[str, str]]:
+    """The names of the authors' encoder, which smp has taken over. encoder: what precedes them."""
+    renames = []
+    for s in range(4):
+        for ours, theirs in (("embedding", "patch_embed"), ("blocks", "block"), ("norm", "norm")):
+            renames.append((rf"stages\.{s}\.{ours}", f"{encoder}{theirs}{s + 1}"))
+    return [
+        *renames,
+        (r"attention\.query", "attn.q"),
+        (r"attention\.kv", "attn.kv"),
+        (r"attention\.out", "attn.proj"),
+        (r"attention\.reduction_norm", "attn.norm"),
+        (r"attention\.reduction", "attn.sr"),
+        (r"ffn\.expand", "mlp.fc1"),
+        (r"ffn\.depthwise", "mlp.dwconv.dwconv"),
+        (r"ffn\.contract", "mlp.fc2"),
+    ]
+
+
 def nvlabs(weights: Weights) -> Weights:
     """The weights as the authors' code names them, with the unused `conv_seg` of its base class."""
-    joined = _joined(weights, ("key", "value"), "kv.LEAF")
-    stages = [(rf"stages\.{s}\.embedding", f"backbone.patch_embed{s + 1}") for s in range(4)]
-    stages += [(rf"stages\.{s}\.blocks", f"backbone.block{s + 1}") for s in range(4)]
-    stages += [(rf"stages\.{s}\.norm", f"backbone.norm{s + 1}") for s in range(4)]
-    stages += [(rf"head\.linear\.{s}", f"decode_head.linear_c{s + 1}.proj") for s in range(4)]
     renamed = _renamed(
-        joined,
+        _joined(weights, ("key", "value"), "kv.LEAF"),
         [
-            *stages,
-            (r"attention\.query", "attn.q"),
-            (r"attention\.kv", "attn.kv"),
-            (r"attention\.out", "attn.proj"),
-            (r"attention\.reduction_norm", "attn.norm"),
-            (r"attention\.reduction", "attn.sr"),
-            (r"ffn\.expand", "mlp.fc1"),
-            (r"ffn\.depthwise", "mlp.dwconv.dwconv"),
-            (r"ffn\.contract", "mlp.fc2"),
+            *_mit_renames("backbone."),
+            *((rf"head\.linear\.{s}", f"decode_head.linear_c{s + 1}.proj") for s in range(4)),
             (r"head\.fuse", "decode_head.linear_fuse.conv"),
             (r"head\.batch_norm", "decode_head.linear_fuse.bn"),
             (r"head\.classifier", "decode_head.linear_pred"),
@@ -100,6 +107,24 @@ def nvlabs(weights: Weights) -> Weights:
     renamed["decode_head.conv_seg.weight"] = torch.full((classes, size, 1, 1), 3.0)
     renamed["decode_head.conv_seg.bias"] = torch.full((classes,), 3.0)
     return renamed
+
+
+def smp(weights: Weights) -> Weights:
+    """The weights as segmentation_models_pytorch's Segformer names them: its decoder counts scales
+    from the coarsest."""
+    return _renamed(
+        _joined(weights, ("key", "value"), "kv.LEAF"),
+        [
+            *_mit_renames("encoder."),
+            (r"head\.linear\.0", "decoder.mlp_stage.3.linear"),
+            (r"head\.linear\.1", "decoder.mlp_stage.2.linear"),
+            (r"head\.linear\.2", "decoder.mlp_stage.1.linear"),
+            (r"head\.linear\.3", "decoder.mlp_stage.0.linear"),
+            (r"head\.fuse", "decoder.fuse_stage.0"),
+            (r"head\.batch_norm", "decoder.fuse_stage.1"),
+            (r"head\.classifier", "segmentation_head.0"),
+        ],
+    )
 
 
 def mmsegmentation(weights: Weights) -> Weights:
@@ -135,6 +160,7 @@ def mmsegmentation(weights: Weights) -> Weights:
 NAMED: dict[str, Callable[[Weights], Weights]] = {
     "transformers": to_transformers,
     "nvlabs": nvlabs,
+    "smp": smp,
     "mmsegmentation": mmsegmentation,
 }
 """The weights as each origin names them."""

@@ -11,16 +11,16 @@ import torch
 from segformer import Checkpoint, CheckpointError, read_checkpoint
 
 
-def read(value: Any, path: Path) -> Checkpoint:
+def read(value: Any, path: Path, weights: str | None = None) -> Checkpoint:
     """The checkpoint that torch.save makes of a value."""
     torch.save(value, path)
-    return read_checkpoint(str(path))
+    return read_checkpoint(str(path), weights=weights)
 
 
-def refusal(value: Any, path: Path) -> str:
+def refusal(value: Any, path: Path, weights: str | None = None) -> str:
     """The refusal of what torch.save makes of a value: one line that names the file; without it."""
     with pytest.raises(CheckpointError) as caught:
-        read(value, path)
+        read(value, path, weights)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message

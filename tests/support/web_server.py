@@ -86,7 +86,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(server: S) -> Iterator[S]:
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(
+        target=server.serve_forever, args=(0.02,)
+    )  # s between looks at its end
     thread.start()
     try:
         yield server
