@@ -59,11 +59,11 @@ class PlainLoop:
         checkpoint is unusable, UsageError if its store refuses access, TransientError if it does
         not answer.
         """
-        from pipeline.engine.device import local_devices  # noqa: PLC0415
-        from segformer import read_checkpoint  # noqa: PLC0415
-        from segformer.folding import folded_bytes  # noqa: PLC0415
-
         with self.laps.time(CHECKPOINT):
+            from pipeline.engine.device import local_devices  # noqa: PLC0415
+            from segformer import read_checkpoint  # noqa: PLC0415
+            from segformer.folding import folded_bytes  # noqa: PLC0415
+
             pinned = pinned_checkpoint(self.checkpoint, recorded, self.access)
             checkpoint = call_on_checkpoint(
                 read_checkpoint, pinned, self.access, **self.settings.reading
