@@ -12,6 +12,7 @@ from pipeline.scene import Scene
 from pipeline.settings import Trial
 from pipeline.stages import Segmentation
 from pipeline.trial.calibration import calibrate
+from pipeline.trial.dtype_note import dtype_note
 from pipeline.trial.samples import segment_samples
 
 
@@ -29,12 +30,16 @@ def run_trial(segmentation: Segmentation, scenes: Sequence[Scene], trial: Trial)
     sampling raise."""
     if not scenes:
         return TrialResults()
-    rate = calibrate(segmentation, len(scenes[0].bands)) if trial.calibrate else None
-    if not trial.sample_to:
-        return TrialResults(rate)
-    local = on_this_machine(segmentation)
-    samples, notes = segment_samples(local, scenes, trial.sample, trial.sample_to)
-    return TrialResults(rate, samples, notes)
+    results = TrialResults()
+    if trial.calibrate:
+        rates = calibrate(segmentation, len(scenes[0].bands))
+        notes = tuple(dtype_note(segmentation, scenes, rates))
+        results = TrialResults(rates[segmentation.job.settings.dtype], notes=notes)
+    if trial.sample_to:
+        local = on_this_machine(segmentation)
+        samples, notes = segment_samples(local, scenes, trial.sample, trial.sample_to)
+        results = replace(results, samples=samples, notes=results.notes + notes)
+    return results
 
 
 def on_this_machine(segmentation: Segmentation) -> Segmentation:
