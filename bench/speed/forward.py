@@ -7,12 +7,12 @@
 Contestants: ours; transformers with its eager attention and with SDPA, its default; `compiled`, the
 latter through torch.compile, which takes minutes to compile and has to be asked for; OpenVINO, also
 in int8 by NNCF; ONNX Runtime. The weights are random and the same for all, or the example's, with
-its picture. All sides have the same pixels, threads and allocator settings (ours), at batches of 1
-to 8; the best batch is that of the lowest median per image. They take turns, after one to warm up;
-a turn is one or more passes after a pause in which the threads of the side before fall asleep. With
-one thread, which is what a replica has, CPU time counts, so that other work on the machine does
-not; with more, and on a GPU, wall time. Ratios are of medians; low and high bound their 95 %
-interval. Runs on a GPU if there is one, without the runtimes. The last line is one JSON document.
+its picture. All have the same pixels, threads and allocator settings (ours). First each finds its
+best batch of 1, 2, 4 and 8. Then they take turns at these; a turn is one or more passes after a
+pause in which the threads of the side before fall asleep. With one thread, which is what a replica
+has, CPU time counts, so that other work on the machine does not; with more, and on a GPU, wall
+time. Ratios are of medians; low and high bound their 95 % interval. Runs on a GPU if there is one,
+without the runtimes. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ from bench.support.networks import (
     CALIBRATION_IMAGES,
     CONTESTANTS,
     CPU_ONLY,
+    Make,
     Run,
-    Side,
     Task,
 )
 from bench.support.rounds import Duration, in_turns, machine, spread, timed, times_faster
@@ -52,8 +53,9 @@ TURN_IMAGES = 4
 """Images per turn, or one batch if that is more."""
 PAUSE_S = 0.05
 """Longer than the threads of any side spin after their last pass."""
-PerImage = dict[int, list[float]]
-"""Batch -> seconds per image, one number a round."""
+SEARCH_TURNS = 3
+"""Turns of each batch when the best one is sought."""
+OURS = "ours, "
 
 
 def main() -> None:
@@ -65,9 +67,9 @@ def main() -> None:
     load = [round(os.getloadavg()[0], 1)]
     with torch.inference_mode(), tempfile.TemporaryDirectory() as scratch:
         task = task_of(options, device, Path(scratch))
-        sides = [side for name in chosen for side in CONTESTANTS[name](task)]
+        makers = {k: make for name in chosen for k, make in CONTESTANTS[name](task).items()}
         clock = "CPU" if device == "cpu" and options.threads == 1 else "wall"
-        report = compared(sides, task.images_NCHW.to(device), options.rounds, clock)
+        report = compared(makers, task.images_NCHW.to(device), options.rounds, clock)
     load.append(round(os.getloadavg()[0], 1))
     network = "the example's" if options.example else f"{options.size}, {options.classes} classes"
     head = {
@@ -136,48 +138,63 @@ def task_of(options: argparse.Namespace, device: str, scratch: Path) -> Task:
 
 
 def compared(
-    sides: list[Side], pixels_NCHW: torch.Tensor, rounds: int, clock: str
+    makers: Mapping[str, Make], pixels_NCHW: torch.Tensor, rounds: int, clock: str
 ) -> dict[str, Any]:
     """What each contestant took by the clock, `CPU` or `wall`, and how its logits and classes
-    differ from those of the first side, ours in float32."""
-    reference = [sides[0].run(image_1CHW).clone() for image_1CHW in pixels_NCHW.split(1)]
-    differences = {
-        side.contestant: difference(side.run, pixels_NCHW, reference)
-        for side in sides
-        if side.batch == 1
-    }
-    turns = {(side.contestant, side.batch): turn(side, pixels_NCHW) for side in sides}
+    differ from those of the first one, ours in float32."""
+    reference = list(map(torch.clone, map(next(iter(makers.values()))(1), pixels_NCHW.split(1))))
+    searches, differences = {}, {}
+    for name, make in makers.items():
+        searches[name] = {
+            batch: search(make(batch), batch, pixels_NCHW, clock) for batch in BATCHES
+        }
+        differences[name] = difference(make(1), pixels_NCHW, reference)
+        print(f"{name}: seconds per image by batch: {searches[name]}", file=sys.stderr, flush=True)
+    best = {name: min(BATCHES, key=found.__getitem__) for name, found in searches.items()}
+    sides = {name: (name, batch) for name, batch in best.items()}
+    sides |= {f"{name}, batch 1": (name, 1) for name in makers if name.startswith(OURS)}
+    turns = {side: turn(makers[name](b), b, pixels_NCHW) for side, (name, b) in sides.items()}
     for run_once in turns.values():
         run_once()
-    names = {f"{contestant}, batch {batch}": (contestant, batch) for contestant, batch in turns}
-    durations = in_turns({name: turns[key] for name, key in names.items()}, rounds)
-    per_image: dict[str, PerImage] = {}
-    for name, (contestant, batch) in names.items():
-        taken = [d.cpu_s if clock == "CPU" else d.wall_s for d in durations[name]]
-        seconds = [turn_s / images_per_turn(batch) for turn_s in taken]
-        per_image.setdefault(contestant, {})[batch] = seconds
-    ours = {name.removeprefix("ours, "): per_image[name] for name in per_image if "ours, " in name}
+    durations = in_turns(turns, rounds)
+    seconds = {
+        side: [per_image(duration, sides[side][1], clock) for duration in taken]
+        for side, taken in durations.items()
+    }
+    own = [name.removeprefix(OURS) for name in makers if name.startswith(OURS)]
     return {
         "contestants": {
             name: {
-                "s_per_image": {b: spread(seconds) for b, seconds in batches.items()},
-                "best_batch": best(batches),
-                "times_slower_than_ours": {dtype: ratios(batches, ours[dtype]) for dtype in ours},
+                "search_s_per_image": searches[name],
+                "best_batch": best[name],
+                "s_per_image": spread(seconds[name]),
+                "times_slower_than_ours": {
+                    dtype: {
+                        "at_best_batch": times_faster(seconds[name], seconds[OURS + dtype]),
+                        "at_batch_1": times_faster(
+                            seconds[name], seconds[f"{OURS}{dtype}, batch 1"]
+                        ),
+                    }
+                    for dtype in own
+                },
                 **differences[name],
             }
-            for name, batches in per_image.items()
+            for name in makers
         }
     }
 
 
-def best(batches: PerImage) -> int:
-    return min(batches, key=lambda batch: spread(batches[batch])["median"])
+def search(run: Run, batch: int, pixels_NCHW: torch.Tensor, clock: str) -> float:
+    """The median of the seconds per image of some turns, after one to warm up."""
+    run_once = turn(run, batch, pixels_NCHW)
+    run_once()
+    taken = [per_image(run_once(), batch, clock) for _ in range(SEARCH_TURNS)]
+    return spread(taken)["median"]
 
 
-def ratios(theirs: PerImage, ours: PerImage) -> dict[str, dict[str, float]]:
-    """Their best batch's time in terms of ours, at our best batch and at batch 1, a run's own."""
-    at = {"at_best_batch": best(ours), "at_batch_1": 1}
-    return {name: times_faster(theirs[best(theirs)], ours[b]) for name, b in at.items()}
+def per_image(duration: Duration, batch: int, clock: str) -> float:
+    seconds = duration.cpu_s if clock == "CPU" else duration.wall_s
+    return seconds / images_per_turn(batch)
 
 
 def difference(
@@ -203,12 +220,12 @@ def images_per_turn(batch: int) -> int:
     return max(TURN_IMAGES, batch)
 
 
-def turn(side: Side, pixels_NCHW: torch.Tensor) -> Callable[[], Duration]:
-    batch_NCHW, passes = pixels_NCHW[: side.batch], images_per_turn(side.batch) // side.batch
+def turn(run: Run, batch: int, pixels_NCHW: torch.Tensor) -> Callable[[], Duration]:
+    batch_NCHW, passes = pixels_NCHW[:batch], images_per_turn(batch) // batch
 
     def passes_in_a_row() -> None:
         for _ in range(passes):
-            side.run(batch_NCHW)
+            run(batch_NCHW)
 
     def run_once() -> Duration:
         time.sleep(PAUSE_S)

@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from pipeline.engine.forward import TORCH_DTYPES
 from segformer import load_model
 
 BATCHES = (1, 2, 4, 8)
-COMPILED_BATCHES = (1, 4)
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names."""
 CALIBRATION_IMAGES = 32
@@ -31,16 +31,8 @@ CALIBRATION_IMAGES = 32
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 """From float32 pixels_NCHW to logits_NKhw, which its next call may overwrite."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """A network as one contestant runs it, at one batch."""
-
-    contestant: str
-    """Who runs it, and in which type: `OpenVINO, bfloat16`."""
-    batch: int
-    run: Run
+Make = Callable[[int], Run]
+"""From a batch to a network that is ready for it. (All batches at once would take all memory.)"""
 
 
 @dataclass(frozen=True)
@@ -60,32 +52,28 @@ class Task:
     """A folder for converted networks."""
 
 
-def ours(task: Task) -> Iterator[Side]:
-    for name in task.dtypes:
-        model = load_model(task.folder).to(task.device, TORCH_DTYPES[name])
-        for batch in BATCHES:
-            yield Side(f"ours, {name}", batch, _cast(model, name))
+def ours(task: Task) -> dict[str, Make]:
+    models = {d: load_model(task.folder).to(task.device, TORCH_DTYPES[d]) for d in task.dtypes}
+    return {f"ours, {dtype}": _any_batch(model, dtype) for dtype, model in models.items()}
 
 
-def transformers(task: Task) -> Iterator[Side]:
-    """With its eager attention, only at batch 1 and in float32, and with SDPA, its default."""
-    eager = _transformers(task, "float32", "eager")
-    yield Side("transformers eager, float32", 1, _cast(eager, "float32"))
-    for name in task.dtypes:
-        model = _transformers(task, name)
-        for batch in BATCHES:
-            yield Side(f"transformers SDPA, {name}", batch, _cast(model, name))
+def transformers(task: Task) -> dict[str, Make]:
+    """With its eager attention, in float32, and with SDPA, its default."""
+    eager = _any_batch(_transformers(task, "float32", "eager"), "float32")
+    sdpa = {
+        f"transformers SDPA, {dtype}": _any_batch(_transformers(task, dtype), dtype)
+        for dtype in task.dtypes
+    }
+    return {"transformers eager, float32": eager, **sdpa}
 
 
-def transformers_compiled(task: Task) -> Iterator[Side]:
+def transformers_compiled(task: Task) -> dict[str, Make]:
     """SDPA by torch.compile, each batch compiled for its own shape, which takes minutes."""
-    for name in task.dtypes:
-        model = torch.compile(_transformers(task, name), dynamic=False)
-        for batch in COMPILED_BATCHES:
-            yield Side(f"transformers compiled, {name}", batch, _cast(model, name))
+    models = {d: torch.compile(_transformers(task, d), dynamic=False) for d in task.dtypes}
+    return {f"transformers compiled, {d}": _any_batch(model, d) for d, model in models.items()}
 
 
-def openvino(task: Task) -> Iterator[Side]:
+def openvino(task: Task) -> dict[str, Make]:
     """float32, bfloat16, and int8 by post-training quantization with either of them for what is
     not quantized. One stream, as low a latency as it can.
 
@@ -115,21 +103,25 @@ def openvino(task: Task) -> Iterator[Side]:
             subset_size=len(images),
         )
     core = ov.Core()
-    for prefix, network in (("", floats), ("int8 and ", integers)):
-        for name in task.dtypes:
-            options = {
-                "INFERENCE_PRECISION_HINT": PRECISIONS[name],
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": task.threads,
-                "NUM_STREAMS": 1,
-            }
-            for batch in BATCHES:
-                network.reshape([batch, *image])
-                request = core.compile_model(network, "CPU", options).create_infer_request()
-                yield Side(f"OpenVINO, {prefix}{name}", batch, _infer(request))
+
+    def make(network: Any, dtype: str, batch: int) -> Run:
+        options = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": task.threads,
+            "NUM_STREAMS": 1,
+        }
+        network.reshape([batch, *image])
+        return _infer(core.compile_model(network, "CPU", options).create_infer_request())
+
+    return {
+        f"OpenVINO, {prefix}{dtype}": partial(make, network, dtype)
+        for prefix, network in (("", floats), ("int8 and ", integers))
+        for dtype in task.dtypes
+    }
 
 
-def onnx_runtime(task: Task) -> Iterator[Side]:
+def onnx_runtime(task: Task) -> dict[str, Make]:
     """All graph optimizations; one exported graph for each batch."""
     import onnxruntime  # noqa: PLC0415  `make bench` has it
 
@@ -138,17 +130,20 @@ def onnx_runtime(task: Task) -> Iterator[Side]:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     model = _transformers(task, "float32")
-    for batch in BATCHES:
-        path = task.scratch / f"{batch}.onnx"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(model, (task.images_NCHW[:batch],), path, dynamo=True, verbose=False)
+
+    def make(batch: int) -> Run:
+        path, images_NCHW = task.scratch / f"{batch}.onnx", task.images_NCHW[:batch]
+        if not path.exists():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(model, (images_NCHW,), path, dynamo=True, verbose=False)
         providers = ["CPUExecutionProvider"]
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-        yield Side("ONNX Runtime, float32", batch, _bind(session))
+        return _bind(onnxruntime.InferenceSession(path, options, providers=providers))
+
+    return {"ONNX Runtime, float32": make}
 
 
-CONTESTANTS: dict[str, Callable[[Task], Iterator[Side]]] = {
+CONTESTANTS: dict[str, Callable[[Task], dict[str, Make]]] = {
     "ours": ours,
     "transformers": transformers,
     "compiled": transformers_compiled,
@@ -179,8 +174,9 @@ def _transformers(task: Task, dtype: str, attention: str = "sdpa") -> torch.nn.M
     return _Logits(model.eval().to(task.device, TORCH_DTYPES[dtype]))
 
 
-def _cast(model: Run, dtype: str) -> Run:
-    return lambda pixels_NCHW: model(pixels_NCHW.to(TORCH_DTYPES[dtype]))
+def _any_batch(model: Run, dtype: str) -> Make:
+    """For a model that takes batches of any size."""
+    return lambda _: lambda pixels_NCHW: model(pixels_NCHW.to(TORCH_DTYPES[dtype]))
 
 
 def _infer(request: Any) -> Run:
