@@ -77,9 +77,9 @@ def openvino(task: Task) -> dict[str, Make]:
     """float32, bfloat16, and int8 by post-training quantization with either of them for what is
     not quantized. One stream, as low a latency as it can.
 
-    Depthwise convolutions are not quantized: with them in int8, OpenVINO 2026.4 gave a quarter of
-    the example's pixels another class on a processor with AMX; 0.3 % when it computed the same
-    network in float32 (docs/log.md).
+    Depthwise convolutions are not quantized: with them in int8, OpenVINO 2026.4 gave 9 to 37 % of
+    the example's pixels another class; 0.3 % when it computed the same quantized network in float32
+    (docs/log.md).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of shapes that depend on no image
