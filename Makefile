@@ -16,9 +16,9 @@ help:
 	@echo 'make test       the tests, 7 to 8 minutes on 2 cores; PYTEST_ARGS="-k query" picks some'
 	@echo 'make test-slow  the tests that take longer: real deaths, outages, clusters'
 	@echo 'make check      format, lint and types'
-	@echo 'make bench      the engine beside what people run otherwise: some 40 minutes on 2 cores'
+	@echo 'make bench      the engine beside what people run otherwise: some 60 minutes on 2 cores'
 	@echo 'make format     put the code into shape'
-	@echo 'make docs       write docs/cli.md and docs/tables.md again'
+	@echo 'make docs       write docs/cli.md, docs/tables.md and the tables of docs/speed.md again'
 	@echo 'make venv       only install into .venv; PYTHON=python3.12 picks the Python'
 
 venv: $(READY)
@@ -66,3 +66,4 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python -m jobs.reference docs/cli.md
 	$(BIN)/python -m jobs.tables_reference docs/tables.md
+	$(BIN)/python -m bench.speed.page docs/speed.md

@@ -117,8 +117,10 @@ SETTINGS: tuple[Decorator[Any], ...] = (
         Settings,
         "dtype",
         type=click.Choice(DTYPES),
-        help="Arithmetic of the network. Only float32 keeps the promise of exact masks; on CPUs"
-        " without AMX it is also the fastest.",
+        help="Arithmetic of the network. Only float32 keeps the promise of exact masks. On CPUs"
+        " bfloat16 is faster if /proc/cpuinfo has amx_bf16, or avx512_bf16 on a processor of AMD's;"
+        " on all others, those of Intel's with avx512_bf16 alone among them, float32 is the"
+        " fastest. swath plan --calibrate measures both.",
     ),
     option(
         Settings,

@@ -18,7 +18,9 @@ TRIAL: tuple[Decorator[Any], ...] = (
         show_default="a nominal rate",
         help="Measure how long a window takes on this machine, with as many replicas at once as"
         " the run would have here, and estimate the time from that. Takes half a minute, longer"
-        " for a large network on a CPU.",
+        " for a large network on a CPU. There it measures float32 and bfloat16 beside each other,"
+        " and notes if the other --dtype is faster, and how many pixels of three random blocks of"
+        " the scenes would keep their class.",
     ),
     click.option(
         "--sample",

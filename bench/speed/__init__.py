@@ -1,6 +1,7 @@
 """Programs that measure speed, each run as `python -m bench.speed.NAME`.
 
-forward.py    a forward pass, against transformers'
+forward.py    a forward pass, against transformers, OpenVINO and ONNX Runtime
+page.py       the tables of docs/speed.md, from the results of forward.py
 sliding.py    a picture through sliding windows, against the usual loops
 gpu.py        the same on a GPU, eager and compiled
 blend.py      from logits to class ids, against slice-add

@@ -79,7 +79,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     fields = dict(line.replace("\t", "").split(": ", 1) for line in lines if ": " in line)
-    wide = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+    wide = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else fields["model name"],
         "cpu_flags": sorted(wide & set(fields["flags"].split())),

@@ -2,13 +2,15 @@
 
 As many replicas as the run would have here, each in a process of its own, segment random pixels at
 the same time with the job's own settings: replicas that share memory and cores are slower than one
-alone.
+alone. On CPUs other types of arithmetic are measured beside the job's, in turns: which one is the
+fastest depends on the processor (docs/speed.md).
 """
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,11 +29,17 @@ from pipeline.stages import Segmentation
 from pipeline.unit import Block, Pixels, ReadUnit, Unit
 
 MEASURED_S = 3.0
-"""The shortest time that is measured: other processes come and go."""
+"""The shortest time that is measured for each type: other processes come and go."""
+CPU_DTYPES = ("float32", "bfloat16")
+"""The types that may be a CPU's fastest."""
+
+Measured = dict[str, tuple[int, float]]
+"""Type -> the number of windows computed in it, and the seconds that they took."""
 
 
-def calibrate(segmentation: Segmentation, channels: int) -> Rate:
-    """Measure the rate. Takes some seconds, and with a large network on a CPU a minute.
+def calibrate(segmentation: Segmentation, channels: int) -> dict[str, Rate]:
+    """Measure the rates by type: the job's own, and on a CPU those of CPU_DTYPES. Takes some
+    seconds, and with a large network on a CPU a minute.
 
     channels: of the network. Raises UsageError if the job's replicas run on another kind of device
     than this machine's, and what a replica raises.
@@ -49,12 +57,21 @@ def calibrate(segmentation: Segmentation, channels: int) -> Rate:
     with ThreadPoolExecutor(replicas) as pool:
         measure = partial(_measure_in_process, segmentation)
         results = list(pool.map(measure, [channels] * replicas))
-    windows = sum(count for count, _ in results)
-    seconds = sum(seconds for _, seconds in results)
-    return Rate(seconds / windows, True, replicas, windows // replicas)
+    rates = {}
+    for dtype in results[0]:
+        windows = sum(result[dtype][0] for result in results)
+        seconds = sum(result[dtype][1] for result in results)
+        rates[dtype] = Rate(seconds / windows, True, replicas, windows // replicas)
+    return rates
 
 
-def _measure_in_process(segmentation: Segmentation, channels: int) -> tuple[int, float]:
+def with_dtype(segmentation: Segmentation, dtype: str) -> Segmentation:
+    """The same segmentation in another type."""
+    job = segmentation.job
+    return replace(segmentation, job=replace(job, settings=replace(job.settings, dtype=dtype)))
+
+
+def _measure_in_process(segmentation: Segmentation, channels: int) -> Measured:
     """See `_measure`; in a process of its own."""
     item_s = segmentation.unit_timeout_s
     limits = Limits(1, 1, item_s=item_s, memory_bytes=ADDRESS_SPACE_BYTES)
@@ -62,21 +79,29 @@ def _measure_in_process(segmentation: Segmentation, channels: int) -> tuple[int,
     return run_in_fresh_process(partial(_measure, segmentation), channels, limits, failed)
 
 
-def _measure(segmentation: Segmentation, channels: int) -> tuple[int, float]:
-    """The number of windows computed, and the seconds that they took."""
-    job = segmentation.job
-    settings, replica = job.settings, Replica(job, segmentation.access, segmentation.sharing)
+def _measure(segmentation: Segmentation, channels: int) -> Measured:
+    """Compute windows in each type, in turns."""
+    settings, device = segmentation.job.settings, segmentation.job.device
+    dtypes = dict.fromkeys((settings.dtype, *(CPU_DTYPES if device == "cpu" else ())))
+    jobs = {dtype: with_dtype(segmentation, dtype).job for dtype in dtypes}
+    replicas = {
+        dtype: Replica(job, segmentation.access, segmentation.sharing)
+        for dtype, job in jobs.items()
+    }
     # The time of its only thread: a run has the cores to itself, which a plan may not have.
-    clock = time.process_time if job.device == "cpu" else time.perf_counter
+    clock = time.process_time if device == "cpu" else time.perf_counter
     columns = settings.batch or 1
-    replica.segment(random_unit(settings, channels, columns, 1))  # the first windows are slower
+    for replica in replicas.values():  # the first windows are slower
+        replica.segment(random_unit(settings, channels, columns, 1))
     unit = random_unit(settings, channels, max(2, columns), 2)
-    windows, seconds, until = 0, 0.0, time.perf_counter() + MEASURED_S
-    while not windows or time.perf_counter() < until:
-        started = clock()
-        windows += replica.segment(unit).windows
-        seconds += clock() - started
-    return windows, seconds
+    windows, seconds = dict.fromkeys(dtypes, 0), dict.fromkeys(dtypes, 0.0)
+    until = time.perf_counter() + MEASURED_S * len(dtypes)
+    while not all(windows.values()) or time.perf_counter() < until:
+        for dtype, replica in replicas.items():
+            started = clock()
+            windows[dtype] += replica.segment(unit).windows
+            seconds[dtype] += clock() - started
+    return {dtype: (windows[dtype], seconds[dtype]) for dtype in dtypes}
 
 
 def random_unit(settings: Settings, channels: int, columns: int, rows: int) -> ReadUnit:

@@ -28,14 +28,19 @@ def run_trial(segmentation: Segmentation, scenes: Sequence[Scene], trial: Trial)
         return TrialResults()
     # torch takes seconds to load
     from pipeline.trial.calibration import calibrate  # noqa: PLC0415
+    from pipeline.trial.dtype_note import dtype_note  # noqa: PLC0415
     from pipeline.trial.samples import segment_samples  # noqa: PLC0415
 
-    rate = calibrate(segmentation, len(scenes[0].bands)) if trial.calibrate else None
-    if not trial.sample_to:
-        return TrialResults(rate)
-    local = on_this_machine(segmentation)
-    samples, notes = segment_samples(local, scenes, trial.sample, trial.sample_to)
-    return TrialResults(rate, samples, notes)
+    results = TrialResults()
+    if trial.calibrate:
+        rates = calibrate(segmentation, len(scenes[0].bands))
+        notes = tuple(dtype_note(segmentation, scenes, rates))
+        results = TrialResults(rates[segmentation.job.settings.dtype], notes=notes)
+    if trial.sample_to:
+        local = on_this_machine(segmentation)
+        samples, notes = segment_samples(local, scenes, trial.sample, trial.sample_to)
+        results = replace(results, samples=samples, notes=results.notes + notes)
+    return results
 
 
 def on_this_machine(segmentation: Segmentation) -> Segmentation:

@@ -68,20 +68,21 @@ def segment_samples(
     return tuple(samples), tuple(notes)
 
 
-def draw_blocks(scenes: Sequence[Scene], draws: int) -> Iterator[Block]:
+def draw_blocks(scenes: Sequence[Scene], draws: int, edge_px: int = EDGE_PX) -> Iterator[Block]:
     """Different blocks of random scenes, of large scenes more often; the same ones each time.
 
-    draws: the number of draws, some of which give a block that was drawn before."""
+    draws: the number of draws, some of which give a block that was drawn before. edge_px: of the
+    blocks; those at the far edges of a scene may be smaller."""
     chance = random.Random(0)
     ends = list(accumulate(scene.pixels for scene in scenes))
     seen = set()
     for _ in range(draws):
         (scene,) = chance.choices(scenes, cum_weights=ends)
         col, row = (
-            MASK_TILE_PX * chance.randrange(max(1, -(-(size - EDGE_PX) // MASK_TILE_PX) + 1))
+            MASK_TILE_PX * chance.randrange(max(1, -(-(size - edge_px) // MASK_TILE_PX) + 1))
             for size in (scene.width, scene.height)
         )
-        core = Rect(col, row, min(EDGE_PX, scene.width - col), min(EDGE_PX, scene.height - row))
+        core = Rect(col, row, min(edge_px, scene.width - col), min(edge_px, scene.height - row))
         if (scene.scene_id, core) not in seen:
             seen.add((scene.scene_id, core))
             yield Block(scene, core)
