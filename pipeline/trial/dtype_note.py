@@ -13,8 +13,9 @@ import numpy as np
 from pipeline.engine.replica import Replica
 from pipeline.errors import SwathError
 from pipeline.estimate import Rate
-from pipeline.processes.fresh_process import ADDRESS_SPACE_BYTES, run_in_fresh_process
+from pipeline.processes.fresh_process import run_in_fresh_process
 from pipeline.processes.sandbox import Limits
+from pipeline.processes.worker_process import ADDRESS_SPACE_BYTES
 from pipeline.scene import Scene
 from pipeline.settings import MASK_TILE_PX
 from pipeline.stages import Segmentation
