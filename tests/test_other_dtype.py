@@ -15,6 +15,7 @@ from pipeline.driver.planned_inputs import PlannedInputs
 from pipeline.driver.survey import survey_inputs
 from pipeline.errors import UnfinishedError
 from pipeline.estimate import Estimate, Rate
+from pipeline.imagery.header_pool import HeaderPool
 from pipeline.job import Job
 from pipeline.output.resume import read_record
 from pipeline.planning.machine import Machine
@@ -83,7 +84,7 @@ def test_the_job_s_own_type_is_measured_and_others_beside_it(
     monkeypatch.setattr(calibration, "run_in_fresh_process", lambda call, item, *_: call(item))
     monkeypatch.setattr(calibration, "local_devices", lambda: ("cpu", 1))
     job = Job(replace(SETTINGS, dtype=dtype), "c", "sha", "cpu", ("a", "b"), (None, None))
-    need = MemoryNeed(0, 0, 0, 0, 0, 0, 0)
+    need = MemoryNeed(*[0] * 9)
     budget = MemoryBudget(need, Machine("cpu", 1, 10**10, tasks=1), tasks=1)
     rates = calibration.calibrate(Segmentation(job, LOCAL.access, budget, 900), channels=3)
     assert {name: rate.window_s for name, rate in rates.items()} == {
@@ -102,7 +103,7 @@ def estimate(
 ) -> Estimate:
     """The estimate of a plan whose calibration gives these rates."""
     rates = {name: Rate(seconds, measured=True) for name, seconds in window_s.items()}
-    monkeypatch.setattr("pipeline.trial.results.calibrate", lambda *_: rates)
+    monkeypatch.setattr("pipeline.trial.calibration.calibrate", lambda *_: rates)
     settings, trial = replace(SETTINGS, dtype=dtype), Trial(calibrate=True)
     return plan([str(archive)], checkpoint, settings, LOCAL, trial=trial)
 
@@ -129,7 +130,7 @@ def test_a_faster_type_is_noted_with_the_share_of_pixels_that_keep_their_class(
         out = str(tmp_path / dtype)
         run([str(archive)], small_checkpoint, out, replace(SETTINGS, dtype=dtype), LOCAL)
     known = PlannedInputs.of(read_record(None), retry=False)
-    scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access).scenes
+    scenes = survey_inputs([str(archive)], SETTINGS, 3, known, LOCAL.access, HeaderPool()).scenes
     pairs = []
     for block in draw_blocks(scenes, 100, 512):
         core, name = block.core, block.scene.scene_id

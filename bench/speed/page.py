@@ -83,9 +83,9 @@ def _ratio(ratios: dict[str, dict[str, float]]) -> str:
 def sentence(results: Path, machine: str) -> str:
     """README's sentence. machine: as it stands in the names of the results files, `epyc`."""
     measured = dict(documents(results))
-    b0, b2 = (measured[f"forward_{size}_{machine}.json"]["contestants"] for size in ("b0", "b2"))
+    b0 = measured[f"forward_b0_{machine}.json"]["contestants"]
     runtimes = [
-        f"{name} takes {_slower(b0, name):.1f} and {_slower(b2, name):.1f} times as long"
+        f"{name} takes {_slower(b0, name):.1f} times as long"
         for name in ("transformers", "OpenVINO", "ONNX Runtime")
     ]
     return ", ".join(runtimes)
