@@ -90,6 +90,13 @@ def test_fewer_scales_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_segformer_without_its_classifier_is_damaged(tmp_path: Path) -> None:
+    weights = smp(network_of().weights)
+    del weights["segmentation_head.0.weight"]
+    message = "the file lacks segmentation_head.0.weight; it is damaged or of another kind"
+    assert message in refusal(weights, tmp_path / "m.pth")
+
+
 def test_a_whole_network_beside_a_model_of_smp_is_run(tmp_path: Path) -> None:
     student = under("student.", model("an encoder of timm", "Unet"))
     checkpoint = read({**student, **under("net.", small_weights("nvlabs"))}, tmp_path / "m.pth")

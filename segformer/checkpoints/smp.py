@@ -34,8 +34,9 @@ _DECODERS = {
     "DPT": r"projection_blocks\.",
 }
 """The beginning of names of each model's decoder, after `decoder.`; the first that fits counts."""
+_MIT_KIND = "a MiT encoder"
 _ENCODERS = {
-    "a MiT encoder": r"patch_embed1\.",
+    _MIT_KIND: r"patch_embed1\.",
     "an encoder of timm": r"model\.",
     "an encoder of the ResNet kind": r"layer1\.",
     "an EfficientNet as encoder": r"_conv_stem\.",
@@ -107,26 +108,35 @@ def task_notes(hyper_parameters: Mapping[Any, Any], channels: int) -> tuple[str,
 
 
 def refusal(names: Iterable[str], hyper_parameters: Mapping[Any, Any]) -> str | None:
-    """Why the model of smp that has these names, none of which is a whole SegFormer's, is not run;
-    None if they are not those of a model of smp."""
+    """Why the model of smp that has these names, which are not those of a whole SegFormer, is not
+    run; None if they are not those of another model of smp."""
     names = list(names)
     heads = (re.match(r"((?:.*\.)?)segmentation_head\.", name) for name in names)
     for prefix in dict.fromkeys(match[1] for match in heads if match):
         encoder, decoder = (_below(names, f"{prefix}{part}.") for part in ("encoder", "decoder"))
         if encoder and decoder:
-            model = _first_kind(_DECODERS, decoder) or f"model with decoder.{decoder[0]}"
-            kind = _first_kind(_ENCODERS, encoder) or f"an encoder with encoder.{encoder[0]}"
-            stated = hyper_parameters.get("backbone") or hyper_parameters.get("encoder_name")
-            what = f"holds smp's {model} with {kind}"
-            what += f" ({stated[:60]})" if isinstance(stated, str) else ""
-            if (model, kind) == (_SEGFORMER, next(iter(_ENCODERS))):
-                scales = len({name.split(".")[1] for name in decoder if "mlp_stage" in name})
-                return (
-                    f"{what}, whose decoder has {scales} scales (mlp_stage) of 4; Swath runs it"
-                    " with an encoder_depth of 5, smp's default: train it so"
-                )
-            return f"{what}; {_REMEDY}"
+            return _refusal(encoder, decoder, hyper_parameters)
     return None
+
+
+def _refusal(
+    encoder: list[str], decoder: list[str], hyper_parameters: Mapping[Any, Any]
+) -> str | None:
+    """The same, from the names below `encoder.` and `decoder.`."""
+    model = _first_kind(_DECODERS, decoder) or f"model with decoder.{decoder[0]}"
+    kind = _first_kind(_ENCODERS, encoder) or f"an encoder with encoder.{encoder[0]}"
+    stated = hyper_parameters.get("backbone") or hyper_parameters.get("encoder_name")
+    what = f"holds smp's {model} with {kind}"
+    what += f" ({stated[:60]})" if isinstance(stated, str) else ""
+    if (model, kind) != (_SEGFORMER, _MIT_KIND):
+        return f"{what}; {_REMEDY}"
+    scales = len({name.split(".")[1] for name in decoder if name.startswith("mlp_stage.")})
+    if scales == 4:  # something else is missing
+        return None
+    return (
+        f"{what}, whose decoder has {scales} scales (mlp_stage) of 4; Swath runs it with an"
+        " encoder_depth of 5, smp's default: train it so"
+    )
 
 
 def _check_options(options: Mapping[str, Any], place: str) -> None:
